@@ -1,0 +1,208 @@
+"""`python -m gbc`: the method without a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gbc.config import TrialConfig
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="python -m gbc", description="Generator Born from Classifier: the method without a sweep.")
+    commands = cli.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="the shipped data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = data.add_parser("build", help="recreate the shipped files from full torchvision sets, byte for byte")
+    build.add_argument("--data-root", required=True, metavar="DIR", type=Path)
+    build.add_argument("--out", required=True, metavar="DIR", type=Path)
+    build.set_defaults(run=_data_build)
+
+    pretrain = commands.add_parser("pretrain", help="train a classifier and print its regime")
+    pretrain.set_defaults(run=_pretrain)
+    train = commands.add_parser("train", help="train one generator; run again to continue")
+    train.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
+    train.set_defaults(run=_train)
+    for sub in (pretrain, train):
+        sub.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
+        sub.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
+
+    sample = commands.add_parser("sample", help="draw images from an exported generator")
+    sample.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
+    sample.add_argument("--count", type=int, default=64, help="images in all (default: 64)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--out", required=True, metavar="FILE", type=Path, help=".png for a sheet, .npz for arrays")
+    sample.set_defaults(run=_sample)
+    evaluate = commands.add_parser("evaluate", help="measure an exported generator against real images")
+    evaluate.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.set_defaults(run=_evaluate)
+    for sub in (sample, evaluate):
+        sub.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
+    for sub in (pretrain, train, evaluate):
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 diverged, 2 bad input, 130 interrupted and resumable."""
+    arguments = parser().parse_args(argv)
+    from gbc.errors import BadInput, Diverged
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        arguments.run(arguments)
+    except BadInput as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except Diverged as fault:
+        print(f"failed: {fault}; lower lr or the loss weights", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _data_build(arguments: argparse.Namespace) -> None:
+    from gbc import datasets
+
+    for name in datasets.DATASETS:
+        path = datasets.build(name, arguments.data_root, arguments.out)
+        print(f"{path}  {path.stat().st_size} bytes")
+
+
+def _settings(arguments: argparse.Namespace) -> TrialConfig:
+    from gbc.config import TrialConfig, load_yaml, parse_assignment
+
+    base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
+    return base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from gbc import datasets, pretrain
+
+    settings = _settings(arguments)
+    data = datasets.load(settings.dataset)
+    _, regime, folder = pretrain.obtain(settings.classifier, data, arguments.cache, _show_pretraining)
+    if arguments.json:
+        print(json.dumps({"folder": str(folder), **regime}, indent=2))
+        return
+    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
+    print(f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}")
+    print("relative stationarity residual of each tensor (0: converged with weight decay)")
+    for name, value in regime["residuals"].items():
+        print(f"  {name:12} {value:.3g}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from gbc import checkpoint, datasets, export, pictures, pretrain
+    from gbc.config import TrialConfig
+    from gbc.errors import BadInput
+    from gbc.metrics import Judge
+    from gbc.trainer import Trainer, pick_device
+
+    settings, out = _settings(arguments), arguments.out
+    if out.exists():
+        raise BadInput(f"{out}: exists already; choose another --out or remove it")
+    data = datasets.load(settings.dataset)
+    classifier, _, _ = pretrain.obtain(settings.classifier, data, arguments.cache, _show_pretraining)
+    trainer = Trainer(settings, classifier, Judge.of(data, pick_device(settings.device)))
+    unfinished = out.with_name(out.name + ".ckpt")
+    history: list[dict[str, float]] = []
+    if unfinished.exists():
+        state = checkpoint.load(unfinished)
+        if TrialConfig.parse(state["settings"], str(unfinished)) != settings:
+            raise BadInput(f"{unfinished}: was written with other settings; remove it, or choose another --out")
+        trainer.load_state_dict(state["trainer"])
+        history = state["history"]
+        print(f"continues at step {trainer.step_count}", file=sys.stderr)
+    picture = out.with_name(out.name + ".png")
+    for report in trainer.run():
+        history.append({"step": report.step, **report.metrics})
+        state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
+        checkpoint.save(unfinished, state)
+        if report.images is not None:
+            checkpoint.write_atomic(picture, pictures.png(report.images))
+        shown = ("loss/total", "kkt/rho", "kkt/alpha", "ssim/coverage", "tstr/1nn", "time/steps_per_s")
+        values = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in shown if name in report.metrics)
+        print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
+    scores = {name: value for name, value in history[-1].items() if name != "step"}
+    export.write(
+        out, trainer.state_dict(), settings, data.class_names, data.shape, scores,
+        origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
+    )  # fmt: skip
+    unfinished.unlink()
+    picture.unlink(missing_ok=True)
+    print(json.dumps({"out": str(out), "metrics": scores}, indent=2) if arguments.json else out)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from gbc import export, pictures
+    from gbc.checkpoint import write_atomic
+    from gbc.errors import BadInput
+
+    if arguments.count < 1:
+        raise BadInput(f"--count {arguments.count}: must be at least 1")
+    if arguments.out.suffix not in (".png", ".npz"):
+        raise BadInput(f"--out {arguments.out}: must end in .png or .npz")
+    generator = export.load(arguments.model)
+    classes = arguments.label or list(range(len(generator.class_names)))
+    labels = [classes[index % len(classes)] for index in range(arguments.count)]
+    images = generator.sample(labels, arguments.seed)
+    if arguments.out.suffix == ".npz":
+        import io
+
+        content = io.BytesIO()
+        np.savez_compressed(content, images=(images.numpy() * 255).round().astype(np.uint8), labels=np.array(labels))
+        write_atomic(arguments.out, content.getvalue())
+    else:
+        columns = len(classes) if len(classes) > 1 else round(len(labels) ** 0.5) or 1
+        write_atomic(arguments.out, pictures.png(pictures.tile(images, columns)))
+    print(arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from gbc import datasets, export
+    from gbc.metrics import Judge, Verdict, controls
+
+    generator = export.load(arguments.model)
+    settings = generator.settings
+    if arguments.data_root:
+        settings = settings.updated({"dataset.data_root": arguments.data_root}, "--data-root")
+    data = datasets.load(settings.dataset)
+    labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
+    images = generator.sample(labels, arguments.seed)
+    scores = {arguments.model.name: Verdict(Judge.of(data, "cpu"), images, labels).scores(), **controls(data, settings.eval_per_class)}
+    if arguments.json:
+        print(json.dumps(scores, indent=2))
+        return
+    names = list(next(iter(scores.values())))
+    print(f"{'':26}" + "".join(f"{name:>16}" for name in names))
+    for row, values in scores.items():
+        print(f"{row:26}" + "".join(f"{values[name]:16.3f}" for name in names))
+
+
+def _show_pretraining(step: int, steps: int, loss: float) -> None:
+    if step % max(1000, steps // 10) == 0:
+        print(f"classifier  step {step}/{steps}  loss {loss:.4f}", file=sys.stderr)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Φ(x; ζ): the networks that generators are born from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.config import ClassifierConfig, suggest
+from gbc.errors import BadInput
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network and what a generator may know of its training: never the data."""
+
+    module: nn.Module
+    """Maps images [M, channels, height, width] in [0, 1] to logits [M, C]."""
+    class_names: tuple[str, ...]
+    shape: Shape
+    """(channels, height, width) of its input."""
+    samples: int
+    """N, how many images it was trained on."""
+
+
+def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+    """A new network with Kaiming initialisation, drawn from `config.seed`.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    if config.name not in CLASSIFIERS:
+        raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
+    module = CLASSIFIERS[config.name](config, shape, classes)
+    kaiming(module, torch.Generator().manual_seed(config.seed))
+    return module
+
+
+def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+    """The paper's: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
+    hidden = config.hidden
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(shape), hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+        nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )  # fmt: skip
+
+
+def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+    """The same without BatchNorm."""
+    return nn.Sequential(*(layer for layer in mlp_bn(config, shape, classes) if not isinstance(layer, nn.BatchNorm1d)))
+
+
+CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]]] = {"mlp_bn": mlp_bn, "mlp": mlp}
+
+BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def kaiming(module: nn.Module, rng: torch.Generator) -> None:
+    """He et al. (2015) initialisation of every linear and convolutional layer, in place; biases start at 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            fan_in = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                # Of kernel × input channels weights, a stride of s leaves one in s² at each output pixel.
+                fan_in = layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
+            with torch.no_grad():
+                layer.weight.normal_(0, math.sqrt(2 / fan_in), generator=rng)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+@contextmanager
+def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
+    """Within, BatchNorm uses the batch's statistics (`train`) or its own (`eval`), and never changes its own."""
+    layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
+    kept = [(layer.training, layer.momentum) for layer in layers]
+    training = module.training
+    try:
+        module.eval()
+        for layer in layers:
+            layer.train(mode == "train")
+            layer.momentum = 0.0
+        yield
+    finally:
+        module.train(training)
+        for layer, (was_training, momentum) in zip(layers, kept, strict=True):
+            layer.training, layer.momentum = was_training, momentum
+
+
+class BatchNormInputs:
+    """Watches a classifier: after each forward pass, what every BatchNorm layer was given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Hooks every BatchNorm layer of `module`, for good."""
+        self.layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
+        self._inputs: dict[int, Tensor] = {}
+        for index, layer in enumerate(self.layers):
+            layer.register_forward_pre_hook(self._keep(index))
+
+    def _keep(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._inputs[index] = inputs[0]
+
+        return hook
+
+    def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""
+        result = []
+        for index, layer in enumerate(self.layers):
+            values = self._inputs[index]
+            over = [axis for axis in range(values.ndim) if axis != 1]
+            # Unbiased, as PyTorch stores it.
+            variance, mean = torch.var_mean(values, dim=over)
+            assert layer.running_mean is not None and layer.running_var is not None
+            result.append((mean, variance, layer.running_mean, layer.running_var))
+        return result

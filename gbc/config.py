@@ -1,0 +1,243 @@
+"""The one schema: YAML files, search spaces, MLflow parameters and checkpoint headers are all these models.
+
+Models are frozen and strict: an unknown key, a number in quotes or a value out of range is a `BadInput` that names the
+source, the key and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gbc.errors import BadInput
+
+
+class Config(BaseModel):
+    """Base of every model: frozen, strict, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, data: object, source: str) -> Self:
+        """Build from plain data (as YAML or JSON gives it). `source` names the file or flag in errors.
+
+        Raises:
+            BadInput: an unknown key, a wrong type or a value out of range.
+        """
+        if not isinstance(data, dict):
+            raise BadInput(f"{source}: expected a mapping of settings, found {type(data).__name__}")
+        try:
+            # By way of JSON, where strictness still takes a list for a tuple.
+            return cls.model_validate_json(json.dumps(data, default=str))
+        except ValidationError as fault:
+            raise BadInput(_explain(fault, cls, source)) from None
+
+    def digest(self) -> str:
+        """Sixteen hex digits that change when any setting does."""
+        return digest(self.model_dump(mode="json"))
+
+    def updated(self, changes: dict[str, Any], source: str) -> Self:
+        """A copy with `changes` (dotted keys reach into nested models), validated again.
+
+        Raises:
+            BadInput: as in `parse`.
+        """
+        data = self.model_dump(mode="json")
+        for key, value in changes.items():
+            assign(data, key, value, source)
+        return self.parse(data, source)
+
+
+class DatasetConfig(Config):
+    """Which images the classifier was trained on. Without `data_root`: the subset that ships with the package."""
+
+    name: str = "fashion_mnist"
+    per_class: int = Field(50, ge=1, description="training images of each class (the paper: 50)")
+    data_root: str | None = Field(None, description="a torchvision root with the full set")
+    download: bool = Field(False, description="let torchvision fetch the full set into data_root")
+
+    @model_validator(mode="after")
+    def _download_needs_a_root(self) -> Self:
+        if self.download and self.data_root is None:
+            raise ValueError("download needs data_root, the folder to download into")
+        return self
+
+
+class ClassifierConfig(Config):
+    """Φ and how it was trained: full-batch gradient descent on mean cross-entropy with weight decay (supplement C.2)."""
+
+    name: str = "mlp_bn"
+    hidden: int = Field(256, ge=1, le=65536, description="units of each hidden layer")
+    lr: float = Field(0.01, gt=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    steps: int = Field(10_000, ge=1, description="at most this many steps")
+    tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
+    seed: int = Field(0, ge=0)
+
+
+class TrialConfig(Config):
+    """One training run of one generator. The names of Table 2 in the supplement, then ours."""
+
+    # Table 2: what the paper searches
+    lr: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate")
+    batch_size: int = Field(128, ge=2, le=65536, description="M, generated samples a step")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="of the generator and of the multiplier network")
+    beta: float = Field(1.0, ge=0, le=1e6, description="weight of the duality loss, Eq. (7)")
+    tv_weight: float = Field(3e-3, ge=0, le=1e6, description="weight of the total variation")
+
+    # further losses; 0 leaves one out at no cost
+    stationarity_weight: float = Field(1.0, ge=0, le=1e6, description="weight of the stationarity loss, Eq. (5)")
+    bn_weight: float = Field(0.0, ge=0, le=1e6, description="weight of BatchNorm-statistics matching")
+    ce_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the classifier's cross-entropy")
+
+    # the KKT conditions
+    delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
+    alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start")
+    lambda_policy: Literal["last_layer"] = Field("last_layer", description="which solution Λ of Eq. (10) is taken")
+    bn_mode: Literal["train", "eval"] = Field("train", description="statistics Φ normalises by: the batch's or its own")
+
+    # networks
+    noise_dim: int = Field(64, ge=1, le=4096)
+    width: int = Field(512, ge=1, le=65536, description="units of the generator's fully connected layers")
+    channels: int = Field(64, ge=4, le=4096, description="channels of the generator's first feature map")
+    multiplier_width: int = Field(256, ge=1, le=65536, description="units of the multiplier network's hidden layers")
+
+    # the run
+    steps: int = Field(1500, ge=1, description="optimiser steps of the full horizon")
+    report_every: int = Field(100, ge=1, description="optimiser steps between reports")
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    eval_per_class: int = Field(50, ge=1, le=10_000, description="generated images of each class that are judged")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    dataset: DatasetConfig = DatasetConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+
+    @model_validator(mode="after")
+    def _reports_divide_the_run(self) -> Self:
+        if self.steps % self.report_every:
+            raise ValueError(f"steps ({self.steps}) must be a multiple of report_every ({self.report_every})")
+        return self
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one mapping with dotted keys: MLflow parameters and differences between sweeps."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def assign(data: dict[str, Any], dotted: str, value: object, source: str) -> None:
+    """Set `dotted` in nested `data`, in place.
+
+    Raises:
+        BadInput: the key leads into something that is not a mapping.
+    """
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise BadInput(f"{source}: {dotted!r} is not a setting: {parent!r} has no parts")
+    data[last] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` as (key, value); numbers may be written as 1e-4.
+
+    Raises:
+        BadInput: there is no `=` or no key.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadInput(f"--set {text!r}: expected KEY=VALUE, for example lr=1e-3")
+    for number in (int, float):
+        try:
+            return key, number(value)
+        except ValueError:
+            pass
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key, value
+
+
+def digest(data: object) -> str:
+    """Sixteen hex digits of the canonical JSON of plain data."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        BadInput: there is no such file, it cannot be read, or it does not hold a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise BadInput(f"{path}: cannot be read: {fault}") from None
+    except yaml.YAMLError as fault:
+        raise BadInput(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected a mapping of settings, found {type(data).__name__}")
+    return data
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """`; did you mean …?` when something near is known, else the list."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _explain(fault: ValidationError, model: type[BaseModel], source: str) -> str:
+    """The first error in one line: source, key, what was found, what is allowed, how to mend it."""
+    errors = fault.errors(include_url=False)
+    error = errors[0]
+    path = [str(part) for part in error["loc"]]
+    key, value = ".".join(path), error["input"]
+    if error["type"] == "extra_forbidden":
+        line = f"{source}: {key!r} is not a setting; {suggest(path[-1], _keys(model, path[:-1]))}"
+    elif isinstance(value, str) and _is_number(value) and "type" in error["type"]:
+        line = f"{source}: {key}: {value!r} is text, not a number"
+        if "e" in value.lower() and "." not in value:
+            mantissa, exponent = value.lower().split("e")
+            line += f"; YAML wants a point before the exponent: {mantissa}.0e{exponent}"
+        else:
+            line += "; remove the quotes"
+    else:
+        message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        shown = "" if isinstance(value, dict) else f"{value!r} "
+        line = f"{source}: {key + ': ' if key else ''}{shown}{message}"
+    more = len(errors) - 1
+    return line + (f" (and {more} more fault{'s' if more > 1 else ''})" if more else "")
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,33 @@
+"""What can go wrong, as types. Every message names the fault and the mend in one line."""
+
+from __future__ import annotations
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used. Commands print the message alone and exit with code 2."""
+
+
+class CorruptFile(BadInput):
+    """A file exists but its content is not what was written."""
+
+
+class NotQuasiHomogeneous(BadInput):
+    """Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) does not hold for the degrees Λ that were chosen."""
+
+    def __init__(self, layer: str, why: str) -> None:
+        """`layer` names the module at fault, `why` says what breaks there."""
+        super().__init__(f"the classifier is not quasi-homogeneous: {layer}: {why}")
+        self.layer = layer
+
+
+class Diverged(Exception):
+    """A loss stopped being finite. The trial has failed; its settings are at fault, not the program."""
+
+    def __init__(self, step: int, part: str) -> None:
+        """`part` is the name of the first loss that was not finite, seen at optimiser step `step`."""
+        super().__init__(f"diverged: {part} was not finite at step {step}")
+        self.step, self.part = step, part
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:
+        """Rebuild from (step, part): the default would call the constructor with the message."""
+        return type(self), (self.step, self.part)

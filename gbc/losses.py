@@ -1,0 +1,90 @@
+"""The losses: tensors in, a scalar out, an equation number each.
+
+Notation, as in the paper: logits Φ(x; ζ) are [M, C], labels y are [M], multipliers μ are [M, C] and not negative,
+parameters ζ are one flat vector [P]. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
+    """S = (1/M) Σ_i Σ_{c≠y_i} μ_ic (Φ_{y_i}(x_i) − Φ_c(x_i)), whose ζ-gradient is the sum in Eq. (5).
+
+    μ does not depend on ζ, so one reverse pass gives what the equation writes as one gradient for each sample and class.
+    The term c = y_i is zero by itself.
+    """
+    own = logits.gather(1, labels[:, None])  # [M, 1]
+    return (multipliers * (own - logits)).sum(dim=1).mean()
+
+
+def pull(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """∇_ζ S as one flat vector [P]: what the samples pull the parameters towards. Differentiable (second order)."""
+    gradients = torch.autograd.grad(
+        lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True
+    )
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def scaled_parameters(parameters: Tensor, degrees: Tensor, alpha: Tensor, samples: int) -> Tensor:
+    """(1/N) Λ̄ζ with Λ̄ = Λ̃ e^{α(2Λ − I)}, Eqs. (3a) and (4), as a flat vector [P].
+
+    `degrees` is the diagonal of Λ [P], `alpha` the scalar α, `samples` N. Λ̃ keeps the largest degrees and zeroes the rest.
+    """
+    largest = degrees.max()
+    kept = torch.where(degrees == largest, degrees, torch.zeros_like(degrees))
+    return kept * torch.exp(alpha * (2 * largest - 1)) * parameters / samples
+
+
+def stationarity(target: Tensor, pulled: Tensor) -> Tensor:
+    """‖(1/N) Λ̄ζ − ∇_ζ S‖, Eq. (5). Both are flat parameter vectors [P]."""
+    return torch.linalg.vector_norm(target - pulled)
+
+
+def relative_residual(target: Tensor, pulled: Tensor) -> Tensor:
+    """ρ = ‖target − pull‖ / ‖target‖: the stationarity loss in a form that compares across classifiers."""
+    return stationarity(target, pulled) / torch.linalg.vector_norm(target)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Φ_{y_i} − max_{c≠y_i} Φ_c for each sample, [M]; positive where the classifier agrees with the label."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own - others.max(dim=1).values
+
+
+def duality(margin: Tensor, alpha: Tensor, delta: float) -> Tensor:
+    """mean(relu(q − δ) + relu(−q)) with q = margin − e^{−α}, Eq. (6): zero where 0 ≤ q ≤ δ."""
+    slack = margin - torch.exp(-alpha)
+    return (torch.relu(slack - delta) + torch.relu(-slack)).mean()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, down plus across, of images [M, channels, height, width]."""
+    down = images[..., 1:, :] - images[..., :-1, :]
+    across = images[..., 1:] - images[..., :-1]
+    return down.abs().mean() + across.abs().mean()
+
+
+def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
+    """How far the batch's BatchNorm statistics are from the stored ones, after DeepInversion (Yin et al. 2020).
+
+    Each layer gives (mean, variance, stored mean, stored variance), each [features]. Mean over layers and features of
+    (Δmean)²/var + (Δstd)²/var, the 2-Wasserstein distance of two Gaussians in units of the stored deviation: unlike
+    a plain norm it does not depend on the scale of the weights before the layer.
+    """
+    terms = []
+    for mean, variance, stored_mean, stored_variance in layers:
+        shift = (mean - stored_mean).square()
+        spread = ((variance + 1e-12).sqrt() - stored_variance.sqrt()).square()
+        terms.append(((shift + spread) / (stored_variance + 1e-5)).mean())
+    return torch.stack(terms).mean()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}: the classifier should recognise what it is shown."""
+    return torch.nn.functional.cross_entropy(logits, labels)

@@ -1,0 +1,170 @@
+"""How good a set of generated images is, measured against real ones: validation, never a training signal.
+
+Every metric is features → statistics → value: a function of a `Verdict`, and one line in `METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gbc.datasets import ImageDataset
+
+WINDOW: Final = 7
+NEAREST: Final = 80
+_CHUNK: Final = 1 << 17
+_C1, _C2 = 0.01**2, 0.03**2  # constants of Wang et al. (2004) for a data range of 1
+
+
+class SSIMFeatures:
+    """Windows of images [K, channels, height, width], ready for SSIM against other images."""
+
+    def __init__(self, images: Tensor) -> None:
+        """Cuts every 7×7 window of every channel, centres it and scales it to sample covariance."""
+        size = WINDOW * WINDOW
+        channels = images.shape[1]
+        patches = torch.nn.functional.unfold(images, WINDOW)  # [K, channels·49, windows]
+        patches = patches.unflatten(1, (channels, size)).permute(1, 3, 0, 2).flatten(0, 1)  # [windows, K, 49]
+        self.mean = patches.mean(dim=2)  # [windows, K]
+        self.centred = (patches - self.mean[..., None]) / (size - 1) ** 0.5
+        self.variance = self.centred.square().sum(dim=2)  # [windows, K]
+
+    def pick(self, index: Tensor) -> SSIMFeatures:
+        """The features of some of the images."""
+        part = object.__new__(SSIMFeatures)
+        part.mean, part.centred, part.variance = self.mean[:, index], self.centred[:, index], self.variance[:, index]
+        return part
+
+
+def ssim(left: SSIMFeatures, right: SSIMFeatures) -> Tensor:
+    """Mean structural similarity of every pair, [left, right].
+
+    Uniform 7×7 windows, sample covariance, data range 1, borders cropped: scikit-image's defaults.
+    """
+    windows, rows = left.mean.shape
+    columns = right.mean.shape[1]
+    total = torch.zeros(rows, columns, device=left.mean.device)
+    # As many windows at a time as keep the working set in the processor's cache.
+    chunk = max(1, _CHUNK // (rows * columns))
+    for at in range(0, windows, chunk):
+        part = slice(at, at + chunk)
+        mean_l, mean_r = left.mean[part, :, None], right.mean[part, None, :]
+        contrast = torch.bmm(left.centred[part], right.centred[part].mT).mul_(2).add_(_C2)
+        contrast.div_(left.variance[part, :, None] + (right.variance[part, None, :] + _C2))
+        brightness = (mean_l * mean_r).mul_(2).add_(_C1)
+        brightness.div_(mean_l.square() + (mean_r.square() + _C1))
+        total.add_(contrast.mul_(brightness).sum(dim=0))
+    return total / windows
+
+
+def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
+    """Index of the reference [R, …] nearest in Euclidean distance to each query [Q, …], [Q]."""
+    return torch.cdist(queries.flatten(1), references.flatten(1)).argmin(dim=1)
+
+
+class Judge:
+    """The real images of one data set, and what every comparison with them needs, computed once."""
+
+    def __init__(self, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> None:
+        """Images are [·, channels, height, width] in [0, 1], labels [·]."""
+        self.train_images, self.train_labels = train_images, train_labels
+        self.test_images, self.test_labels = test_images, test_labels
+        self.train_features = SSIMFeatures(train_images)
+
+    @classmethod
+    def of(cls, data: ImageDataset, device: torch.device | str) -> Judge:
+        """A judge with the images of `data` on `device`."""
+        return cls(*(tensor.to(device) for tensor in (*data.train(), *data.test())))
+
+
+class Verdict:
+    """A generated set before its judge. Intermediate results are computed when a metric first asks for them."""
+
+    def __init__(self, judge: Judge, images: Tensor, labels: Tensor) -> None:
+        """`images` [K, channels, height, width] in [0, 1] in the order of the picture, `labels` [K]."""
+        self.judge, self.images, self.labels = judge, images, labels
+
+    @cached_property
+    def features(self) -> SSIMFeatures:
+        """Of the generated images."""
+        return SSIMFeatures(self.images)
+
+    @cached_property
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """(index of the training image with the highest SSIM, that SSIM) for the first `NEAREST` images, any class."""
+        first = torch.arange(min(NEAREST, len(self.images)), device=self.images.device)
+        value, index = ssim(self.features.pick(first), self.judge.train_features).max(dim=1)
+        return index, value
+
+    def scores(self) -> dict[str, float]:
+        """Every metric of `METRICS`. Compare only sets of equal size."""
+        return {name: float(metric(self)) for name, metric in METRICS.items()}
+
+
+def ssim_nearest(verdict: Verdict) -> Tensor:
+    """The paper's score: mean SSIM of a generated image to its nearest training image. Black images do well at it."""
+    return verdict.nearest[1].mean()
+
+
+def ssim_coverage(verdict: Verdict) -> Tensor:
+    """Mean over training images of the best SSIM among generated images of the same class, classes weighed alike.
+
+    A class of which nothing was generated counts 0. Unlike the paper's score it punishes images that are all alike.
+    """
+    judge, scores = verdict.judge, []
+    for label in judge.train_labels.unique():
+        theirs = torch.nonzero(verdict.labels == label).squeeze(1)
+        if not len(theirs):
+            scores.append(torch.zeros((), device=label.device))
+            continue
+        ours = torch.nonzero(judge.train_labels == label).squeeze(1)
+        scores.append(ssim(verdict.features.pick(theirs), judge.train_features.pick(ours)).max(dim=0).values.mean())
+    return torch.stack(scores).mean()
+
+
+def tstr_1nn(verdict: Verdict) -> Tensor:
+    """Train on synthetic, test on real: accuracy on the test images of 1-NN over the generated images."""
+    judge = verdict.judge
+    found = verdict.labels[nearest_neighbour(judge.test_images, verdict.images)]
+    return (found == judge.test_labels).float().mean()
+
+
+METRICS: Final[dict[str, Callable[[Verdict], Tensor]]] = {
+    "ssim/nearest": ssim_nearest,
+    "ssim/coverage": ssim_coverage,
+    "tstr/1nn": tstr_1nn,
+}
+
+
+def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
+    """What the metrics say of sets whose worth is known, with `per_class` images of each class: floors and the ceiling.
+
+    `other real images` are test images, which that row's 1-NN is then not tested on.
+    """
+    judge, rng = Judge.of(data, "cpu"), torch.Generator().manual_seed(0)
+    images, classes = judge.train_images, len(data.class_names)
+    labels = torch.arange(classes).repeat(per_class)
+    means = torch.stack([images[judge.train_labels == label].mean(dim=0) for label in range(classes)])
+    blank = torch.zeros(len(labels), *data.shape)
+    noise = torch.rand(blank.shape, generator=rng)
+    sets = {
+        "black": blank + 0.001 * noise,
+        "uniform noise": noise,
+        "mean image": images.mean(dim=0).expand_as(blank),
+        "class means": means[labels],
+    }
+    rows = {name: Verdict(judge, set_, labels).scores() for name, set_ in sets.items()}
+    members = [torch.nonzero(judge.test_labels == label).squeeze(1)[:per_class] for label in range(classes)]
+    if all(len(found) == per_class for found in members):
+        taken = torch.stack(members, dim=1).flatten()
+        rest = torch.ones(len(judge.test_labels), dtype=torch.bool)
+        rest[taken] = False
+        if rest.any():
+            fair = Judge(images, judge.train_labels, judge.test_images[rest], judge.test_labels[rest])
+            rows["other real images"] = Verdict(fair, judge.test_images[taken], labels).scores()
+    return rows

@@ -1,0 +1,164 @@
+"""What a sweep is: a space, a budget, a sampler, a scheduler, resources and an objective. See configs/ for examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from gbc.config import Config, TrialConfig, assign, flatten, load_yaml, suggest
+from gbc.errors import BadInput
+from gbc.report import METRIC_DIRECTIONS, Direction
+from search.space import Dimension, check_space
+
+CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
+
+
+class SchedulerConfig(Config):
+    """ASHA (Li et al. 2020) over optimiser steps, or `none`: every trial runs to the full horizon."""
+
+    name: Literal["asha", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2, le=16, description="one trial in this many passes a rung")
+    grace: int = Field(200, ge=1, description="optimiser steps before a trial may be stopped")
+
+
+class Resources(Config):
+    """What one trial takes and how many run at once; `None` means: as the machine allows."""
+
+    concurrency: int | None = Field(None, ge=1)
+    cpus_per_trial: float = Field(1.0, gt=0)
+    gpus_per_trial: float | None = Field(None, ge=0, description="by default 0.25 where there is a GPU, else 0")
+
+
+class Objective(Config):
+    """The metric the sweep improves, by its value at a trial's last report."""
+
+    metric: str = "ssim/coverage"
+    direction: Direction = "max"
+
+    @classmethod
+    def from_text(cls, text: str) -> Objective:
+        """`METRIC` or `METRIC:min|max`.
+
+        Raises:
+            BadInput: an unknown metric or direction, or a metric that has no better end and none was given.
+        """
+        metric, colon, direction = text.partition(":")
+        if metric not in METRIC_DIRECTIONS:
+            raise BadInput(f"--objective: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        if not colon:
+            natural = METRIC_DIRECTIONS[metric]
+            if natural is None:
+                raise BadInput(f"--objective: {metric} has no better end; write {metric}:min or {metric}:max")
+            direction = natural
+        return cls.parse({"metric": metric, "direction": direction}, "--objective")
+
+    @model_validator(mode="after")
+    def _metric_is_known(self) -> Objective:
+        if self.metric not in METRIC_DIRECTIONS:
+            raise ValueError(f"unknown metric {self.metric!r}; {suggest(self.metric, list(METRIC_DIRECTIONS))}")
+        return self
+
+
+class SweepConfig(Config):
+    """One sweep, resolved: what `mlruns/sweeps/NAME/sweep.yaml` holds and a resumed run must match."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    preset: str = "quick"
+    trial: TrialConfig = TrialConfig()
+    space: dict[str, Dimension] = {}
+    objective: Objective = Objective()
+    sampler: Literal["tpe", "random"] = "tpe"
+    scheduler: SchedulerConfig = SchedulerConfig()
+    seed: int = Field(0, ge=0, le=2**31)
+
+    # Budget and resources may change when a sweep is continued.
+    trials: int = Field(16, ge=1, le=1_000_000)
+    time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepConfig:
+        check_space(self.space, self.trial)
+        every, grace, asha = self.trial.report_every, self.scheduler.grace, self.scheduler.name == "asha"
+        if asha and (grace % every or grace > self.trial.steps):
+            raise ValueError(
+                f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
+                f"and at most trial.steps ({self.trial.steps})"
+            )
+        if self.objective.metric == "loss/bn" and not self.trial.bn_weight and "bn_weight" not in self.space:
+            raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
+        return self
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set; the MLflow experiment is `gbc-<dataset>`."""
+        return self.trial.dataset.name
+
+    def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
+        """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""
+        mine, theirs = self._identity(), other._identity()
+        missing = object()
+        return {
+            key: (mine.get(key), theirs.get(key))
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key, missing) != theirs.get(key, missing)
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        free = {"trials": True, "time_budget": True, "resources": True, "trial": {"device": True}}
+        return flatten(self.model_dump(mode="json", exclude=free))
+
+
+def resolve(
+    *,
+    dataset: str,
+    preset: str | None,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+) -> SweepConfig:
+    """The sweep that the command line asks for: preset or file, then flags, then `--set`.
+
+    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space.
+
+    Raises:
+        BadInput: anything that does not fit, named.
+    """
+    source = config or _preset(dataset, preset or "quick")
+    data = load_yaml(source)
+    assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), str(source))
+    data.setdefault("preset", "custom" if config else preset or "quick")
+    for key, value in flags.items():
+        assign(data, key, value, "--" + key.replace("_", "-"))
+    for key, value in assignments.items():
+        data.get("space", {}).pop(key, None)
+        assign(data, f"trial.{key}", value, f"--set {key}")
+    _fit_reports(data, flags)
+    data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
+    return SweepConfig.parse(data, str(source))
+
+
+def _preset(dataset: str, preset: str) -> Path:
+    path = CONFIGS / f"{dataset}-{preset}.yaml"
+    if path.is_file():
+        return path
+    # Dataset names hold underscores, never a dash.
+    known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
+    datasets = sorted({name for name, _ in known})
+    if dataset not in datasets:
+        raise BadInput(f"unknown dataset {dataset!r}; {suggest(dataset, datasets)}")
+    presets = [kind for name, kind in known if name == dataset]
+    raise BadInput(f"unknown preset {preset!r} for {dataset}; {suggest(preset, presets)}")
+
+
+def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """With `--steps` alone, keep the preset's proportions: reports and the first rung scale with the horizon."""
+    steps, trial = flags.get("trial.steps"), data["trial"]
+    every = trial.get("report_every", TrialConfig().report_every)
+    if not isinstance(steps, int) or steps % every == 0 and steps >= data.get("scheduler", {}).get("grace", every):
+        return
+    trial["report_every"] = next((size for size in range(min(every, steps // 4), 0, -1) if steps % size == 0), 1)
+    data.setdefault("scheduler", {})["grace"] = trial["report_every"]

@@ -1,0 +1,87 @@
+"""Take the best generator out of a sweep: `python search/export.py --sweep NAME --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="python search/export.py", description=__doc__.splitlines()[0])
+    cli.add_argument("--sweep", required=True, metavar="NAME")
+    cli.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    cli.add_argument("--trial", type=int, metavar="N", help="a certain trial instead of the best")
+    cli.add_argument("--json", action="store_true", help="print the result as JSON")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 bad input."""
+    arguments = parser().parse_args(argv)
+    from gbc.errors import BadInput
+
+    try:
+        result = export_trial(arguments.sweep, arguments.trial, arguments.out)
+    except BadInput as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        scores = "  ".join(f"{name} {result['metrics'][name]:.3f}" for name in ("ssim/coverage", "tstr/1nn") if name in result["metrics"])
+        print(f"{result['out']}: trial-{result['trial']:04d} of {arguments.sweep}  {scores}")
+        print(f"  python -m gbc sample --model {result['out']} --out grid.png")
+        print(f"  python -m gbc evaluate --model {result['out']}")
+    return 0
+
+
+def export_trial(name: str, number: int | None, out: Path) -> dict[str, object]:
+    """Write the folder `out` for trial `number`, or for the best full-horizon trial.
+
+    Raises:
+        BadInput: no such sweep or trial, no finished trial, or `out` exists.
+    """
+    from gbc import checkpoint, datasets, export
+    from gbc.config import TrialConfig, load_yaml, suggest
+    from gbc.errors import BadInput
+    from search.config import SweepConfig
+    from search.ledger import STUDY_FILE, Ledger
+    from search.recorder import trial_folder
+    from search.sweep import SWEEPS, folder_of
+    from search.trial import CHECKPOINT, PICTURE
+
+    folder = folder_of(name)
+    if not (folder / STUDY_FILE).exists():
+        known = [path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}")]
+        raise BadInput(f"no sweep {name!r} here; {suggest(name, known) if known else 'start one with python search/run.py'}")
+    record = folder / "sweep.yaml"
+    ledger = Ledger(SweepConfig.parse(load_yaml(record), str(record)), folder)
+    entries, best = ledger.entries(), ledger.best()
+    ledger.close()
+    if number is not None and not 0 <= number < len(entries):
+        raise BadInput(f"sweep {name!r} has no trial {number}; it has 0 to {len(entries) - 1}")
+    chosen = entries[number] if number is not None else best
+    if chosen is None:
+        raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
+    state = checkpoint.load(trial_folder(folder, chosen.number) / CHECKPOINT)
+    settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
+    data = datasets.load(settings.dataset)
+    metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
+    picture = trial_folder(folder, chosen.number) / PICTURE
+    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{name}`, after {chosen.last_step} steps."
+    export.write(
+        out, state["trainer"], settings, data.class_names, data.shape, metrics,
+        origin=origin, picture=picture if picture.exists() else None,
+    )  # fmt: skip
+    return {"out": str(out), "sweep": name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The ledger: an Optuna study as the one record of what was asked, reported, decided and told.
+
+Ray is started anew each time a sweep continues; what it must know is rebuilt from here. The order of writing makes every
+moment safe to die in: a trial's worker saves its checkpoint, then reports; the driver writes the decision to stop, then
+the value it was based on, then MLflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gbc.errors import BadInput, CorruptFile
+from search.config import SweepConfig
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+STUDY_FILE: Final = "study.db"
+_STOPPED: Final = "stopped_at"
+_REASON: Final = "reason"
+_SECONDS: Final = "seconds"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial as the ledger knows it."""
+
+    number: int
+    params: dict[str, Any]
+    state: str
+    """running, complete, stopped or failed."""
+    values: dict[int, float]
+    """Objective by optimiser step, in order."""
+    stopped_at: int | None
+    """The step at which the scheduler decided to stop it."""
+    reason: str | None
+    """Why it failed."""
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was recorded, 0 before the first."""
+        return max(self.values, default=0)
+
+    @property
+    def value(self) -> float | None:
+        """The objective at the last recorded step."""
+        return self.values[self.last_step] if self.values else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial was told."""
+        return self.state != "running"
+
+
+class Ledger:
+    """Reads and writes the study of one sweep. Only the driver has one."""
+
+    def __init__(self, config: SweepConfig, folder: Path) -> None:
+        """Opens the study in `folder`, or starts it.
+
+        Raises:
+            CorruptFile: the study's file is damaged.
+            BadInput: it cannot be written.
+        """
+        import optuna
+        import sqlalchemy
+        from sqlalchemy.exc import DatabaseError, OperationalError
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.config = config
+        path = folder / STUDY_FILE
+
+        def prepare(connection: Any, _: object) -> None:
+            # Readers never wait for the driver; a commit survives kill -9 (only a power cut can lose the last ones).
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        try:
+            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+            sqlalchemy.event.listen(storage.engine, "connect", prepare)
+            storage.engine.dispose()  # the connections made before that
+            self.study = optuna.create_study(
+                study_name=config.name,
+                storage=storage,
+                direction="maximize" if config.objective.direction == "max" else "minimize",
+                load_if_exists=True,
+            )
+        except OperationalError as fault:
+            raise BadInput(f"{path}: cannot be opened: {fault.orig}") from None
+        except DatabaseError as fault:
+            raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
+        self._storage = self.study._storage
+        self._live: dict[int, optuna.trial.Trial] = {}
+        self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+
+    def entries(self) -> list[Entry]:
+        """Every trial, by number."""
+        return [self._entry(trial) for trial in self.study.get_trials(deepcopy=False)]
+
+    def entry(self, number: int) -> Entry:
+        """Trial `number`."""
+        return self._entry(self._storage.get_trial(self._id(number)))
+
+    def ask(self) -> Entry:
+        """A new trial with sampled settings.
+
+        The sampler is seeded anew from (seed, number of trials), so a sweep that was continued does not repeat itself and,
+        one trial at a time, samples what an unbroken sweep samples.
+        """
+        import optuna
+
+        seed = self.config.seed * 100_003 + len(self.study.get_trials(deepcopy=False))
+        if self.config.sampler == "tpe":
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        else:
+            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        return self.entry(self.study.ask(self._distributions).number)
+
+    def record(self, number: int, step: int, value: float, *, stop: bool) -> None:
+        """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent."""
+        trial = self._id(number)
+        if step in self._storage.get_trial(trial).intermediate_values:
+            return
+        if stop:
+            self._storage.set_trial_user_attr(trial, _STOPPED, step)
+        self._storage.set_trial_intermediate_value(trial, step, value)
+
+    def tell(self, number: int, outcome: str, reason: str | None = None) -> None:
+        """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
+        from optuna.trial import TrialState
+
+        entry = self.entry(number)
+        if entry.finished:
+            return
+        state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
+        if reason:
+            self._storage.set_trial_user_attr(self._id(number), _REASON, reason)
+        # The study's own `tell` would let pruned trials without a value through as they are; it takes values from the
+        # intermediate ones, which is what TPE ranks stopped trials by.
+        self.study.tell(number, entry.value if outcome == "complete" else None, state=state)
+
+    def best(self) -> Entry | None:
+        """The trial with the best objective at the full horizon, if any got there."""
+        done = [entry for entry in self.entries() if entry.state == "complete" and entry.value is not None]
+        sign = 1 if self.config.objective.direction == "max" else -1
+        return max(done, key=lambda entry: sign * (entry.value or 0.0), default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this sweep so far, all runs together."""
+        return float(self.study.user_attrs.get(_SECONDS, 0.0))
+
+    def spent(self, seconds: float) -> None:
+        """Note the wall time spent so far."""
+        self.study.set_user_attr(_SECONDS, seconds)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._storage.remove_session()
+
+    def _id(self, number: int) -> int:
+        found: int = self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        return found
+
+    @staticmethod
+    def _entry(trial: FrozenTrial) -> Entry:
+        names = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "WAITING": "running"}
+        return Entry(
+            number=trial.number,
+            params=dict(trial.params),
+            state=names[trial.state.name],
+            values=dict(sorted(trial.intermediate_values.items())),
+            stopped_at=trial.user_attrs.get(_STOPPED),
+            reason=trial.user_attrs.get(_REASON),
+        )

@@ -1,0 +1,192 @@
+"""Search for the settings of a generator: `python search/run.py --dataset fashion_mnist`.
+
+Run the same command again to continue an interrupted sweep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.config import SweepConfig
+    from search.sweep import Summary
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="python search/run.py", description=__doc__.splitlines()[0])
+    what = cli.add_argument_group("what to search")
+    what.add_argument("--dataset", default="fashion_mnist", help="name of the data set (default: fashion_mnist)")
+    what.add_argument("--preset", help="configs/DATASET-PRESET.yaml: quick (default) or paper")
+    what.add_argument("--config", type=Path, metavar="FILE", help="a sweep file of your own instead of a preset")
+    what.add_argument("--name", help="name of the sweep (default: DATASET-PRESET)")
+    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000")
+    what.add_argument("--data-root", metavar="DIR", help="a torchvision root with the full data set instead of the shipped subset")
+    what.add_argument("--download", action="store_true", default=None, help="let torchvision fetch the data set into --data-root")
+    how = cli.add_argument_group("how to search")
+    how.add_argument("--trials", type=int, help="how many settings to try, earlier runs included")
+    how.add_argument("--steps", type=int, help="optimiser steps of a full trial")
+    how.add_argument("--time-budget", metavar="TIME", help="wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)")
+    how.add_argument("--sampler", choices=["tpe", "random"])
+    how.add_argument("--scheduler", choices=["asha", "none"])
+    how.add_argument("--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage")
+    how.add_argument("--seed", type=int)
+    where = cli.add_argument_group("on what")
+    where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
+    where.add_argument("--cpus-per-trial", type=float)
+    where.add_argument("--gpus-per-trial", type=float)
+    cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep and run nothing")
+    cli.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 every trial failed, 2 bad input, 130 interrupted and resumable."""
+    arguments = parser().parse_args(argv)
+    from gbc.errors import BadInput
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(arguments)
+    except BadInput as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    config = _resolve(arguments)
+    if arguments.dry_run:
+        _print_resolved(config, as_json=arguments.json)
+        return 0
+
+    # The driver's own threads would compete with the trials.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() or 1)))
+    console = Console(stderr=arguments.json)
+    from search import sweep
+
+    explicit = {key for key in ("trials", "time_budget") if getattr(arguments, key) is not None}
+    config = sweep.settle_with_record(config, explicit)
+    summary = sweep.finished_summary(config)
+    if summary:
+        console.print(f"sweep {config.name} is finished already; more: --trials {config.trials * 2}, or another --name", highlight=False)
+    else:
+        from search.engine import Machine
+
+        summary = sweep.run_sweep(config, Machine.of(config.resources), console)
+    _conclude(summary, arguments, console)
+    if not summary.finished:
+        return 130
+    return 0 if summary.complete + summary.stopped else 1
+
+
+def _resolve(arguments: argparse.Namespace) -> SweepConfig:
+    from gbc.config import parse_assignment
+    from gbc.errors import BadInput
+    from search.config import Objective, resolve
+
+    flags: dict[str, Any] = {
+        "name": arguments.name,
+        "trials": arguments.trials,
+        "seed": arguments.seed,
+        "sampler": arguments.sampler,
+        "scheduler.name": arguments.scheduler,
+        "trial.steps": arguments.steps,
+        "trial.dataset.data_root": arguments.data_root and str(Path(arguments.data_root).resolve()),
+        "trial.dataset.download": arguments.download,
+        "time_budget": arguments.time_budget and parse_duration(arguments.time_budget),
+        "resources.concurrency": arguments.concurrency,
+        "resources.cpus_per_trial": arguments.cpus_per_trial,
+        "resources.gpus_per_trial": arguments.gpus_per_trial,
+    }
+    if arguments.objective:
+        flags["objective"] = Objective.from_text(arguments.objective).model_dump(mode="json")
+    if arguments.config and arguments.preset:
+        raise BadInput("--config and --preset exclude each other; name one")
+    return resolve(
+        dataset=arguments.dataset,
+        preset=arguments.preset,
+        config=arguments.config,
+        flags={key: value for key, value in flags.items() if value is not None},
+        assignments=dict(map(parse_assignment, arguments.set)),
+    )
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `45m`, `8h`, or a bare number of minutes, as minutes.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    from gbc.errors import BadInput
+
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "m")
+    try:
+        return float(number) * units[unit]
+    except ValueError:
+        raise BadInput(f"--time-budget {text!r}: write for example 90s, 45m or 8h") from None
+
+
+def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
+    import json
+
+    import yaml
+
+    data = config.model_dump(mode="json", exclude_none=True)
+    print(json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False), end="\n" if as_json else "")
+
+
+def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console) -> None:
+    from search.progress import duration
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    say(
+        f"\nsweep {summary.name}: {summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
+        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}"
+    )
+    if summary.best_trial is not None:
+        scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
+        say(f"best: trial-{summary.best_trial:04d}  " + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics))
+        say("      " + "  ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in summary.best_params.items()))
+        say(f"picture: {summary.picture}")
+    command = "python search/run.py " + " ".join(_quoted(sys.argv[1:])) if arguments else ""
+    say("\nnext:")
+    if not summary.finished:
+        say(f"  continue  {command.strip()}")
+    say("  compare   mlflow ui        (then open the experiment and select runs)")
+    if summary.best_trial is not None:
+        say(f"  export    python search/export.py --sweep {summary.name} --out exports/{summary.name}")
+    if arguments.json:
+        print(summary.to_json())
+
+
+def _quoted(words: Sequence[str]) -> list[str]:
+    import shlex
+
+    return [shlex.quote(word) for word in words]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

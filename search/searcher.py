@@ -1,0 +1,45 @@
+"""Ray's Searcher over the ledger: first the trials that an earlier run left open, then new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.ledger import Ledger
+from search.trial import Assignment
+
+
+class LedgerSearcher(Searcher):
+    """Suggests assignments; what comes of them is recorded elsewhere (`search.recorder`)."""
+
+    def __init__(self, ledger: Ledger, assign: Any) -> None:
+        """`assign` turns a ledger entry into the `Assignment` a worker gets."""
+        objective = ledger.config.objective
+        super().__init__(metric=objective.metric, mode=objective.direction)
+        self._ledger, self._assign = ledger, assign
+        self._open = [entry for entry in ledger.entries() if not entry.finished]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next assignment as a plain dictionary, or FINISHED when the budget of trials is used up."""
+        if self._open:
+            entry = self._open.pop(0)
+        elif len(self._ledger.entries()) < self._ledger.config.trials:
+            entry = self._ledger.ask()
+        else:
+            return Searcher.FINISHED
+        assignment: Assignment = self._assign(entry)
+        return dict(assignment)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the recorder tells the ledger."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the record."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles the searcher into a file that nobody reads; keep the open study out of it."""
+        return {}

@@ -1,0 +1,114 @@
+"""One trial in a worker process: a loop over `Trainer.run()` that saves before it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from gbc.config import DatasetConfig, TrialConfig
+from gbc.errors import BadInput, CorruptFile, Diverged
+
+CHECKPOINT: Final = "last.ckpt"
+PICTURE: Final = "samples.png"
+
+Row = dict[str, Any]
+"""One report: `step` and the metrics, or `step` and `error` when the trial failed for a reason of its own."""
+
+
+class Assignment(TypedDict):
+    """What a worker is told: plain data, as Ray's config wants it."""
+
+    number: int
+    acknowledged: int
+    """The last step that the ledger holds; earlier ones are not reported again."""
+    settings: dict[str, Any]
+    """A `TrialConfig`."""
+    folder: str
+    """Of this trial: checkpoint and picture."""
+    classifier: str
+    """Folder of the trained classifier."""
+    threads: int
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Ray's trainable."""
+    from ray import tune
+
+    for row in rows(Assignment(**config)):  # type: ignore[typeddict-item]
+        tune.report(row)
+
+
+def rows(assignment: Assignment) -> Iterator[Row]:
+    """Train, or go on training, and yield each report after the checkpoint that holds it is on disk.
+
+    Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
+    sweep goes on, and nothing is gained by trying again.
+    """
+    try:
+        for row in _training(assignment):
+            if row["step"] > assignment["acknowledged"]:
+                yield row
+    except (BadInput, Diverged) as fault:
+        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": str(fault)}
+
+
+def _training(assignment: Assignment) -> Iterator[Row]:
+    import torch
+
+    from gbc import checkpoint, pictures, pretrain
+    from gbc.trainer import Trainer
+
+    torch.set_num_threads(assignment["threads"])
+    settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
+    data, judge = _world(settings.dataset, settings.device)
+    classifier, _, _ = pretrain.load(Path(assignment["classifier"]), settings.classifier, data)
+    trainer = Trainer(settings, classifier, judge)
+    folder = Path(assignment["folder"])
+
+    history = resume(trainer, folder / CHECKPOINT)
+    yield from history
+    for report in trainer.run():
+        history.append({"step": report.step, **report.metrics})
+        if report.images is not None:
+            checkpoint.write_atomic(folder / PICTURE, pictures.png(report.images))
+        state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
+        checkpoint.save(folder / CHECKPOINT, state)
+        yield history[-1]
+
+
+def resume(trainer: Any, path: Path) -> list[Row]:
+    """Load the checkpoint at `path` into `trainer` and give its history; nothing when there is none or it is damaged.
+
+    A damaged one is no loss but of time: training from the start gives the same numbers.
+
+    Raises:
+        BadInput: the checkpoint belongs to other settings.
+    """
+    from gbc import checkpoint
+
+    if not path.exists():
+        return []
+    try:
+        state = checkpoint.load(path)
+    except CorruptFile:
+        path.unlink()
+        return []
+    saved = TrialConfig.parse(state["settings"], str(path))
+    if saved.model_copy(update={"device": trainer.config.device}) != trainer.config:
+        raise BadInput(f"{path}: this checkpoint was written with other settings")
+    trainer.load_state_dict(state["trainer"])
+    history: list[Row] = state["history"]
+    return history
+
+
+@lru_cache(maxsize=2)
+def _world(config: DatasetConfig, device: str) -> tuple[Any, Any]:
+    """The data and the judge, kept for the next trial in the same worker."""
+    from gbc import datasets
+    from gbc.metrics import Judge
+    from gbc.trainer import pick_device
+
+    data = datasets.load(config)
+    return data, Judge.of(data, pick_device(device))
