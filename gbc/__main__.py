@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python -m gbc", description="Generator Born from Classifier: the method without a sweep.")
+    cli = argparse.ArgumentParser(
+        prog="python -m gbc", description="Generator Born from Classifier: the method without a sweep."
+    )
     commands = cli.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="the shipped data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
+    data = commands.add_parser("data", help="the shipped data sets").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
     build = data.add_parser("build", help="recreate the shipped files from full torchvision sets, byte for byte")
     build.add_argument("--data-root", required=True, metavar="DIR", type=Path)
     build.add_argument("--out", required=True, metavar="DIR", type=Path)
@@ -97,7 +101,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         print(json.dumps({"folder": str(folder), **regime}, indent=2))
         return
     margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
-    print(f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}")
+    print(
+        f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
+    )
     print("relative stationarity residual of each tensor (0: converged with weight decay)")
     for name, value in regime["residuals"].items():
         print(f"  {name:12} {value:.3g}")
@@ -185,7 +191,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data = datasets.load(settings.dataset)
     labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
     images = generator.sample(labels, arguments.seed)
-    scores = {arguments.model.name: Verdict(Judge.of(data, "cpu"), images, labels).scores(), **controls(data, settings.eval_per_class)}
+    scores = {
+        arguments.model.name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
+        **controls(data, settings.eval_per_class),
+    }
     if arguments.json:
         print(json.dumps(scores, indent=2))
         return

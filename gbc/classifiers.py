@@ -43,7 +43,7 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     return module
 
 
-def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     """The paper's: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
     hidden = config.hidden
     return nn.Sequential(
@@ -54,7 +54,7 @@ def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     """The same without BatchNorm."""
     return nn.Sequential(*(layer for layer in mlp_bn(config, shape, classes) if not isinstance(layer, nn.BatchNorm1d)))
 

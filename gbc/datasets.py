@@ -170,10 +170,10 @@ def _shipped(name: str) -> dict[str, NDArray[np.uint8]]:
     path = ASSETS / f"{name}.npz.xz"
     try:
         packed = path.read_bytes()
-        sums = dict(reversed(line.split()) for line in (ASSETS / "SHA256SUMS").read_text().splitlines())
+        lines = (ASSETS / "SHA256SUMS").read_text().splitlines()
     except OSError as fault:
         raise BadInput(f"{fault.filename}: cannot be read ({fault.strerror}); install the package again") from None
-    if hashlib.sha256(packed).hexdigest() != sums.get(path.name):
+    if f"{hashlib.sha256(packed).hexdigest()}  {path.name}" not in lines:
         raise CorruptFile(
             f"{path}: the content does not match SHA256SUMS; install the package again, or `python -m gbc data build`"
         )
@@ -192,5 +192,7 @@ def _full(folder: str, config: DatasetConfig, *, train: bool) -> Split:
             raise BadInput(f"no {folder} under {root} (expected {root}/{folder}/raw); add --download to fetch it") from None
         raise CorruptFile(f"{root}/{folder}: cannot be read: {fault}; fetch it again") from None
     except (ValueError, OSError, AssertionError, EOFError) as fault:
-        raise CorruptFile(f"{root}/{folder}: damaged ({str(fault).splitlines()[0] if str(fault) else 'cut short'}); fetch it again") from None
+        raise CorruptFile(
+            f"{root}/{folder}: damaged ({str(fault).splitlines()[0] if str(fault) else 'cut short'}); fetch it again"
+        ) from None
     return data.data.numpy(), data.targets.numpy().astype(np.uint8)

@@ -1,8 +1,8 @@
 """A trained generator as a folder: safetensors, config, model card and picture. Loading it needs torch alone.
 
-    from gbc import export
-    generator = export.load("exports/fashion_mnist-quick")
-    images = generator.sample(labels=[3] * 64, seed=0)   # [64, 1, 28, 28] in [0, 1]
+from gbc import export
+generator = export.load("exports/fashion_mnist-quick")
+images = generator.sample(labels=[3] * 64, seed=0)   # [64, 1, 28, 28] in [0, 1]
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ class ExportedGenerator:
         """As `sample`, a part at a time."""
         labels = torch.as_tensor(labels, dtype=torch.long)
         classes = len(self.class_names)
-        if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
             unknown = next(int(label) for label in labels if not 0 <= label < classes)
-            raise BadInput(f"label {unknown} is unknown to this generator; it has 0 to {classes - 1}: {', '.join(self.class_names)}")
+            raise BadInput(
+                f"label {unknown} is unknown to this generator; it has 0 to {classes - 1}: {', '.join(self.class_names)}"
+            )
         rng = torch.Generator().manual_seed(seed)
         for part in labels.split(_BATCH):
             noise = torch.randn(len(part), self.module.noise_dim, generator=rng)
@@ -132,7 +134,9 @@ def load(folder: str | Path) -> ExportedGenerator:
     if header.get("version") != VERSION:
         raise BadInput(f"{folder}: export version {header.get('version')}, this package reads version {VERSION}")
     if header["weights"] != _digest(weights):
-        raise CorruptFile(f"{folder / WEIGHTS}: the weights were altered (their digest does not match {CONFIG}); export it again")
+        raise CorruptFile(
+            f"{folder / WEIGHTS}: the weights were altered (their digest does not match {CONFIG}); export it again"
+        )
     settings = TrialConfig.parse(header["settings"], str(folder / CONFIG))
     module = Generator(
         classes=len(header["classes"]), shape=tuple(header["shape"]),

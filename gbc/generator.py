@@ -9,9 +9,7 @@ from torch import Tensor, nn
 class Generator(nn.Module):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
-    def __init__(
-        self, *, classes: int, shape: tuple[int, int, int], noise_dim: int, width: int, channels: int
-    ) -> None:
+    def __init__(self, *, classes: int, shape: tuple[int, int, int], noise_dim: int, width: int, channels: int) -> None:
         """`width`: units of the fully connected layers; `channels`: of the first feature map, halved by each layer.
 
         Raises:

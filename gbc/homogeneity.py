@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -43,7 +44,7 @@ def flat(degrees: Degrees, module: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def relative_error(module: nn.Module, degrees: Degrees, images: Tensor, *, mode: str) -> float:
-    """max over α ∈ {−1, −½, ½, 1} of ‖Φ(x; e^{αΛ}ζ) − e^α Φ(x; ζ)‖ / ‖e^α Φ(x; ζ)‖, in float64 (Fig. 3 as a number).
+    """Max over α ∈ {−1, −½, ½, 1} of ‖Φ(x; e^{αΛ}ζ) − e^α Φ(x; ζ)‖ / ‖e^α Φ(x; ζ)‖, in float64 (Fig. 3 as a number).
 
     `images` are [M, channels, height, width]; `mode` is the BatchNorm mode, `train` or `eval`.
     """
@@ -53,8 +54,8 @@ def relative_error(module: nn.Module, degrees: Degrees, images: Tensor, *, mode:
     with normalising_by(reference, mode):
         logits = reference(images)
         for alpha in (-1.0, -0.5, 0.5, 1.0):
-            scaled = {name: p * torch.exp(torch.tensor(alpha * degrees[name])) for name, p in reference.named_parameters()}
+            scaled = {name: p * math.exp(alpha * degrees[name]) for name, p in reference.named_parameters()}
             found = torch.func.functional_call(reference, scaled, (images,))
-            expected = torch.exp(torch.tensor(alpha, dtype=torch.float64)) * logits
+            expected = math.exp(alpha) * logits
             worst = max(worst, float((found - expected).norm() / expected.norm()))
     return worst

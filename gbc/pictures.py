@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 
 def pairs(generated: Tensor, nearest: Tensor, columns: int) -> NDArray[np.uint8]:
     """Odd rows generated images, even rows the real image nearest to the one above, [height, width] or [.., 3].

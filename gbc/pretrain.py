@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,14 +74,14 @@ def load(folder: Path, config: ClassifierConfig, data: ImageDataset) -> tuple[Cl
         module.load_state_dict(unpack((folder / "model.safetensors").read_bytes()))
     except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
         reason = " ".join(str(fault).split())[:120]
-        raise CorruptFile(f"{folder}: the cached classifier is damaged ({reason}); delete the folder to train it again") from None
+        raise CorruptFile(
+            f"{folder}: the cached classifier is damaged ({reason}); delete the folder to train it again"
+        ) from None
     module.eval()
     return Classifier(module, data.class_names, data.shape, len(data.train_labels)), regime, folder
 
 
-def train(
-    config: ClassifierConfig, data: ImageDataset, progress: Progress | None = None
-) -> tuple[nn.Module, Regime]:
+def train(config: ClassifierConfig, data: ImageDataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
     """Full-batch gradient descent with weight decay until `steps`, or until every residual is within `tolerance`.
 
     Raises:
@@ -146,7 +147,7 @@ def _before_batch_norm(module: nn.Module) -> set[str]:
     leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
     return {
         name
-        for (name, layer), (_, following) in zip(leaves, leaves[1:], strict=False)
+        for (name, layer), (_, following) in pairwise(leaves)
         if isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(following, classifiers.BATCH_NORMS)
     }
 

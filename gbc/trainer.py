@@ -24,7 +24,7 @@ from gbc.multipliers import MultiplierNetwork
 from gbc.report import Report
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
-_LAMBDA_TOLERANCE: Final = 1e-6
+_LAMBDA_TOLERANCE: Final = 1e-8
 
 
 class Pass:
@@ -98,7 +98,8 @@ class Trainer:
             BadInput: a device that is not there, or settings that do not fit the classifier.
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
         """
-        self.config, self.classifier, self.judge = config, classifier, judge
+        self.config: TrialConfig = config
+        self.classifier, self.judge = classifier, judge
         self.device = pick_device(config.device)
         self.step_count = 0
         classes = len(classifier.class_names)
@@ -119,28 +120,26 @@ class Trainer:
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
             network.to(self.device)
-        self.alpha = torch.tensor(config.alpha_init, device=self.device, requires_grad=True)
+        self.alpha: Tensor = torch.tensor(config.alpha_init, device=self.device, requires_grad=True)
 
         self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
         judged = torch.Generator(self.device).manual_seed(derive(config.seed, 2))
         self.judged_labels = torch.arange(classes, device=self.device).repeat(config.eval_per_class)
-        self.judged_noise = torch.randn(
-            len(self.judged_labels), config.noise_dim, generator=judged, device=self.device
-        )
+        self.judged_noise = torch.randn(len(self.judged_labels), config.noise_dim, generator=judged, device=self.device)
 
         degrees = homogeneity.POLICIES[config.lambda_policy](self.phi)
         self._check(degrees)
         self.degrees = homogeneity.flat(degrees, self.phi)
 
-        self.trained = [*self.generator.parameters(), *self.multipliers.parameters(), self.alpha]
+        networks = [*self.generator.parameters(), *self.multipliers.parameters()]
+        self.trained = [*networks, self.alpha]
         self.optimiser = torch.optim.Adam(
-            [
-                {"params": [*self.generator.parameters(), *self.multipliers.parameters()]},
-                {"params": [self.alpha], "weight_decay": 0.0},  # decay would pull α to 0 for no reason
-            ],
+            # Decay would pull α to 0 for no reason.
+            [dict(params=networks), dict(params=[self.alpha], weight_decay=0.0)],
             lr=config.lr, weight_decay=config.weight_decay, fused=True,
         )  # fmt: skip
-        self._fit_multiplier_scale()
+        if config.stationarity_weight:
+            self._fit_multiplier_scale()
         self._clear_sums()
 
     def step(self) -> None:
@@ -233,9 +232,8 @@ class Trainer:
         batch = self._sample()
         target, pull = batch.target.detach(), batch.pull.detach()
         fitted = (target @ pull) / (pull @ pull)
-        same_size = target.norm() / pull.norm()
-        # Where the two point apart the best factor is negative, which μ ≥ 0 forbids.
-        scale = torch.where(fitted > 0, fitted, same_size)
+        # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
+        scale = torch.where(fitted > 0, fitted, 0.1 * target.norm() / pull.norm())
         if torch.isfinite(scale):
             self.multipliers.scale.copy_(scale)
 
@@ -252,7 +250,6 @@ class Trainer:
 
     def _clear_sums(self) -> None:
         self._sums: dict[str, Tensor | int] = {}
-        self._last: Pass
 
     @torch.no_grad()
     def _report(self, began: float) -> Report:

@@ -1,0 +1,1 @@
+"""The sweep: proposes settings, runs trials, remembers what happened."""

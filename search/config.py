@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gbc.config import Config, TrialConfig, assign, flatten, load_yaml, suggest
 from gbc.errors import BadInput
@@ -65,19 +66,26 @@ class Objective(Config):
 class SweepConfig(Config):
     """One sweep, resolved: what `mlruns/sweeps/NAME/sweep.yaml` holds and a resumed run must match."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(max_length=100, description="of the folder, the study and the MLflow run")
     preset: str = "quick"
     trial: TrialConfig = TrialConfig()
-    space: dict[str, Dimension] = {}
+    space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
 
     # Budget and resources may change when a sweep is continued.
-    trials: int = Field(16, ge=1, le=1_000_000)
+    trials: int = Field(32, ge=1, le=1_000_000)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
     resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("must start with a letter or digit and hold only letters, digits, '.', '_' and '-'")
+        return name
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
@@ -108,8 +116,9 @@ class SweepConfig(Config):
         }
 
     def _identity(self) -> dict[str, Any]:
-        free = {"trials": True, "time_budget": True, "resources": True, "trial": {"device": True}}
-        return flatten(self.model_dump(mode="json", exclude=free))
+        identity = self.model_dump(mode="json", exclude={"trials", "time_budget", "resources"})
+        del identity["trial"]["device"]
+        return flatten(identity)
 
 
 def resolve(
@@ -119,10 +128,12 @@ def resolve(
     config: Path | None,
     flags: Mapping[str, Any],
     assignments: Mapping[str, Any],
+    slots: Callable[[Resources], int],
 ) -> SweepConfig:
     """The sweep that the command line asks for: preset or file, then flags, then `--set`.
 
-    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space.
+    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
+    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once.
 
     Raises:
         BadInput: anything that does not fit, named.
@@ -138,6 +149,9 @@ def resolve(
         assign(data, f"trial.{key}", value, f"--set {key}")
     _fit_reports(data, flags)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
+    match data.get("trials"):
+        case {"per_slot": int(count), **rest} if not rest:
+            data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
     return SweepConfig.parse(data, str(source))
 
 
@@ -158,7 +172,7 @@ def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
     """With `--steps` alone, keep the preset's proportions: reports and the first rung scale with the horizon."""
     steps, trial = flags.get("trial.steps"), data["trial"]
     every = trial.get("report_every", TrialConfig().report_every)
-    if not isinstance(steps, int) or steps % every == 0 and steps >= data.get("scheduler", {}).get("grace", every):
+    if not isinstance(steps, int) or (steps % every == 0 and steps >= data.get("scheduler", {}).get("grace", every)):
         return
     trial["report_every"] = next((size for size in range(min(every, steps // 4), 0, -1) if steps % size == 0), 1)
     data.setdefault("scheduler", {})["grace"] = trial["report_every"]

@@ -115,7 +115,7 @@ def run_ray(
     shutil.rmtree(scratch, ignore_errors=True)
     entries = ledger.entries()
     todo = config.trials - sum(entry.finished for entry in entries)
-    budget = None if config.time_budget is None else max(1.0, config.time_budget * 60 - ledger.seconds)
+    budget = None if config.time_budget is None else max(1.0, config.time_budget * 60 - recorder.elapsed())
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     try:
         tuner = tune.Tuner(

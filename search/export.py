@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -35,14 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        scores = "  ".join(f"{name} {result['metrics'][name]:.3f}" for name in ("ssim/coverage", "tstr/1nn") if name in result["metrics"])
+        scores = "  ".join(
+            f"{name} {result['metrics'][name]:.3f}" for name in ("ssim/coverage", "tstr/1nn") if name in result["metrics"]
+        )
         print(f"{result['out']}: trial-{result['trial']:04d} of {arguments.sweep}  {scores}")
         print(f"  python -m gbc sample --model {result['out']} --out grid.png")
         print(f"  python -m gbc evaluate --model {result['out']}")
     return 0
 
 
-def export_trial(name: str, number: int | None, out: Path) -> dict[str, object]:
+def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     """Write the folder `out` for trial `number`, or for the best full-horizon trial.
 
     Raises:

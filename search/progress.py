@@ -38,9 +38,9 @@ class _Line:
 class Progress:
     """Trials as they go. Use as a context manager around the run."""
 
-    def __init__(self, config: SweepConfig, console: Console, concurrency: int) -> None:
+    def __init__(self, config: SweepConfig, console: Console) -> None:
         """`console` decides between a live table and plain lines."""
-        self._config, self._console, self._concurrency = config, console, concurrency
+        self._config, self._console = config, console
         self._lines: dict[int, _Line] = {}
         self._began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
@@ -91,7 +91,11 @@ class Progress:
         # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
         mean = (expected_steps(self._config) + sum(line.step for line in done)) / (1 + len(done))
         waiting = max(0, self._config.trials - len(self._lines)) * mean
-        running = sum(max(mean, line.step + 0.5 * (horizon - line.step)) - line.step for line in self._lines.values() if line.state == "running")
+        running = sum(
+            max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
+            for line in self._lines.values()
+            if line.state == "running"
+        )
         left = (waiting + running) * elapsed / fresh
         if self._config.time_budget is not None:
             left = min(left, self._config.time_budget * 60 - elapsed)
@@ -125,7 +129,12 @@ class Progress:
             table.add_row("…", *[""] * (len(self._columns()) + 1), Text(f"{len(ended) - room} earlier trials", style="dim"))
         for number, line in [*ended[len(ended) - room :], *running]:
             values = [_number(line.metrics.get(name)) for name in self._columns()]
-            state = Text(f"{line.state}{': ' + line.reason if line.reason else ''}", style=_STYLES[line.state], overflow="ellipsis", no_wrap=True)
+            state = Text(
+                f"{line.state}{': ' + line.reason if line.reason else ''}",
+                style=_STYLES[line.state],
+                overflow="ellipsis",
+                no_wrap=True,
+            )
             table.add_row(f"{number:04d}", f"{line.step}/{self._config.trial.steps}", *values, state)
         finished = len(ended) + sum(line.step for _, line in running) / self._config.trial.steps
         bar = ProgressBar(total=self._config.trials, completed=min(finished, self._config.trials), width=40)

@@ -78,6 +78,10 @@ class Recorder(tune.Callback):
             if outcome:
                 self._close(entry.number, outcome, entry.reason)
 
+    def elapsed(self) -> float:
+        """Wall seconds spent on the sweep, this run and earlier ones."""
+        return self._before + time.monotonic() - self._began
+
     def close_time_budget(self) -> None:
         """The time is up: what is still open counts as stopped early."""
         for entry in self._ledger.entries():
@@ -86,7 +90,7 @@ class Recorder(tune.Callback):
 
     def finish(self) -> None:
         """Note the time spent; runs of trials that are still open are marked as interrupted."""
-        self._note_time(now=True)
+        self._ledger.spent(self.elapsed())
         for entry in self._ledger.entries():
             if not entry.finished:
                 self._tracker.interrupt_trial(entry.number)
@@ -109,11 +113,10 @@ class Recorder(tune.Callback):
     def _trial_folder(self, number: int) -> Path:
         return trial_folder(self._folder, number)
 
-    def _note_time(self, *, now: bool = False) -> None:
-        at = time.monotonic()
-        if now or at - self._noted >= _NOTE_TIME_EVERY:
-            self._ledger.spent(self._before + at - self._began)
-            self._noted = at
+    def _note_time(self) -> None:
+        if time.monotonic() - self._noted >= _NOTE_TIME_EVERY:
+            self._ledger.spent(self.elapsed())
+            self._noted = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks into a file that nobody reads; keep the open stores out of it."""

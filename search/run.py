@@ -31,13 +31,25 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--preset", help="configs/DATASET-PRESET.yaml: quick (default) or paper")
     what.add_argument("--config", type=Path, metavar="FILE", help="a sweep file of your own instead of a preset")
     what.add_argument("--name", help="name of the sweep (default: DATASET-PRESET)")
-    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000")
-    what.add_argument("--data-root", metavar="DIR", help="a torchvision root with the full data set instead of the shipped subset")
-    what.add_argument("--download", action="store_true", default=None, help="let torchvision fetch the data set into --data-root")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000",
+    )
+    what.add_argument(
+        "--data-root", metavar="DIR", help="a torchvision root with the full data set instead of the shipped subset"
+    )
+    what.add_argument(
+        "--download", action="store_true", default=None, help="let torchvision fetch the data set into --data-root"
+    )
     how = cli.add_argument_group("how to search")
     how.add_argument("--trials", type=int, help="how many settings to try, earlier runs included")
     how.add_argument("--steps", type=int, help="optimiser steps of a full trial")
-    how.add_argument("--time-budget", metavar="TIME", help="wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)")
+    how.add_argument(
+        "--time-budget", metavar="TIME", help="wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)"
+    )
     how.add_argument("--sampler", choices=["tpe", "random"])
     how.add_argument("--scheduler", choices=["asha", "none"])
     how.add_argument("--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage")
@@ -84,7 +96,9 @@ def _run(arguments: argparse.Namespace) -> int:
     config = sweep.settle_with_record(config, explicit)
     summary = sweep.finished_summary(config)
     if summary:
-        console.print(f"sweep {config.name} is finished already; more: --trials {config.trials * 2}, or another --name", highlight=False)
+        console.print(
+            f"sweep {config.name} is finished already; more: --trials {config.trials * 2}, or another --name", highlight=False
+        )
     else:
         from search.engine import Machine
 
@@ -99,6 +113,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.config import parse_assignment
     from gbc.errors import BadInput
     from search.config import Objective, resolve
+    from search.engine import Machine
 
     flags: dict[str, Any] = {
         "name": arguments.name,
@@ -124,6 +139,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         config=arguments.config,
         flags={key: value for key, value in flags.items() if value is not None},
         assignments=dict(map(parse_assignment, arguments.set)),
+        slots=lambda resources: Machine.of(resources).concurrency,
     )
 
 
@@ -164,8 +180,17 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
     )
     if summary.best_trial is not None:
         scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
-        say(f"best: trial-{summary.best_trial:04d}  " + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics))
-        say("      " + "  ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in summary.best_params.items()))
+        say(
+            f"best: trial-{summary.best_trial:04d}  "
+            + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics)
+        )
+        say(
+            "      "
+            + "  ".join(
+                f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in summary.best_params.items()
+            )
+        )
         say(f"picture: {summary.picture}")
     command = "python search/run.py " + " ".join(_quoted(sys.argv[1:])) if arguments else ""
     say("\nnext:")

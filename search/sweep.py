@@ -125,9 +125,12 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
         classifier_folder = _prepare_classifier(config, data, console)
         ledger = Ledger(config, folder)
         tracker = Tracker(config, _origin(data, classifier_folder))
-        progress = Progress(config, console, machine.concurrency)
+        progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, folder)
-        tracker.begin({"sweep.yaml": _dump(config), "classifier.json": (classifier_folder / "regime.json").read_text()}, flatten(config.model_dump(mode="json")))
+        tracker.begin(
+            {"sweep.yaml": _dump(config), "classifier.json": (classifier_folder / "regime.json").read_text()},
+            flatten(config.model_dump(mode="json")),
+        )
         recorder.catch_up()
 
         def assign(entry: Entry) -> Assignment:
@@ -148,13 +151,18 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
                     progress.known(entry.number, entry.state, entry.last_step, tracker.metrics(entry.number), entry.reason)
                 with progress:
                     run_ray(config, machine, ledger, recorder, assign, folder)
-            if _time_up(config, ledger.seconds):
+            if _time_up(config, recorder.elapsed()):
                 recorder.close_time_budget()
         finally:
             recorder.finish()
             summary = _sum_up(config, ledger, tracker, folder)
             best = {f"best/{name}": value for name, value in summary.best_metrics.items()}
-            tracker.end("FINISHED" if summary.finished else "KILLED", best, summary.best_trial, summary.picture and Path(summary.picture))
+            tracker.end(
+                "FINISHED" if summary.finished else "KILLED",
+                best,
+                summary.best_trial,
+                Path(summary.picture) if summary.picture else None,
+            )
             write_atomic(folder / "summary.json", summary.to_json().encode())
             ledger.close()
         return summary
@@ -165,7 +173,8 @@ def _used_up(config: SweepConfig, trials: int, seconds: float) -> bool:
 
 
 def _time_up(config: SweepConfig, seconds: float) -> bool:
-    return config.time_budget is not None and seconds >= config.time_budget * 60
+    # Ray stops a moment before or after the second.
+    return config.time_budget is not None and seconds >= config.time_budget * 60 - 2
 
 
 def _work_left(config: SweepConfig, ledger: Ledger) -> bool:
@@ -201,7 +210,12 @@ def _prepare_classifier(config: SweepConfig, data: ImageDataset, console: Consol
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("classifier {task.fields[name]}"), BarColumn(), TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("classifier {task.fields[name]}"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task: Any = None
 
@@ -211,7 +225,9 @@ def _prepare_classifier(config: SweepConfig, data: ImageDataset, console: Consol
                 task = bar.add_task("", total=steps, name=config.trial.classifier.name, loss=loss)
             bar.update(task, completed=step, loss=loss)
             if not console.is_terminal and step % max(1000, steps // 10) == 0:
-                console.print(f"classifier {config.trial.classifier.name}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
+                console.print(
+                    f"classifier {config.trial.classifier.name}  step {step}/{steps}  loss {loss:.4f}", highlight=False
+                )
 
         _, regime, folder = pretrain.obtain(config.trial.classifier, data, CLASSIFIERS, show)
     console.print(
@@ -234,7 +250,8 @@ def _announce(config: SweepConfig, machine: Machine, ledger: Ledger, console: Co
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
         f"sweep {config.name}: {verb} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
-        f"{machine.concurrency} at a time on {machine.words()}; objective {config.objective.metric} ({config.objective.direction}).\n"
+        f"{machine.concurrency} at a time on {machine.words()}; "
+        f"objective {config.objective.metric} ({config.objective.direction}).\n"
         f"{speed:.0f} steps/s a trial: about {duration(seconds)}. Ctrl-C is safe: the same command continues.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -265,7 +282,11 @@ def _origin(data: ImageDataset, classifier_folder: Path) -> dict[str, str]:
     from importlib.metadata import version
 
     tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
-    tags |= {"version.python": platform.python_version(), "data.digest": data.digest(), "classifier.digest": classifier_folder.name.rpartition("-")[2]}
+    tags |= {
+        "version.python": platform.python_version(),
+        "data.digest": data.digest(),
+        "classifier.digest": classifier_folder.name.rpartition("-")[2],
+    }
     root = Path(__file__).resolve().parents[1]
     try:
         commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

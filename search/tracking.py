@@ -34,6 +34,7 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         self.config = config
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
@@ -43,9 +44,11 @@ class Tracker:
             self._client: MlflowClient = MlflowClient(self.uri)
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
-        except (MlflowException, OSError) as fault:
+        except (MlflowException, SQLAlchemyError, OSError) as fault:
             reason = str(fault).splitlines()[0]
-            raise BadInput(f"MLflow store {self.uri}: cannot be used: {reason}; move it away or set MLFLOW_TRACKING_URI") from None
+            raise BadInput(
+                f"MLflow store {self.uri}: cannot be used: {reason}; move it away or set MLFLOW_TRACKING_URI"
+            ) from None
 
     def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
         """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""
@@ -85,7 +88,7 @@ class Tracker:
         from mlflow.entities import RunTag
 
         run = self._find_trial(number)
-        if run is None or run.data.tags.get("sweep.outcome") == outcome and run.info.status in ("FINISHED", "FAILED"):
+        if run is None or (run.data.tags.get("sweep.outcome") == outcome and run.info.status in ("FINISHED", "FAILED")):
             return
         tags = [RunTag("sweep.outcome", outcome)]
         if reason:
@@ -148,9 +151,9 @@ class Tracker:
             created: str = self._client.create_experiment(name, artifact_location=place and f"{place}/artifacts/{name}")
             return created
         if found.lifecycle_stage == "deleted":
-            raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `mlflow experiments restore -x {found.experiment_id}`")
-        identity: str = found.experiment_id
-        return identity
+            mend = f"mlflow experiments restore -x {found.experiment_id}"
+            raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{mend}`")
+        return str(found.experiment_id)
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
         query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"

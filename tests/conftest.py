@@ -1,0 +1,95 @@
+"""Fixtures that several tests share: real images, a small classifier trained for real."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gbc import datasets, pretrain
+from gbc.classifiers import Classifier
+from gbc.config import ClassifierConfig, TrialConfig
+from gbc.datasets import ImageDataset
+from gbc.metrics import Judge
+
+TINY_CLASSIFIER = {"hidden": 24, "steps": 60, "lr": 0.1}
+TINY = {
+    "batch_size": 32,
+    "width": 16,
+    "channels": 8,
+    "noise_dim": 8,
+    "multiplier_width": 16,
+    "steps": 12,
+    "report_every": 3,
+    "eval_per_class": 5,
+    "bn_weight": 1.0,
+    "ce_weight": 0.1,
+    "beta": 0.01,
+    "classifier": TINY_CLASSIFIER,
+    "dataset": {"per_class": 10},
+    "device": "cpu",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if full_data_root() is None:
+        skip = pytest.mark.skip(reason="set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST")
+        for item in items:
+            if "full_data" in item.keywords:
+                item.add_marker(skip)
+
+
+def full_data_root() -> Path | None:
+    root = os.environ.get("GBC_DATA_ROOT")
+    return Path(root) if root else None
+
+
+@pytest.fixture
+def data_root() -> Path:
+    root = full_data_root()
+    assert root is not None
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_fixed_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def settings() -> TrialConfig:
+    """A trial that takes a second."""
+    return TrialConfig.parse(TINY, "tests")
+
+
+@pytest.fixture(scope="session")
+def images(settings: TrialConfig) -> ImageDataset:
+    return datasets.load(settings.dataset)
+
+
+@pytest.fixture(scope="session")
+def judge(images: ImageDataset) -> Judge:
+    return Judge.of(images, "cpu")
+
+
+@pytest.fixture(scope="session")
+def classifier_cache(settings: TrialConfig, images: ImageDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("classifiers")
+    pretrain.obtain(settings.classifier, images, cache)
+    return cache
+
+
+@pytest.fixture
+def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Path) -> Classifier:
+    """Trained once, loaded anew for each test: a trainer leaves hooks on it."""
+    found, _, _ = pretrain.obtain(settings.classifier, images, classifier_cache)
+    return found
+
+
+@pytest.fixture(params=["mlp_bn", "mlp"])
+def architecture(request: pytest.FixtureRequest) -> ClassifierConfig:
+    """Every classifier there is."""
+    return ClassifierConfig(name=request.param, hidden=12)

@@ -1,0 +1,176 @@
+"""`python -m gbc`, in process where that is enough; exports are loaded as a stranger would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from gbc import export
+from gbc.__main__ import main
+from gbc.errors import BadInput, CorruptFile
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "trial.yaml"
+    config.write_text(yaml.safe_dump(TINY))
+    out = folder / "model"
+    assert main(["train", "--config", str(config), "--out", str(out), "--cache", str(classifier_cache)]) == 0
+    return out
+
+
+def test_train_leaves_an_exported_generator_and_nothing_else(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == ["README.md", "config.json", "generator.safetensors", "samples.png"]
+    assert sorted(path.name for path in trained.parent.iterdir()) == ["model", "trial.yaml"]
+    card = (trained / "README.md").read_text()
+    assert "privacy" in card and "ssim/coverage" in card and "T-shirt" in card
+
+
+def test_five_lines_load_it_without_ray_optuna_or_mlflow(trained: Path) -> None:
+    program = f"""
+import sys
+from gbc import export
+generator = export.load({str(trained)!r})
+images = generator.sample(labels=[0, 3, 9], seed=1)
+assert images.shape == (3, 1, 28, 28) and 0 <= images.min() and images.max() <= 1
+assert not {{"ray", "optuna", "mlflow", "torchvision", "search"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_samples_depend_on_the_seed_alone(trained: Path) -> None:
+    generator = export.load(trained)
+    labels = list(range(10)) * 60  # more than one batch
+    first, second = generator.sample(labels, seed=3), generator.sample(labels, seed=3)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, generator.sample(labels, seed=4))
+    assert not generator.module.training
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_an_unknown_label_is_refused_with_the_known_ones(trained: Path, label: int) -> None:
+    with pytest.raises(BadInput, match=f"label {label} is unknown to this generator; it has 0 to 9: T-shirt, "):
+        export.load(trained).sample([0, label])
+
+
+def test_altered_weights_are_noticed(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    weights = load_file(copy / export.WEIGHTS)
+    weights["transposed.6.bias"] += 1e-3
+    save_file(weights, copy / export.WEIGHTS)
+    with pytest.raises(CorruptFile, match="the weights were altered"):
+        export.load(copy)
+    (copy / export.WEIGHTS).write_bytes(b"nonsense")
+    with pytest.raises(CorruptFile, match="damaged"):
+        export.load(copy)
+    (copy / export.CONFIG).unlink()
+    with pytest.raises(BadInput, match=r"not an exported generator .*config\.json"):
+        export.load(copy)
+
+
+def test_sample_writes_a_sheet_and_arrays(trained: Path, tmp_path: Path) -> None:
+    sheet, arrays = tmp_path / "grid.png", tmp_path / "set.npz"
+    assert main(["sample", "--model", str(trained), "--label", "3", "--count", "16", "--out", str(sheet)]) == 0
+    assert Image.open(sheet).size == (4 * 30 * 2, 4 * 30 * 2)
+    assert main(["sample", "--model", str(trained), "--count", "25", "--out", str(arrays)]) == 0
+    with np.load(arrays) as found:
+        assert found["images"].shape == (25, 1, 28, 28) and found["images"].dtype == np.uint8
+        assert found["labels"].tolist() == [i % 10 for i in range(25)]
+
+
+def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--model", str(trained), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert list(rows) == ["model", "black", "uniform noise", "mean image", "class means", "other real images"]
+    assert main(["evaluate", "--model", str(trained)]) == 0
+    assert "ssim/coverage" in capsys.readouterr().out
+
+
+def test_pretrain_prints_the_regime(classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "trial.yaml"
+    config.write_text(yaml.safe_dump(TINY))
+    assert main(["pretrain", "--config", str(config), "--cache", str(classifier_cache)]) == 0
+    assert "7.weight" in capsys.readouterr().out
+    assert main(["pretrain", "--config", str(config), "--cache", str(classifier_cache), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 60
+
+
+def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, classifier_cache: Path, tmp_path: Path) -> None:
+    from gbc import checkpoint, datasets, pretrain
+    from gbc.config import TrialConfig
+    from gbc.trainer import Trainer
+
+    settings = TrialConfig.parse(TINY, "tests")
+    data = datasets.load(settings.dataset)
+    half = Trainer(settings, pretrain.obtain(settings.classifier, data, classifier_cache)[0])
+    next(half.run())
+    out = tmp_path / "model"
+    state = {"settings": settings.model_dump(mode="json"), "history": [], "trainer": half.state_dict()}
+    checkpoint.save(out.with_name("model.ckpt"), state)
+    config = tmp_path / "trial.yaml"
+    config.write_text(yaml.safe_dump(TINY))
+    command = ["train", "--config", str(config), "--out", str(out), "--cache", str(classifier_cache)]
+    assert main([*command, "--set", "lr=0.1"]) == 2  # other settings: refused, nothing overwritten
+    assert main(command) == 0
+    labels = list(range(10))
+    assert torch.equal(export.load(out).sample(labels), export.load(trained).sample(labels))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--out", "{trained}"], "exists already"),
+        (["train", "--out", "new", "--set", "lr=hello"], "--set: lr: 'hello' should be a valid number"),
+        (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: no such file"),
+        (["train", "--out", "new", "--set", "dataset.name=cifar"], "unknown dataset 'cifar'"),
+        (["train", "--out", "new", "--set", "classifier.name=resnet"], "unknown classifier 'resnet'"),
+        (["train", "--out", "new", "--set", "device=cuda:9"], "device is 'cuda:9'"),
+        (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere: not an exported generator"),
+        (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz"),
+        (["sample", "--model", "{trained}", "--out", "a.png", "--count", "0"], "must be at least 1"),
+        (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 is unknown"),
+        (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "no FashionMNIST under nowhere"),
+        (["data", "build", "--data-root", "nowhere", "--out", "new"], "no FashionMNIST under nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    trained: Path,
+    classifier_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train" and "device=cuda:9" in arguments:
+        arguments = [*arguments, "--set", "classifier.hidden=8", "--set", "classifier.steps=1"]
+    assert main([word.format(trained=trained) for word in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_needs_no_heavy_import() -> None:
+    program = """
+import sys
+from gbc.__main__ import parser
+parser().format_help()
+assert not {"torch", "numpy", "pydantic", "yaml"} & set(sys.modules), sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gbc.config import DatasetConfig, TrialConfig, digest, flatten, load_yaml, parse_assignment
+from gbc.errors import BadInput
+
+
+def parse(text: str, tmp_path: Path) -> TrialConfig:
+    path = tmp_path / "trial.yaml"
+    path.write_text(text)
+    return TrialConfig.parse(load_yaml(path), path.name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1e-4", "trial.yaml: lr: '1e-4' is text, not a number; YAML wants a point before the exponent: 1.0e-4"),
+        ("lr: '0.1'", "trial.yaml: lr: '0.1' is text, not a number; remove the quotes"),
+        ("lrr: 0.1", "trial.yaml: 'lrr' is not a setting; did you mean 'lr'?"),
+        ("classifier: {hiden: 3}", "trial.yaml: 'classifier.hiden' is not a setting; did you mean 'hidden'?"),
+        ("lr: 5", "trial.yaml: lr: 5 should be less than or equal to 1"),
+        ("batch_size: 1", "trial.yaml: batch_size: 1 should be greater than or equal to 2"),
+        ("batch_size: 12.5", "trial.yaml: batch_size: 12.5 should be a valid integer"),
+        ("bn_mode: trian", "trial.yaml: bn_mode: 'trian' should be 'train' or 'eval'"),
+        ("lr: .nan", "trial.yaml: lr: "),
+        ("steps: 10\nreport_every: 4", "trial.yaml: steps (10) must be a multiple of report_every (4)"),
+        ("- 1", "trial.yaml: expected a mapping of settings, found list"),
+        ("a: [", "trial.yaml: not valid YAML: "),
+        ("dataset: {download: true}", "trial.yaml: dataset: download needs data_root"),
+        ("lr: 5\nbatch_size: 1", "(and 1 more fault)"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_key_and_mend(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text, tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nowhere\.yaml: no such file"):
+        load_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_yaml_json_and_model_agree(tmp_path: Path) -> None:
+    config = parse("lr: 1.0e-4\nsteps: 600\nclassifier: {hidden: 64}", tmp_path)
+    again = TrialConfig.parse(config.model_dump(mode="json"), "again")
+    assert again == config
+    assert config.lr == 1e-4 and config.classifier.hidden == 64
+
+
+def test_settings_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        TrialConfig().lr = 0.1  # type: ignore[misc]
+
+
+def test_updated_reaches_into_nested_settings_and_checks_them() -> None:
+    config = TrialConfig().updated({"classifier.hidden": 7, "lr": 0.5}, "--set")
+    assert (config.classifier.hidden, config.lr) == (7, 0.5)
+    with pytest.raises(BadInput, match=r"--set: lr: 2 should be"):
+        TrialConfig().updated({"lr": 2}, "--set")
+    with pytest.raises(BadInput, match=r"'lr' has no parts"):
+        TrialConfig().updated({"lr.x": 2}, "--set")
+
+
+def test_the_digest_changes_with_any_setting() -> None:
+    base = DatasetConfig()
+    assert base.digest() == DatasetConfig().digest()
+    assert base.digest() != DatasetConfig(per_class=49).digest()
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_flatten_names_nested_keys_with_dots() -> None:
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("lr=1e-4", 1e-4), ("steps=10", 10), ("bn_mode=eval", "eval"), ("dataset.download=true", True), ("data_root=", None)],
+)
+def test_assignments_on_the_command_line_take_numbers_as_people_write_them(text: str, expected: object) -> None:
+    key, value = parse_assignment(text)
+    assert key == text.partition("=")[0] and value == expected
+
+
+@pytest.mark.parametrize("text", ["lr", "=3", ""])
+def test_an_assignment_needs_a_key_and_a_value(text: str) -> None:
+    with pytest.raises(BadInput, match="expected KEY=VALUE"):
+        parse_assignment(text)

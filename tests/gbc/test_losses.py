@@ -1,0 +1,158 @@
+"""Losses against cases solved by hand, against the definition sample by sample, and gradcheck in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gbc import losses
+
+
+def linear(weight: list[list[float]]) -> tuple[nn.Linear, list[Tensor]]:
+    layer = nn.Linear(2, len(weight), bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+    return layer, list(layer.parameters())
+
+
+def test_the_two_point_svm_is_a_kkt_point() -> None:
+    """Points ±e1, logits W x. min ½‖W‖² with margins ≥ 1 has W = [[¼, 0], [−¼, 0]]·2: margins 1, multipliers ¼ each."""
+    phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])
+    logits = phi(points)
+    assert losses.margins(logits, labels).tolist() == [1.0, 1.0]
+
+    # Stationarity, Eq. (2a): W = Σ_i μ_i (∇Φ_y − ∇Φ_c) = μ [[2, 0], [−2, 0]], so μ = ¼ of each point.
+    multipliers = torch.tensor([[0.0, 0.25], [0.25, 0.0]], dtype=torch.float64)
+    degrees, alpha = torch.ones(4, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    # A linear map is homogeneous of degree 1 with every λ = 1; N = M = 2 on both sides.
+    target = losses.scaled_parameters(zeta[0].detach().flatten(), degrees, alpha, samples=2)
+    pulled = losses.pull(logits, labels, multipliers, zeta)
+    assert losses.stationarity(target, pulled).item() == 0.0
+    assert losses.relative_residual(target, pulled).item() == 0.0
+    # Eq. (6) with α = 0: margins equal e^{−α} = 1, complementary slackness holds.
+    assert losses.duality(losses.margins(logits, labels), alpha, delta=0.1).item() == 0.0
+
+
+def test_the_sign_is_that_of_equation_5() -> None:
+    """With the sign of Eq. (2a) as printed the same point would be as far from stationary as it can be."""
+    phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    multipliers = torch.full((2, 2), 0.25, dtype=torch.float64)
+    pulled = losses.pull(phi(points), torch.tensor([0, 1]), multipliers, zeta)
+    assert pulled @ zeta[0].detach().flatten() > 0
+
+
+def test_one_reverse_pass_is_the_sum_over_samples_and_classes() -> None:
+    torch.manual_seed(0)
+    phi = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)).double()
+    zeta = list(phi.parameters())
+    x, labels = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    multipliers = torch.rand(6, 4, dtype=torch.float64)
+
+    expected = torch.zeros(sum(p.numel() for p in zeta), dtype=torch.float64)
+    for i, label in enumerate(labels):
+        gradients = [torch.autograd.grad(phi(x[i])[c], zeta) for c in range(4)]
+        flat = [torch.cat([g.flatten() for g in gradient]) for gradient in gradients]
+        for c in range(4):
+            if c != label:
+                expected += multipliers[i, c] * (flat[label] - flat[c])
+    pulled = losses.pull(phi(x), labels, multipliers, zeta)
+    torch.testing.assert_close(pulled, expected / 6, rtol=1e-12, atol=1e-14)  # float64 sums in another order
+
+
+def test_scaled_parameters_keep_only_the_largest_degrees() -> None:
+    """Λ̄ = Λ̃ e^{α(2Λ − I)}: with λ_max = 1 and α = log 2 the kept entries double, the others vanish."""
+    zeta, degrees = torch.tensor([3.0, 5.0, 7.0]), torch.tensor([1.0, 0.5, 1.0])
+    found = losses.scaled_parameters(zeta, degrees, torch.tensor(math.log(2)), samples=10)
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.0, 1.4]))
+    # λ_max = ½ makes the factor e^0.
+    found = losses.scaled_parameters(zeta, torch.full((3,), 0.5), torch.tensor(5.0), samples=1)
+    torch.testing.assert_close(found, 0.5 * zeta)
+
+
+def test_margins_by_hand() -> None:
+    logits = torch.tensor([[1.0, 4.0, 2.0], [0.0, 1.0, 5.0]])
+    assert losses.margins(logits, torch.tensor([1, 0])).tolist() == [2.0, -5.0]
+
+
+@pytest.mark.parametrize(("margin", "loss"), [(1.0, 0.0), (1.1, 0.0), (1.35, 0.25), (0.25, 0.75), (-2.0, 3.0)])
+def test_duality_is_u_shaped(margin: float, loss: float) -> None:
+    """Fig. 2: zero between e^{−α} and e^{−α} + δ, slope one on either side; α = 0, δ = 0.1."""
+    found = losses.duality(torch.tensor([margin]), torch.zeros(()), delta=0.1)
+    assert found.item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_total_variation_by_hand() -> None:
+    """One step of height 1 between two rows of three: mean over 3 vertical and 4 horizontal differences."""
+    image = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])[None, None]
+    assert losses.total_variation(image).item() == 1.0
+    image = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])[None, None]
+    assert losses.total_variation(image).item() == 1.0
+    assert losses.total_variation(torch.full((2, 3, 4, 4), 0.3)).item() == 0.0
+
+
+def test_batch_norm_statistics_by_hand() -> None:
+    """Means off by one stored deviation: 1. Deviation doubled: (2σ − σ)²/σ² = 1. Both agree: 0."""
+    zero, one = torch.zeros(2), torch.ones(2)
+    assert losses.batch_norm_statistics([(zero, one, zero, one)]).item() == pytest.approx(0, abs=1e-6)
+    assert losses.batch_norm_statistics([(3 * one, 9 * one, zero, 9 * one)]).item() == pytest.approx(1, rel=1e-4)
+    assert losses.batch_norm_statistics([(zero, 4 * one, zero, one)]).item() == pytest.approx(1, rel=1e-4)
+
+
+def test_batch_norm_statistics_do_not_depend_on_the_scale_of_the_layer() -> None:
+    mean, variance, stored_mean, stored_variance = torch.rand(4, 8) + 1
+    plain = losses.batch_norm_statistics([(mean, variance, stored_mean, stored_variance)])
+    scaled = losses.batch_norm_statistics([(10 * mean, 100 * variance, 10 * stored_mean, 100 * stored_variance)])
+    torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=0)  # the stabiliser 1e-5 is not scaled
+
+
+def _double(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def _positive(*shape: int) -> Tensor:
+    return (torch.rand(*shape, dtype=torch.float64) + 0.5).requires_grad_()
+
+
+LABELS = torch.tensor([0, 2, 1])
+STORED_MEAN = torch.linspace(-1, 1, 5).double()
+STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs"),
+    [
+        (losses.stationarity, lambda: (_double(7), _double(7))),
+        (losses.relative_residual, lambda: (_double(7), _double(7))),
+        (lambda logits, mu: losses.lagrangian(logits, LABELS, mu), lambda: (_double(3, 4), _positive(3, 4))),
+        (lambda logits, alpha: losses.duality(losses.margins(logits, LABELS), alpha, 0.1), lambda: (_double(3, 4), _double())),
+        (losses.total_variation, lambda: (_double(2, 1, 4, 4),)),
+        (lambda m, v: losses.batch_norm_statistics([(m, v, STORED_MEAN, STORED_VARIANCE)]), lambda: (_double(5), _positive(5))),
+        (lambda logits: losses.cross_entropy(logits, LABELS), lambda: (_double(3, 4),)),
+        (
+            lambda zeta, alpha: losses.scaled_parameters(zeta, torch.tensor([1.0, 0.5, 1.0]).double(), alpha, 3),
+            lambda: (_double(3), _double()),
+        ),
+    ],
+)
+def test_gradients_are_right(loss: object, inputs: object) -> None:
+    torch.manual_seed(1)
+    assert torch.autograd.gradcheck(loss, inputs())  # type: ignore[operator]
+
+
+def test_the_pull_can_be_differentiated_again() -> None:
+    """The generator is trained through ∇_ζ S, so its gradient with respect to the images must be right."""
+    torch.manual_seed(0)
+    phi = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double()
+    multipliers = torch.rand(6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+
+    def residual(x: Tensor) -> Tensor:
+        return losses.pull(phi(x), labels, multipliers, list(phi.parameters())).square().sum()
+
+    assert torch.autograd.gradcheck(residual, _double(6, 3))

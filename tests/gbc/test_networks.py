@@ -1,0 +1,121 @@
+"""Shapes, ranges and determinism of Φ, g and h."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gbc import classifiers
+from gbc.classifiers import BatchNormInputs, kaiming, normalising_by
+from gbc.config import ClassifierConfig
+from gbc.errors import BadInput
+from gbc.generator import Generator
+from gbc.multipliers import MultiplierNetwork
+
+SHAPE = (1, 28, 28)
+
+
+def test_every_classifier_gives_logits_and_is_drawn_from_its_seed(architecture: ClassifierConfig) -> None:
+    first, second = (classifiers.build(architecture, SHAPE, 10) for _ in range(2))
+    other = classifiers.build(architecture.model_copy(update={"seed": 1}), SHAPE, 10)
+    images = torch.rand(4, *SHAPE)
+    assert first.eval()(images).shape == (4, 10)
+    assert torch.equal(first(images), second.eval()(images))
+    assert not torch.equal(first(images), other.eval()(images))
+
+
+def test_the_fixture_knows_every_classifier() -> None:
+    assert set(classifiers.CLASSIFIERS) == {"mlp_bn", "mlp"}
+
+
+def test_an_unknown_classifier_gets_a_suggestion() -> None:
+    with pytest.raises(BadInput, match="unknown classifier 'mlp_bm'; did you mean 'mlp_bn'?"):
+        classifiers.build(ClassifierConfig(name="mlp_bm"), SHAPE, 10)
+
+
+def test_the_papers_classifier_has_three_linear_layers_and_two_batch_norms() -> None:
+    phi = classifiers.build(ClassifierConfig(hidden=1000), SHAPE, 10)
+    linear = [layer for layer in phi if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(784, 1000), (1000, 1000), (1000, 10)]
+    assert sum(isinstance(layer, nn.BatchNorm1d) for layer in phi) == 2  # type: ignore[attr-defined]
+
+
+def test_kaiming_keeps_the_size_of_signals() -> None:
+    """Through a deep ReLU stack the second moment stays of order one; both kinds of layer."""
+    dense = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.ReLU())])
+    up = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1))
+    for network in (dense, up):
+        kaiming(network, torch.Generator().manual_seed(0))
+    assert 0.5 < dense(torch.randn(64, 256)).square().mean() < 2
+    assert 0.5 < up(torch.randn(8, 32, 16, 16)).square().mean() / 2 < 2  # the last layer has no ReLU
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_normalising_by_never_touches_the_stored_statistics(mode: str) -> None:
+    phi = classifiers.build(ClassifierConfig(hidden=8), SHAPE, 10).train()
+    before = {name: value.clone() for name, value in phi.state_dict().items() if "num_batches" not in name}
+    momentum = phi[2].momentum  # type: ignore[index]
+    with normalising_by(phi, mode):
+        found = phi(torch.rand(16, *SHAPE))
+    assert phi.training and phi[2].training and phi[2].momentum == momentum  # type: ignore[index]
+    for name, value in before.items():
+        assert torch.equal(phi.state_dict()[name], value), name
+    with normalising_by(phi, "eval" if mode == "train" else "train"):
+        assert not torch.equal(found, phi(torch.rand(16, *SHAPE)))
+
+
+def test_watched_statistics_are_those_of_the_layers_inputs() -> None:
+    phi = classifiers.build(ClassifierConfig(hidden=8), SHAPE, 10)
+    watch = BatchNormInputs(phi)
+    images = torch.rand(16, *SHAPE)
+    with normalising_by(phi, "train"):
+        phi(images)
+    (mean, variance, stored_mean, stored_variance), second = watch.statistics()
+    before = phi[1](images.flatten(1))  # type: ignore[index]
+    torch.testing.assert_close(mean, before.mean(0))
+    torch.testing.assert_close(variance, before.var(0))
+    assert torch.equal(stored_mean, torch.zeros(8)) and torch.equal(stored_variance, torch.ones(8))
+    assert second[0].shape == (8,)
+
+
+def test_watched_statistics_of_feature_maps_are_per_channel() -> None:
+    layer = nn.BatchNorm2d(3)
+    watch = BatchNormInputs(layer)
+    maps = torch.randn(5, 3, 4, 4)
+    layer(maps)
+    ((mean, variance, _, _),) = watch.statistics()
+    torch.testing.assert_close(mean, maps.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, maps.transpose(0, 1).flatten(1).var(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_the_generator_makes_images_of_the_classifiers_shape(shape: tuple[int, int, int]) -> None:
+    generator = Generator(classes=5, shape=shape, noise_dim=6, width=16, channels=8)
+    images = generator(torch.randn(7, 6), torch.arange(7) % 5)
+    assert images.shape == (7, *shape)
+    assert images.min() > 0 and images.max() < 1
+    kinds = [type(layer) for layer in generator.modules()]
+    assert kinds.count(nn.Linear) == 3 and kinds.count(nn.ConvTranspose2d) == 3
+
+
+def test_the_generator_listens_to_label_and_noise() -> None:
+    generator = Generator(classes=2, shape=SHAPE, noise_dim=6, width=16, channels=8).eval()
+    noise = torch.randn(1, 6)
+    first, second = generator(noise, torch.tensor([0])), generator(noise, torch.tensor([1]))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, generator(torch.randn(1, 6), torch.tensor([0])))
+
+
+def test_a_generator_for_sides_it_cannot_reach_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 4, not 25×25"):
+        Generator(classes=2, shape=(1, 25, 25), noise_dim=4, width=4, channels=4)
+
+
+def test_multipliers_are_never_negative_and_scale_with_the_fit() -> None:
+    h = MultiplierNetwork(classes=3, shape=SHAPE, width=16)
+    images, labels = torch.rand(9, *SHAPE), torch.arange(9) % 3
+    found = h(images, labels)
+    assert found.shape == (9, 3) and found.min() >= 0 and found.max() > 0
+    h.scale.fill_(2.0)
+    torch.testing.assert_close(h(images, labels), 2 * found)

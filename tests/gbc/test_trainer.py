@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from gbc import classifiers, trainer
+from gbc.classifiers import Classifier
+from gbc.config import TrialConfig
+from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
+from gbc.metrics import Judge
+from gbc.report import METRIC_DIRECTIONS, Report
+from gbc.trainer import LOSSES, Trainer, derive, weights
+
+DESIGN = {
+    "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",
+    "kkt/rho", "kkt/alpha", "kkt/mu_mean", "kkt/mu_active",
+    "margin/q05", "margin/q50", "margin/q95", "classifier/accuracy",
+    "ssim/nearest", "ssim/coverage", "tstr/1nn", "time/steps_per_s",
+}  # fmt: skip
+
+
+def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
+    return [(r.step, {k: v for k, v in r.metrics.items() if not k.startswith("time/")}) for r in reports]
+
+
+@pytest.fixture
+def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Callable[..., Trainer]:
+    def make(**changes: Any) -> Trainer:
+        return Trainer(settings.updated(changes, "test"), classifier, judge)
+
+    return make
+
+
+def test_reports_come_on_time_with_every_name_of_the_design(fresh: Callable[..., Trainer]) -> None:
+    reports = list(fresh().run())
+    assert [report.step for report in reports] == [3, 6, 9, 12]
+    for report in reports:
+        assert set(report.metrics) >= DESIGN
+        assert set(report.metrics) <= set(METRIC_DIRECTIONS)
+        assert report.images is not None and report.images.ndim == 2
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callable[..., Trainer]) -> None:
+    first, second, other = (numbers(list(fresh(seed=seed).run())) for seed in (0, 0, 1))
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
+    fresh: Callable[..., Trainer], stop_after: int, tmp_path: Any
+) -> None:
+    from gbc import checkpoint
+
+    whole = numbers(list(fresh(lr_schedule="cosine").run()))
+
+    first = fresh(lr_schedule="cosine")
+    reports = []
+    for report in first.run():
+        reports.append(report)
+        if len(reports) == stop_after:
+            break
+    checkpoint.save(tmp_path / "c", {"trainer": first.state_dict()})
+    second = fresh(lr_schedule="cosine")
+    second.load_state_dict(checkpoint.load(tmp_path / "c")["trainer"])
+    assert numbers(reports + list(second.run())) == whole
+
+
+def test_a_checkpoint_of_other_networks_is_refused(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+        fresh(width=8).load_state_dict(fresh().state_dict())
+
+
+def test_no_value_is_read_back_within_a_step(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a value makes a GPU's queue run dry; only reports may."""
+    run = fresh()
+    run.step()
+
+    def synchronise(*_: object) -> None:
+        raise AssertionError("a step waited for the device")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, synchronise)
+    run.step()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
+    name: str, fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = {"stationarity": "stationarity_weight", "duality": "beta"}.get(name, f"{name}_weight")
+    assert f"loss/{name}" in next(fresh(**{key: 0.5}).run()).metrics
+
+    def computed(_: object) -> torch.Tensor:
+        raise AssertionError(f"{name} was computed")
+
+    monkeypatch.setitem(LOSSES, name, computed)
+    without = next(fresh(**{key: 0}).run()).metrics
+    assert f"loss/{name}" not in without
+    with pytest.raises(AssertionError, match="was computed"):
+        fresh(**{key: 0.5}).step()
+
+
+def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
+    assert set(weights(settings)) == set(LOSSES)
+
+
+def test_the_total_is_the_weighted_sum_of_its_parts(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(beta=0.3, tv_weight=0.7, stationarity_weight=2.0)
+    metrics = next(run.run()).metrics
+    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in weights(run.config).items())
+    assert metrics["loss/total"] == pytest.approx(expected, rel=1e-5)  # float32 means of sums
+
+
+def test_training_leaves_the_classifier_as_it_was(fresh: Callable[..., Trainer], classifier: Classifier) -> None:
+    before = {name: value.clone() for name, value in classifier.module.state_dict().items()}
+    list(fresh().run())
+    for name, value in classifier.module.state_dict().items():
+        if "num_batches" not in name:
+            assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in classifier.module.parameters())
+
+
+def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Trainer]) -> None:
+    """No other positive factor brings the two sides of Eq. (5) nearer; ρ starts at or below the 1 of μ ≡ 0."""
+    seeds = range(5)
+    residuals, pulls = [], []
+    for seed in seeds:
+        run = fresh(seed=seed)
+        batch = run._sample()
+        residuals.append(trainer.losses.relative_residual(batch.target, batch.pull).item())
+        pulls.append((batch.pull.norm() / batch.target.norm()).item())
+    # The scale was fitted on another batch of the same generator: allow for that.
+    assert max(residuals) < 1.2
+    assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
+
+
+def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Trainer]) -> None:
+    """Convergence in small: BatchNorm statistics match better, the classifier agrees more, coverage grows."""
+    reports = list(fresh(steps=200, report_every=50, batch_size=64, lr=1e-2, tv_weight=0.3, bn_weight=10.0, width=64, channels=16).run())
+    first, last = reports[0].metrics, reports[-1].metrics
+    assert last["loss/bn"] < 0.5 * first["loss/bn"]
+    assert last["classifier/accuracy"] > first["classifier/accuracy"]
+    assert last["ssim/coverage"] > first["ssim/coverage"] + 0.05
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_both_batch_norm_modes_train(fresh: Callable[..., Trainer], mode: str) -> None:
+    assert next(fresh(bn_mode=mode).run()).metrics["kkt/rho"] > 0
+
+
+def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(batch_size=32)
+    starts = set()
+    for _ in range(20):
+        labels = run._sample().labels
+        counts = torch.bincount(labels, minlength=10)
+        assert counts.max() - counts.min() <= 1
+        starts.add(labels[0].item())
+    assert len(starts) > 3  # which class gets one more changes
+
+
+def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "tv", lambda p: p.images.mean() / 0)
+    with pytest.raises(Diverged, match="diverged: loss/.* was not finite at step 3") as caught:
+        list(fresh().run())
+    assert caught.value.step == 3
+
+
+def test_divergence_survives_pickling_between_processes() -> None:
+    import pickle
+
+    again = pickle.loads(pickle.dumps(Diverged(7, "loss/tv")))
+    assert str(again) == str(Diverged(7, "loss/tv"))
+
+
+def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any) -> None:
+    config = settings.updated({"classifier.name": "mlp"}, "test")
+    phi = Classifier(classifiers.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
+    with pytest.raises(BadInput, match="the classifier has no BatchNorm layer"):
+        Trainer(config, phi)
+    without = next(Trainer(config.updated({"bn_weight": 0}, "test"), phi).run())
+    assert "ssim/coverage" not in without.metrics and without.images is None  # no judge, no real images
+
+
+def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = lambda module: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
+    monkeypatch.setitem(trainer.homogeneity.POLICIES, "last_layer", everything)
+    with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
+        fresh()
+
+
+def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match=r"device is 'cuda:99', but this machine has \d+ GPUs"):
+        fresh(device="cuda:99")
+
+
+def test_streams_of_seeds_do_not_meet() -> None:
+    found = {derive(seed, stream) for seed in range(20) for stream in range(20)}
+    assert len(found) == 400 and min(found) >= 0

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from search.config import CONFIGS, Objective, SweepConfig, resolve
+from search.space import Dimension, settle
+from tests.search.conftest import tiny_sweep
+
+
+def ask(**arguments: object) -> SweepConfig:
+    defaults = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
+    return resolve(**{**defaults, **arguments}, slots=lambda _: 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_in_configs_is_a_sweep(path: Path) -> None:
+    dataset, _, preset = path.stem.partition("-")
+    config = ask(dataset=dataset, preset=preset)
+    assert (config.dataset, config.preset, config.name) == (dataset, preset, path.stem)
+    assert config.scheduler.grace % config.trial.report_every == 0
+
+
+def test_the_papers_preset_is_table_2() -> None:
+    config = ask(preset="paper")
+    spans = {key: dimension.log10 or dimension.choice for key, dimension in config.space.items()}
+    assert spans == {
+        "lr": (-3.5, -2.5),
+        "batch_size": (128, 256, 512),
+        "weight_decay": (-5.0, -3.5),
+        "beta": (-3.0, 2.0),
+        "tv_weight": (-3.0, -2.0),
+    }
+    trial = config.trial
+    assert config.sampler == "random"
+    assert trial.steps == 50_000 and trial.lr_schedule == "constant"
+    assert (trial.bn_weight, trial.ce_weight, trial.stationarity_weight) == (0, 0, 1)
+    assert (trial.classifier.name, trial.classifier.lr, trial.classifier.weight_decay) == ("mlp_bn", 0.01, 1e-4)
+    assert (trial.dataset.per_class, trial.bn_mode, trial.lambda_policy) == (50, "train", "last_layer")
+
+
+def test_flags_win_over_the_file_and_set_takes_a_key_out_of_the_space() -> None:
+    config = ask(flags={"trials": 3, "trial.steps": 600, "name": "mine"}, assignments={"lr": 1e-3, "classifier.hidden": 64})
+    assert (config.trials, config.trial.steps, config.name) == (3, 600, "mine")
+    assert config.trial.lr == 1e-3 and "lr" not in config.space and "beta" in config.space
+    assert config.trial.classifier.hidden == 64
+
+
+def test_trials_per_slot_grow_with_the_machine() -> None:
+    arguments = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
+    two, eight = (resolve(**arguments, slots=lambda _, n=n: n) for n in (2, 8))  # type: ignore[arg-type,misc]
+    assert eight.trials == 4 * two.trials
+
+
+@pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
+def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
+    config = ask(flags={"trial.steps": steps})
+    assert config.trial.steps == steps and config.trial.report_every == every
+    assert config.scheduler.grace <= steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"lrr": {"uniform": [0.1, 0.2]}}}, "space: 'lrr' cannot be searched; did you mean 'lr'?"),
+        ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed' cannot be searched"),
+        ({"space": {"lr": {"log10": [-3.0, 1.0]}}}, "space: lr: 10.0 should be less than or equal to 1"),
+        ({"space": {"lr": {"log10": [-2.0, -3.0]}}}, "the low end -2.0 must be below the high end -3.0"),
+        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "must have exactly one of log10, uniform and choice"),
+        ({"space": {"lr": {}}}, "must have exactly one of"),
+        ({"space": {"lr": {"log": [1, 2]}}}, "'space.lr.log' is not a setting"),
+        ({"space": {"lr": {"log10": ["1e-4", "1e-3"]}}}, "'1e-4' is text, not a number; YAML wants a point"),
+        ({"space": {"batch_size": {"choice": []}}}, "choice must not be empty"),
+        ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 should be a valid integer"),
+        ({"space": {"batch_size": {"uniform": [100.0, 200.5]}}}, "space: batch_size: 100.0 should be a valid integer"),
+        ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
+        ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
+        ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
+        ({"sampler": "grid"}, "sampler: 'grid' should be 'tpe' or 'random'"),
+        ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
+        ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
+        ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
+    ],
+)
+def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        SweepConfig.parse(tiny_sweep(**changes), "sweep.yaml")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
+    with pytest.raises(BadInput, match="unknown dataset 'fashion'; did you mean 'fashion_mnist'?"):
+        ask(dataset="fashion")
+    with pytest.raises(BadInput, match="unknown preset 'papr' for mnist; did you mean 'paper'?"):
+        ask(dataset="mnist", preset="papr")
+    with pytest.raises(BadInput, match=r"mine\.yaml: no such file"):
+        ask(config=Path("mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "direction"),
+    [("tstr/1nn", "tstr/1nn", "max"), ("kkt/rho", "kkt/rho", "min"), ("kkt/alpha:max", "kkt/alpha", "max"), ("loss/tv:max", "loss/tv", "max")],
+)
+def test_objectives_know_which_way_is_better(text: str, metric: str, direction: str) -> None:
+    assert Objective.from_text(text) == Objective(metric=metric, direction=direction)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ssim_coverage", "unknown metric 'ssim_coverage'; did you mean 'ssim/coverage'?"),
+        ("kkt/alpha", "kkt/alpha has no better end; write kkt/alpha:min or kkt/alpha:max"),
+        ("kkt/rho:up", "'up' should be 'min' or 'max'"),
+    ],
+)
+def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Objective.from_text(text)
+    assert message in str(caught.value)
+
+
+def test_differences_ignore_budget_resources_and_device() -> None:
+    config = SweepConfig.parse(tiny_sweep(), "a")
+    free = SweepConfig.parse(tiny_sweep(trials=99, time_budget=3.0, resources={"concurrency": 1}), "b")
+    assert config.differences(free) == {}
+    other = SweepConfig.parse(tiny_sweep(seed=2), "c")
+    assert config.differences(other) == {"seed": (1, 2)}
+    less = SweepConfig.parse(tiny_sweep(space={}), "d")
+    assert "space.lr.log10" in config.differences(less)
+
+
+def test_a_resolved_sweep_survives_yaml() -> None:
+    config = ask(preset="paper")
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
+    assert SweepConfig.parse(yaml.safe_load(text), "again") == config
+
+
+def test_dimensions_become_optunas_distributions() -> None:
+    assert Dimension(log10=(-3.0, -2.0)).distribution() == FloatDistribution(1e-3, 1e-2, log=True)
+    assert Dimension(uniform=(0.0, 2.0)).distribution() == FloatDistribution(0.0, 2.0)
+    assert Dimension(choice=(1, 2)).distribution() == CategoricalDistribution((1, 2))
+
+
+def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:
+    trial = settle(TrialConfig(beta=3.0), {"lr": 0.5, "batch_size": 64}, seed=9)
+    assert (trial.beta, trial.lr, trial.batch_size, trial.seed) == (3.0, 0.5, 64, 9)

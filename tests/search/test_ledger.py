@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gbc.errors import BadInput, CorruptFile
+from search.config import SweepConfig
+from search.ledger import STUDY_FILE, Ledger
+from tests.search.conftest import tiny_sweep
+
+
+def test_what_was_recorded_is_there_after_a_restart(config: SweepConfig, tmp_path: Path) -> None:
+    first = Ledger(config, tmp_path)
+    entry = first.ask()
+    first.record(0, 3, 0.1, stop=False)
+    first.record(0, 6, 0.3, stop=True)
+    first.spent(12.5)
+    del first  # killed: nothing is closed
+
+    second = Ledger(config, tmp_path)
+    (again,) = second.entries()
+    assert again.params == entry.params and set(again.params) == {"lr", "batch_size", "tv_weight"}
+    assert again.values == {3: 0.1, 6: 0.3}
+    assert (again.last_step, again.value, again.stopped_at, again.finished) == (6, 0.3, 6, False)
+    assert second.seconds == 12.5
+
+
+def test_recording_and_telling_twice_changes_nothing(config: SweepConfig, tmp_path: Path) -> None:
+    ledger = Ledger(config, tmp_path)
+    ledger.ask()
+    ledger.record(0, 3, 0.1, stop=False)
+    ledger.record(0, 3, 0.9, stop=True)
+    assert ledger.entry(0).values == {3: 0.1} and ledger.entry(0).stopped_at is None
+    ledger.tell(0, "complete")
+    ledger.tell(0, "failed", "late")
+    assert ledger.entry(0).state == "complete" and ledger.entry(0).reason is None
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("complete", "COMPLETE"), ("stopped", "PRUNED"), ("failed", "FAIL")])
+def test_outcomes_are_optunas_states(config: SweepConfig, tmp_path: Path, outcome: str, state: str) -> None:
+    ledger = Ledger(config, tmp_path)
+    ledger.ask()
+    ledger.record(0, 3, 0.25, stop=False)
+    ledger.tell(0, outcome, "why" if outcome == "failed" else None)
+    trial = ledger.study.trials[0]
+    assert trial.state.name == state
+    assert ledger.entry(0).state == outcome
+    assert ledger.entry(0).reason == ("why" if outcome == "failed" else None)
+    if outcome != "failed":
+        assert trial.value == 0.25
+
+
+def test_a_trial_that_never_reported_can_be_closed(config: SweepConfig, tmp_path: Path) -> None:
+    ledger = Ledger(config, tmp_path)
+    ledger.ask()
+    ledger.tell(0, "stopped")
+    assert ledger.entry(0).state == "stopped" and ledger.entry(0).value is None
+    assert ledger.best() is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tmp_path: Path, sampler: str) -> None:
+    config = SweepConfig.parse(tiny_sweep(sampler=sampler), "test")
+
+    def run(folder: Path, restart: bool) -> list[dict[str, object]]:
+        folder.mkdir()
+        ledger = Ledger(config, folder)
+        for number in range(14):  # past TPE's ten start-up trials
+            if restart:
+                ledger = Ledger(config, folder)
+            entry = ledger.ask()
+            ledger.record(number, 12, entry.params["lr"] * 10, stop=False)
+            ledger.tell(number, "complete")
+        return [entry.params for entry in ledger.entries()]
+
+    unbroken, broken = run(tmp_path / "a", False), run(tmp_path / "b", True)
+    assert unbroken == broken
+    assert len({params["lr"] for params in unbroken}) == 14
+
+
+def test_the_best_is_a_complete_trial_in_the_right_direction(tmp_path: Path) -> None:
+    for direction, best in (("max", 1), ("min", 0)):
+        config = SweepConfig.parse(tiny_sweep(objective={"metric": "kkt/rho", "direction": direction}), "test")
+        folder = tmp_path / direction
+        folder.mkdir()
+        ledger = Ledger(config, folder)
+        for number, (value, outcome) in enumerate([(0.1, "complete"), (0.2, "complete"), (0.9, "stopped"), (0.0, "stopped")]):
+            ledger.ask()
+            ledger.record(number, 12, value, stop=False)
+            ledger.tell(number, outcome)
+        found = ledger.best()
+        assert found is not None and found.number == best
+
+
+def test_a_damaged_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
+    (tmp_path / STUDY_FILE).write_bytes(b"not a database" * 500)
+    with pytest.raises(CorruptFile, match=r"study\.db: damaged"):
+        Ledger(config, tmp_path)
+
+
+def test_a_folder_without_room_for_a_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"study\.db: cannot be opened"):
+        Ledger(config, tmp_path / "missing")

@@ -1,0 +1,192 @@
+"""The command line, up to the point where Ray would start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gbc import datasets
+from gbc.errors import BadInput
+from search import sweep
+from search.config import Resources, SweepConfig
+from search.engine import Machine
+from search.run import main, parse_duration
+from tests.search.conftest import tiny_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "mnist", "--preset", "paper", "--trials", "7", "--set", "lr=1e-3", "--dry-run"]) == 0
+    shown = SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown")
+    assert (shown.name, shown.trials, shown.trial.lr) == ("mnist-paper", 7, 1e-3)
+    assert list(tmp_path.iterdir()) == []
+    assert main(["--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
+
+
+def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(sweep_file), "--dry-run"]) == 0
+    printed = sweep_file.with_name("printed.yaml")
+    printed.write_text(capsys.readouterr().out)
+    assert main(["--config", str(printed), "--dry-run"]) == 0
+    assert capsys.readouterr().out == printed.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "fashion_mnits"], "unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'?"),
+        (["--preset", "papre"], "unknown preset 'papre' for fashion_mnist; did you mean 'paper'?"),
+        (["--config", "none.yaml"], "none.yaml: no such file"),
+        (["--config", "none.yaml", "--preset", "quick"], "--config and --preset exclude each other"),
+        (["--objective", "sim/coverage"], "--objective: unknown metric 'sim/coverage'; did you mean 'ssim/coverage'?"),
+        (["--set", "lrr=1"], "'trial.lrr' is not a setting; did you mean 'lr'?"),
+        (["--set", "lr=-1"], "lr: -1 should be greater than 0"),
+        (["--set", "lr=fast"], "lr: 'fast' should be a valid number"),
+        (["--set", "lr"], "expected KEY=VALUE"),
+        (["--steps", "0"], "steps: 0 should be greater than or equal to 1"),
+        (["--trials", "-3"], "trials: -3 should be greater than or equal to 1"),
+        (["--time-budget", "soon"], "--time-budget 'soon': write for example 90s, 45m or 8h"),
+        (["--name", "a/b"], "name: 'a/b' must start with a letter or digit"),
+        (["--cpus-per-trial", "500"], "--cpus-per-trial 500: this machine has"),
+        (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
+        (["--concurrency", "9999"], "--concurrency 9999: only"),
+        (["--data-root", "nowhere"], "no FashionMNIST under"),
+        (["--set", "classifier.name=resnet"], "unknown classifier 'resnet'"),
+        (["--set", "dataset.per_class=51"], "give the full set with --data-root"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and output.err.count("\n") == 1
+    assert message in output.err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--sampler", "grid"], ["--trials", "many"], ["--unknown"]])
+def test_what_argparse_refuses_is_exit_code_2_too(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_yaml_number_without_a_point_is_explained(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep_file.write_text(sweep_file.read_text().replace("bn_weight: 1.0", "bn_weight: 1e-4"))
+    assert main(["--config", str(sweep_file)]) == 2
+    assert "trial.bn_weight: '1e-4' is text, not a number; YAML wants a point before the exponent: 1.0e-4" in capsys.readouterr().err
+
+
+def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SweepConfig.parse(tiny_sweep(), "tests")
+    record = sweep.folder_of("tiny") / "sweep.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    before = record.read_text()
+    assert main(["--config", str(sweep_file), "--seed", "5", "--set", "beta=3"]) == 2
+    error = capsys.readouterr().err
+    assert "sweep 'tiny' was started with other settings" in error
+    assert "seed: 1 on record, 5 asked for" in error and "trial.beta: 0.01 on record, 3.0 asked for" in error
+    assert record.read_text() == before
+
+
+def test_a_damaged_record_is_named(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = sweep.folder_of("tiny") / "sweep.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text("trial: [")
+    assert main(["--config", str(sweep_file)]) == 2
+    assert "sweep.yaml: not valid YAML" in capsys.readouterr().err
+
+
+def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
+    record = SweepConfig.parse(tiny_sweep(trials=9, time_budget=5.0), "tests")
+    path = sweep.folder_of("tiny") / "sweep.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True)))
+    asked = SweepConfig.parse(tiny_sweep(trials=20), "tests")
+    assert sweep.settle_with_record(asked, set()).trials == 9
+    assert sweep.settle_with_record(asked, {"trials"}).trials == 20
+    assert sweep.settle_with_record(asked, {"trials"}).time_budget == 5.0
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlruns").write_text("a file where a folder must be")
+    assert main(["--config", str(sweep_file)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_missing_data_file_is_named(
+    tmp_path: Path, sweep_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(datasets, "ASSETS", tmp_path / "assets")
+    assert main(["--config", str(sweep_file)]) == 2
+    assert "fashion_mnist.npz.xz: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("90s", 1.5), ("45m", 45), ("8h", 480), ("30", 30), ("1.5h", 90)])
+def test_time_budgets_are_minutes_unless_they_say_otherwise(text: str, minutes: float) -> None:
+    assert parse_duration(text) == minutes
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "concurrency", "share"),
+    [
+        ({}, 2, 0, 2, 0.0),
+        ({"cpus_per_trial": 2.0}, 8, 0, 4, 0.0),
+        ({"cpus_per_trial": 0.5}, 2, 0, 4, 0.0),
+        ({}, 16, 1, 4, 0.25),
+        ({}, 2, 8, 2, 0.25),
+        ({"gpus_per_trial": 0.0}, 16, 1, 16, 0.0),
+        ({"gpus_per_trial": 2.0}, 16, 8, 4, 2.0),
+        ({"concurrency": 1}, 2, 0, 1, 0.0),
+    ],
+)
+def test_as_many_trials_run_at_once_as_fit(resources: dict[str, float], cpus: int, gpus: int, concurrency: int, share: float) -> None:
+    machine = Machine.of(Resources.parse(resources, "test"), cpus=cpus, gpus=gpus)
+    assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
+    assert machine.threads == max(1, int(machine.cpus_per_trial))
+
+
+def test_asking_for_more_than_the_machine_has_is_refused() -> None:
+    for asked in ({"gpus_per_trial": 2.0}, {"cpus_per_trial": 3.0}, {"concurrency": 3}):
+        with pytest.raises(BadInput, match="this machine has|fit on this machine"):
+            Machine.of(Resources.parse(asked, "test"), cpus=2, gpus=1)
+
+
+@pytest.mark.parametrize("script", ["search/run.py", "search/export.py"])
+def test_help_is_printed_before_anything_heavy_is_imported(script: str) -> None:
+    program = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+assert not {{"torch", "ray", "mlflow", "optuna", "numpy", "pydantic", "rich"}} & set(sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert shown.startswith("usage: python search/")
+
+
+def test_export_of_a_sweep_that_is_not_there_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from search.export import main as export
+
+    assert export(["--sweep", "tiny", "--out", "new"]) == 2
+    assert "no sweep 'tiny' here; start one with python search/run.py" in capsys.readouterr().err
+    (sweep.folder_of("tiny") / "x").mkdir(parents=True)
+    (sweep.folder_of("tiny") / "study.db").write_text("")
+    assert export(["--sweep", "tinny", "--out", "new"]) == 2
+    assert "did you mean 'tiny'?" in capsys.readouterr().err

@@ -1,0 +1,260 @@
+"""Real sweeps: Ray, MLflow and Optuna as users run them, with small networks on real images."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from tests.conftest import TINY
+from tests.search.conftest import tiny_sweep
+
+pytestmark = pytest.mark.sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py")
+
+
+class Workplace:
+    """A folder in which sweeps are run by the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, name: str, **changes: Any) -> str:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tiny_sweep(name=name, **changes)))
+        return path.name
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        # A session of its own, so that all of it can be killed at once.
+        return subprocess.Popen(
+            [sys.executable, RUN, *arguments],
+            cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, timeout: float = 240) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=timeout)
+        return process.returncode, output
+
+    def wait_for(self, process: subprocess.Popen[str], text: str) -> str:
+        seen = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen += line
+            if text in line:
+                return seen
+        raise AssertionError(f"{text!r} never came:\n{seen}")
+
+    def kill_everything(self, process: subprocess.Popen[str]) -> None:
+        """kill -9 of the driver and all of Ray."""
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                pass
+        process.wait(30)
+        psutil.wait_procs(family, timeout=30)
+
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+
+    def trials(self, name: str) -> list[Any]:
+        client = self.client()
+        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
+        query = f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
+        runs = client.search_runs([experiment.experiment_id], query)
+        return sorted(runs, key=lambda run: int(run.data.tags["sweep.trial"]))
+
+    def parents(self, name: str) -> list[Any]:
+        client = self.client()
+        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
+        return list(client.search_runs([experiment.experiment_id], f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'sweep'"))
+
+    def steps(self, run: Any, metric: str = "loss/total") -> list[int]:
+        return [point.step for point in self.client().get_metric_history(run.info.run_id, metric)]
+
+    def study(self, name: str) -> list[Any]:
+        import optuna
+
+        storage = f"sqlite:///{self.folder / 'mlruns' / 'sweeps' / name / 'study.db'}"
+        return list(optuna.load_study(study_name=name, storage=storage).trials)
+
+    def check_records_agree(self, name: str, trials: int) -> None:
+        """One run and one Optuna trial each, strictly increasing steps without a gap, the same values in both."""
+        runs, study = self.trials(name), self.study(name)
+        assert [int(run.data.tags["sweep.trial"]) for run in runs] == list(range(trials))
+        assert [trial.number for trial in study] == list(range(trials))
+        assert len(self.parents(name)) == 1
+        states = {"complete": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
+        for run, trial in zip(runs, study, strict=True):
+            assert run.info.status in ("FINISHED", "FAILED")
+            assert states[run.data.tags["sweep.outcome"]] == trial.state.name
+            steps = self.steps(run)
+            assert steps == list(range(3, 3 * len(steps) + 1, 3)), run.info.run_name
+            assert sorted(trial.intermediate_values) == steps
+            history = self.client().get_metric_history(run.info.run_id, "ssim/coverage")
+            assert [point.value for point in history] == [trial.intermediate_values[step] for step in steps]
+            if trial.state.name == "COMPLETE":
+                assert steps[-1] == TINY["steps"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
+    old = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield Workplace(tmp_path_factory.mktemp("sweeps"))
+    if old:
+        os.environ["MLFLOW_TRACKING_URI"] = old
+
+
+def test_a_sweep_from_start_to_export(place: Workplace) -> None:
+    code, output = place.run("--config", place.file("whole"), "--trials", "5")
+    assert code == 0, output
+    assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
+    assert "best: trial-000" in output and "mlflow ui" in output and "python search/export.py --sweep whole" in output
+    assert "Traceback" not in output and "Warning" not in output
+    place.check_records_agree("whole", 5)
+
+    # MLflow holds what the design promises.
+    (parent,) = place.parents("whole")
+    assert parent.info.run_name == "whole" and parent.info.status == "FINISHED"
+    assert {"version.ray", "data.digest", "classifier.digest", "mlflow.source.git.commit"} <= set(parent.data.tags)
+    assert parent.data.params["trial.classifier.hidden"] == str(TINY["classifier"]["hidden"])
+    files = {artifact.path for artifact in place.client().list_artifacts(parent.info.run_id)}
+    assert files == {"sweep.yaml", "classifier.json", "samples.png"}
+    for run in place.trials("whole"):
+        assert run.info.run_name == f"trial-{int(run.data.tags['sweep.trial']):04d}"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert {"lr", "batch_size", "tv_weight", "beta", "classifier.hidden", "seed"} <= set(run.data.params)
+        assert {"kkt/rho", "kkt/alpha", "ssim/coverage", "tstr/1nn", "time/steps_per_s"} <= set(run.data.metrics)
+        assert [a.path for a in place.client().list_artifacts(run.info.run_id)] == ["samples.png"]
+    folder = place.folder / "mlruns" / "sweeps" / "whole"
+    left = {path.name for path in folder.iterdir()}
+    assert left == {".lock", "study.db", "summary.json", "sweep.yaml", "trials"}, left
+
+    # The same command again has nothing to do, and says so.
+    code, output = place.run("--config", place.file("whole"))
+    assert code == 0 and "finished already" in output and "best: trial-000" in output
+    place.check_records_agree("whole", 5)
+
+    # More trials continue it.
+    code, output = place.run("--config", place.file("whole"), "--trials", "6", "--json")
+    assert code == 0, output
+    assert json.loads(output[output.index("{\n") :])["trials"] == 6
+    place.check_records_agree("whole", 6)
+
+    # The best is exported, once.
+    command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "exported", "--json"]
+    result = json.loads(subprocess.run(command, cwd=place.folder, check=True, capture_output=True, text=True).stdout)
+    complete = {t.number: t.value for t in place.study("whole") if t.state.name == "COMPLETE"}
+    assert result["trial"] == max(complete, key=lambda number: complete[number])
+    assert (place.folder / "exported" / "samples.png").exists()
+    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
+    assert again.returncode == 2 and "exported: exists already" in again.stderr
+    command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "new", "--trial", "77"]
+    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
+    assert again.returncode == 2 and "has no trial 77; it has 0 to 5" in again.stderr
+
+
+def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
+    """The driver and all of Ray die at two random moments; the same command finishes what they began."""
+    rng = random.Random(20260)
+    file = place.file("killed", trials=6)
+    for _ in range(2):
+        process = place.start("--config", file)
+        place.wait_for(process, "  step ")
+        time.sleep(rng.uniform(0.0, 1.5))
+        assert process.poll() is None, "the sweep was over before it could be killed"
+        place.kill_everything(process)
+    code, output = place.run("--config", file)
+    assert code == 0, output
+    place.check_records_agree("killed", 6)
+    assert len([run for run in place.trials("killed") if run.data.tags["sweep.outcome"] == "complete"]) >= 1
+
+
+@pytest.mark.parametrize("fault", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_in_good_order(place: Workplace, fault: signal.Signals) -> None:
+    name = f"signalled-{fault.name.lower()}"
+    # More steps than any machine takes before the signal arrives.
+    file = place.file(name, trials=2, trial={**TINY, "steps": 300}, scheduler={"name": "none"})
+    process = place.start("--config", file)
+    place.wait_for(process, "  step ")
+    process.send_signal(fault)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "continue  python search/run.py --config" in output and "Traceback" not in output
+    runs = place.trials(name)
+    assert runs and {run.info.status for run in runs} == {"KILLED"}
+    assert place.parents(name)[0].info.status == "KILLED"
+    assert all(trial.state.name == "RUNNING" for trial in place.study(name))
+    seen = {run.info.run_id: place.steps(run) for run in runs}
+
+    code, output = place.run("--config", file)
+    assert code == 0, output
+    assert "continues at step" in output
+    for run in place.trials(name):
+        steps = place.steps(run)
+        assert steps == list(range(3, 301, 3))
+        assert steps[: len(seen.get(run.info.run_id, []))] == seen.get(run.info.run_id, [])
+
+
+def test_a_second_driver_is_refused_by_name(place: Workplace) -> None:
+    file = place.file("shared", trials=2, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
+    first = place.start("--config", file)
+    place.wait_for(first, "  step ")
+    code, output = place.run("--config", file)
+    assert code == 2
+    assert f"sweep 'shared' is being run already (pid {first.pid} on " in output
+    place.kill_everything(first)
+
+
+def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(place: Workplace) -> None:
+    space = {"lr": {"choice": [0.001]}, "tv_weight": {"choice": [0.0, 1e6]}, "alpha_init": {"choice": [-50.0]}}
+    trial = {**TINY, "stationarity_weight": 1e6}
+    file = place.file("diverging", trials=3, space=space, trial=trial)
+    code, output = place.run("--config", file)
+    runs = place.trials("diverging")
+    failed = [run for run in runs if run.data.tags["sweep.outcome"] == "failed"]
+    assert len(runs) == 3 and failed, output
+    for run in failed:
+        assert run.info.status == "FAILED" and run.data.tags["sweep.reason"].startswith("diverged: ")
+    assert code == (1 if len(failed) == 3 else 0)
+    assert f"{len(failed)} failed" in output and "failed: diverged: " in output
+
+
+def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
+    """Few steps; its numbers are logged whatever they are."""
+    small = ["classifier.hidden=64", "classifier.steps=200", "width=64", "channels=16"]
+    settings = [word for setting in small for word in ("--set", setting)]
+    code, output = place.run("--preset", "paper", "--name", "paper-small", "--trials", "2", "--steps", "8", *settings)
+    assert code == 0, output
+    for run in place.trials("paper-small"):
+        assert "loss/bn" not in run.data.metrics and "loss/ce" not in run.data.metrics
+        assert 10**-3.5 <= float(run.data.params["lr"]) <= 10**-2.5
+        assert {"kkt/rho", "ssim/coverage"} <= set(run.data.metrics)
+
+
+def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
+    file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
+    code, output = place.run("--config", file, "--time-budget", "15s")
+    assert code == 0, output
+    runs = place.trials("short")
+    assert 0 < len(runs) < 50
+    assert {run.data.tags["sweep.outcome"] for run in runs} <= {"stopped", "complete"}
+    code, output = place.run("--config", file)
+    assert code == 0 and "finished already" in output

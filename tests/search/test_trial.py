@@ -1,0 +1,87 @@
+"""What a worker does, in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gbc import datasets, pretrain
+from gbc.config import TrialConfig
+from search.trial import CHECKPOINT, PICTURE, Assignment, Row, rows
+
+
+@pytest.fixture
+def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
+    data = datasets.load(settings.dataset)
+    _, _, folder = pretrain.obtain(settings.classifier, data, classifier_cache)
+    return Assignment(
+        number=7,
+        acknowledged=0,
+        settings=settings.model_dump(mode="json"),
+        folder=str(tmp_path / "trials" / "0007"),
+        classifier=str(folder),
+        threads=1,
+    )
+
+
+def plain(found: list[Row]) -> list[Row]:
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found]
+
+
+def take(assignment: Assignment, count: int, **changes: Any) -> list[Row]:
+    found = []
+    for row in rows(Assignment(**{**assignment, **changes})):  # type: ignore[typeddict-item]
+        found.append(row)
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.fixture
+def unbroken(assignment: Assignment, tmp_path: Path) -> list[Row]:
+    return take(assignment, 99, folder=str(tmp_path / "reference"))
+
+
+def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Row]) -> None:
+    found = take(assignment, 99)
+    assert [row["step"] for row in found] == [3, 6, 9, 12]
+    assert plain(found) == plain(unbroken)
+    assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [CHECKPOINT, PICTURE]
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbroken: list[Row], killed_after: int) -> None:
+    """Killed between saving and reporting: the ledger has one report less than the checkpoint."""
+    take(assignment, killed_after)
+    acknowledged = 3 * (killed_after - 1)
+    found = take(assignment, 99, acknowledged=acknowledged)
+    assert plain(found) == plain(unbroken)[killed_after - 1 :]
+
+
+def test_reports_that_were_seen_are_not_repeated(assignment: Assignment, unbroken: list[Row]) -> None:
+    take(assignment, 2)
+    assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
+
+
+def test_a_damaged_checkpoint_costs_time_but_no_number(assignment: Assignment, unbroken: list[Row]) -> None:
+    take(assignment, 2)
+    path = Path(assignment["folder"]) / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
+
+
+def test_a_trial_that_diverges_says_so_in_a_last_row(assignment: Assignment) -> None:
+    settings = {**assignment["settings"], "lr": 1.0, "beta": 1e6, "tv_weight": 1e6}
+    *_, last = take(assignment, 99, settings={**settings, "alpha_init": -50.0, "delta": 1e-3})
+    assert last.keys() == {"step", "error"}
+    assert last["error"].startswith("diverged: ")
+
+
+def test_a_checkpoint_of_other_settings_is_not_overwritten(assignment: Assignment) -> None:
+    take(assignment, 1)
+    before = (Path(assignment["folder"]) / CHECKPOINT).read_bytes()
+    (row,) = take(assignment, 99, settings={**assignment["settings"], "lr": 0.5})
+    assert "written with other settings" in row["error"]
+    assert (Path(assignment["folder"]) / CHECKPOINT).read_bytes() == before
