@@ -91,7 +91,7 @@ class Ledger:
             raise BadInput(f"{path}: cannot be opened: {fault.orig}") from None
         except DatabaseError as fault:
             raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
-        self._storage = self.study._storage
+        self._storage = storage
         self._live: dict[int, optuna.trial.Trial] = {}
         self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
 
@@ -159,6 +159,7 @@ class Ledger:
     def close(self) -> None:
         """Let go of the file."""
         self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def _id(self, number: int) -> int:
         found: int = self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)

@@ -99,6 +99,7 @@ class Recorder(tune.Callback):
         self._ledger.tell(number, outcome, reason)
         self._tracker.close_trial(number, outcome, reason, self._trial_folder(number) / PICTURE)
         self._progress.closed(number, outcome, reason)
+        self._ledger.spent(self.elapsed())
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
         from gbc import checkpoint

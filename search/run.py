@@ -6,7 +6,6 @@ Run the same command again to continue an interrupted sweep.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -87,8 +86,6 @@ def _run(arguments: argparse.Namespace) -> int:
         _print_resolved(config, as_json=arguments.json)
         return 0
 
-    # The driver's own threads would compete with the trials.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() or 1)))
     console = Console(stderr=arguments.json)
     from search import sweep
 

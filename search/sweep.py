@@ -261,7 +261,7 @@ def _probe(settings: TrialConfig, machine: Machine) -> float:
     """Steps a second of one trial, measured on the settings that are not searched."""
     import torch
 
-    threads = torch.get_num_threads()
+    # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     data = datasets.load(settings.dataset)
     classifier, _, _ = pretrain.obtain(settings.classifier, data, CLASSIFIERS)
@@ -272,7 +272,6 @@ def _probe(settings: TrialConfig, machine: Machine) -> float:
         trainer.step()
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    torch.set_num_threads(threads)
     return (_PROBE_STEPS - 1) / (time.perf_counter() - began)
 
 

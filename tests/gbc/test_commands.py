@@ -30,7 +30,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) ->
 
 
 def test_train_leaves_an_exported_generator_and_nothing_else(trained: Path) -> None:
-    assert sorted(path.name for path in trained.iterdir()) == ["README.md", "config.json", "generator.safetensors", "samples.png"]
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "README.md",
+        "config.json",
+        "generator.safetensors",
+        "samples.png",
+    ]
     assert sorted(path.name for path in trained.parent.iterdir()) == ["model", "trial.yaml"]
     card = (trained / "README.md").read_text()
     assert "privacy" in card and "ssim/coverage" in card and "T-shirt" in card

@@ -11,7 +11,6 @@ from gbc.config import DatasetConfig
 from gbc.errors import BadInput, CorruptFile
 
 
-
 @pytest.mark.parametrize("name", datasets.DATASETS)
 def test_every_data_set_loads_the_papers_task_without_a_network(name: str) -> None:
     data = datasets.load(DatasetConfig(name=name))

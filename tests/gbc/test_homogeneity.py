@@ -26,7 +26,9 @@ def test_a_network_that_does_not_end_in_a_linear_layer_is_refused_by_name() -> N
 
 
 def bias_free() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
+    return nn.Sequential(
+        nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)
+    )
 
 
 def test_a_bias_free_relu_network_of_three_layers_has_every_degree_a_third() -> None:

@@ -44,7 +44,9 @@ def test_the_papers_classifier_has_three_linear_layers_and_two_batch_norms() -> 
 def test_kaiming_keeps_the_size_of_signals() -> None:
     """Through a deep ReLU stack the second moment stays of order one; both kinds of layer."""
     dense = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.ReLU())])
-    up = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1))
+    up = nn.Sequential(
+        nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1)
+    )
     for network in (dense, up):
         kaiming(network, torch.Generator().manual_seed(0))
     assert 0.5 < dense(torch.randn(64, 256)).square().mean() < 2

@@ -24,7 +24,16 @@ def test_the_regime_is_recorded_beside_the_weights(images: ImageDataset, tmp_pat
     assert regime["margins"]["min"] <= regime["margins"]["q05"] <= regime["margins"]["q50"] <= regime["margins"]["q95"]
     assert classifier.samples == 100
     # Biases before BatchNorm have no effect on Φ.
-    assert set(regime["residuals"]) == {"1.weight", "2.weight", "2.bias", "4.weight", "5.weight", "5.bias", "7.weight", "7.bias"}
+    assert set(regime["residuals"]) == {
+        "1.weight",
+        "2.weight",
+        "2.bias",
+        "4.weight",
+        "5.weight",
+        "5.bias",
+        "7.weight",
+        "7.bias",
+    }
 
 
 def test_the_cache_is_used_and_settings_or_data_make_another_entry(images: ImageDataset, tmp_path: Path) -> None:

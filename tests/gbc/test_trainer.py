@@ -140,7 +140,9 @@ def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Tra
 
 def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Trainer]) -> None:
     """Convergence in small: BatchNorm statistics match better, the classifier agrees more, coverage grows."""
-    reports = list(fresh(steps=200, report_every=50, batch_size=64, lr=1e-2, tv_weight=0.3, bn_weight=10.0, width=64, channels=16).run())
+    reports = list(
+        fresh(steps=200, report_every=50, batch_size=64, lr=1e-2, tv_weight=0.3, bn_weight=10.0, width=64, channels=16).run()
+    )
     first, last = reports[0].metrics, reports[-1].metrics
     assert last["loss/bn"] < 0.5 * first["loss/bn"]
     assert last["classifier/accuracy"] > first["classifier/accuracy"]

@@ -104,7 +104,12 @@ def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
 
 @pytest.mark.parametrize(
     ("text", "metric", "direction"),
-    [("tstr/1nn", "tstr/1nn", "max"), ("kkt/rho", "kkt/rho", "min"), ("kkt/alpha:max", "kkt/alpha", "max"), ("loss/tv:max", "loss/tv", "max")],
+    [
+        ("tstr/1nn", "tstr/1nn", "max"),
+        ("kkt/rho", "kkt/rho", "min"),
+        ("kkt/alpha:max", "kkt/alpha", "max"),
+        ("loss/tv:max", "loss/tv", "max"),
+    ],
 )
 def test_objectives_know_which_way_is_better(text: str, metric: str, direction: str) -> None:
     assert Objective.from_text(text) == Objective(metric=metric, direction=direction)  # type: ignore[arg-type]

@@ -87,7 +87,10 @@ def test_what_argparse_refuses_is_exit_code_2_too(arguments: list[str]) -> None:
 def test_a_yaml_number_without_a_point_is_explained(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep_file.write_text(sweep_file.read_text().replace("bn_weight: 1.0", "bn_weight: 1e-4"))
     assert main(["--config", str(sweep_file)]) == 2
-    assert "trial.bn_weight: '1e-4' is text, not a number; YAML wants a point before the exponent: 1.0e-4" in capsys.readouterr().err
+    assert (
+        "trial.bn_weight: '1e-4' is text, not a number; YAML wants a point before the exponent: 1.0e-4"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +157,9 @@ def test_time_budgets_are_minutes_unless_they_say_otherwise(text: str, minutes: 
         ({"concurrency": 1}, 2, 0, 1, 0.0),
     ],
 )
-def test_as_many_trials_run_at_once_as_fit(resources: dict[str, float], cpus: int, gpus: int, concurrency: int, share: float) -> None:
+def test_as_many_trials_run_at_once_as_fit(
+    resources: dict[str, float], cpus: int, gpus: int, concurrency: int, share: float
+) -> None:
     machine = Machine.of(Resources.parse(resources, "test"), cpus=cpus, gpus=gpus)
     assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
     assert machine.threads == max(1, int(machine.cpus_per_trial))

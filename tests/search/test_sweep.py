@@ -18,6 +18,10 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from gbc import checkpoint, datasets, pretrain
+from gbc.config import TrialConfig
+from gbc.metrics import Judge
+from gbc.trainer import Trainer
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 
@@ -25,6 +29,8 @@ pytestmark = pytest.mark.sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py")
+
+LONGER = {**TINY, "steps": 120}
 
 
 class Workplace:
@@ -83,7 +89,9 @@ class Workplace:
     def parents(self, name: str) -> list[Any]:
         client = self.client()
         experiment = client.get_experiment_by_name("gbc-fashion_mnist")
-        return list(client.search_runs([experiment.experiment_id], f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'sweep'"))
+        return list(
+            client.search_runs([experiment.experiment_id], f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'sweep'")
+        )
 
     def steps(self, run: Any, metric: str = "loss/total") -> list[int]:
         return [point.step for point in self.client().get_metric_history(run.info.run_id, metric)]
@@ -91,8 +99,11 @@ class Workplace:
     def study(self, name: str) -> list[Any]:
         import optuna
 
-        storage = f"sqlite:///{self.folder / 'mlruns' / 'sweeps' / name / 'study.db'}"
-        return list(optuna.load_study(study_name=name, storage=storage).trials)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.folder / 'mlruns' / 'sweeps' / name / 'study.db'}")
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        storage.remove_session()
+        storage.engine.dispose()
+        return trials
 
     def check_records_agree(self, name: str, trials: int) -> None:
         """One run and one Optuna trial each, strictly increasing steps without a gap, the same values in both."""
@@ -110,7 +121,7 @@ class Workplace:
             history = self.client().get_metric_history(run.info.run_id, "ssim/coverage")
             assert [point.value for point in history] == [trial.intermediate_values[step] for step in steps]
             if trial.state.name == "COMPLETE":
-                assert steps[-1] == TINY["steps"]
+                assert steps[-1] == int(run.data.params["steps"])
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +185,7 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
 def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
     """The driver and all of Ray die at two random moments; the same command finishes what they began."""
     rng = random.Random(20260)
-    file = place.file("killed", trials=6)
+    file = place.file("killed", trials=6, trial=LONGER)
     for _ in range(2):
         process = place.start("--config", file)
         place.wait_for(process, "  step ")
@@ -184,7 +195,15 @@ def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
     code, output = place.run("--config", file)
     assert code == 0, output
     place.check_records_agree("killed", 6)
-    assert len([run for run in place.trials("killed") if run.data.tags["sweep.outcome"] == "complete"]) >= 1
+
+    # A trial that lived through it has the numbers of one that nobody disturbed.
+    number, values = next((t.number, t.intermediate_values) for t in place.study("killed") if t.state.name == "COMPLETE")
+    folder = place.folder / "mlruns" / "sweeps" / "killed" / "trials" / f"{number:04d}"
+    settings = TrialConfig.parse(checkpoint.load(folder / "last.ckpt")["settings"], "checkpoint")
+    data = datasets.load(settings.dataset)
+    classifier, _, _ = pretrain.obtain(settings.classifier, data, place.folder / "mlruns" / "classifiers")
+    reports = Trainer(settings, classifier, Judge.of(data, "cpu")).run()
+    assert {report.step: report.metrics["ssim/coverage"] for report in reports} == values
 
 
 @pytest.mark.parametrize("fault", [signal.SIGINT, signal.SIGTERM])
