@@ -133,11 +133,9 @@ class Trainer:
 
         networks = [*self.generator.parameters(), *self.multipliers.parameters()]
         self.trained = [*networks, self.alpha]
-        self.optimiser = torch.optim.Adam(
-            # Decay would pull α to 0 for no reason.
-            [dict(params=networks), dict(params=[self.alpha], weight_decay=0.0)],
-            lr=config.lr, weight_decay=config.weight_decay, fused=True,
-        )  # fmt: skip
+        # Weight decay would pull α to 0 for no reason.
+        groups: list[dict[str, Any]] = [{"params": networks}, {"params": [self.alpha], "weight_decay": 0.0}]
+        self.optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         if config.stationarity_weight:
             self._fit_multiplier_scale()
         self._clear_sums()

@@ -65,7 +65,7 @@ def test_a_missing_shipped_file_is_named(assets: Path) -> None:
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
-    with pytest.raises(BadInput, match="unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'?"):
+    with pytest.raises(BadInput, match=r"unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'\?"):
         datasets.load(DatasetConfig(name="fashion_mnits"))
 
 

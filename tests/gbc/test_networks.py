@@ -30,7 +30,7 @@ def test_the_fixture_knows_every_classifier() -> None:
 
 
 def test_an_unknown_classifier_gets_a_suggestion() -> None:
-    with pytest.raises(BadInput, match="unknown classifier 'mlp_bm'; did you mean 'mlp_bn'?"):
+    with pytest.raises(BadInput, match=r"unknown classifier 'mlp_bm'; did you mean 'mlp_bn'\?"):
         classifiers.build(ClassifierConfig(name="mlp_bm"), SHAPE, 10)
 
 

@@ -80,7 +80,7 @@ def test_a_damaged_cache_names_the_folder_to_delete(images: ImageDataset, tmp_pa
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:50] if fault == "cut" else os.urandom(200))
-    with pytest.raises(CorruptFile, match="the cached classifier is damaged .*; delete the folder") as caught:
+    with pytest.raises(CorruptFile, match=r"the cached classifier is damaged .*; delete the folder") as caught:
         pretrain.obtain(QUICK, images, tmp_path)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 

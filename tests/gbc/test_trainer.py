@@ -167,7 +167,7 @@ def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Tr
 
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "tv", lambda p: p.images.mean() / 0)
-    with pytest.raises(Diverged, match="diverged: loss/.* was not finite at step 3") as caught:
+    with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
         list(fresh().run())
     assert caught.value.step == 3
 

@@ -94,9 +94,9 @@ def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], messa
 
 
 def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
-    with pytest.raises(BadInput, match="unknown dataset 'fashion'; did you mean 'fashion_mnist'?"):
+    with pytest.raises(BadInput, match=r"unknown dataset 'fashion'; did you mean 'fashion_mnist'\?"):
         ask(dataset="fashion")
-    with pytest.raises(BadInput, match="unknown preset 'papr' for mnist; did you mean 'paper'?"):
+    with pytest.raises(BadInput, match=r"unknown preset 'papr' for mnist; did you mean 'paper'\?"):
         ask(dataset="mnist", preset="papr")
     with pytest.raises(BadInput, match=r"mine\.yaml: no such file"):
         ask(config=Path("mine.yaml"))

@@ -167,7 +167,7 @@ def test_as_many_trials_run_at_once_as_fit(
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:
     for asked in ({"gpus_per_trial": 2.0}, {"cpus_per_trial": 3.0}, {"concurrency": 3}):
-        with pytest.raises(BadInput, match="this machine has|fit on this machine"):
+        with pytest.raises(BadInput, match=r"this machine has|fit on this machine"):
             Machine.of(Resources.parse(asked, "test"), cpus=2, gpus=1)
 
 
