@@ -22,7 +22,7 @@ class SchedulerConfig(Config):
 
     name: Literal["asha", "none"] = "asha"
     reduction_factor: int = Field(3, ge=2, le=16, description="one trial in this many passes a rung")
-    grace: int = Field(200, ge=1, description="optimiser steps before a trial may be stopped")
+    grace: int | None = Field(None, ge=1, description="optimiser steps before a trial may be stopped; a ninth by default")
 
 
 class Resources(Config):
@@ -90,8 +90,8 @@ class SweepConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
         check_space(self.space, self.trial)
-        every, grace, asha = self.trial.report_every, self.scheduler.grace, self.scheduler.name == "asha"
-        if asha and (grace % every or grace > self.trial.steps):
+        every, grace = self.trial.report_every, self.first_rung
+        if self.scheduler.name == "asha" and (grace % every or grace > self.trial.steps):
             raise ValueError(
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
@@ -104,6 +104,12 @@ class SweepConfig(Config):
     def dataset(self) -> str:
         """Name of the data set; the MLflow experiment is `gbc-<dataset>`."""
         return self.trial.dataset.name
+
+    @property
+    def first_rung(self) -> int:
+        """Optimiser steps before ASHA may stop a trial, in whole reports."""
+        every = self.trial.report_every
+        return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
 
     def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
         """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""
@@ -169,10 +175,14 @@ def _preset(dataset: str, preset: str) -> Path:
 
 
 def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """With `--steps` alone, keep the preset's proportions: reports and the first rung scale with the horizon."""
+    """With `--steps`, reports and the first rung of a preset give way to the new horizon where they do not fit it."""
     steps, trial = flags.get("trial.steps"), data["trial"]
-    every = trial.get("report_every", TrialConfig().report_every)
-    if not isinstance(steps, int) or (steps % every == 0 and steps >= data.get("scheduler", {}).get("grace", every)):
+    if not isinstance(steps, int) or steps < 1:
         return
-    trial["report_every"] = next((size for size in range(min(every, steps // 4), 0, -1) if steps % size == 0), 1)
-    data.setdefault("scheduler", {})["grace"] = trial["report_every"]
+    if steps % trial.get("report_every", TrialConfig().report_every):
+        most = min(trial.get("report_every", steps), max(1, steps // 4))
+        trial["report_every"] = next(size for size in range(most, 0, -1) if steps % size == 0)
+    scheduler = data.get("scheduler", {})
+    grace = scheduler.get("grace")
+    if isinstance(grace, int) and (grace > steps or grace % trial.get("report_every", 1)):
+        del scheduler["grace"]

@@ -56,9 +56,9 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def known(self, number: int, state: str, step: int, metrics: Mapping[str, float], reason: str | None) -> None:
+    def known(self, number: int, state: str, step: int, reason: str | None) -> None:
         """A trial of an earlier run of the same sweep; says nothing on a plain console."""
-        self._lines[number] = _Line(state, step, step, dict(metrics), reason)
+        self._lines[number] = _Line(state, step, step, reason=reason)
 
     def started(self, number: int, step: int) -> None:
         """A worker took the trial, from `step`."""
@@ -146,7 +146,7 @@ def expected_steps(config: SweepConfig) -> float:
     horizon = config.trial.steps
     if config.scheduler.name == "none":
         return float(horizon)
-    steps, share, rung = 0.0, 1.0, config.scheduler.grace
+    steps, share, rung = 0.0, 1.0, config.first_rung
     before = 0
     while rung < horizon:
         steps += share * (rung - before)

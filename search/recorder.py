@@ -64,17 +64,18 @@ class Recorder(tune.Callback):
 
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
-        config = self._ledger.config
+        horizon = self._ledger.config.trial.steps
         for entry in self._ledger.entries():
-            if not entry.values and not entry.finished:
-                continue
+            self._progress.known(entry.number, entry.state, entry.last_step, entry.reason)
+            outcome = entry.state if entry.finished else outcome_of(entry.last_step, entry.stopped_at, horizon)
             if self._tracker.behind(entry.number, entry.last_step, entry.finished):
                 self._tracker.open_trial(entry.number, None)
                 for row in self._saved(entry.number):
                     if row["step"] <= entry.last_step:
                         metrics = {name: value for name, value in row.items() if name != "step"}
                         self._tracker.log(entry.number, row["step"], metrics)
-            outcome = entry.state if entry.finished else outcome_of(entry.last_step, entry.stopped_at, config.trial.steps)
+            elif entry.finished:
+                continue
             if outcome:
                 self._close(entry.number, outcome, entry.reason)
 

@@ -6,6 +6,7 @@ Run the same command again to continue an interrupted sweep.
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.config import SweepConfig
-    from search.sweep import Summary
+    from search.summary import Summary
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 every trial failed, 2 bad input, 130 interrupted and resumable."""
     arguments = parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else argv
     from gbc.errors import BadInput
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -189,21 +191,14 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
             )
         )
         say(f"picture: {summary.picture}")
-    command = "python search/run.py " + " ".join(_quoted(sys.argv[1:])) if arguments else ""
     say("\nnext:")
     if not summary.finished:
-        say(f"  continue  {command.strip()}")
+        say(f"  continue  {shlex.join(['python', 'search/run.py', *arguments.words])}")
     say("  compare   mlflow ui        (then open the experiment and select runs)")
     if summary.best_trial is not None:
         say(f"  export    python search/export.py --sweep {summary.name} --out exports/{summary.name}")
     if arguments.json:
         print(summary.to_json())
-
-
-def _quoted(words: Sequence[str]) -> list[str]:
-    import shlex
-
-    return [shlex.quote(word) for word in words]
 
 
 def _interrupt(*_: object) -> None:

@@ -28,7 +28,7 @@ class LedgerASHA(ASHAScheduler):
             metric=config.objective.metric,
             mode=config.objective.direction,
             max_t=config.trial.steps,
-            grace_period=config.scheduler.grace,
+            grace_period=config.first_rung,
             reduction_factor=config.scheduler.reduction_factor,
         )
         for entry in entries:

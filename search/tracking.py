@@ -126,7 +126,7 @@ class Tracker:
 
         now = int(time.time() * 1000)
         if best and best_trial is not None:
-            metrics = [Metric(name, value, now, 0) for name, value in best.items()]
+            metrics = [Metric(f"best/{name}", value, now, 0) for name, value in best.items()]
             self._client.log_batch(self.parent, metrics=metrics, tags=[RunTag("sweep.best_trial", str(best_trial))])
         if picture and picture.exists():
             self._client.log_artifact(self.parent, str(picture))

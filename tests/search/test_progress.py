@@ -18,7 +18,7 @@ def plain_console() -> tuple[Console, io.StringIO]:
 def test_without_a_terminal_there_is_a_plain_line_for_each_event(config: SweepConfig) -> None:
     console, out = plain_console()
     with Progress(config, console) as progress:
-        progress.known(0, "complete", 12, {}, None)
+        progress.known(0, "complete", 12, None)
         progress.started(1, 0)
         progress.reported(1, 3, {"kkt/rho": 0.987, "ssim/coverage": 0.25})
         progress.closed(1, "failed", "diverged: loss/tv was not finite at step 6")
@@ -69,7 +69,7 @@ def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
 
 
 def test_expected_steps_lie_between_the_first_rung_and_the_horizon(config: SweepConfig) -> None:
-    assert config.scheduler.grace <= expected_steps(config) <= config.trial.steps
+    assert config.first_rung <= expected_steps(config) <= config.trial.steps
     never = SweepConfig.parse(tiny_sweep(scheduler={"name": "none"}), "test")
     assert expected_steps(never) == 12
 

@@ -75,6 +75,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert output.err.startswith("error: ") and output.err.count("\n") == 1
     assert message in output.err
     assert not (tmp_path / "mlflow.db").exists()
+    assert not list(tmp_path.rglob("sweep.yaml"))  # the mended command is not "other settings"
 
 
 @pytest.mark.parametrize("arguments", [["--sampler", "grid"], ["--trials", "many"], ["--unknown"]])

@@ -231,6 +231,19 @@ def test_a_signal_stops_in_good_order(place: Workplace, fault: signal.Signals) -
         assert steps[: len(seen.get(run.info.run_id, []))] == seen.get(run.info.run_id, [])
 
 
+def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(place: Workplace) -> None:
+    file = place.file("widowed", trials=2, trial=LONGER, scheduler={"name": "none"})
+    process = place.start("--config", file)
+    place.wait_for(process, "  step 12/")
+    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::" in child.name()]
+    busy = max(workers, key=lambda worker: sum(worker.cpu_times()[:2]))
+    busy.kill()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    place.check_records_agree("widowed", 2)
+    assert {run.data.tags["sweep.outcome"] for run in place.trials("widowed")} == {"complete"}
+
+
 def test_a_second_driver_is_refused_by_name(place: Workplace) -> None:
     file = place.file("shared", trials=2, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
     first = place.start("--config", file)

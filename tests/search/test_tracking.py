@@ -31,7 +31,7 @@ def test_a_sweep_is_a_parent_with_one_child_for_each_trial(folder: Path, config:
                 tracker.log(number, step, {"loss/total": 1 / step, "ssim/coverage": 0.1 * step})
         tracker.close_trial(0, "complete", None, picture)
         tracker.close_trial(1, "failed", "diverged", folder / "none.png")
-        tracker.end("FINISHED", {"best/ssim/coverage": 0.6}, 0, picture)
+        tracker.end("FINISHED", {"ssim/coverage": 0.6}, 0, picture)
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("gbc-fashion_mnist")

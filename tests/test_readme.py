@@ -1,0 +1,89 @@
+"""What the documentation names exists."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`(python [^`]*--[^`]*)`", README)
+    return [" ".join(command.split()) for command in [*lines, *inline] if command]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_and_tests_exist(page: Path) -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`([^`\s]+)`", page.read_text()):
+        if re.fullmatch(r"test_[a-z0-9_]+", name):
+            assert f"def {name}(" in tests, name
+        elif re.fullmatch(r"(gbc|search|tests|configs|docs)/[\w./-]+\.(py|yaml|md)", name):
+            assert (ROOT / name).exists(), name
+
+
+def test_named_functions_exist() -> None:
+    names = re.findall(r"`(gbc(?:\.\w+)+)`", README)
+    assert names
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif words[:2] == ["mlflow", "ui"]:
+        pass  # MLflow's own
+    elif words[:3] == ["python", "-m", "gbc"]:
+        importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
+    else:
+        assert words[0] == "python"
+        module = words[1].removesuffix(".py").replace("/", ".")
+        importlib.import_module(module).parser().parse_args(words[2:])
+
+
+def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
+    from search.config import resolve
+
+    path = tmp_path / "readme.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[0])
+    config = resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1)
+    assert config.trials == 50 and set(config.space) == {"lr", "batch_size", "delta"}
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exported folder it names is made first."""
+    from gbc import export
+    from gbc.config import TrialConfig
+    from gbc.generator import Generator
+    from tests.conftest import TINY
+
+    settings = TrialConfig.parse(TINY, "test")
+    generator = Generator(classes=10, shape=(1, 28, 28), noise_dim=8, width=16, channels=8)
+    state = {"generator": generator.state_dict()}
+    names = tuple("0123456789")
+    export.write(tmp_path / "exports" / "fashion", state, settings, names, (1, 28, 28), {}, origin="Test.", picture=None)
+    monkeypatch.chdir(tmp_path)
+    program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+    scope: dict[str, object] = {}
+    exec(program, scope)
+    assert scope["images"].shape == (3, 1, 28, 28)  # type: ignore[attr-defined]
