@@ -143,7 +143,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
     scores = {name: value for name, value in history[-1].items() if name != "step"}
     export.write(
-        out, trainer.state_dict(), settings, data.class_names, data.shape, scores,
+        out, trainer.state_dict()["generator"], settings, data, scores,
         origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
     )  # fmt: skip
     unfinished.unlink()

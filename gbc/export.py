@@ -22,8 +22,10 @@ from torch import Tensor
 
 from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig, digest
+from gbc.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.generator import Generator
+from gbc.metrics import METRICS, controls
 
 VERSION: Final = 1
 WEIGHTS: Final = "generator.safetensors"
@@ -69,15 +71,16 @@ class ExportedGenerator:
 
 def write(
     out: Path,
-    trainer_state: Mapping[str, Any],
+    generator: Mapping[str, Tensor],
     settings: TrialConfig,
-    class_names: Sequence[str],
-    shape: tuple[int, int, int],
+    data: ImageDataset,
     metrics: Mapping[str, float],
     origin: str,
     picture: Path | None,
 ) -> Path:
-    """Write the folder `out` in one move; `origin` says in a line where the generator comes from.
+    """Write the folder `out` in one move, with controls measured on `data` beside the scores in the model card.
+
+    `generator` are the weights, `origin` says in a line where they come from.
 
     Raises:
         BadInput: `out` exists already, or cannot be written.
@@ -86,11 +89,11 @@ def write(
 
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out or remove it")
-    weights = {name: tensor.contiguous() for name, tensor in trainer_state["generator"].items()}
+    weights = {name: tensor.contiguous() for name, tensor in generator.items()}
     header = {
         "version": VERSION,
-        "classes": list(class_names),
-        "shape": list(shape),
+        "classes": list(data.class_names),
+        "shape": list(data.shape),
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
         "weights": _digest(weights),
@@ -103,7 +106,7 @@ def write(
     try:
         write_atomic(temporary / WEIGHTS, save(weights))
         write_atomic(temporary / CONFIG, json.dumps(header, indent=2).encode())
-        write_atomic(temporary / CARD, _card(out.name, settings, class_names, metrics, origin, picture is not None).encode())
+        write_atomic(temporary / CARD, _card(out.name, settings, data, metrics, origin, picture is not None).encode())
         if picture is not None:
             shutil.copyfile(picture, temporary / PICTURE)
         temporary.chmod(0o755)
@@ -158,15 +161,16 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _card(
-    name: str,
-    settings: TrialConfig,
-    class_names: Sequence[str],
-    metrics: Mapping[str, float],
-    origin: str,
-    pictured: bool,
+    name: str, settings: TrialConfig, data: ImageDataset, metrics: Mapping[str, float], origin: str, pictured: bool
 ) -> str:
-    scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in sorted(metrics.items()) if not key.startswith("time/"))
-    known = ", ".join(f"{index} {label}" for index, label in enumerate(class_names))
+    known = ", ".join(f"{index} {label}" for index, label in enumerate(data.class_names))
+    rows = {"this generator": metrics, **controls(data, settings.eval_per_class)}
+    scores = "\n".join(f"| {row} | " + " | ".join(f"{found[key]:.3f}" for key in METRICS) + " |" for row, found in rows.items())
+    others = "\n".join(
+        f"| {key} | {value:.4g} |"
+        for key, value in sorted(metrics.items())
+        if key not in METRICS and not key.startswith("time/")
+    )
     return f"""# {name}
 
 An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier
@@ -182,14 +186,19 @@ images = generator.sample(labels=[0, 1, 2], seed=0)  # [3, channels, height, wid
 
 Labels: {known}.
 
-## Scores at the end of training
+## Scores
+
+{settings.eval_per_class} images a class. These compare with real images and were not seen in training.
+
+| images | {" | ".join(METRICS)} |
+|---|{"---|" * len(METRICS)}
+{scores}
+
+At the end of training:
 
 | metric | value |
 |---|---|
-{scores}
-
-`ssim/*` and `tstr/*` compare with real images and were not seen in training. On Fashion-MNIST black images have an
-`ssim/coverage` of 0.12 and a `tstr/1nn` of 0.10, the classes' mean images 0.40 and 0.67, other real images 0.59 and 0.72.
+{others}
 
 ## Limits and privacy
 

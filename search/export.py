@@ -80,7 +80,7 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     picture = trial_folder(folder, chosen.number) / PICTURE
     origin = f"Trial {chosen.number} of {len(entries)} in sweep `{name}`, after {chosen.last_step} steps."
     export.write(
-        out, state["trainer"], settings, data.class_names, data.shape, metrics,
+        out, state["trainer"]["generator"], settings, data, metrics,
         origin=origin, picture=picture if picture.exists() else None,
     )  # fmt: skip
     return {"out": str(out), "sweep": name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}

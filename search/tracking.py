@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
 _MARK: Final = "loss/total"  # in every report, so its last step is how far a run has come
 
 
@@ -62,6 +63,7 @@ class Tracker:
                     "sweep.name": self.config.name,
                     "sweep.role": "trial",
                     "sweep.trial": str(number),
+                    **_SOURCE,
                 },
             )
         elif run.info.status != "RUNNING":
@@ -161,7 +163,7 @@ class Tracker:
         if found:
             identity: str = found[0].info.run_id
             return identity
-        own = {"sweep.name": self.config.name, "sweep.role": "sweep"}
+        own = {"sweep.name": self.config.name, "sweep.role": "sweep", **_SOURCE}
         created: str = self._client.create_run(self._experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
         return created
 

@@ -39,6 +39,7 @@ def test_train_leaves_an_exported_generator_and_nothing_else(trained: Path) -> N
     assert sorted(path.name for path in trained.parent.iterdir()) == ["model", "trial.yaml"]
     card = (trained / "README.md").read_text()
     assert "privacy" in card and "ssim/coverage" in card and "T-shirt" in card
+    assert "| black |" in card and "| other real images |" in card  # controls beside the scores
 
 
 def test_five_lines_load_it_without_ray_optuna_or_mlflow(trained: Path) -> None:
