@@ -138,7 +138,9 @@ class Progress:
             table.add_row(f"{number:04d}", f"{line.step}/{self._config.trial.steps}", *values, state)
         finished = len(ended) + sum(line.step for _, line in running) / self._config.trial.steps
         bar = ProgressBar(total=self._config.trials, completed=min(finished, self._config.trials), width=40)
-        return Group(table, bar, Text(self._overall()))
+        overall = Table.grid(padding=(0, 2))
+        overall.add_row(bar, self._overall())
+        return Group(table, overall)
 
 
 def expected_steps(config: SweepConfig) -> float:
