@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gbc.config import TrialConfig
@@ -92,14 +92,18 @@ def _settings(arguments: argparse.Namespace) -> TrialConfig:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from gbc import datasets, pretrain
+    from gbc import tasks
 
-    settings = _settings(arguments)
-    data = datasets.load(settings.dataset)
-    _, regime, folder = pretrain.obtain(settings.classifier, data, arguments.cache, _show_pretraining)
+    world = tasks.obtain(_settings(arguments), arguments.cache, lambda _: _show_pretraining)
     if arguments.json:
-        print(json.dumps({"folder": str(folder), **regime}, indent=2))
+        found = [{"folder": str(folder), **regime} for folder, regime in zip(world.folders, world.regimes, strict=True)]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
         return
+    for folder, regime in zip(world.folders, world.regimes, strict=True):
+        _print_regime(folder, regime)
+
+
+def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
     margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
     print(
         f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
@@ -110,7 +114,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from gbc import checkpoint, datasets, export, pictures, pretrain
+    from gbc import checkpoint, export, pictures, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
     from gbc.metrics import Judge
@@ -119,9 +123,8 @@ def _train(arguments: argparse.Namespace) -> None:
     settings, out = _settings(arguments), arguments.out
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out or remove it")
-    data = datasets.load(settings.dataset)
-    classifier, _, _ = pretrain.obtain(settings.classifier, data, arguments.cache, _show_pretraining)
-    trainer = Trainer(settings, classifier, Judge.of(data, pick_device(settings.device)))
+    world = tasks.obtain(settings, arguments.cache, lambda _: _show_pretraining)
+    trainer = Trainer(settings, world.classifiers, Judge.of(world.data, pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")
     history: list[dict[str, float]] = []
     if unfinished.exists():
@@ -143,7 +146,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
     scores = {name: value for name, value in history[-1].items() if name != "step"}
     export.write(
-        out, trainer.state_dict()["generator"], settings, data, scores,
+        out, trainer.state_dict()["generator"], settings, world, scores,
         origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
     )  # fmt: skip
     unfinished.unlink()
@@ -181,14 +184,14 @@ def _sample(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import torch
 
-    from gbc import datasets, export
+    from gbc import datasets, export, tasks
     from gbc.metrics import Judge, Verdict, controls
 
     generator = export.load(arguments.model)
     settings = generator.settings
     if arguments.data_root:
         settings = settings.updated({"dataset.data_root": arguments.data_root}, "--data-root")
-    data = datasets.load(settings.dataset)
+    data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
     labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
     images = generator.sample(labels, arguments.seed)
     scores = {

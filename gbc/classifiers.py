@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,58 @@ def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
         module.train(training)
         for layer, (was_training, momentum) in zip(layers, kept, strict=True):
             layer.training, layer.momentum = was_training, momentum
+
+
+class _SurrogateReLU(torch.autograd.Function):
+    """ReLU with the derivative σ(a·z) (Haim et al. 2022)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.slope = slope
+        return values.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        return gradients[0] * torch.sigmoid(ctx.slope * values), None
+
+
+class SurrogateReLU(nn.Module):
+    """ReLU going forward; going back, its derivative is σ(a·z) instead of a step.
+
+    ReLU'' = 0: within an activation cell no gradient says which unit should switch. This one's does.
+    """
+
+    def __init__(self, slope: float) -> None:
+        """`slope` is a, 10 to 500 in the literature; larger is nearer to the step."""
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, values: Tensor) -> Tensor:
+        """max(z, 0), any shape."""
+        found: Tensor = _SurrogateReLU.apply(values, self.slope)
+        return found
+
+
+def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
+    """`module` with every ReLU layer replaced by `SurrogateReLU(slope)`, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, SurrogateReLU(slope))
+        else:
+            with_surrogate(child, slope)
+    return module
+
+
+def scale_invariant(module: nn.Module) -> set[str]:
+    """Names of linear and convolutional layers whose output goes straight into BatchNorm: Φ ignores their scale."""
+    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    return {
+        name
+        for (name, layer), (_, following) in pairwise(leaves)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(following, BATCH_NORMS)
+    }
 
 
 class BatchNormInputs:

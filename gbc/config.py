@@ -81,6 +81,24 @@ class ClassifierConfig(Config):
     seed: int = Field(0, ge=0)
 
 
+class ExpertConfig(Config):
+    """A further classifier that the generator must satisfy."""
+
+    classifier: ClassifierConfig = ClassifierConfig()
+    dataset: DatasetConfig | None = Field(None, description="its data; without, it looks at the same samples as the first")
+    weights: dict[str, float] = Field(default_factory=dict, description="factors on single loss weights, for it alone")
+
+
+class SubjectConfig(Config):
+    """One classifier under study: what it is, what it was trained on, which samples it is shown."""
+
+    classifier: ClassifierConfig
+    dataset: DatasetConfig
+    task: int
+    """t, the classifier index that the generator is given (Algorithm 2)."""
+    weights: dict[str, float] = Field(default_factory=dict)
+
+
 class TrialConfig(Config):
     """One training run of one generator. The names of Table 2 in the supplement, then ours."""
 
@@ -96,11 +114,23 @@ class TrialConfig(Config):
     bn_weight: float = Field(0.0, ge=0, le=1e6, description="weight of BatchNorm-statistics matching")
     ce_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the classifier's cross-entropy")
 
+    closed_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the closed form wd·ζ = −∇CE")
+    diversity_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the diversity loss")
+
     # the KKT conditions
     delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
     alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start")
     lambda_policy: Literal["last_layer"] = Field("last_layer", description="which solution Λ of Eq. (10) is taken")
     bn_mode: Literal["train", "eval"] = Field("train", description="statistics Φ normalises by: the batch's or its own")
+
+    estimator: Literal["norm", "halves"] = Field("norm", description="of the stationarity loss: Eq. (5), or unbiased")
+    kkt_from: float = Field(0.0, ge=0, lt=1, description="share of the run after which the KKT losses join in")
+    surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
+
+    # where latents come from
+    bank: int = Field(0, ge=0, le=1_000_000, description="size of a fixed bank of latents; 0: fresh ones only")
+    bank_share: float = Field(1.0, ge=0, le=1, description="share of a batch that is drawn from the bank")
+    bank_jitter: float = Field(0.0, ge=0, le=10, description="noise around a latent of the bank, in standard deviations")
 
     # networks
     noise_dim: int = Field(64, ge=1, le=4096)
@@ -118,6 +148,18 @@ class TrialConfig(Config):
 
     dataset: DatasetConfig = DatasetConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    experts: tuple[ExpertConfig, ...] = Field((), description="further classifiers (Algorithm 2)")
+
+    def subjects(self) -> list[SubjectConfig]:
+        """Every classifier with its data, in order; those that share samples share a task."""
+        found = [SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0)]
+        tasks = 0
+        for expert in self.experts:
+            tasks += expert.dataset is not None
+            task = tasks if expert.dataset else 0
+            data = expert.dataset or self.dataset
+            found.append(SubjectConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
+        return found
 
     @model_validator(mode="after")
     def _reports_divide_the_run(self) -> Self:

@@ -26,6 +26,8 @@ from gbc.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.generator import Generator
 from gbc.metrics import METRICS, controls
+from gbc.subject import labels_of_task, union
+from gbc.tasks import World
 
 VERSION: Final = 1
 WEIGHTS: Final = "generator.safetensors"
@@ -44,6 +46,8 @@ class ExportedGenerator:
     settings: TrialConfig
     metrics: dict[str, float]
     """What was measured when it was trained."""
+    labels_of_task: list[list[int]]
+    """Which labels each of the classifiers that it was born from knows (Algorithm 2)."""
 
     def sample(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Tensor:
         """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
@@ -66,19 +70,26 @@ class ExportedGenerator:
         rng = torch.Generator().manual_seed(seed)
         for part in labels.split(_BATCH):
             noise = torch.randn(len(part), self.module.noise_dim, generator=rng)
-            yield self.module(noise, part)
+            yield self.module(noise, part, self._draw_tasks(part, rng) if len(self.labels_of_task) > 1 else None)
+
+    def _draw_tasks(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """One of the classifiers that know the label, all alike, for each label [K]."""
+        knows = torch.zeros(len(self.labels_of_task), len(self.class_names))
+        for task, known in enumerate(self.labels_of_task):
+            knows[task, known] = 1
+        return torch.multinomial(knows[:, labels].T, 1, generator=rng).squeeze(1)
 
 
 def write(
     out: Path,
     generator: Mapping[str, Tensor],
     settings: TrialConfig,
-    data: ImageDataset,
+    world: World,
     metrics: Mapping[str, float],
     origin: str,
     picture: Path | None,
 ) -> Path:
-    """Write the folder `out` in one move, with controls measured on `data` beside the scores in the model card.
+    """Write the folder `out` in one move, with controls measured on the world's data beside the scores in the model card.
 
     `generator` are the weights, `origin` says in a line where they come from.
 
@@ -92,8 +103,9 @@ def write(
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
     header = {
         "version": VERSION,
-        "classes": list(data.class_names),
-        "shape": list(data.shape),
+        "classes": list(union(world.classifiers)),
+        "labels_of_task": labels_of_task(settings.subjects(), world.classifiers),
+        "shape": list(world.classifiers[0].shape),
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
         "weights": _digest(weights),
@@ -106,7 +118,7 @@ def write(
     try:
         write_atomic(temporary / WEIGHTS, save(weights))
         write_atomic(temporary / CONFIG, json.dumps(header, indent=2).encode())
-        write_atomic(temporary / CARD, _card(out.name, settings, data, metrics, origin, picture is not None).encode())
+        write_atomic(temporary / CARD, _card(out.name, settings, world.data, metrics, origin, picture is not None).encode())
         if picture is not None:
             shutil.copyfile(picture, temporary / PICTURE)
         temporary.chmod(0o755)
@@ -143,10 +155,11 @@ def load(folder: str | Path) -> ExportedGenerator:
     settings = TrialConfig.parse(header["settings"], str(folder / CONFIG))
     module = Generator(
         classes=len(header["classes"]), shape=tuple(header["shape"]),
-        noise_dim=settings.noise_dim, width=settings.width, channels=settings.channels,
+        noise_dim=settings.noise_dim, width=settings.width, channels=settings.channels, tasks=len(header["labels_of_task"]),
     )  # fmt: skip
     module.load_state_dict(weights)
-    return ExportedGenerator(module.eval(), tuple(header["classes"]), settings, header["metrics"])
+    names = tuple(header["classes"])
+    return ExportedGenerator(module.eval(), names, settings, header["metrics"], header["labels_of_task"])
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""g(ε, y; θ): the conditional generator of section 5.2, three fully connected and three transposed convolution layers."""
+"""g(ε, y, t; θ): the conditional generator of section 5.2, three fully connected and three transposed convolution layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from torch import Tensor, nn
 class Generator(nn.Module):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
-    def __init__(self, *, classes: int, shape: tuple[int, int, int], noise_dim: int, width: int, channels: int) -> None:
+    def __init__(
+        self, *, classes: int, shape: tuple[int, int, int], noise_dim: int, width: int, channels: int, tasks: int = 1
+    ) -> None:
         """`width`: units of the fully connected layers; `channels`: of the first feature map, halved by each layer.
+
+        With more than one of `tasks` the classifier index t is an input as well (Algorithm 2).
 
         Raises:
             ValueError: height or width is not a multiple of 4.
@@ -19,11 +23,11 @@ class Generator(nn.Module):
         colours, height, breadth = shape
         if height % 4 or breadth % 4:
             raise ValueError(f"image sides must be multiples of 4, not {height}×{breadth}")
-        self.classes, self.noise_dim = classes, noise_dim
+        self.classes, self.noise_dim, self.tasks = classes, noise_dim, tasks
         self.grid = (channels, height // 4, breadth // 4)
         cells = channels * self.grid[1] * self.grid[2]
         self.fully_connected = nn.Sequential(
-            nn.Linear(noise_dim + classes, width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Linear(noise_dim + classes + (tasks if tasks > 1 else 0), width), nn.BatchNorm1d(width), nn.ReLU(),
             nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(),
             nn.Linear(width, cells), nn.BatchNorm1d(cells), nn.ReLU(),
         )  # fmt: skip
@@ -35,8 +39,11 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
 
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Images for noise [M, noise_dim] and labels [M]."""
-        condition = nn.functional.one_hot(labels, self.classes).to(noise.dtype)
-        features = self.fully_connected(torch.cat([noise, condition], dim=1))
+    def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
+        condition = [noise, nn.functional.one_hot(labels, self.classes).to(noise.dtype)]
+        if self.tasks > 1:
+            assert tasks is not None, "this generator was trained from several classifiers: it needs t"
+            condition.append(nn.functional.one_hot(tasks, self.tasks).to(noise.dtype))
+        features = self.fully_connected(torch.cat(condition, dim=1))
         return torch.sigmoid(self.transposed(features.view(-1, *self.grid)))

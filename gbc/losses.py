@@ -50,6 +50,48 @@ def relative_residual(target: Tensor, pulled: Tensor) -> Tensor:
     return stationarity(target, pulled) / torch.linalg.vector_norm(target)
 
 
+def stationarity_halves(target: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """⟨ĝ_A − t, ĝ_B − t⟩ / ‖t‖², an unbiased estimate of ρ² from the pulls [P] of two independent half batches.
+
+    The plain norm also counts the variance of ĝ, E‖ĝ − t‖² = ‖g − t‖² + Var/M, and so rewards samples that are all alike.
+    """
+    return ((first - target) @ (second - target)) / (target @ target)
+
+
+def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight: float = 0.3) -> Tensor:
+    """How far −∇CE is from wd·ζ, tensor by tensor and free of scale.
+
+    A classifier that converged under mean cross-entropy with weight decay wd has wd·ζ = −∇CE: the KKT conditions with
+    μ_ic = p_ic/(wd·N) known, without h, α or Λ, and every tensor takes part. `targets` are wd·ζ_k, `pulls` −∇_{ζ_k} CE. Mean
+    over k of (1 − cos) + `size_weight`·|log(⟨pull, target⟩/‖target‖²)|; a plain norm does not train, because the size
+    of −∇CE changes by orders of magnitude with the confidence of the samples.
+    """
+    terms = []
+    for target, found in zip(targets, pulls, strict=True):
+        target, found = target.flatten(), found.flatten()
+        cosine = torch.nn.functional.cosine_similarity(found, target, dim=0)
+        size = ((found @ target) / (target @ target)).clamp_min(1e-6).log().abs()
+        terms.append(1 - cosine + size_weight * size)
+    return torch.stack(terms).mean()
+
+
+def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """−∇_ζ CE, one tensor for each parameter tensor; where gradient descent pulls. Differentiable (second order)."""
+    loss = -cross_entropy(logits, labels)
+    return list(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+
+
+def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
+    """How little the images change with the noise, after Mao et al. (2019): mean |Δε|₁/(|Δx|₁ + 0.1·|Δε|₁), means over entries.
+
+    Samples i and i + `classes` are compared; with labels in cyclic order they share one. `noise` is [M, noise_dim],
+    `images` [M, …]. Bounded by 10, so that equal images do not blow it up.
+    """
+    moved = (images[classes:] - images[:-classes]).flatten(1).abs().mean(dim=1)
+    asked = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
+    return (asked / (moved + 0.1 * asked)).mean()
+
+
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """Φ_{y_i} − max_{c≠y_i} Φ_c for each sample, [M]; positive where the classifier agrees with the label."""
     own = logits.gather(1, labels[:, None]).squeeze(1)

@@ -1,4 +1,4 @@
-"""μ = ReLU(h(x, y; η)): the network that predicts the KKT multipliers (section 4)."""
+"""μ = ReLU(h(x, y, t; η)): the network that predicts the KKT multipliers (section 4)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from torch import Tensor, nn
 
 
 class MultiplierNetwork(nn.Module):
-    """Turns images [M, channels, height, width] and labels [M] into multipliers μ ≥ 0, [M, C]."""
+    """Turns images [M, channels, height, width], labels [M] and a subject's number into multipliers μ ≥ 0, [M, C]."""
 
     scale: Tensor
 
-    def __init__(self, *, classes: int, shape: tuple[int, int, int], width: int) -> None:
-        """Two hidden layers of `width` units."""
+    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int, subjects: int = 1) -> None:
+        """Two hidden layers of `width` units; `classes` is the largest number of classes of any subject."""
         super().__init__()
-        self.classes = classes
+        self.classes, self.subjects = classes, subjects
         self.layers = nn.Sequential(
-            nn.Linear(math.prod(shape) + classes, width), nn.ReLU(),
+            nn.Linear(math.prod(shape) + classes + (subjects if subjects > 1 else 0), width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, classes),
         )  # fmt: skip
-        # Multiplies μ; the trainer fits it once, so that both sides of Eq. (5) start at the same size.
-        self.register_buffer("scale", torch.ones(()))
+        # Multiplies μ; the trainer fits it once for each subject, so that both sides of Eq. (5) start at the same size.
+        self.register_buffer("scale", torch.ones(subjects))
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
         """Multipliers [M, C]; the entry of a sample's own class takes no part in Eq. (5)."""
-        condition = nn.functional.one_hot(labels, self.classes).to(images.dtype)
-        return self.scale * torch.relu(self.layers(torch.cat([images.flatten(1), condition], dim=1)))
+        condition = [images.flatten(1), nn.functional.one_hot(labels, self.classes).to(images.dtype)]
+        if self.subjects > 1:
+            which = torch.zeros(len(images), self.subjects, device=images.device)
+            which[:, subject] = 1
+            condition.append(which)
+        return self.scale[subject] * torch.relu(self.layers(torch.cat(condition, dim=1)))

@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,7 +130,7 @@ def residuals(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: f
     with normalising_by(module, "train"):
         gradients = torch.autograd.grad(losses.cross_entropy(module(images), labels), list(module.parameters()))
     found = {}
-    invariant = _before_batch_norm(module)
+    invariant = classifiers.scale_invariant(module)
     for (name, parameter), gradient in zip(module.named_parameters(), gradients, strict=True):
         layer, _, kind = name.rpartition(".")
         decay = weight_decay * parameter.detach()
@@ -140,16 +139,6 @@ def residuals(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: f
         residual = gradient if layer in invariant else gradient + decay
         found[name] = (residual.norm() / decay.norm().clamp_min(1e-12)).item()
     return found
-
-
-def _before_batch_norm(module: nn.Module) -> set[str]:
-    """Names of linear and convolutional layers whose output goes straight into BatchNorm."""
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    return {
-        name
-        for (name, layer), (_, following) in pairwise(leaves)
-        if isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(following, classifiers.BATCH_NORMS)
-    }
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/tv": "min",
     "loss/bn": "min",
     "loss/ce": "min",
+    "loss/closed": "min",
+    "loss/diversity": "min",
     "kkt/rho": "min",
     "kkt/alpha": None,
     "kkt/mu_mean": None,

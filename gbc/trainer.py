@@ -1,4 +1,4 @@
-"""Algorithm 1: train a generator so that its samples make the classifier's parameters a KKT point.
+"""Algorithms 1 and 2: train a generator so that its samples make classifiers' parameters KKT points.
 
 `Trainer.step()` is one optimiser step without a host synchronisation; `Trainer.run()` yields a `Report` now and then.
 """
@@ -7,151 +7,147 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from gbc import homogeneity, losses, pictures
-from gbc.classifiers import BatchNormInputs, Classifier, kaiming, normalising_by
+from gbc import losses, pictures
+from gbc.classifiers import Classifier, kaiming, normalising_by
 from gbc.config import TrialConfig
-from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
+from gbc.errors import BadInput, Diverged
 from gbc.generator import Generator
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.report import Report
-
-# A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
-_LAMBDA_TOLERANCE: Final = 1e-8
+from gbc.subject import Pass, Subject, check_factors, labels_of_task, loss_weights, union
 
 
-class Pass:
-    """One batch through every network. Quantities are computed when a loss first asks, so absent losses cost nothing."""
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one task: what the generator made of what."""
 
-    def __init__(self, trainer: Trainer, images: Tensor, labels: Tensor) -> None:
-        """`images` [M, channels, height, width] carry the generator's graph, `labels` are [M]."""
-        self.trainer, self.images, self.labels = trainer, images, labels
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """Φ(x; ζ), [M, C]."""
-        with normalising_by(self.trainer.phi, self.trainer.config.bn_mode):
-            return self.trainer.phi(self.images)
-
-    @cached_property
-    def multipliers(self) -> Tensor:
-        """μ, [M, C]."""
-        return self.trainer.multipliers(self.images, self.labels)
-
-    @cached_property
-    def pull(self) -> Tensor:
-        """Right-hand side of Eq. (4), [P]."""
-        return losses.pull(self.logits, self.labels, self.multipliers, self.trainer.zeta)
-
-    @cached_property
-    def target(self) -> Tensor:
-        """Left-hand side of Eq. (4), [P]."""
-        trainer = self.trainer
-        return losses.scaled_parameters(trainer.zeta_flat, trainer.degrees, trainer.alpha, trainer.classifier.samples)
-
-    @cached_property
-    def margins(self) -> Tensor:
-        """Φ_y − max Φ_c, [M]."""
-        return losses.margins(self.logits, self.labels)
-
-    @cached_property
-    def batch_norm(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Statistics of the last forward pass beside the stored ones, by layer."""
-        assert self.logits is not None  # the hooks saw this batch
-        return self.trainer.batch_norm_inputs.statistics()
+    images: Tensor
+    noise: Tensor
+    labels: Tensor
+    classes: int
+    """How many labels the task has; they come in cyclic order."""
 
 
 LOSSES: Final[dict[str, Callable[[Pass], Tensor]]] = {
-    "stationarity": lambda p: losses.stationarity(p.target, p.pull),
-    "duality": lambda p: losses.duality(p.margins, p.trainer.alpha, p.trainer.config.delta),
-    "tv": lambda p: losses.total_variation(p.images),
+    "stationarity": Pass.stationarity,
+    "duality": lambda p: losses.duality(p.margins, p.subject.alpha, p.subject.config.delta),
+    "closed": lambda p: losses.closed_form(p.subject.decay_targets, p.descent),
     "bn": lambda p: losses.batch_norm_statistics(p.batch_norm),
     "ce": lambda p: losses.cross_entropy(p.logits, p.labels),
 }
+"""What a classifier makes of a batch."""
+
+IMAGE_LOSSES: Final[dict[str, Callable[[Batch], Tensor]]] = {
+    "tv": lambda b: losses.total_variation(b.images),
+    "diversity": lambda b: losses.diversity(b.noise, b.images, b.classes),
+}
+"""What a batch is worth by itself."""
+
+KKT_LOSSES: Final = ("stationarity", "duality", "closed")
 
 
 def weights(config: TrialConfig) -> dict[str, float]:
     """The weight of each loss in the total, Eq. (7) and what we add to it."""
-    return {
-        "stationarity": config.stationarity_weight,
-        "duality": config.beta,
-        "tv": config.tv_weight,
-        "bn": config.bn_weight,
-        "ce": config.ce_weight,
-    }
+    return {**loss_weights(config), "tv": config.tv_weight, "diversity": config.diversity_weight}
 
 
 class Trainer:
-    """One run of Algorithm 1. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
+    """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
 
-    def __init__(self, config: TrialConfig, classifier: Classifier, judge: Judge | None = None) -> None:
-        """`judge` scores the samples at each report; without one only data-free metrics are reported.
+    def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], judge: Judge | None = None) -> None:
+        """`classifiers` are those of `config.subjects()`, in order. `judge` scores the samples at each report.
 
         Raises:
-            BadInput: a device that is not there, or settings that do not fit the classifier.
-            NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
+            BadInput: a device that is not there, or settings that do not fit the classifiers.
+            NotQuasiHomogeneous: Λ does not satisfy its definition on a classifier.
         """
-        self.config: TrialConfig = config
-        self.classifier, self.judge = classifier, judge
+        self.config, self.judge = config, judge
         self.device = pick_device(config.device)
         self.step_count = 0
-        classes = len(classifier.class_names)
-
-        self.phi = classifier.module.to(self.device)
-        self.zeta = list(self.phi.parameters())
-        self.zeta_flat = torch.cat([parameter.detach().flatten() for parameter in self.zeta])
-        self.batch_norm_inputs = BatchNormInputs(self.phi)
-        if config.bn_weight and not self.batch_norm_inputs.layers:
-            raise BadInput(f"bn_weight is {config.bn_weight}, but the classifier has no BatchNorm layer; set it to 0")
+        self.class_names = union(classifiers)
+        wanted = config.subjects()
+        check_factors(wanted, config)
+        self.subjects = [
+            Subject(classifier, subject, config, index, self.class_names, self.device)
+            for index, (classifier, subject) in enumerate(zip(classifiers, wanted, strict=True))
+        ]
+        self._check_fit()
+        self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(wanted, classifiers)]
+        shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
         self.generator = Generator(
-            classes=classes, shape=classifier.shape,
-            noise_dim=config.noise_dim, width=config.width, channels=config.channels,
+            classes=classes, shape=shape, noise_dim=config.noise_dim,
+            width=config.width, channels=config.channels, tasks=len(self.labels_of_task),
         )  # fmt: skip
-        self.multipliers = MultiplierNetwork(classes=classes, shape=classifier.shape, width=config.multiplier_width)
+        self.multipliers = MultiplierNetwork(
+            classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
+            width=config.multiplier_width, subjects=len(self.subjects),
+        )  # fmt: skip
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
             network.to(self.device)
-        self.alpha: Tensor = torch.tensor(config.alpha_init, device=self.device, requires_grad=True)
 
         self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
         judged = torch.Generator(self.device).manual_seed(derive(config.seed, 2))
         self.judged_labels = torch.arange(classes, device=self.device).repeat(config.eval_per_class)
+        self.judged_tasks = tasks_for(self.judged_labels, self.labels_of_task)
         self.judged_noise = torch.randn(len(self.judged_labels), config.noise_dim, generator=judged, device=self.device)
-
-        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi)
-        self._check(degrees)
-        self.degrees = homogeneity.flat(degrees, self.phi)
+        self.bank = torch.randn(
+            config.bank, config.noise_dim, device=self.device,
+            generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
+        )  # fmt: skip
 
         networks = [*self.generator.parameters(), *self.multipliers.parameters()]
-        self.trained = [*networks, self.alpha]
+        alphas = [subject.alpha for subject in self.subjects]
+        self.trained = [*networks, *alphas]
         # Weight decay would pull α to 0 for no reason.
-        groups: list[dict[str, Any]] = [{"params": networks}, {"params": [self.alpha], "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": networks}, {"params": alphas, "weight_decay": 0.0}]
         self.optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         if config.stationarity_weight:
             self._fit_multiplier_scale()
         self._clear_sums()
 
     def step(self) -> None:
-        """One optimiser step on a fresh batch; the device is not waited for."""
+        """One optimiser step on fresh batches, one for each task; the device is not waited for."""
         self._schedule()
-        batch = self._sample()
-        parts = {name: LOSSES[name](batch) for name, weight in weights(self.config).items() if weight}
-        total = torch.stack([weight * parts[name] for name, weight in weights(self.config).items() if weight]).sum()
+        parts: dict[str, Tensor] = {}
+        terms: list[Tensor] = []
+
+        def add(name: str, weight: float, value: Tensor) -> None:
+            parts[name] = parts.get(name, 0) + value
+            terms.append(weight * value)
+
+        passes = []
+        for task in range(len(self.labels_of_task)):
+            batch = self._sample(task)
+            for name, weight in weights(self.config).items():
+                if weight and name in IMAGE_LOSSES:
+                    add(name, weight, IMAGE_LOSSES[name](batch))
+            for subject in self.subjects:
+                if subject.task == task:
+                    seen = Pass(subject, self.multipliers, batch.images, batch.labels)
+                    passes.append(seen)
+                    for name, weight in subject.weights.items():
+                        if weight and self._joined(name):
+                            add(name, weight, LOSSES[name](seen))
+        if not terms:
+            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+        total = torch.stack(terms).sum()
         self.optimiser.zero_grad()
-        total.backward(inputs=self.trained)  # not ζ: the classifier stays as it is
+        total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
         self.optimiser.step()
-        self.step_count += 1
-        self._last = batch
+        self._last = passes
         self._add_up({"total": total, **parts})
+        self.step_count += 1
 
     def run(self) -> Iterator[Report]:
         """Train to the full horizon, yielding a report after every `report_every` steps.
@@ -168,10 +164,10 @@ class Trainer:
             yield self._report(began)
 
     @torch.no_grad()
-    def sample(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Images [K, channels, height, width] for noise [K, noise_dim] and labels [K], as users of the generator get."""
+    def sample(self, noise: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
+        """Images [K, channels, height, width] for noise [K, noise_dim], labels [K] and t [K], as users get them."""
         self.generator.eval()
-        images: Tensor = self.generator(noise, labels)
+        images: Tensor = self.generator(noise, labels, tasks)
         self.generator.train()
         return images
 
@@ -181,7 +177,7 @@ class Trainer:
             "step": self.step_count,
             "generator": self.generator.state_dict(),
             "multipliers": self.multipliers.state_dict(),
-            "alpha": self.alpha.detach(),
+            "alphas": [subject.alpha.detach() for subject in self.subjects],
             "optimiser": self.optimiser.state_dict(),
             "rng": self.rng.get_state(),
         }
@@ -196,7 +192,8 @@ class Trainer:
             self.generator.load_state_dict(state["generator"])
             self.multipliers.load_state_dict(state["multipliers"])
             with torch.no_grad():
-                self.alpha.copy_(state["alpha"])
+                for subject, alpha in zip(self.subjects, state["alphas"], strict=True):
+                    subject.alpha.copy_(alpha)
             self.optimiser.load_state_dict(state["optimiser"])
             self.rng.set_state(state["rng"])
             self.step_count = state["step"]
@@ -204,14 +201,39 @@ class Trainer:
             raise BadInput(f"the checkpoint does not fit these settings: {str(fault).splitlines()[0]}") from None
         self._clear_sums()
 
-    def _sample(self) -> Pass:
-        """A batch of generated images; the labels share the uniform prior as evenly as the batch allows."""
-        size, classes = self.config.batch_size, self.generator.classes
+    def _check_fit(self) -> None:
+        shapes = {subject.classifier.shape for subject in self.subjects}
+        if len(shapes) > 1:
+            raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
+        if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
+            raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
+
+    def _joined(self, name: str) -> bool:
+        return name not in KKT_LOSSES or self.step_count >= self.config.kkt_from * self.config.steps
+
+    def _sample(self, task: int = 0) -> Batch:
+        """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
+        size, known = self.config.batch_size, self.labels_of_task[task]
         # Systematic sampling: unbiased, and no class is over-represented by chance.
-        start = torch.randint(classes, (), generator=self.rng, device=self.device)
-        labels = (torch.arange(size, device=self.device) + start) % classes
+        start = torch.randint(len(known), (), generator=self.rng, device=self.device)
+        labels = known[(torch.arange(size, device=self.device) + start) % len(known)]
         noise = torch.randn(size, self.config.noise_dim, generator=self.rng, device=self.device)
-        return Pass(self, self.generator(noise, labels), labels)
+        if self.config.bank:
+            noise = self._from_bank(noise, labels)
+        images = self.generator(noise, labels, torch.full_like(labels, task))
+        return Batch(images, noise, labels, len(known))
+
+    def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
+        """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them."""
+        taken = round(self.config.bank_share * len(fresh))
+        # Latent number i of the bank belongs to label i mod C, so that every label has its own.
+        classes, size = self.generator.classes, self.config.bank
+        turns = torch.randint(max(1, size // classes), (taken,), generator=self.rng, device=self.device)
+        centre = self.bank[(turns * classes + labels[:taken]) % size]
+        jitter = self.config.bank_jitter
+        # Divided so that a standard normal stays one whatever the jitter is.
+        near = (centre + jitter * fresh[:taken]) / math.sqrt(1 + jitter**2)
+        return torch.cat([near, fresh[taken:]])
 
     def _schedule(self) -> None:
         if self.config.lr_schedule == "cosine":
@@ -219,65 +241,95 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.config.lr * factor
 
-    def _check(self, degrees: homogeneity.Degrees) -> None:
-        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode)
-        if not error < _LAMBDA_TOLERANCE:
-            raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
-
     def _fit_multiplier_scale(self) -> None:
         """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
-        batch = self._sample()
-        target, pull = batch.target.detach(), batch.pull.detach()
-        fitted = (target @ pull) / (pull @ pull)
-        # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
-        scale = torch.where(fitted > 0, fitted, 0.1 * target.norm() / pull.norm())
-        if torch.isfinite(scale):
-            self.multipliers.scale.copy_(scale)
+        for subject in self.subjects:
+            batch = self._sample(subject.task)
+            seen = Pass(subject, self.multipliers, batch.images, batch.labels)
+            target, pull = seen.target.detach(), seen.pull.detach()
+            fitted = (target @ pull) / (pull @ pull)
+            # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
+            scale = torch.where(fitted > 0, fitted, 0.1 * target.norm() / pull.norm())
+            if torch.isfinite(scale):
+                self.multipliers.scale[subject.index] = scale
 
     def _add_up(self, parts: dict[str, Tensor]) -> None:
         values = {f"loss/{name}": value.detach() for name, value in parts.items()}
-        if self.config.stationarity_weight:
-            values["kkt/rho"] = losses.relative_residual(self._last.target, self._last.pull).detach()
+        for seen in self._last:
+            if seen.subject.weights["stationarity"] and self._joined("stationarity"):
+                rho = seen.rho().detach()
+                values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(self._last)
+                if len(self._last) > 1:
+                    values[f"kkt/rho_{seen.subject.index + 1}"] = rho
         for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             if gradients:  # without stationarity nothing asks for multipliers
                 values[f"grad/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value
+            total, count = self._sums.get(name, (0, 0))
+            self._sums[name] = (total + value, count + 1)
 
     def _clear_sums(self) -> None:
-        self._sums: dict[str, Tensor | int] = {}
+        # Counted one by one: a loss that joins in late has fewer steps to be averaged over.
+        self._sums: dict[str, tuple[Tensor | int, int]] = {}
 
     @torch.no_grad()
     def _report(self, began: float) -> Report:
-        steps = self.config.report_every
-        metrics = {name: float(value) / steps for name, value in self._sums.items()}
+        metrics = {name: float(value) / count for name, (value, count) in self._sums.items()}
         self._clear_sums()
-        speed = steps / (time.perf_counter() - began)
+        speed = self.config.report_every / (time.perf_counter() - began)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(self.step_count, name)
 
-        metrics["kkt/alpha"] = self.alpha.item()
-        if self.config.stationarity_weight:
-            multipliers = self._last.multipliers
-            metrics["kkt/mu_mean"] = multipliers.mean().item()
-            metrics["kkt/mu_active"] = (multipliers > 0).float().mean().item()
-        quantiles = torch.quantile(self._last.margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
-        metrics |= dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
-
-        images, picture = self.sample(self.judged_noise, self.judged_labels), None
-        with normalising_by(self.phi, "eval"):
-            found = self.phi(images).argmax(dim=1)
-        metrics["classifier/accuracy"] = (found == self.judged_labels).float().mean().item()
+        metrics |= self._kkt_state()
+        images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
+        metrics["classifier/accuracy"] = self._accuracy(images)
+        picture = None
         if self.judge:
             verdict = Verdict(self.judge, images, self.judged_labels)
             metrics |= verdict.scores()
             nearest = self.judge.train_images[verdict.nearest[0]]
-            picture = pictures.pairs(images[: len(nearest)], nearest, len(self.classifier.class_names))
+            picture = pictures.pairs(images[: len(nearest)], nearest, len(self.class_names))
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
+
+    def _kkt_state(self) -> dict[str, float]:
+        """α, multipliers and margins of the last batch."""
+        found: dict[str, float] = {}
+        alphas = [subject.alpha.item() for subject in self.subjects]
+        found["kkt/alpha"] = alphas[0]
+        if len(alphas) > 1:
+            found |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
+        used = [seen.multipliers.flatten() for seen in self._last if seen.subject.weights["stationarity"]]
+        if used:
+            multipliers = torch.cat(used)
+            found["kkt/mu_mean"] = multipliers.mean().item()
+            found["kkt/mu_active"] = (multipliers > 0).float().mean().item()
+        margins = torch.cat([seen.margins for seen in self._last])
+        quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
+        return found | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
+
+    def _accuracy(self, images: Tensor) -> float:
+        """Share of samples that the classifiers of their task agree with, by their stored statistics."""
+        agreed = []
+        for subject in self.subjects:
+            mine = self.judged_tasks == subject.task
+            with normalising_by(subject.phi, "eval"):
+                found = subject.phi(images[mine]).argmax(dim=1)
+            agreed.append((found == subject.local[self.judged_labels[mine]]).float())
+        return torch.cat(agreed).mean().item()
+
+
+def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:
+    """A task t for each label [K]: those that know the label take turns (section 4, sampling from several classifiers)."""
+    found = torch.zeros_like(labels)
+    for label in labels.unique():
+        knowing = [task for task, known in enumerate(labels_of_task) if bool((known == label).any())]
+        rows = torch.nonzero(labels == label).squeeze(1)
+        turns = torch.tensor(knowing, device=labels.device)
+        found[rows] = turns[torch.arange(len(rows), device=labels.device) % len(knowing)]
+    return found
 
 
 def pick_device(name: str) -> torch.device:

@@ -51,11 +51,12 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     Raises:
         BadInput: no such sweep or trial, no finished trial, or `out` exists.
     """
-    from gbc import checkpoint, datasets, export
+    from gbc import checkpoint, export, tasks
     from gbc.config import TrialConfig, load_yaml, suggest
     from gbc.errors import BadInput
     from search.config import SweepConfig
     from search.ledger import STUDY_FILE, Ledger
+    from search.prepare import CLASSIFIERS
     from search.recorder import trial_folder
     from search.sweep import SWEEPS, folder_of
     from search.trial import CHECKPOINT, PICTURE
@@ -75,12 +76,12 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
         raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
     state = checkpoint.load(trial_folder(folder, chosen.number) / CHECKPOINT)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
-    data = datasets.load(settings.dataset)
+    world = tasks.obtain(settings, CLASSIFIERS)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
     picture = trial_folder(folder, chosen.number) / PICTURE
     origin = f"Trial {chosen.number} of {len(entries)} in sweep `{name}`, after {chosen.last_step} steps."
     export.write(
-        out, state["trainer"]["generator"], settings, data, metrics,
+        out, state["trainer"]["generator"], settings, world, metrics,
         origin=origin, picture=picture if picture.exists() else None,
     )  # fmt: skip
     return {"out": str(out), "sweep": name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gbc import datasets, pretrain
-from gbc.classifiers import Classifier
+from gbc import pretrain, tasks
 from gbc.config import ClassifierConfig, TrialConfig
-from gbc.datasets import ImageDataset
+from gbc.tasks import World
 from gbc.trainer import Trainer
 from search.engine import Machine
 
@@ -29,8 +29,7 @@ _PROBE_STEPS: Final = 6
 class Prepared:
     """What every trial of a sweep shares."""
 
-    data: ImageDataset
-    classifier_folder: Path
+    world: World
     steps_per_second: float
     """Of one trial alone, measured with the settings that are not searched."""
 
@@ -38,13 +37,19 @@ class Prepared:
         """Where numbers come from, as MLflow tags: versions, commit, digests."""
         tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
         tags["version.python"] = platform.python_version()
-        tags["data.digest"] = self.data.digest()
-        tags["classifier.digest"] = self.classifier_folder.name.rpartition("-")[2]
+        tags["data.digest"] = self.world.data.digest()
+        tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.world.folders)
         root = Path(__file__).resolve().parents[1]
         found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         if found.returncode == 0:  # else: not a checkout
             tags["mlflow.source.git.commit"] = found.stdout.strip()
         return tags
+
+    def regimes(self) -> str:
+        """How far each classifier's training came, as JSON."""
+        return json.dumps(
+            {folder.name: regime for folder, regime in zip(self.world.folders, self.world.regimes, strict=True)}, indent=2
+        )
 
 
 def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepared:
@@ -53,21 +58,21 @@ def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepar
     Raises:
         BadInput: whatever would make every trial fail.
     """
-    data = datasets.load(settings.dataset)
-    with _Bar(settings.classifier, console) as bar:
-        classifier, regime, folder = pretrain.obtain(settings.classifier, data, CLASSIFIERS, bar.show)
-    console.print(
-        f"classifier {settings.classifier.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-        f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}  ({folder})",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    with _Bar(console) as bar:
+        world = tasks.obtain(settings, CLASSIFIERS, bar.announce)
+    for folder, regime in zip(world.folders, world.regimes, strict=True):
+        console.print(
+            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
+            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
-    return Prepared(data, folder, _steps_per_second(settings, classifier))
+    return Prepared(world, _steps_per_second(settings, world))
 
 
-def _steps_per_second(settings: TrialConfig, classifier: Classifier) -> float:
-    trainer = Trainer(settings, classifier)
+def _steps_per_second(settings: TrialConfig, world: World) -> float:
+    trainer = Trainer(settings, world.classifiers)
     trainer.step()  # the first one allocates
     began = time.perf_counter()
     for _ in range(_PROBE_STEPS):
@@ -78,22 +83,25 @@ def _steps_per_second(settings: TrialConfig, classifier: Classifier) -> float:
 
 
 class _Bar(Progress):
-    """Progress of the classifier's training: a bar on a terminal, ten plain lines elsewhere; nothing when it is cached."""
+    """Progress of classifiers' training: a bar on a terminal, ten plain lines elsewhere; nothing for a cached one."""
 
-    def __init__(self, config: ClassifierConfig, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn(f"classifier {config.name}"),
+            TextColumn("classifier {task.description}"),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
             TimeRemainingColumn(),
         )
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._name = config.name
-        self._task: Any = None
 
-    def show(self, step: int, steps: int, loss: float) -> None:
-        if self._task is None:
-            self._task = self.add_task("", total=steps, loss=loss)
-        self.update(self._task, completed=step, loss=loss)
-        if not self.console.is_terminal and step % max(1000, steps // 10) == 0:
-            self.console.print(f"classifier {self._name}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
+    def announce(self, config: ClassifierConfig) -> pretrain.Progress:
+        shown: list[TaskID] = []
+
+        def show(step: int, steps: int, loss: float) -> None:
+            if not shown:
+                shown.append(self.add_task(config.name, total=steps, loss=loss))
+            self.update(shown[0], completed=step, loss=loss)
+            if not self.console.is_terminal and step % max(1000, steps // 10) == 0:
+                self.console.print(f"classifier {config.name}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
+
+        return show

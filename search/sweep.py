@@ -17,7 +17,7 @@ from search.config import SweepConfig
 from search.engine import Machine, run_ray
 from search.ledger import STUDY_FILE, Entry, Ledger
 from search.lock import only_driver
-from search.prepare import Prepared, prepare
+from search.prepare import CLASSIFIERS, Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder, trial_folder
 from search.summary import Summary, sum_up, time_up, used_up, work_left
@@ -98,13 +98,14 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
                 acknowledged=entry.last_step,
                 settings=space.settle(config.trial, entry.params, seed).model_dump(mode="json"),
                 folder=str(trial_folder(folder, entry.number).resolve()),
-                classifier=str(prepared.classifier_folder.resolve()),
+                cache=str(CLASSIFIERS.resolve()),
                 threads=machine.threads,
             )
 
         try:
-            files = {"sweep.yaml": record, "classifier.json": (prepared.classifier_folder / "regime.json").read_text()}
-            tracker.begin(files, flatten(config.model_dump(mode="json")))
+            tracker.begin(
+                {"sweep.yaml": record, "classifier.json": prepared.regimes()}, flatten(config.model_dump(mode="json"))
+            )
             recorder.catch_up()
             if work_left(config, ledger):
                 _announce(config, machine, prepared, ledger, console)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 
 CHECKPOINT: Final = "last.ckpt"
@@ -27,8 +26,8 @@ class Assignment(TypedDict):
     """A `TrialConfig`."""
     folder: str
     """Of this trial: checkpoint and picture."""
-    classifier: str
-    """Folder of the trained classifier."""
+    cache: str
+    """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
 
 
@@ -57,14 +56,14 @@ def rows(assignment: Assignment) -> Iterator[Row]:
 def _training(assignment: Assignment) -> Iterator[Row]:
     import torch
 
-    from gbc import checkpoint, pictures, pretrain
-    from gbc.trainer import Trainer
+    from gbc import checkpoint, pictures, tasks
+    from gbc.metrics import Judge
+    from gbc.trainer import Trainer, pick_device
 
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
-    data, judge = _world(settings.dataset, settings.device)
-    classifier, _, _ = pretrain.load(Path(assignment["classifier"]), settings.classifier, data)
-    trainer = Trainer(settings, classifier, judge)
+    world = tasks.obtain(settings, Path(assignment["cache"]))
+    trainer = Trainer(settings, world.classifiers, Judge.of(world.data, pick_device(settings.device)))
     folder = Path(assignment["folder"])
 
     history = resume(trainer, folder / CHECKPOINT)
@@ -101,14 +100,3 @@ def resume(trainer: Any, path: Path) -> list[Row]:
     trainer.load_state_dict(state["trainer"])
     history: list[Row] = state["history"]
     return history
-
-
-@lru_cache(maxsize=2)
-def _world(config: DatasetConfig, device: str) -> tuple[Any, Any]:
-    """The data and the judge, kept for the next trial in the same worker."""
-    from gbc import datasets
-    from gbc.metrics import Judge
-    from gbc.trainer import pick_device
-
-    data = datasets.load(config)
-    return data, Judge.of(data, pick_device(device))

@@ -73,15 +73,21 @@ def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exported folder it names is made first."""
     from gbc import datasets, export
+    from gbc.classifiers import Classifier, build
     from gbc.config import TrialConfig
     from gbc.generator import Generator
+    from gbc.tasks import World
     from tests.conftest import TINY
 
     settings = TrialConfig.parse(TINY, "test")
     generator = Generator(classes=10, shape=(1, 28, 28), noise_dim=8, width=16, channels=8)
     scores = {"ssim/nearest": 0.0, "ssim/coverage": 0.0, "tstr/1nn": 0.0}
     data = datasets.load(settings.dataset)
-    export.write(tmp_path / "exports" / "fashion", generator.state_dict(), settings, data, scores, origin="Test.", picture=None)
+    phi = Classifier(build(settings.classifier, data.shape, 10), data.class_names, data.shape, 100)
+    world = World((phi,), ({},), (), data)
+    export.write(
+        tmp_path / "exports" / "fashion", generator.state_dict(), settings, world, scores, origin="Test.", picture=None
+    )
     monkeypatch.chdir(tmp_path)
     program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
     scope: dict[str, object] = {}

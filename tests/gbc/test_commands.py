@@ -123,7 +123,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
 
     settings = TrialConfig.parse(TINY, "tests")
     data = datasets.load(settings.dataset)
-    half = Trainer(settings, pretrain.obtain(settings.classifier, data, classifier_cache)[0])
+    half = Trainer(settings, [pretrain.obtain(settings.classifier, data, classifier_cache)[0]])
     next(half.run())
     out = tmp_path / "model"
     state = {"settings": settings.model_dump(mode="json"), "history": [], "trainer": half.state_dict()}

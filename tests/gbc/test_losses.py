@@ -111,6 +111,48 @@ def test_batch_norm_statistics_do_not_depend_on_the_scale_of_the_layer() -> None
     torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=0)  # the stabiliser 1e-5 is not scaled
 
 
+def test_the_half_batch_estimate_is_unbiased_where_the_norm_is_not() -> None:
+    """Pulls with mean t: ρ² is 0. The norm sees the noise, the product of two independent halves does not."""
+    torch.manual_seed(0)
+    target = torch.randn(50)
+    draws = target + torch.randn(4000, 2, 50)
+    halves = torch.stack([losses.stationarity_halves(target, a, b) for a, b in draws])
+    plain = torch.stack([losses.relative_residual(target, (a + b) / 2).square() for a, b in draws])
+    error = halves.std() / 4000**0.5
+    assert halves.mean().abs() < 4 * error  # four standard errors
+    assert plain.mean() == pytest.approx(0.5 * 50 / target.square().sum().item(), rel=0.05)
+
+
+def test_the_closed_form_is_zero_where_gradient_descent_stands_still() -> None:
+    """One parameter w, one sample: CE = log(1 + e^{−w}), so wd·w = σ(−w) has a solution and the loss vanishes there."""
+    w = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    logits = torch.stack([torch.zeros(1).double(), w], dim=1)
+    decay = torch.sigmoid(-w.detach()) / w.detach()
+    (pulled,) = losses.descent(logits, torch.tensor([1]), [w])
+    torch.testing.assert_close(pulled, torch.sigmoid(-w))
+    assert losses.closed_form([decay * w.detach()], [pulled]).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_closed_form_by_hand() -> None:
+    """Half the size: 0.3·log 2. Opposite: 1 − cos = 2 and a clamped size. Right angles: 1 and a clamped size."""
+    target = torch.tensor([3.0, 4.0])
+    assert losses.closed_form([target], [0.5 * target]).item() == pytest.approx(0.3 * math.log(2), rel=1e-5)
+    clamped = 0.3 * -math.log(1e-6)
+    assert losses.closed_form([target], [-target]).item() == pytest.approx(2 + clamped, rel=1e-5)
+    assert losses.closed_form([target], [torch.tensor([4.0, -3.0])]).item() == pytest.approx(1 + clamped, rel=1e-5)
+    both = losses.closed_form([target, target], [target, 0.5 * target]).item()
+    assert both == pytest.approx(0.15 * math.log(2), rel=1e-5)
+
+
+def test_diversity_by_hand() -> None:
+    """Two classes in turn: samples 0, 2 and 1, 3 are compared. Equal images cost 10, images that move as the noise about 1."""
+    noise = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    equal = torch.zeros(4, 1, 2, 2)
+    assert losses.diversity(noise, equal, classes=2).item() == pytest.approx(10)
+    moving = noise.view(4, 1, 1, 1).expand(4, 1, 2, 2)
+    assert losses.diversity(noise, moving, classes=2).item() == pytest.approx(1 / 1.1)
+
+
 def _double(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
@@ -121,6 +163,7 @@ def _positive(*shape: int) -> Tensor:
 
 LABELS = torch.tensor([0, 2, 1])
 STORED_MEAN = torch.linspace(-1, 1, 5).double()
+TARGET = torch.linspace(1, 2, 5).double()
 STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
 
 
@@ -134,6 +177,12 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
         (losses.total_variation, lambda: (_double(2, 1, 4, 4),)),
         (lambda m, v: losses.batch_norm_statistics([(m, v, STORED_MEAN, STORED_VARIANCE)]), lambda: (_double(5), _positive(5))),
         (lambda logits: losses.cross_entropy(logits, LABELS), lambda: (_double(3, 4),)),
+        (losses.stationarity_halves, lambda: (_double(7), _double(7), _double(7))),
+        (
+            lambda a, b: losses.closed_form([TARGET, TARGET.flip(0)], [TARGET + 0.3 * a, TARGET + 0.3 * b]),
+            lambda: (_double(5), _double(5)),
+        ),
+        (lambda noise, images: losses.diversity(noise, images, 2), lambda: (_double(6, 3), _double(6, 1, 2, 2))),
         (
             lambda zeta, alpha: losses.scaled_parameters(zeta, torch.tensor([1.0, 0.5, 1.0]).double(), alpha, 3),
             lambda: (_double(3), _double()),

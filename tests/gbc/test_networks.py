@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gbc import classifiers
-from gbc.classifiers import BatchNormInputs, kaiming, normalising_by
+from gbc.classifiers import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, scale_invariant, with_surrogate
 from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.generator import Generator
@@ -91,6 +91,44 @@ def test_watched_statistics_of_feature_maps_are_per_channel() -> None:
     torch.testing.assert_close(variance, maps.transpose(0, 1).flatten(1).var(1))
 
 
+def test_the_surrogate_keeps_the_value_and_changes_the_derivative() -> None:
+    """Forward max(z, 0); backward σ(a·z), whose own derivative is aσ(1 − σ): the second order is there."""
+    z = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64, requires_grad=True)
+    found = SurrogateReLU(4.0)(z)
+    assert found.tolist() == [0.0, 0.0, 0.5]
+    (first,) = torch.autograd.grad(found.sum(), z, create_graph=True)
+    expected = torch.sigmoid(4 * z.detach())
+    torch.testing.assert_close(first.detach(), expected)
+    (second,) = torch.autograd.grad(first.sum(), z)
+    torch.testing.assert_close(second, 4 * expected * (1 - expected))
+
+
+def test_the_surrogate_replaces_every_relu() -> None:
+    phi = classifiers.build(ClassifierConfig(hidden=8), SHAPE, 10).eval()
+    images = torch.rand(3, *SHAPE)
+    before = phi(images)
+    with_surrogate(phi, 100.0)
+    assert torch.equal(phi(images), before)
+    assert sum(isinstance(layer, SurrogateReLU) for layer in phi.modules()) == 2
+    assert not any(isinstance(layer, nn.ReLU) for layer in phi.modules())
+
+
+def test_scale_invariant_layers_are_those_before_batch_norm(architecture: ClassifierConfig) -> None:
+    """Doubling their weights does not change Φ in train mode; doubling any other layer's does."""
+    phi = classifiers.build(architecture, SHAPE, 10)
+    images = torch.rand(16, *SHAPE)
+    invariant = scale_invariant(phi)
+    for name, layer in phi.named_modules():
+        if isinstance(layer, nn.Linear):
+            with normalising_by(phi, "train"), torch.no_grad():
+                before = phi(images)
+                layer.weight.mul_(2)
+                moved = (phi(images) - before).norm() / before.norm()
+                layer.weight.div_(2)
+            # BatchNorm's ε keeps it from being exact.
+            assert (moved < 0.01) == (name in invariant), name
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
 def test_the_generator_makes_images_of_the_classifiers_shape(shape: tuple[int, int, int]) -> None:
     generator = Generator(classes=5, shape=shape, noise_dim=6, width=16, channels=8)
@@ -121,3 +159,13 @@ def test_multipliers_are_never_negative_and_scale_with_the_fit() -> None:
     assert found.shape == (9, 3) and found.min() >= 0 and found.max() > 0
     h.scale.fill_(2.0)
     torch.testing.assert_close(h(images, labels), 2 * found)
+
+
+def test_several_classifiers_are_an_input_of_generator_and_multipliers() -> None:
+    generator = Generator(classes=3, shape=SHAPE, noise_dim=4, width=8, channels=4, tasks=2).eval()
+    noise, labels = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+    first, second = (generator(noise, labels, torch.full_like(labels, task)) for task in (0, 1))
+    assert not torch.equal(first, second)
+    h = MultiplierNetwork(classes=3, shape=SHAPE, width=16, subjects=2)
+    h.scale[1] = 3.0
+    assert not torch.equal(h(first, labels, 0), h(first, labels, 1))

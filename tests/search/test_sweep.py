@@ -201,7 +201,7 @@ def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
     settings = TrialConfig.parse(checkpoint.load(folder / "last.ckpt")["settings"], "checkpoint")
     data = datasets.load(settings.dataset)
     classifier, _, _ = pretrain.obtain(settings.classifier, data, place.folder / "mlruns" / "classifiers")
-    reports = Trainer(settings, classifier, Judge.of(data, "cpu")).run()
+    reports = Trainer(settings, [classifier], Judge.of(data, "cpu")).run()
     assert {report.step: report.metrics["ssim/coverage"] for report in reports} == values
 
 

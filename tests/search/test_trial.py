@@ -15,13 +15,13 @@ from search.trial import CHECKPOINT, PICTURE, Assignment, Row, rows
 @pytest.fixture
 def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
     data = datasets.load(settings.dataset)
-    _, _, folder = pretrain.obtain(settings.classifier, data, classifier_cache)
+    pretrain.obtain(settings.classifier, data, classifier_cache)
     return Assignment(
         number=7,
         acknowledged=0,
         settings=settings.model_dump(mode="json"),
         folder=str(tmp_path / "trials" / "0007"),
-        classifier=str(folder),
+        cache=str(classifier_cache),
         threads=1,
     )
 

@@ -1,0 +1,187 @@
+"""One classifier under study: Φ with its parameters, Λ and α, and what a batch of samples looks like through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gbc import homogeneity, losses
+from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, scale_invariant, with_surrogate
+from gbc.config import SubjectConfig, TrialConfig
+from gbc.errors import BadInput, NotQuasiHomogeneous
+from gbc.multipliers import MultiplierNetwork
+
+# A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
+_LAMBDA_TOLERANCE: Final = 1e-8
+
+
+class Subject:
+    """Φ^(t) of Algorithm 2, ready for training: its own α, its own labels, its own factors on the loss weights."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        trained: SubjectConfig,
+        config: TrialConfig,
+        index: int,
+        class_names: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        """`index` counts subjects; `class_names` are those of the generator, which knows the labels of all subjects.
+
+        Raises:
+            NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
+        """
+        self.classifier, self.config, self.index, self.task = classifier, config, index, trained.task
+        self.phi = classifier.module.to(device)
+        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi)
+        self._check(degrees)
+        if config.surrogate:
+            with_surrogate(self.phi, config.surrogate)
+        self.zeta = list(self.phi.parameters())
+        self.zeta_flat = torch.cat([parameter.detach().flatten() for parameter in self.zeta])
+        self.degrees = homogeneity.flat(degrees, self.phi)
+        self.batch_norm_inputs = BatchNormInputs(self.phi)
+        self.alpha: Tensor = torch.tensor(config.alpha_init, device=device, requires_grad=True)
+
+        # The closed form asks nothing of weights whose scale Φ ignores: gradient descent leads those to ∇ = 0.
+        invariant = scale_invariant(self.phi)
+        self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
+        decay = trained.classifier.weight_decay
+        self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
+
+        known = [classifier.class_names.index(name) if name in classifier.class_names else -1 for name in class_names]
+        self.local = torch.tensor(known, device=device)
+        """Its own number of each of the generator's labels; −1 for those it does not know."""
+        self.weights = {name: weight * trained.weights.get(name, 1.0) for name, weight in loss_weights(config).items()}
+        if not self.batch_norm_inputs.layers:
+            self.weights["bn"] = 0.0
+
+    def _check(self, degrees: homogeneity.Degrees) -> None:
+        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0)).to(
+            next(self.phi.parameters())
+        )
+        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode)
+        if not error < _LAMBDA_TOLERANCE:
+            raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
+
+
+def loss_weights(config: TrialConfig) -> dict[str, float]:
+    """The weight of each loss that is a classifier's business, Eq. (7) and what we add to it."""
+    return {
+        "stationarity": config.stationarity_weight,
+        "duality": config.beta,
+        "closed": config.closed_weight,
+        "bn": config.bn_weight,
+        "ce": config.ce_weight,
+    }
+
+
+def check_factors(subjects: Sequence[SubjectConfig], config: TrialConfig) -> None:
+    """Every factor names a loss.
+
+    Raises:
+        BadInput: it does not.
+    """
+    known = loss_weights(config)
+    for subject in subjects:
+        for name in subject.weights:
+            if name not in known:
+                raise BadInput(f"experts: weights: {name!r} is not a loss; known: {', '.join(known)}")
+
+
+class Pass:
+    """One batch seen by one subject. Quantities are computed when a loss first asks, so absent losses cost nothing."""
+
+    def __init__(self, subject: Subject, multiplier_network: MultiplierNetwork, images: Tensor, labels: Tensor) -> None:
+        """`images` [M, channels, height, width] carry the generator's graph, `labels` [M] are the generator's."""
+        self.subject, self.images = subject, images
+        self.labels = subject.local[labels]
+        self._network = multiplier_network
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Φ(x; ζ), [M, C]."""
+        with normalising_by(self.subject.phi, self.subject.config.bn_mode):
+            return self.subject.phi(self.images)
+
+    @cached_property
+    def multipliers(self) -> Tensor:
+        """μ, [M, C]."""
+        found: Tensor = self._network(self.images, self.labels, self.subject.index)
+        return found[:, : self.logits.shape[1]]
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """Right-hand side of Eq. (4), [P]."""
+        return losses.pull(self.logits, self.labels, self.multipliers, self.subject.zeta)
+
+    @cached_property
+    def half_pulls(self) -> tuple[Tensor, Tensor]:
+        """The same from every second sample and from the others, [P] each; labels are as balanced in both."""
+        rows = torch.arange(len(self.labels), device=self.labels.device)
+        # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
+        first = (rows // self.logits.shape[1]) % 2 == 0
+        return self._pull_of(torch.nonzero(first).squeeze(1)), self._pull_of(torch.nonzero(~first).squeeze(1))
+
+    def _pull_of(self, rows: Tensor) -> Tensor:
+        return losses.pull(self.logits[rows], self.labels[rows], self.multipliers[rows], self.subject.zeta)
+
+    @cached_property
+    def target(self) -> Tensor:
+        """Left-hand side of Eq. (4), [P]."""
+        subject = self.subject
+        return losses.scaled_parameters(subject.zeta_flat, subject.degrees, subject.alpha, subject.classifier.samples)
+
+    @cached_property
+    def descent(self) -> list[Tensor]:
+        """−∇CE for the parameters that weight decay holds back, tensor by tensor."""
+        return losses.descent(self.logits, self.labels, self.subject.decayed)
+
+    @cached_property
+    def margins(self) -> Tensor:
+        """Φ_y − max Φ_c, [M]."""
+        return losses.margins(self.logits, self.labels)
+
+    @cached_property
+    def batch_norm(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Statistics of the last forward pass beside the stored ones, by layer."""
+        assert self.logits is not None  # the hooks saw this batch
+        return self.subject.batch_norm_inputs.statistics()
+
+    def stationarity(self) -> Tensor:
+        """Eq. (5), or its unbiased estimate."""
+        if self.subject.config.estimator == "halves":
+            return losses.stationarity_halves(self.target, *self.half_pulls)
+        return losses.stationarity(self.target, self.pull)
+
+    def rho(self) -> Tensor:
+        """ρ; with the unbiased estimator √ρ̂², 0 where the estimate is negative."""
+        if self.subject.config.estimator == "halves":
+            return self.stationarity().clamp_min(0).sqrt()
+        return losses.relative_residual(self.target, self.pull)
+
+
+def union(classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+    """Every class name once, in order of first appearance: the labels of the generator."""
+    return tuple(dict.fromkeys(name for classifier in classifiers for name in classifier.class_names))
+
+
+def labels_of_task(wanted: Sequence[SubjectConfig], classifiers: Sequence[Classifier]) -> list[list[int]]:
+    """For each task the generator's labels that all its classifiers know; its samples carry no others.
+
+    Raises:
+        BadInput: the classifiers of a task have no class in common.
+    """
+    names, found = union(classifiers), []
+    for task in range(max(subject.task for subject in wanted) + 1):
+        mine = [set(c.class_names) for c, subject in zip(classifiers, wanted, strict=True) if subject.task == task]
+        shared = set.intersection(*mine)
+        if not shared:
+            raise BadInput(f"experts: the classifiers of task {task} share no class")
+        found.append([label for label, name in enumerate(names) if name in shared])
+    return found

@@ -1,0 +1,79 @@
+"""All classifiers and all data of a trial: one of each, or several (Algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gbc import datasets, pretrain
+from gbc.classifiers import Classifier
+from gbc.config import ClassifierConfig, TrialConfig
+from gbc.datasets import ImageDataset
+from gbc.errors import BadInput
+
+Announce = Callable[[ClassifierConfig], pretrain.Progress]
+"""Called before a classifier is asked for; gives what is to be told of its training."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a trainer needs of the world outside its settings."""
+
+    classifiers: tuple[Classifier, ...]
+    regimes: tuple[pretrain.Regime, ...]
+    folders: tuple[Path, ...]
+    """Of each classifier in the cache."""
+    data: ImageDataset
+    """Of all classifiers together: what samples are compared with, never trained on."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The first one."""
+        return self.classifiers[0]
+
+
+def obtain(config: TrialConfig, cache: Path, announce: Announce | None = None) -> World:
+    """Load the data; take every classifier from the cache, or train it first.
+
+    Raises:
+        BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
+    """
+    sets, found = [], []
+    for subject in config.subjects():
+        data = datasets.load(subject.dataset)
+        sets.append(data)
+        found.append(pretrain.obtain(subject.classifier, data, cache, announce and announce(subject.classifier)))
+    classifiers, regimes, folders = zip(*found, strict=True)
+    return World(classifiers, regimes, folders, union(sets))
+
+
+def union(sets: Sequence[ImageDataset]) -> ImageDataset:
+    """The images of several data sets once each, labels numbered by class name in order of first appearance.
+
+    Raises:
+        BadInput: their images differ in shape.
+    """
+    different: dict[str, ImageDataset] = {}
+    for data in sets:
+        different.setdefault(data.digest(), data)
+    parts = list(different.values())
+    if len({part.shape for part in parts}) > 1:
+        raise BadInput(f"the data sets hold images of different shapes: {', '.join(str(part.shape) for part in parts)}")
+    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    if len(parts) == 1:
+        return parts[0]
+
+    def renumbered(part: ImageDataset, labels: np.ndarray) -> np.ndarray:
+        return np.array([names.index(name) for name in part.class_names], dtype=np.uint8)[labels]
+
+    return ImageDataset(
+        "+".join(dict.fromkeys(part.name for part in parts)),
+        names,
+        np.concatenate([part.train_images for part in parts]),
+        np.concatenate([renumbered(part, part.train_labels) for part in parts]),
+        np.concatenate([part.test_images for part in parts]),
+        np.concatenate([renumbered(part, part.test_labels) for part in parts]),
+    )
