@@ -34,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train one generator; run again to continue")
     train.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
     train.set_defaults(run=_train)
-    for sub in (pretrain, train):
+    audit = commands.add_parser("audit", help="which conditions a classifier satisfies, and whether a KKT loss can work on it")
+    audit.add_argument("--out", metavar="DIR", type=Path, help="also write audit.json and audit.md there")
+    audit.set_defaults(run=_audit)
+    for sub in (pretrain, train, audit):
         sub.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
         sub.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
     for sub in (sample, evaluate):
         sub.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
-    for sub in (pretrain, train, evaluate):
+    for sub in (pretrain, train, audit, evaluate):
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     return cli
 
@@ -111,6 +114,22 @@ def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
     print("relative stationarity residual of each tensor (0: converged with weight decay)")
     for name, value in regime["residuals"].items():
         print(f"  {name:12} {value:.3g}")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from gbc import datasets, tasks
+    from gbc.audit import audit
+    from gbc.checkpoint import write_atomic
+
+    settings = _settings(arguments)
+    world = tasks.obtain(settings, arguments.cache, lambda _: _show_pretraining)
+    for subject, classifier, regime in zip(settings.subjects(), world.classifiers, world.regimes, strict=True):
+        found = audit(classifier.module, datasets.load(subject.dataset), subject.classifier.weight_decay, regime)
+        number = f"-{subject.task}" if len(world.classifiers) > 1 else ""
+        if arguments.out:
+            write_atomic(arguments.out / f"audit{number}.json", json.dumps(found.to_json(), indent=2).encode())
+            write_atomic(arguments.out / f"audit{number}.md", found.to_markdown().encode())
+        print(json.dumps(found.to_json(), indent=2) if arguments.json else found.to_markdown())
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -83,18 +83,18 @@ def kaiming(module: nn.Module, rng: torch.Generator) -> None:
 def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
     """Within, BatchNorm uses the batch's statistics (`train`) or its own (`eval`), and never changes its own."""
     layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
-    kept = [(layer.training, layer.momentum) for layer in layers]
+    kept = [(layer.training, layer.track_running_stats) for layer in layers]
     training = module.training
     try:
         module.eval()
         for layer in layers:
             layer.train(mode == "train")
-            layer.momentum = 0.0
+            layer.track_running_stats = mode == "eval"
         yield
     finally:
         module.train(training)
-        for layer, (was_training, momentum) in zip(layers, kept, strict=True):
-            layer.training, layer.momentum = was_training, momentum
+        for layer, (was_training, tracked) in zip(layers, kept, strict=True):
+            layer.training, layer.track_running_stats = was_training, tracked
 
 
 class _SurrogateReLU(torch.autograd.Function):

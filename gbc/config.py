@@ -133,6 +133,7 @@ class TrialConfig(Config):
     bank_jitter: float = Field(0.0, ge=0, le=10, description="noise around a latent of the bank, in standard deviations")
 
     # networks
+    generator: Literal["convolutional", "pixels"] = Field("convolutional", description="pixels: the images themselves")
     noise_dim: int = Field(64, ge=1, le=4096)
     width: int = Field(512, ge=1, le=65536, description="units of the generator's fully connected layers")
     channels: int = Field(64, ge=4, le=4096, description="channels of the generator's first feature map")
@@ -165,6 +166,12 @@ class TrialConfig(Config):
     def _reports_divide_the_run(self) -> Self:
         if self.steps % self.report_every:
             raise ValueError(f"steps ({self.steps}) must be a multiple of report_every ({self.report_every})")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_stand_alone(self) -> Self:
+        if self.generator == "pixels" and (self.bank or self.diversity_weight or any(e.dataset for e in self.experts)):
+            raise ValueError("generator pixels has no latents: it takes no bank, no diversity and no expert with its own data")
         return self
 
 

@@ -1,4 +1,4 @@
-"""g(ε, y, t; θ): the conditional generator of section 5.2, three fully connected and three transposed convolution layers."""
+"""Where images come from: g(ε, y, t; θ) of section 5.2, and bare pixels as the baseline that has no generator."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
 
+    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Fresh noise ε [M, noise_dim] for labels [M]."""
+        return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
+
+    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Noise for the images that are judged, [K, noise_dim]: as fresh as any."""
+        return self.latents(labels, rng)
+
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         condition = [noise, nn.functional.one_hot(labels, self.classes).to(noise.dtype)]
@@ -47,3 +55,38 @@ class Generator(nn.Module):
             condition.append(nn.functional.one_hot(tasks, self.tasks).to(noise.dtype))
         features = self.fully_connected(torch.cat(condition, dim=1))
         return torch.sigmoid(self.transposed(features.view(-1, *self.grid)))
+
+
+class Pixels(nn.Module):
+    """No generator: images that are optimised themselves, as in Haim et al. (2022) and DeepInversion.
+
+    Image number i has label i mod C. A latent is an image's number.
+    """
+
+    tasks = 1
+
+    def __init__(self, *, classes: int, shape: tuple[int, int, int], count: int) -> None:
+        """`count` images; a multiple of `classes`."""
+        super().__init__()
+        self.classes, self.count = classes, count
+        self.logits = nn.Parameter(torch.zeros(count, *shape))
+
+    def start(self, rng: torch.Generator) -> None:
+        """Dark with some noise: sigmoid(−2 + 0.3 ε)."""
+        with torch.no_grad():
+            self.logits.normal_(-2, 0.3, generator=rng)
+
+    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Numbers [M] of images with these labels, which come in cyclic order: a run of neighbours from a random place."""
+        turns = self.count // self.classes
+        first = torch.randint(turns, (), generator=rng, device=labels.device)
+        turn = (first + torch.arange(len(labels), device=labels.device) // self.classes) % turns
+        return turn * self.classes + labels
+
+    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Every image once, in order, [K]."""
+        return torch.arange(len(labels), device=labels.device) % self.count
+
+    def forward(self, numbers: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """The images of these numbers [M] in (0, 1)."""
+        return torch.sigmoid(self.logits[numbers])

@@ -18,7 +18,7 @@ from gbc import losses, pictures
 from gbc.classifiers import Classifier, kaiming, normalising_by
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.generator import Generator
+from gbc.generator import Generator, Pixels
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.report import Report
@@ -84,10 +84,15 @@ class Trainer:
         shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
-        self.generator = Generator(
-            classes=classes, shape=shape, noise_dim=config.noise_dim,
-            width=config.width, channels=config.channels, tasks=len(self.labels_of_task),
-        )  # fmt: skip
+        self.generator: Generator | Pixels
+        if config.generator == "pixels":
+            self.generator = Pixels(classes=classes, shape=shape, count=classes * config.eval_per_class)
+            self.generator.start(initial)
+        else:
+            self.generator = Generator(
+                classes=classes, shape=shape, noise_dim=config.noise_dim,
+                width=config.width, channels=config.channels, tasks=len(self.labels_of_task),
+            )  # fmt: skip
         self.multipliers = MultiplierNetwork(
             classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
             width=config.multiplier_width, subjects=len(self.subjects),
@@ -100,7 +105,7 @@ class Trainer:
         judged = torch.Generator(self.device).manual_seed(derive(config.seed, 2))
         self.judged_labels = torch.arange(classes, device=self.device).repeat(config.eval_per_class)
         self.judged_tasks = tasks_for(self.judged_labels, self.labels_of_task)
-        self.judged_noise = torch.randn(len(self.judged_labels), config.noise_dim, generator=judged, device=self.device)
+        self.judged_noise = self.generator.judged_latents(self.judged_labels, judged)
         self.bank = torch.randn(
             config.bank, config.noise_dim, device=self.device,
             generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
@@ -217,7 +222,7 @@ class Trainer:
         # Systematic sampling: unbiased, and no class is over-represented by chance.
         start = torch.randint(len(known), (), generator=self.rng, device=self.device)
         labels = known[(torch.arange(size, device=self.device) + start) % len(known)]
-        noise = torch.randn(size, self.config.noise_dim, generator=self.rng, device=self.device)
+        noise = self.generator.latents(labels, self.rng)
         if self.config.bank:
             noise = self._from_bank(noise, labels)
         images = self.generator(noise, labels, torch.full_like(labels, task))

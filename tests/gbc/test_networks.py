@@ -56,11 +56,10 @@ def test_kaiming_keeps_the_size_of_signals() -> None:
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_normalising_by_never_touches_the_stored_statistics(mode: str) -> None:
     phi = classifiers.build(ClassifierConfig(hidden=8), SHAPE, 10).train()
-    before = {name: value.clone() for name, value in phi.state_dict().items() if "num_batches" not in name}
-    momentum = phi[2].momentum  # type: ignore[index]
+    before = {name: value.clone() for name, value in phi.state_dict().items()}
     with normalising_by(phi, mode):
         found = phi(torch.rand(16, *SHAPE))
-    assert phi.training and phi[2].training and phi[2].momentum == momentum  # type: ignore[index]
+    assert phi.training and phi[2].training and phi[2].track_running_stats  # type: ignore[index]
     for name, value in before.items():
         assert torch.equal(phi.state_dict()[name], value), name
     with normalising_by(phi, "eval" if mode == "train" else "train"):
