@@ -61,8 +61,8 @@ class Audit:
         train, other = ((best.values[name], best.cosines[name]) for name in ("training set", "other real images"))
         return (
             f"A KKT loss can work: in '{best.name}' the two sides have a cosine of {train[1]:.2f} on the training images "
-            f"and of {other[1]:.2f} on other real images (residuals {train[0]:.2f} and {other[0]:.2f}). Going below the training "
-            "images' own residual is over-fitting."
+            f"and of {other[1]:.2f} on other real images (residuals {train[0]:.2f} and {other[0]:.2f}). "
+            "Going below the training images' own residual is over-fitting."
         )
 
     def to_json(self) -> dict[str, Any]:
