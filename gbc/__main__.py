@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _data_build(arguments: argparse.Namespace) -> None:
     from gbc import datasets
 
-    for name in datasets.DATASETS:
+    for name in datasets.SHIPPED:
         path = datasets.build(name, arguments.data_root, arguments.out)
         print(f"{path}  {path.stat().st_size} bytes")
 
@@ -95,7 +95,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from gbc import datasets, pretrain
 
     settings = _settings(arguments)
-    data = datasets.load(settings.dataset)
+    data = datasets.load_any(settings.dataset)
     _, regime, folder = pretrain.obtain(settings.classifier, data, arguments.cache, _show_pretraining)
     if arguments.json:
         print(json.dumps({"folder": str(folder), **regime}, indent=2))

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class MultiplierNetwork(nn.Module):
-    """Turns images [M, channels, height, width] and labels [M] into multipliers μ ≥ 0, [M, C]."""
+    """Turns images [M, channels, height, width] or points [M, d] and labels [M] into multipliers μ ≥ 0, [M, C]."""
 
     scale: Tensor
 
-    def __init__(self, *, classes: int, shape: tuple[int, int, int], width: int) -> None:
+    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int) -> None:
         """Two hidden layers of `width` units."""
         super().__init__()
         self.classes = classes
