@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gbc.config import DatasetConfig, suggest
 from gbc.errors import BadInput, CorruptFile
-from gbc.samples import ImageDataset, square, subset, task, wanted
+from gbc.samples import ImageDataset, Labels, square, subset, task, wanted
 
 SIDE: Final = 32
 TEST_PER_CLASS: Final = 200
@@ -27,22 +27,19 @@ ATTRIBUTES: Final = (
 
 FOLDER: Final = "celeba"
 IMAGES: Final = "img_align_celeba"
-LISTS: Final = (
-    "list_attr_celeba.txt",
-    "list_eval_partition.txt",
-    "list_bbox_celeba.txt",
-    "list_landmarks_align_celeba.txt",
-    "identity_CelebA.txt",
-)
+ATTRIBUTE_LIST: Final = "list_attr_celeba.txt"
+PARTITION_LIST: Final = "list_eval_partition.txt"
+_MEND: Final = "fetch CelebA again"
+_SPLITS: Final = {"0": "train", "1": "valid", "2": "test"}
 
 
 def celeba(config: DatasetConfig) -> ImageDataset:
     """Faces without and with `config.attribute`, 32×32 in colour.
 
     Training images come from the training split, at most 200 test images of each class from the test split: to decode
-    all 19,962 would cost every worker a minute. `data_root` holds torchvision's layout, `celeba/img_align_celeba` beside
-    the text files; it may be a part of CelebA. MD5 sums are torchvision's business and checked with `download` alone:
-    a user's own selection could not match them.
+    all 19,962 would cost every worker the time. `data_root` is in torchvision's layout: `celeba/img_align_celeba` beside
+    the text files. With `download`, torchvision fetches what is missing and checks its MD5 sums; without, the folder is
+    the user's own and may hold a part of CelebA, so content is checked and sums are not.
 
     Raises:
         BadInput: no data_root, an unknown attribute, a missing file, a failed download, or too few images of a class.
@@ -54,52 +51,71 @@ def celeba(config: DatasetConfig) -> ImageDataset:
     if config.data_root is None:
         raise BadInput(f"celeba does not ship with the package; name the folder that holds {FOLDER}/ with --data-root")
     class_names = (f"not {attribute}", attribute)
-    folder = Path(config.data_root) / FOLDER
-    reader = _fetched(config.data_root) if config.download else _own(folder)
+    folder = Path(config.data_root).expanduser() / FOLDER
+    if config.download:
+        _fetch(folder.parent)
+    for name in (IMAGES, ATTRIBUTE_LIST, PARTITION_LIST):
+        if not (folder / name).exists():
+            raise BadInput(f"no {name} in {folder}: CelebA must lie there as torchvision has it; add --download to fetch it")
 
-    splits = []
+    labels_of, splits = _read_lists(folder, attribute), []
     for split, per_class in (("train", config.per_class), ("test", TEST_PER_CLASS)):
-        names, labels = _labels(reader, folder, split, attribute)
+        names, labels = labels_of[split]
         picked = subset(labels, per_class, wanted(config, class_names), fewer=split == "test")
         images = [_image(folder / IMAGES / names[index]) for index in picked]
         splits.append((np.array(images, np.uint8).reshape(-1, SIDE, SIDE, 3), labels[picked]))
     return task(config, class_names, *splits)
 
 
-def _fetched(root: str) -> Any:
-    """The reader of torchvision, after a download into `root` unless all MD5 sums are right already; it checks them."""
+def _fetch(root: Path) -> None:
+    """Let torchvision download CelebA into `root`; it does nothing when all MD5 sums are right already."""
     from torchvision.datasets import CelebA
 
+    class Files(CelebA):  # type: ignore[misc]  # the base has no types
+        def __init__(self) -> None:
+            # Its own constructor turns every list into a tensor: over 1 GB of memory, of which we need one column.
+            self.root = root
+
     try:
-        CelebA(root, split="valid", download=True)
+        Files().download()
     except Exception as fault:  # another package downloads, whose errors have no common base
         raise BadInput(f"{root}/{FOLDER}: CelebA could not be fetched: {_first_line(fault)}") from None
-    return CelebA
 
 
-def _own(folder: Path) -> Any:
-    """The reader for a folder that the user vouches for: what has to be there is there, with any MD5 sums."""
-    from torchvision.datasets import CelebA
+def _read_lists(folder: Path, attribute: str) -> dict[str, tuple[list[str], Labels]]:
+    """For each split the file names, and 1 where the image has the attribute."""
+    has = _read_attribute(folder / ATTRIBUTE_LIST, attribute)
+    path = folder / PARTITION_LIST
+    names: dict[str, list[str]] = {split: [] for split in _SPLITS.values()}
+    for number, line in enumerate(_lines(path), 1):
+        match line.split():
+            case [name, ("0" | "1" | "2") as split] if name in has:
+                names[_SPLITS[split]].append(name)
+            case _:
+                raise CorruptFile(f"{path}: line {number}: expected the name of a listed image and 0, 1 or 2; {_MEND}")
+    return {split: (found, np.array([has[name] for name in found], np.uint8)) for split, found in names.items()}
 
-    for name in (IMAGES, *LISTS):
-        if not (folder / name).exists():
-            raise BadInput(f"no {name} in {folder}: CelebA must lie there as torchvision has it; add --download to fetch it")
 
-    class OwnFolder(CelebA):  # type: ignore[misc]  # the base has no types
-        def _check_integrity(self) -> bool:
-            return True
+def _read_attribute(path: Path, attribute: str) -> dict[str, bool]:
+    """Which images have the attribute, by file name. The file holds a count, the names of the columns, then the rows."""
+    lines = _lines(path)
+    columns = lines[1].split() if len(lines) > 1 else []
+    if attribute not in columns:
+        raise CorruptFile(f"{path}: line 2 names no attribute {attribute}; {_MEND}")
+    at, width, has = columns.index(attribute) + 1, len(columns) + 1, {}
+    for number, line in enumerate(lines[2:], 3):
+        row = line.split()
+        if len(row) != width or row[at] not in ("1", "-1"):
+            raise CorruptFile(f"{path}: line {number}: expected a file name and {width - 1} values of 1 or -1; {_MEND}")
+        has[row[0]] = row[at] == "1"
+    return has
 
-    return OwnFolder
 
-
-def _labels(reader: Any, folder: Path, split: str, attribute: str) -> tuple[list[str], NDArray[np.uint8]]:
-    """File names of one split, and 1 where the image has the attribute."""
+def _lines(path: Path) -> list[str]:
     try:
-        listing = reader(folder.parent, split=split)
-        column = listing.attr_names.index(attribute)
-    except (OSError, RuntimeError, ValueError, IndexError, TypeError) as fault:  # what parsing a wrong text raises
-        raise CorruptFile(f"{folder}: a text file is damaged ({_first_line(fault)}); fetch CelebA again") from None
-    return listing.filename, listing.attr[:, column].numpy().astype(np.uint8)
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise CorruptFile(f"{path}: cannot be read as text; {_MEND}") from None
 
 
 def _image(path: Path) -> NDArray[np.uint8]:
@@ -110,9 +126,9 @@ def _image(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return square(image.convert("RGB"), SIDE)
     except FileNotFoundError:
-        raise BadInput(f"{path}: is listed in list_eval_partition.txt, but is not there; fetch CelebA again") from None
+        raise BadInput(f"{path}: is listed in list_eval_partition.txt, but is not there; {_MEND}") from None
     except (OSError, ValueError, SyntaxError):  # PIL raises all three for damaged content
-        raise CorruptFile(f"{path}: not a readable image; fetch CelebA again") from None
+        raise CorruptFile(f"{path}: not a readable image; {_MEND}") from None
 
 
 def _first_line(fault: Exception) -> str:

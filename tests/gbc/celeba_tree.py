@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gbc.celeba import ATTRIBUTES, FOLDER, IMAGES
+from gbc.celeba import ATTRIBUTE_LIST, ATTRIBUTES, FOLDER, IMAGES, PARTITION_LIST
 
 WIDTH, HEIGHT = 178, 218
 
@@ -32,15 +32,11 @@ def plant(root: Path, *, train: int = 4, test: int = 2, attribute: str = "Male")
             values = [1 if has and column == attribute else -1 for column in ATTRIBUTES]
             attributes.append(" ".join(f"{value:2}" for value in values))
             partition.append(str(split))
-    boxes, landmarks = (["0 " * (size - 1) + "0"] * len(names) for size in (4, 10))
-    _write(folder / "list_attr_celeba.txt", names, attributes, " ".join(ATTRIBUTES) + " ")  # as CelebA has it
-    _write(folder / "list_bbox_celeba.txt", names, boxes, "image_id x_1 y_1 width height")
-    _write(folder / "list_landmarks_align_celeba.txt", names, landmarks, "lefteye_x lefteye_y righteye_x righteye_y")
-    _write(folder / "list_eval_partition.txt", names, partition)
-    _write(folder / "identity_CelebA.txt", names, ["1"] * len(names))
+    header = f"{len(names)}\n{' '.join(ATTRIBUTES)} \n"  # with a blank at the end, as CelebA has it
+    _write(folder / ATTRIBUTE_LIST, names, attributes, header)
+    _write(folder / PARTITION_LIST, names, partition)
     return folder
 
 
-def _write(path: Path, names: list[str], rows: list[str], header: str | None = None) -> None:
-    lines = [f"{name} {row}" for name, row in zip(names, rows, strict=True)]
-    path.write_text("\n".join(lines if header is None else [str(len(names)), header, *lines]) + "\n")
+def _write(path: Path, names: list[str], rows: list[str], header: str = "") -> None:
+    path.write_text(header + "".join(f"{name} {row}\n" for name, row in zip(names, rows, strict=True)))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CelebA
 
 from gbc import datasets, pictures, pretrain
-from gbc.celeba import ATTRIBUTES, IMAGES
+from gbc.celeba import ATTRIBUTE_LIST, ATTRIBUTES, IMAGES, PARTITION_LIST, _read_lists
 from gbc.config import DatasetConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
@@ -105,7 +106,7 @@ def test_an_unknown_attribute_gets_a_suggestion(tree: Path) -> None:
     assert refusal(tree, attribute="Smilling") == "unknown attribute 'Smilling' of celeba; did you mean 'Smiling'?"
 
 
-@pytest.mark.parametrize("name", [IMAGES, "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt"])
+@pytest.mark.parametrize("name", [IMAGES, ATTRIBUTE_LIST, PARTITION_LIST])
 def test_a_missing_part_is_named(tree: Path, name: str) -> None:
     (tree / name).rename(tree / "elsewhere")
     assert refusal(tree).startswith(f"no {name} in {tree}: CelebA must lie there as torchvision has it")
@@ -125,21 +126,40 @@ def test_a_class_without_test_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "message"),
     [
-        ("list_attr_celeba.txt", ""),
-        ("list_attr_celeba.txt", "1\nMale\n000001.jpg yes\n"),
-        ("list_attr_celeba.txt", "1\nMale\n000001.jpg 1\n"),
-        ("list_attr_celeba.txt", "2\nMale\n000001.jpg 1\n000002.jpg 1 -1\n"),
-        ("list_eval_partition.txt", "000001.jpg\n"),
-        ("identity_CelebA.txt", "\xff\n"),
+        (ATTRIBUTE_LIST, "", "line 2 names no attribute Male"),
+        (ATTRIBUTE_LIST, "1\nBald Young\n000001.jpg 1 1\n", "line 2 names no attribute Male"),
+        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg yes\n", "line 3: expected a file name and 1 values of 1 or -1"),
+        (ATTRIBUTE_LIST, "2\nMale\n000001.jpg 1\n000002.jpg 1 -1\n", "line 4: expected a file name"),
+        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg 1\n", "line 2: expected the name of a listed image and 0, 1 or 2"),
+        (ATTRIBUTE_LIST, "\xff\n", "cannot be read as text"),
+        (PARTITION_LIST, "000001.jpg\n", "line 1: expected the name of a listed image"),
+        (PARTITION_LIST, "000001.jpg 0\n000002.jpg 3\n", "line 2: expected the name of a listed image"),
     ],
 )
-def test_a_damaged_text_file_is_one_line(tree: Path, name: str, content: str) -> None:
+def test_a_damaged_text_file_is_named(tree: Path, name: str, content: str, message: str) -> None:
     (tree / name).write_bytes(content.encode("latin-1"))
-    with pytest.raises(CorruptFile, match="celeba: a text file is damaged"):
+    with pytest.raises(CorruptFile):
         load(tree)
-    refusal(tree)
+    assert message in refusal(tree)
+
+
+def test_torchvision_reads_the_same_labels(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree gets the lists that torchvision wants besides; its MD5 sums are those of the whole CelebA."""
+    names = [line.split()[0] for line in (tree / PARTITION_LIST).read_text().splitlines()]
+    for name, columns, header in (
+        ("list_bbox_celeba.txt", 4, "count\nheader\n"),
+        ("list_landmarks_align_celeba.txt", 10, "count\nheader\n"),
+        ("identity_CelebA.txt", 1, ""),
+    ):
+        (tree / name).write_text(header + "".join(f"{image}{' 0' * columns}\n" for image in names))
+    monkeypatch.setattr(CelebA, "_check_integrity", lambda _: True)
+    ours = _read_lists(tree, "Male")
+    for split in ("train", "valid", "test"):
+        theirs = CelebA(tree.parent, split=split)
+        assert ours[split][0] == theirs.filename
+        assert ours[split][1].tolist() == theirs.attr[:, theirs.attr_names.index("Male")].tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
