@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _data_build(arguments: argparse.Namespace) -> None:
     from gbc import datasets
 
-    for name in datasets.DATASETS:
+    for name in datasets.SHIPPED:
         path = datasets.build(name, arguments.data_root, arguments.out)
         print(f"{path}  {path.stat().st_size} bytes")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gbc.config import ClassifierConfig, suggest
 from gbc.errors import BadInput
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Classifier:
     """A trained network and what a generator may know of its training: never the data."""
 
     module: nn.Module
-    """Maps images [M, channels, height, width] in [0, 1] to logits [M, C]."""
+    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]."""
     class_names: tuple[str, ...]
     shape: Shape
-    """(channels, height, width) of its input."""
+    """(channels, height, width) of its input, or (d,)."""
     samples: int
-    """N, how many images it was trained on."""
+    """N, how many images or points it was trained on."""
 
 
 def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:

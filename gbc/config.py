@@ -10,10 +10,10 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gbc.errors import BadInput
 
@@ -54,13 +54,33 @@ class Config(BaseModel):
         return self.parse(data, source)
 
 
+ClassIndex = Annotated[int, Field(ge=0, le=255)]
+
+
 class DatasetConfig(Config):
-    """Which images the classifier was trained on. Without `data_root`: the subset that ships with the package."""
+    """What the classifier was trained on. Without `data_root`: what ships with the package or its dependencies."""
 
     name: str = "fashion_mnist"
     per_class: int = Field(50, ge=1, description="training images of each class (the paper: 50)")
     data_root: str | None = Field(None, description="a torchvision root with the full set")
     download: bool = Field(False, description="let torchvision fetch the full set into data_root")
+    classes: Annotated[tuple[ClassIndex, ...], Field(strict=False)] | None = Field(
+        None, description="only these classes, numbered anew from 0 in this order"
+    )
+    attribute: str | None = Field(None, description="of celeba: what the two classes differ in; Male by default")
+    part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_a_choice(cls, classes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if classes is None:
+            return None
+        if len(classes) < 2:
+            raise ValueError("must name at least two classes, for example [0, 1]")
+        repeated = [label for label in classes if classes.count(label) > 1]
+        if repeated:
+            raise ValueError(f"names class {repeated[0]} twice")
+        return classes
 
     @model_validator(mode="after")
     def _download_needs_a_root(self) -> Self:

@@ -1,7 +1,8 @@
-"""The images a classifier is trained on, and the test images that scores are measured against.
+"""The data sets of the paper's experiments and two that need no download: what classifiers are trained on.
 
-The paper's tasks use 50 training images of each class. Those subsets ship with the package, with 200 test images of each
-class; `--data-root` reads the full sets in torchvision's layout instead and draws the same training images from them.
+The paper's tasks use 50 training images of each class. For MNIST and Fashion-MNIST those subsets ship with the package,
+with 200 test images of each class; `--data-root` reads the full sets in torchvision's layout instead and draws the same
+training images from them.
 """
 
 from __future__ import annotations
@@ -10,80 +11,53 @@ import hashlib
 import io
 import lzma
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gbc.celeba import celeba
 from gbc.config import DatasetConfig, suggest
 from gbc.errors import BadInput, CorruptFile
+from gbc.samples import Dataset, ImageDataset, PointDataset, Split, hold_out, only, square, subset, task, wanted
 
-if TYPE_CHECKING:
-    import torch
+__all__ = [
+    "DATASETS", "POINT_DATASETS", "SHIPPED", "Dataset", "ImageDataset", "PointDataset",
+    "build", "load", "load_any", "subset",
+]  # fmt: skip
 
 ASSETS: Final = Path(__file__).with_name("assets")
-SEED: Final = 0
 TRAIN_PER_CLASS: Final = 50
 TEST_PER_CLASS: Final = 200
 
 _GARMENTS: Final = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGITS: Final = tuple("0123456789")
 
-Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """Training images of a classifier and real test images, as bytes; grey images have no channel axis."""
-
-    name: str
-    class_names: tuple[str, ...]
-    train_images: NDArray[np.uint8]
-    """[N, height, width]; N is the paper's number of training samples."""
-    train_labels: NDArray[np.uint8]
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.uint8]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image as networks see it."""
-        height, width = self.train_images.shape[1:]
-        return 1, height, width
-
-    def digest(self) -> str:
-        """Sixteen hex digits of all images and labels."""
-        content = hashlib.sha256()
-        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            content.update(array.tobytes())
-        return content.hexdigest()[:16]
-
-    def train(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training images [N, channels, height, width] in [0, 1] and labels [N]."""
-        return _tensors(self.train_images, self.train_labels)
-
-    def test(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Test images [K, channels, height, width] in [0, 1] and labels [K]."""
-        return _tensors(self.test_images, self.test_labels)
-
-
-def _tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    return torch.from_numpy(images).unsqueeze(1).float() / 255, torch.from_numpy(labels).long()
-
 
 def load(config: DatasetConfig) -> ImageDataset:
-    """The data set `config` names.
+    """The images `config` names.
 
     Raises:
-        BadInput: an unknown name, too few images of a class, or no full set under `data_root`.
+        BadInput: an unknown name or class, a setting of another data set, points instead of images, too few images of a
+            class, or no full set under `data_root`.
         CorruptFile: a file is damaged.
     """
-    if config.name not in DATASETS:
-        raise BadInput(f"unknown dataset {config.name!r}; {suggest(config.name, list(DATASETS))}")
-    return DATASETS[config.name](config)
+    data = load_any(config)
+    if not isinstance(data, ImageDataset):
+        raise BadInput(f"{config.name} holds points, not images; choose one of {', '.join(sorted(DATASETS))}")
+    return data
+
+
+def load_any(config: DatasetConfig) -> Dataset:
+    """The images or points `config` names. Raises as `load`, but for points."""
+    registry: dict[str, Callable[[DatasetConfig], Dataset]] = {**DATASETS, **POINT_DATASETS}
+    if config.name not in registry:
+        raise BadInput(f"unknown dataset {config.name!r}; {suggest(config.name, list(registry))}")
+    for setting, owner in _OWNERS.items():
+        if getattr(config, setting) is not None and config.name != owner:
+            raise BadInput(f"dataset.{setting} is a setting of {owner}; leave it out for {config.name}")
+    return registry[config.name](config)
 
 
 def fashion_mnist(config: DatasetConfig) -> ImageDataset:
@@ -96,17 +70,77 @@ def mnist(config: DatasetConfig) -> ImageDataset:
     return _torchvision_task(config, "MNIST", _DIGITS)
 
 
+def digits(config: DatasetConfig) -> ImageDataset:
+    """The 8×8 grey digits that come with scikit-learn (Alpaydin and Kaynak 1998), ten classes of 174 to 183 images."""
+    from sklearn.datasets import load_digits
+
+    _refuse_root(config, "scikit-learn")
+    bunch = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # it counts 0 to 16
+    return hold_out(config, _DIGITS, images, bunch.target.astype(np.uint8))
+
+
+def lfw_faces(config: DatasetConfig) -> ImageDataset:
+    """Face or no face: the part of Labeled Faces in the Wild (Huang et al. 2007) that comes with scikit-image.
+
+    100 grey images of each class, 25×25, resized to 32×32.
+    """
+    from PIL import Image
+    from skimage.data import lfw_subset
+
+    _refuse_root(config, "scikit-image")
+    found = (lfw_subset() * 255).round().astype(np.uint8)
+    images = np.stack([square(Image.fromarray(image), 32) for image in found])
+    labels = np.repeat(np.array([1, 0], np.uint8), 100)  # the faces come first
+    return hold_out(config, ("no face", "face"), images, labels)
+
+
+def circle(config: DatasetConfig) -> PointDataset:
+    """The example of section 5.1: 18 points evenly on the unit circle, in three classes.
+
+    The text does not say how the points are categorised. We take three arcs of six neighbours, so that a class is one
+    region of the prediction landscape. Nor does it say how D is "evenly split" into D1 and D2: `part` 1 takes the points
+    with even and `part` 2 those with odd index, three of each class, so that each half goes round the whole circle.
+
+    Raises:
+        BadInput: an unknown class, or another `per_class` than there are points.
+    """
+    _refuse_root(config, "the package")
+    index = np.arange(18) if config.part is None else np.arange(config.part - 1, 18, 2)
+    there = len(index) // 3
+    if config.per_class not in (DatasetConfig().per_class, there):  # the default asks for nothing in particular
+        raise BadInput(f"per_class is {config.per_class}, but the circle always has {there} points of each class; leave it out")
+    angle = 2 * np.pi * index / 18
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    classes = wanted(config, ("arc 1", "arc 2", "arc 3"))
+    return PointDataset(config.name, tuple(classes.values()), *only(points, (index // 6).astype(np.uint8), list(classes)))
+
+
 DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {
+    "celeba": celeba,
+    "digits": digits,
     "fashion_mnist": fashion_mnist,
+    "lfw_faces": lfw_faces,
     "mnist": mnist,
 }
+POINT_DATASETS: Final[dict[str, Callable[[DatasetConfig], PointDataset]]] = {"circle": circle}
+SHIPPED: Final = ("fashion_mnist", "mnist")
+"""Those with a file in `ASSETS`."""
+
+_OWNERS: Final = {"attribute": "celeba", "part": "circle"}
 
 
 def build(name: str, data_root: Path, out: Path) -> Path:
     """Write the shipped file of data set `name` from a full torchvision root; the same bytes every time.
 
-    Returns the file's path. Raises as `load`.
+    Returns the file's path.
+
+    Raises:
+        BadInput: a data set that does not ship; and as `load`.
+        CorruptFile: as `load`.
     """
+    if name not in SHIPPED:
+        raise BadInput(f"{name!r} does not ship with the package; {suggest(name, list(SHIPPED))}")
     full = load(DatasetConfig(name=name, data_root=str(data_root), per_class=TRAIN_PER_CLASS))
     test = subset(full.test_labels, TEST_PER_CLASS)
     content = io.BytesIO()
@@ -126,25 +160,6 @@ def build(name: str, data_root: Path, out: Path) -> Path:
     return path
 
 
-def subset(labels: NDArray[np.uint8], per_class: int) -> NDArray[np.intp]:
-    """Indices of `per_class` samples of each class, class by class: those with the smallest keys.
-
-    Key i is the i-th raw output of PCG64(SEED), a stream that NumPy promises never to change; the subset for a smaller
-    `per_class` is part of that for a larger one.
-
-    Raises:
-        BadInput: a class has fewer samples.
-    """
-    keys = np.random.PCG64(SEED).random_raw(len(labels))
-    picked = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < per_class:
-            raise BadInput(f"per_class is {per_class}, but class {label} has only {len(members)} images")
-        picked.append(members[np.argsort(keys[members])[:per_class]])
-    return np.concatenate(picked)
-
-
 def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str, ...]) -> ImageDataset:
     if config.data_root is None:
         arrays = _shipped(config.name)
@@ -160,10 +175,15 @@ def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str
         test = arrays["test_images"], arrays["test_labels"]
     else:
         images, labels = _full(folder, config, train=True)
-        keep = subset(labels, config.per_class)
+        keep = subset(labels, config.per_class, wanted(config, class_names))
         train = images[keep], labels[keep]
         test = _full(folder, config, train=False)
-    return ImageDataset(config.name, class_names, *train, *test)
+    return task(config, class_names, train, test)
+
+
+def _refuse_root(config: DatasetConfig, origin: str) -> None:
+    if config.data_root is not None:
+        raise BadInput(f"{config.name} comes with {origin} and takes no data_root; leave it out")
 
 
 def _shipped(name: str) -> dict[str, NDArray[np.uint8]]:

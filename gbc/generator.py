@@ -10,16 +10,18 @@ class Generator(nn.Module):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
     def __init__(
-        self, *, classes: int, shape: tuple[int, int, int], noise_dim: int, width: int, channels: int, tasks: int = 1
+        self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, channels: int, tasks: int = 1
     ) -> None:
         """`width`: units of the fully connected layers; `channels`: of the first feature map, halved by each layer.
 
         With more than one of `tasks` the classifier index t is an input as well (Algorithm 2).
 
         Raises:
-            ValueError: height or width is not a multiple of 4.
+            ValueError: `shape` is not (channels, height, width), or height or width is not a multiple of 4.
         """
         super().__init__()
+        if len(shape) != 3:
+            raise ValueError(f"this generator makes images (channels, height, width), not {shape}")
         colours, height, breadth = shape
         if height % 4 or breadth % 4:
             raise ValueError(f"image sides must be multiples of 4, not {height}×{breadth}")

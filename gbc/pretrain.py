@@ -17,7 +17,7 @@ from gbc import classifiers, losses
 from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier, normalising_by
 from gbc.config import ClassifierConfig, digest
-from gbc.datasets import ImageDataset
+from gbc.datasets import Dataset
 from gbc.errors import BadInput, CorruptFile, Diverged
 
 Regime = dict[str, Any]
@@ -28,13 +28,13 @@ SCHEMA: Final = 1  # raise when a change here makes cached classifiers differ
 _CHECK_EVERY: Final = 100
 
 
-def identity(config: ClassifierConfig, data: ImageDataset) -> str:
+def identity(config: ClassifierConfig, data: Dataset) -> str:
     """Sixteen hex digits that name the classifier `config` trained on `data`."""
     return digest({"schema": SCHEMA, "classifier": config.model_dump(mode="json"), "data": data.digest()})
 
 
 def obtain(
-    config: ClassifierConfig, data: ImageDataset, cache: Path, progress: Progress | None = None
+    config: ClassifierConfig, data: Dataset, cache: Path, progress: Progress | None = None
 ) -> tuple[Classifier, Regime, Path]:
     """The classifier from `cache`, trained first when it is not there: (classifier, regime, folder).
 
@@ -58,7 +58,7 @@ def obtain(
     return load(folder, config, data)
 
 
-def load(folder: Path, config: ClassifierConfig, data: ImageDataset) -> tuple[Classifier, Regime, Path]:
+def load(folder: Path, config: ClassifierConfig, data: Dataset) -> tuple[Classifier, Regime, Path]:
     """The classifier stored in `folder`.
 
     Raises:
@@ -80,7 +80,7 @@ def load(folder: Path, config: ClassifierConfig, data: ImageDataset) -> tuple[Cl
     return Classifier(module, data.class_names, data.shape, len(data.train_labels)), regime, folder
 
 
-def train(config: ClassifierConfig, data: ImageDataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
+def train(config: ClassifierConfig, data: Dataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
     """Full-batch gradient descent with weight decay until `steps`, or until every residual is within `tolerance`.
 
     Raises:

@@ -73,6 +73,36 @@ def test_the_digest_changes_with_any_setting() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([3], "classes: [3] must name at least two classes, for example [0, 1]"),
+        ([], "classes: [] must name at least two classes"),
+        ([4, 5, 4], "classes: [4, 5, 4] names class 4 twice"),
+        ([0, -1], "classes.1: -1 should be greater than or equal to 0"),
+        ([0, "1"], "classes.1: '1' is text, not a number"),
+        ([0, 1.0], "classes.1: 1.0 should be a valid integer"),
+        (3, "classes: 3 should be a valid array"),
+    ],
+)
+def test_a_choice_of_classes_that_is_none_is_refused(classes: object, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        DatasetConfig.parse({"classes": classes}, "x.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_choice_of_classes_can_be_a_list_and_is_a_key() -> None:
+    config = DatasetConfig.parse({"classes": [5, 6]}, "x.yaml")
+    assert config == DatasetConfig(classes=[5, 6]) and config.classes == (5, 6)
+    assert hash(config) != hash(DatasetConfig(classes=(6, 5)))
+
+
+def test_the_circle_has_two_parts() -> None:
+    assert DatasetConfig.parse({"part": 2}, "x.yaml").part == 2
+    with pytest.raises(BadInput, match=r"x\.yaml: part: 3 should be 1 or 2"):
+        DatasetConfig.parse({"part": 3}, "x.yaml")
+
+
 def test_flatten_names_nested_keys_with_dots() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
 

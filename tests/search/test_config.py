@@ -7,6 +7,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from gbc.config import TrialConfig
+from gbc.datasets import DATASETS
 from gbc.errors import BadInput
 from search.config import CONFIGS, Objective, SweepConfig, resolve
 from search.space import Dimension, settle
@@ -24,6 +25,16 @@ def test_every_file_in_configs_is_a_sweep(path: Path) -> None:
     config = ask(dataset=dataset, preset=preset)
     assert (config.dataset, config.preset, config.name) == (dataset, preset, path.stem)
     assert config.first_rung % config.trial.report_every == 0
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
+    config = ask(dataset=dataset, preset=preset)
+    reference = ask(preset=preset)
+    assert set(config.space) == set(reference.space)
+    if preset == "paper":
+        assert config.space == reference.space and config.trial.steps == 50_000
 
 
 def test_the_papers_preset_is_table_2() -> None:
