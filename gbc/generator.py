@@ -67,7 +67,7 @@ class Pixels(nn.Module):
 
     tasks = 1
 
-    def __init__(self, *, classes: int, shape: tuple[int, int, int], count: int) -> None:
+    def __init__(self, *, classes: int, shape: tuple[int, ...], count: int) -> None:
         """`count` images; a multiple of `classes`."""
         super().__init__()
         self.classes, self.count = classes, count
