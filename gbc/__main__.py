@@ -143,7 +143,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out or remove it")
     world = tasks.obtain(settings, arguments.cache, lambda _: _show_pretraining)
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.data, pick_device(settings.device)))
+    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")
     history: list[dict[str, float]] = []
     if unfinished.exists():
@@ -211,6 +211,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
         settings = settings.updated({"dataset.data_root": arguments.data_root}, "--data-root")
     data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
+    assert isinstance(data, datasets.ImageDataset)
     labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
     images = generator.sample(labels, arguments.seed)
     scores = {

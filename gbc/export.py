@@ -118,7 +118,7 @@ def write(
     try:
         write_atomic(temporary / WEIGHTS, save(weights))
         write_atomic(temporary / CONFIG, json.dumps(header, indent=2).encode())
-        write_atomic(temporary / CARD, _card(out.name, settings, world.data, metrics, origin, picture is not None).encode())
+        write_atomic(temporary / CARD, _card(out.name, settings, world.images, metrics, origin, picture is not None).encode())
         if picture is not None:
             shutil.copyfile(picture, temporary / PICTURE)
         temporary.chmod(0o755)

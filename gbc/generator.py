@@ -51,12 +51,35 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
-        condition = [noise, nn.functional.one_hot(labels, self.classes).to(noise.dtype)]
-        if self.tasks > 1:
-            assert tasks is not None, "this generator was trained from several classifiers: it needs t"
-            condition.append(nn.functional.one_hot(tasks, self.tasks).to(noise.dtype))
-        features = self.fully_connected(torch.cat(condition, dim=1))
+        features = self.fully_connected(_conditioned(self, noise, labels, tasks))
         return torch.sigmoid(self.transposed(features.view(-1, *self.grid)))
+
+
+class PointGenerator(nn.Module):
+    """g for points, as in the 2-D example of section 5.1: three fully connected layers with a linear output."""
+
+    def __init__(self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, tasks: int = 1) -> None:
+        """`width`: units of the two hidden layers; `shape` is (d,)."""
+        super().__init__()
+        self.classes, self.noise_dim, self.tasks = classes, noise_dim, tasks
+        self.layers = nn.Sequential(
+            nn.Linear(noise_dim + classes + (tasks if tasks > 1 else 0), width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Linear(width, shape[0]),
+        )  # fmt: skip
+
+    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Fresh noise ε [M, noise_dim] for labels [M]."""
+        return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
+
+    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Noise for the points that are judged, [K, noise_dim]: as fresh as any."""
+        return self.latents(labels, rng)
+
+    def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
+        found: Tensor = self.layers(_conditioned(self, noise, labels, tasks))
+        return found
 
 
 class Pixels(nn.Module):
@@ -92,3 +115,12 @@ class Pixels(nn.Module):
     def forward(self, numbers: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """The images of these numbers [M] in (0, 1)."""
         return torch.sigmoid(self.logits[numbers])
+
+
+def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
+    """Noise, one-hot label and, with several tasks, one-hot t side by side, [M, inputs]."""
+    parts = [noise, nn.functional.one_hot(labels, network.classes).to(noise.dtype)]
+    if network.tasks > 1:
+        assert tasks is not None, "this generator was trained from several classifiers: it needs t"
+        parts.append(nn.functional.one_hot(tasks, network.tasks).to(noise.dtype))
+    return torch.cat(parts, dim=1)

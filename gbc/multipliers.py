@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class MultiplierNetwork(nn.Module):
-    """Turns images [M, channels, height, width] or points [M, d], labels [M] and a subject's number into multipliers μ ≥ 0, [M, C]."""
+    """Turns samples [M, …] with labels [M] and the number of a subject into multipliers μ ≥ 0, [M, C]."""
 
     scale: Tensor
 

@@ -11,8 +11,8 @@ import numpy as np
 from gbc import datasets, pretrain
 from gbc.classifiers import Classifier
 from gbc.config import ClassifierConfig, TrialConfig
-from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
+from gbc.samples import Dataset, ImageDataset, Labels, PointDataset
 
 Announce = Callable[[ClassifierConfig], pretrain.Progress]
 """Called before a classifier is asked for; gives what is to be told of its training."""
@@ -26,8 +26,19 @@ class World:
     regimes: tuple[pretrain.Regime, ...]
     folders: tuple[Path, ...]
     """Of each classifier in the cache."""
-    data: ImageDataset
+    data: Dataset
     """Of all classifiers together: what samples are compared with, never trained on."""
+
+    @property
+    def images(self) -> ImageDataset:
+        """The data, where a judge of images is asked for.
+
+        Raises:
+            BadInput: they are points.
+        """
+        if not isinstance(self.data, ImageDataset):
+            raise BadInput(f"{self.data.name} holds points, not images; draw it with `python -m gbc circle`")
+        return self.data
 
     @property
     def classifier(self) -> Classifier:
@@ -43,20 +54,20 @@ def obtain(config: TrialConfig, cache: Path, announce: Announce | None = None) -
     """
     sets, found = [], []
     for subject in config.subjects():
-        data = datasets.load(subject.dataset)
+        data = datasets.load_any(subject.dataset)
         sets.append(data)
         found.append(pretrain.obtain(subject.classifier, data, cache, announce and announce(subject.classifier)))
     classifiers, regimes, folders = zip(*found, strict=True)
     return World(classifiers, regimes, folders, union(sets))
 
 
-def union(sets: Sequence[ImageDataset]) -> ImageDataset:
-    """The images of several data sets once each, labels numbered by class name in order of first appearance.
+def union(sets: Sequence[Dataset]) -> Dataset:
+    """The samples of several data sets once each, labels numbered by class name in order of first appearance.
 
     Raises:
-        BadInput: their images differ in shape.
+        BadInput: their samples differ in shape.
     """
-    different: dict[str, ImageDataset] = {}
+    different: dict[str, Dataset] = {}
     for data in sets:
         different.setdefault(data.digest(), data)
     parts = list(different.values())
@@ -66,14 +77,20 @@ def union(sets: Sequence[ImageDataset]) -> ImageDataset:
     if len(parts) == 1:
         return parts[0]
 
-    def renumbered(part: ImageDataset, labels: np.ndarray) -> np.ndarray:
+    def renumbered(part: Dataset, labels: Labels) -> Labels:
         return np.array([names.index(name) for name in part.class_names], dtype=np.uint8)[labels]
 
+    title = "+".join(dict.fromkeys(part.name for part in parts))
+    train_labels = np.concatenate([renumbered(part, part.train_labels) for part in parts])
+    points = [part for part in parts if isinstance(part, PointDataset)]
+    if points:
+        return PointDataset(title, names, np.concatenate([part.train_points for part in points]), train_labels)
+    pictures = [part for part in parts if isinstance(part, ImageDataset)]
     return ImageDataset(
-        "+".join(dict.fromkeys(part.name for part in parts)),
+        title,
         names,
-        np.concatenate([part.train_images for part in parts]),
-        np.concatenate([renumbered(part, part.train_labels) for part in parts]),
-        np.concatenate([part.test_images for part in parts]),
-        np.concatenate([renumbered(part, part.test_labels) for part in parts]),
+        np.concatenate([part.train_images for part in pictures]),
+        train_labels,
+        np.concatenate([part.test_images for part in pictures]),
+        np.concatenate([renumbered(part, part.test_labels) for part in pictures]),
     )

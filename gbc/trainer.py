@@ -18,7 +18,7 @@ from gbc import losses, pictures
 from gbc.classifiers import Classifier, kaiming, normalising_by
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.generator import Generator, Pixels
+from gbc.generator import Generator, Pixels, PointGenerator
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.report import Report
@@ -84,8 +84,12 @@ class Trainer:
         shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
-        self.generator: Generator | Pixels
-        if config.generator == "pixels":
+        self.generator: Generator | PointGenerator | Pixels
+        if len(shape) == 1:
+            self.generator = PointGenerator(
+                classes=classes, shape=shape, noise_dim=config.noise_dim, width=config.width, tasks=len(self.labels_of_task)
+            )
+        elif config.generator == "pixels":
             self.generator = Pixels(classes=classes, shape=shape, count=classes * config.eval_per_class)
             self.generator.start(initial)
         else:
@@ -210,6 +214,8 @@ class Trainer:
         shapes = {subject.classifier.shape for subject in self.subjects}
         if len(shapes) > 1:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
+        if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
+            raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
         if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
             raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
 

@@ -63,7 +63,7 @@ def _training(assignment: Assignment) -> Iterator[Row]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     world = tasks.obtain(settings, Path(assignment["cache"]))
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.data, pick_device(settings.device)))
+    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
     folder = Path(assignment["folder"])
 
     history = resume(trainer, folder / CHECKPOINT)

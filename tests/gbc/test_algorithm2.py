@@ -41,7 +41,7 @@ def test_experts_without_data_share_samples_and_others_get_their_own_index() -> 
 def test_two_classifiers_of_one_data_set_train_one_generator(cache: Path) -> None:
     config = parse(SHARED, closed_weight=0.1)
     world = tasks.obtain(config, cache)
-    trainer = Trainer(config, world.classifiers, Judge.of(world.data, "cpu"))
+    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
     assert trainer.generator.tasks == 1 and trainer.multipliers.subjects == 2
     metrics = next(trainer.run()).metrics
     assert {"kkt/alpha_1", "kkt/alpha_2", "kkt/rho_1", "kkt/rho_2", "loss/closed", "ssim/coverage"} <= set(metrics)
@@ -57,7 +57,7 @@ def test_classifiers_of_different_labels_make_one_generator_of_all(cache: Path, 
     config = parse(OTHER)
     world = tasks.obtain(config, cache)
     assert len(world.data.class_names) == 20 and len(world.data.train_labels) == 200
-    trainer = Trainer(config, world.classifiers, Judge.of(world.data, "cpu"))
+    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
     reports = list(trainer.run())
     assert trainer.generator.tasks == 2
     assert [labels.tolist() for labels in trainer.labels_of_task] == [list(range(10)), list(range(10, 20))]
