@@ -30,6 +30,7 @@ TEST_PER_CLASS: Final = 200
 
 _GARMENTS: Final = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGITS: Final = tuple("0123456789")
+_FOLDERS: Final = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}  # torchvision's names
 
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -61,14 +62,15 @@ class ImageDataset:
 
     def train(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Training images [N, channels, height, width] in [0, 1] and labels [N]."""
-        return _tensors(self.train_images, self.train_labels)
+        return tensors(self.train_images, self.train_labels)
 
     def test(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Test images [K, channels, height, width] in [0, 1] and labels [K]."""
-        return _tensors(self.test_images, self.test_labels)
+        return tensors(self.test_images, self.test_labels)
 
 
-def _tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes as networks see them: images [K, channels, height, width] in [0, 1] and labels [K]."""
     import torch
 
     return torch.from_numpy(images).unsqueeze(1).float() / 255, torch.from_numpy(labels).long()
@@ -88,18 +90,34 @@ def load(config: DatasetConfig) -> ImageDataset:
 
 def fashion_mnist(config: DatasetConfig) -> ImageDataset:
     """Fashion-MNIST (Xiao et al. 2017): 28×28 grey garments, ten classes."""
-    return _torchvision_task(config, "FashionMNIST", _GARMENTS)
+    return _torchvision_task(config, _GARMENTS)
 
 
 def mnist(config: DatasetConfig) -> ImageDataset:
     """MNIST (LeCun et al. 1998): 28×28 grey digits, ten classes."""
-    return _torchvision_task(config, "MNIST", _DIGITS)
+    return _torchvision_task(config, _DIGITS)
 
 
 DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {
     "fashion_mnist": fashion_mnist,
     "mnist": mnist,
 }
+
+
+def unused(config: DatasetConfig) -> Split | None:
+    """Bytes of the full training set that the task does not use, (images [K, height, width], labels [K]).
+
+    None without `data_root`: the training images that ship are those of the task.
+
+    Raises:
+        BadInput, CorruptFile: as `load`.
+    """
+    if config.data_root is None:
+        return None
+    images, labels = _full(_FOLDERS[config.name], config, train=True)
+    keep = np.ones(len(labels), dtype=bool)
+    keep[subset(labels, config.per_class)] = False
+    return images[keep], labels[keep]
 
 
 def build(name: str, data_root: Path, out: Path) -> Path:
@@ -145,7 +163,7 @@ def subset(labels: NDArray[np.uint8], per_class: int) -> NDArray[np.intp]:
     return np.concatenate(picked)
 
 
-def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str, ...]) -> ImageDataset:
+def _torchvision_task(config: DatasetConfig, class_names: tuple[str, ...]) -> ImageDataset:
     if config.data_root is None:
         arrays = _shipped(config.name)
         if config.per_class > TRAIN_PER_CLASS:
@@ -159,6 +177,7 @@ def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str
         train = arrays["train_images"][keep], arrays["train_labels"][keep]
         test = arrays["test_images"], arrays["test_labels"]
     else:
+        folder = _FOLDERS[config.name]
         images, labels = _full(folder, config, train=True)
         keep = subset(labels, config.per_class)
         train = images[keep], labels[keep]
