@@ -21,10 +21,12 @@ from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.generator import Generator
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
-from gbc.report import Report
+from gbc.report import Report, free_score
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
 _LAMBDA_TOLERANCE: Final = 1e-8
+# As many fresh samples as a large batch: more would only cost time at every report.
+_FREE: Final = 512
 
 
 class Pass:
@@ -268,9 +270,7 @@ class Trainer:
         metrics |= dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 
         images, picture = self.sample(self.judged_noise, self.judged_labels), None
-        with normalising_by(self.phi, "eval"):
-            found = self.phi(images).argmax(dim=1)
-        metrics["classifier/accuracy"] = (found == self.judged_labels).float().mean().item()
+        metrics |= self._without_data(images)
         if self.judge:
             verdict = Verdict(self.judge, images, self.judged_labels)
             metrics |= verdict.scores()
@@ -278,6 +278,28 @@ class Trainer:
             picture = pictures.pairs(images[: len(nearest)], nearest, len(self.classifier.class_names))
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
+
+    def _without_data(self, images: Tensor) -> dict[str, float]:
+        """What the classifier alone says of the judged images [K, …], whose latents no step was trained on.
+
+        Normalised by its own statistics, whatever `bn_mode` is, so that trials compare; only ρ needs the mode whose Λ
+        it is stated in.
+        """
+        labels = self.judged_labels
+        with normalising_by(self.phi, "eval"):
+            logits = self.phi(images)
+        found = {
+            "classifier/accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
+            "free/confidence": logits.softmax(dim=1).gather(1, labels[:, None]).mean().item(),
+        }
+        if self.batch_norm_inputs.layers:
+            found["free/bn"] = losses.batch_norm_statistics(self.batch_norm_inputs.statistics()).item()
+        if self.config.stationarity_weight:
+            with torch.enable_grad():
+                fresh = Pass(self, images[:_FREE], labels[:_FREE])
+                found["free/rho"] = losses.relative_residual(fresh.target, fresh.pull).item()
+        found["free/score"] = free_score(found["free/confidence"], found.get("free/bn"), found.get("free/rho"))
+        return found
 
 
 def pick_device(name: str) -> torch.device:
