@@ -150,7 +150,7 @@ class Evaluation(Verdict):
 class Measure(NamedTuple):
     """One score."""
 
-    of: Callable[[Any], Tensor]
+    of: Callable[[Evaluation], Tensor]
     better: Direction
     training_images: bool
     """Whether it looks at the images that the classifier was trained on: validation, never an objective without data."""
@@ -208,8 +208,10 @@ class Result:
     """By row, then by measure. The first row is the generated set, the last the ceiling, if there is one."""
     by_class: dict[str, dict[str, float]]
     """Of the generated set, by measure, then by class name."""
-    oracle: dict[str, float | str]
-    """The feature network: its accuracy on real test images, and what it was trained on."""
+    oracle_accuracy: float
+    """Of the feature network on real test images."""
+    oracle_trained_on: str
+    """In words, with the number of test images that are judged if it is not all of them."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -231,7 +233,7 @@ class Result:
                 *_table(f"{'classes of ' + next(iter(self.scores)):31}", list(names), classes),
                 "",
                 "* looks at the classifier's training images: validation only",
-                "feature network: accuracy {accuracy:.3f} on real images, trained on {trained_on}".format(**self.oracle),
+                f"feature network: accuracy {self.oracle_accuracy:.3f} on real images, trained on {self.oracle_trained_on}",
             ]
         )
 
@@ -248,7 +250,7 @@ def evaluate(name: str, images: Tensor, labels: Tensor, data: ImageDataset, orac
     per_class = max(1, len(labels) // len(data.class_names))
     for control, found in control_sets(evaluator, per_class).items():
         rows[control] = found.scores()
-    return Result(rows, generated.by_class(), {"accuracy": oracle.accuracy, "trained_on": oracle.trained_on})
+    return Result(rows, generated.by_class(), oracle.accuracy, oracle.trained_on)
 
 
 def control_sets(evaluator: Evaluator, per_class: int) -> dict[str, Evaluation]:

@@ -104,16 +104,18 @@ def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bo
     return network
 
 
-def obtain(config: DatasetConfig, data: ImageDataset, cache: Path, steps: int = STEPS) -> Oracle:
+def obtain(config: DatasetConfig, data: ImageDataset, cache: Path, steps: int | None = None) -> Oracle:
     """The feature network for scores on `data`, from `cache`, trained first when it is not there.
 
     It learns from the images of the full training set that the task does not use. Where there are none, or fewer than
-    half the test images, it learns from half the test images, and only the other half is judged.
+    half the test images, it learns from half the test images, and only the other half is judged. `steps` is `STEPS` unless
+    given.
 
     Raises:
         BadInput: a data set or cache that cannot be used.
         CorruptFile: a file is damaged.
     """
+    steps = steps or STEPS
     spare = datasets.unused(config)
     if spare is not None and 2 * len(spare[1]) >= len(data.test_labels):
         judged = np.arange(len(data.test_labels))
