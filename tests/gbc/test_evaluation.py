@@ -182,6 +182,16 @@ def test_kid_is_unbiased_near_0_for_equal_distributions_and_large_for_others() -
     assert -0.1 < squared_mmd(real=many, generated=many) <= 0
 
 
+def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator) -> None:
+    """Real trousers alone are precise and cover little; with the arguments swapped they would be imprecise."""
+    trousers = evaluator.judge.train_labels == 1
+    alone = Evaluation(evaluator, evaluator.judge.train_images[trousers], evaluator.judge.train_labels[trousers])
+    scores = alone.scores()
+    assert scores["prdc/precision"] == 1.0
+    assert scores["prdc/recall"] < 0.5 and scores["prdc/coverage"] < 0.5
+    assert len(covered(alone.neighbourhoods)) == len(evaluator.judge.train_images)
+
+
 # The feature network
 
 
