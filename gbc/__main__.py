@@ -40,7 +40,6 @@ def parser() -> argparse.ArgumentParser:
     for sub in (pretrain, train, audit):
         sub.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
-        sub.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
 
     sample = commands.add_parser("sample", help="draw images from an exported generator")
     sample.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
@@ -51,10 +50,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure an exported generator against real images")
     evaluate.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     evaluate.set_defaults(run=_evaluate)
     for sub in (sample, evaluate):
         sub.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
     for sub in (pretrain, train, audit, evaluate):
+        sub.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     return cli
 
@@ -203,7 +204,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import torch
 
-    from gbc import datasets, export, tasks
+    from gbc import datasets, evaluation, export, features, tasks
     from gbc.metrics import Judge, Verdict, controls
 
     generator = export.load(arguments.model)
@@ -214,6 +215,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     assert isinstance(data, datasets.ImageDataset)
     labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
     images = generator.sample(labels, arguments.seed)
+    if arguments.full:
+        oracle = features.obtain(settings.dataset, data, arguments.cache)
+        result = evaluation.evaluate(arguments.model.name, images, labels, data, oracle)
+        print(json.dumps(result.plain(), indent=2) if arguments.json else result.text())
+        return
     scores = {
         arguments.model.name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
         **controls(data, settings.eval_per_class),

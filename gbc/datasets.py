@@ -33,6 +33,7 @@ TEST_PER_CLASS: Final = 200
 
 _GARMENTS: Final = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _DIGITS: Final = tuple("0123456789")
+_FOLDERS: Final = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}  # torchvision's names
 
 
 def load(config: DatasetConfig) -> ImageDataset:
@@ -62,12 +63,12 @@ def load_any(config: DatasetConfig) -> Dataset:
 
 def fashion_mnist(config: DatasetConfig) -> ImageDataset:
     """Fashion-MNIST (Xiao et al. 2017): 28×28 grey garments, ten classes."""
-    return _torchvision_task(config, "FashionMNIST", _GARMENTS)
+    return _torchvision_task(config, _GARMENTS)
 
 
 def mnist(config: DatasetConfig) -> ImageDataset:
     """MNIST (LeCun et al. 1998): 28×28 grey digits, ten classes."""
-    return _torchvision_task(config, "MNIST", _DIGITS)
+    return _torchvision_task(config, _DIGITS)
 
 
 def digits(config: DatasetConfig) -> ImageDataset:
@@ -130,6 +131,23 @@ SHIPPED: Final = ("fashion_mnist", "mnist")
 _OWNERS: Final = {"attribute": "celeba", "part": "circle"}
 
 
+def unused(config: DatasetConfig) -> Split | None:
+    """Bytes of the full training set that the task does not use, (images [K, height, width], labels [K]).
+
+    None without `data_root`, and for sets that are no folder of torchvision's: what there is belongs to the task.
+
+    Raises:
+        BadInput, CorruptFile: as `load`.
+    """
+    if config.data_root is None or config.name not in _FOLDERS:
+        return None
+    images, labels = _full(_FOLDERS[config.name], config, train=True)
+    classes = list(config.classes or np.unique(labels))
+    keep = np.ones(len(labels), dtype=bool)
+    keep[subset(labels, config.per_class, {int(label): str(label) for label in classes})] = False
+    return only(images[keep], labels[keep], classes)
+
+
 def build(name: str, data_root: Path, out: Path) -> Path:
     """Write the shipped file of data set `name` from a full torchvision root; the same bytes every time.
 
@@ -160,7 +178,7 @@ def build(name: str, data_root: Path, out: Path) -> Path:
     return path
 
 
-def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str, ...]) -> ImageDataset:
+def _torchvision_task(config: DatasetConfig, class_names: tuple[str, ...]) -> ImageDataset:
     if config.data_root is None:
         arrays = _shipped(config.name)
         if config.per_class > TRAIN_PER_CLASS:
@@ -174,6 +192,7 @@ def _torchvision_task(config: DatasetConfig, folder: str, class_names: tuple[str
         train = arrays["train_images"][keep], arrays["train_labels"][keep]
         test = arrays["test_images"], arrays["test_labels"]
     else:
+        folder = _FOLDERS[config.name]
         images, labels = _full(folder, config, train=True)
         keep = subset(labels, config.per_class, wanted(config, class_names))
         train = images[keep], labels[keep]

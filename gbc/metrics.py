@@ -111,10 +111,10 @@ def ssim_nearest(verdict: Verdict) -> Tensor:
     return verdict.nearest[1].mean()
 
 
-def ssim_coverage(verdict: Verdict) -> Tensor:
-    """Mean over training images of the best SSIM among generated images of the same class, classes weighed alike.
+def ssim_coverage_by_class(verdict: Verdict) -> Tensor:
+    """Mean over the training images of each class of the best SSIM among generated images of that class, [classes].
 
-    A class of which nothing was generated counts 0. Unlike the paper's score it punishes images that are all alike.
+    A class of which nothing was generated counts 0.
     """
     judge, scores = verdict.judge, []
     for label in judge.train_labels.unique():
@@ -124,7 +124,12 @@ def ssim_coverage(verdict: Verdict) -> Tensor:
             continue
         ours = torch.nonzero(judge.train_labels == label).squeeze(1)
         scores.append(ssim(verdict.features.pick(theirs), judge.train_features.pick(ours)).max(dim=0).values.mean())
-    return torch.stack(scores).mean()
+    return torch.stack(scores)
+
+
+def ssim_coverage(verdict: Verdict) -> Tensor:
+    """Mean of `ssim_coverage_by_class`: classes weigh alike. Unlike the paper's score it punishes images all alike."""
+    return ssim_coverage_by_class(verdict).mean()
 
 
 def tstr_1nn(verdict: Verdict) -> Tensor:
@@ -141,30 +146,46 @@ METRICS: Final[dict[str, Callable[[Verdict], Tensor]]] = {
 }
 
 
+def floors(judge: Judge, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sets that are worth little, by name: (images [K, channels, height, width], labels [K]), `per_class` of each class."""
+    images, classes = judge.train_images, judge.train_labels.unique()
+    labels = classes.repeat(per_class)
+    means = torch.stack([images[judge.train_labels == label].mean(dim=0) for label in classes])
+    blank = torch.zeros(len(labels), *images.shape[1:])
+    noise = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0))
+    return {
+        "black": (blank + 0.001 * noise, labels),
+        "uniform noise": (noise, labels),
+        "mean image": (images.mean(dim=0).expand_as(blank), labels),
+        "class means": (means.repeat(per_class, 1, 1, 1), labels),
+    }
+
+
+def ceiling(judge: Judge, per_class: int) -> tuple[Judge, Tensor, Tensor] | None:
+    """`per_class` test images of each class as if they were generated: (judge without them, images [K, …], labels [K]).
+
+    None where a class has too few test images, or nothing would be left to test on.
+    """
+    classes = judge.test_labels.unique()
+    members = [torch.nonzero(judge.test_labels == label).squeeze(1)[:per_class] for label in classes]
+    if any(len(found) < per_class for found in members):
+        return None
+    taken = torch.stack(members, dim=1).flatten()
+    rest = torch.ones(len(judge.test_labels), dtype=torch.bool)
+    rest[taken] = False
+    if not rest.any():
+        return None
+    fair = Judge(judge.train_images, judge.train_labels, judge.test_images[rest], judge.test_labels[rest])
+    return fair, judge.test_images[taken], classes.repeat(per_class)
+
+
 def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
     """What the metrics say of sets whose worth is known, with `per_class` images of each class: floors and the ceiling.
 
     `other real images` are test images, which that row's 1-NN is then not tested on.
     """
-    judge, rng = Judge.of(data, "cpu"), torch.Generator().manual_seed(0)
-    images, classes = judge.train_images, len(data.class_names)
-    labels = torch.arange(classes).repeat(per_class)
-    means = torch.stack([images[judge.train_labels == label].mean(dim=0) for label in range(classes)])
-    blank = torch.zeros(len(labels), *data.shape)
-    noise = torch.rand(blank.shape, generator=rng)
-    sets = {
-        "black": blank + 0.001 * noise,
-        "uniform noise": noise,
-        "mean image": images.mean(dim=0).expand_as(blank),
-        "class means": means[labels],
-    }
-    rows = {name: Verdict(judge, set_, labels).scores() for name, set_ in sets.items()}
-    members = [torch.nonzero(judge.test_labels == label).squeeze(1)[:per_class] for label in range(classes)]
-    if all(len(found) == per_class for found in members):
-        taken = torch.stack(members, dim=1).flatten()
-        rest = torch.ones(len(judge.test_labels), dtype=torch.bool)
-        rest[taken] = False
-        if rest.any():
-            fair = Judge(images, judge.train_labels, judge.test_images[rest], judge.test_labels[rest])
-            rows["other real images"] = Verdict(fair, judge.test_images[taken], labels).scores()
+    judge = Judge.of(data, "cpu")
+    rows = {name: Verdict(judge, *images).scores() for name, images in floors(judge, per_class).items()}
+    if best := ceiling(judge, per_class):
+        rows["other real images"] = Verdict(*best).scores()
     return rows

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
+from gbc import cache as caches
 from gbc import classifiers, losses
-from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier, normalising_by
 from gbc.config import ClassifierConfig, digest
 from gbc.datasets import Dataset
-from gbc.errors import BadInput, CorruptFile, Diverged
+from gbc.errors import Diverged
 
 Regime = dict[str, Any]
 Progress = Callable[[int, int, float], None]
@@ -26,6 +23,7 @@ Progress = Callable[[int, int, float], None]
 
 SCHEMA: Final = 1  # raise when a change here makes cached classifiers differ
 _CHECK_EVERY: Final = 100
+_REGIME: Final = "regime.json"
 
 
 def identity(config: ClassifierConfig, data: Dataset) -> str:
@@ -46,15 +44,16 @@ def obtain(
         Diverged: training did not stay finite.
     """
     folder = cache / f"{data.name}-{config.name}-{identity(config, data)}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f".{folder.name}.lock")
-        with lock:
-            if not folder.exists():
-                module, regime = train(config, data, progress)
-                _store(folder, module, config, regime)
-    except OSError as fault:
-        raise BadInput(f"{cache}: cannot be written: {fault.strerror}") from None
+
+    def make() -> Mapping[str, bytes]:
+        module, regime = train(config, data, progress)
+        return {
+            caches.WEIGHTS: caches.packed(module),
+            _REGIME: json.dumps(regime, indent=2).encode(),
+            "config.json": config.model_dump_json(indent=2).encode(),
+        }
+
+    caches.once(folder, make)
     return load(folder, config, data)
 
 
@@ -64,19 +63,8 @@ def load(folder: Path, config: ClassifierConfig, data: Dataset) -> tuple[Classif
     Raises:
         CorruptFile: a file is missing, damaged or belongs to another architecture.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as unpack
-
     module = classifiers.build(config, data.shape, len(data.class_names))
-    try:
-        regime = json.loads((folder / "regime.json").read_text())
-        module.load_state_dict(unpack((folder / "model.safetensors").read_bytes()))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        reason = " ".join(str(fault).split())[:120]
-        raise CorruptFile(
-            f"{folder}: the cached classifier is damaged ({reason}); delete the folder to train it again"
-        ) from None
-    module.eval()
+    regime = caches.restore(folder, module, _REGIME)
     return Classifier(module, data.class_names, data.shape, len(data.train_labels)), regime, folder
 
 
@@ -151,14 +139,3 @@ def _settle_batch_norm(module: nn.Module, images: Tensor) -> None:
     module(images)
     for layer in layers:
         layer.momentum = 0.1
-
-
-def _store(folder: Path, module: nn.Module, config: ClassifierConfig, regime: Regime) -> None:
-    from safetensors.torch import save as pack
-
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        part = Path(temporary) / folder.name
-        write_atomic(part / "model.safetensors", pack(module.state_dict()))
-        write_atomic(part / "regime.json", json.dumps(regime, indent=2).encode())
-        write_atomic(part / "config.json", config.model_dump_json(indent=2).encode())
-        os.replace(part, folder)

@@ -53,11 +53,11 @@ class ImageDataset:
 
     def train(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Training images [N, channels, height, width] in [0, 1] and labels [N]."""
-        return _tensors(self.train_images, self.train_labels)
+        return tensors(self.train_images, self.train_labels)
 
     def test(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Test images [K, channels, height, width] in [0, 1] and labels [K]."""
-        return _tensors(self.test_images, self.test_labels)
+        return tensors(self.test_images, self.test_labels)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ def _digest(*arrays: NDArray[Any]) -> str:
     return content.hexdigest()[:16]
 
 
-def _tensors(images: NDArray[np.uint8], labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(images: NDArray[np.uint8], labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes as networks see them: images [K, channels, height, width] in [0, 1] and labels [K]."""
     import torch
 
     pixels = torch.from_numpy(images).float() / 255

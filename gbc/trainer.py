@@ -21,8 +21,11 @@ from gbc.errors import BadInput, Diverged
 from gbc.generator import Generator, Pixels, PointGenerator
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
-from gbc.report import Report
+from gbc.report import Report, free_score
 from gbc.subject import Pass, Subject, check_factors, labels_of_task, loss_weights, union
+
+# As many fresh samples as a large batch: more would only cost time at every report.
+_FREE: Final = 512
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,7 @@ class Trainer:
 
         metrics |= self._kkt_state()
         images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
-        metrics["classifier/accuracy"] = self._accuracy(images)
+        metrics |= self._without_data(images)
         picture = None
         if self.judge:
             verdict = Verdict(self.judge, images, self.judged_labels)
@@ -321,15 +324,33 @@ class Trainer:
         quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
         return found | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 
-    def _accuracy(self, images: Tensor) -> float:
-        """Share of samples that the classifiers of their task agree with, by their stored statistics."""
-        agreed = []
+    def _without_data(self, images: Tensor) -> dict[str, float]:
+        """What the classifiers alone say of the judged samples [K, …], whose latents no step was trained on.
+
+        Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ
+        needs the mode whose Λ it is stated in.
+        """
+        found: dict[str, list[float]] = {}
         for subject in self.subjects:
             mine = self.judged_tasks == subject.task
+            samples, labels = images[mine], subject.local[self.judged_labels[mine]]
             with normalising_by(subject.phi, "eval"):
-                found = subject.phi(images[mine]).argmax(dim=1)
-            agreed.append((found == subject.local[self.judged_labels[mine]]).float())
-        return torch.cat(agreed).mean().item()
+                logits = subject.phi(samples)
+            agreed = (logits.argmax(dim=1) == labels).float().mean().item()
+            found.setdefault("classifier/accuracy", []).append(agreed)
+            confidence = logits.softmax(dim=1).gather(1, labels[:, None]).mean().item()
+            found.setdefault("free/confidence", []).append(confidence)
+            if subject.batch_norm_inputs.layers:
+                distance = losses.batch_norm_statistics(subject.batch_norm_inputs.statistics()).item()
+                found.setdefault("free/bn", []).append(distance)
+            if subject.weights["stationarity"]:
+                with torch.enable_grad():
+                    fresh = Pass(subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE])
+                    rho = losses.relative_residual(fresh.target, fresh.pull).item()
+                found.setdefault("free/rho", []).append(rho)
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))
+        return means
 
 
 def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:

@@ -89,7 +89,7 @@ def test_a_generator_is_trained_and_judged_in_colour(tree: Path, tmp_path: Path)
     data = load(tree)
     settings = TrialConfig.parse({**TINY, "dataset": {"name": "celeba", "per_class": 3}}, "test")
     classifier, _, _ = pretrain.obtain(settings.classifier, data, tmp_path / "cache")
-    *_, report = Trainer(settings, classifier, Judge.of(data, "cpu")).run()
+    *_, report = Trainer(settings, [classifier], Judge.of(data, "cpu")).run()
     assert all(0 <= report.metrics[name] <= 1 for name in METRICS)
     assert report.images is not None and report.images.shape == (10 * 34, 2 * 34, 3)  # 5 pairs of rows, framed
     with Image.open(io.BytesIO(pictures.png(report.images))) as picture:

@@ -107,6 +107,24 @@ def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.
     assert "ssim/coverage" in capsys.readouterr().out
 
 
+def test_evaluate_in_full(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gbc.features.STEPS", 30)
+    monkeypatch.setattr("gbc.evaluation.TSTR_STEPS", 10)
+    command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first, *_, last = found["scores"]
+    assert (first, last) == ("model", "other real images")
+    assert {"prdc/coverage", "tstr/cnn", "kid", "ssim/coverage"} <= set(found["scores"]["model"])
+    assert set(found["by_class"]["tstr/cnn"]) >= {"Trouser", "Bag"}
+    assert 0 <= found["oracle_accuracy"] <= 1 and "test images" in found["oracle_trained_on"]
+    assert main(command) == 0
+    assert "oracle/accuracy" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("fashion_mnist-features-*"))) == 1  # the second time it was there
+
+
 def test_pretrain_prints_the_regime(classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "trial.yaml"
     config.write_text(yaml.safe_dump(TINY))
@@ -151,6 +169,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
         (["sample", "--model", "{trained}", "--out", "a.png", "--count", "0"], "must be at least 1"),
         (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 is unknown"),
         (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "no FashionMNIST under nowhere"),
+        (["evaluate", "--model", "{trained}", "--full", "--cache", "{trained}/README.md"], "README.md: cannot be written"),
         (["data", "build", "--data-root", "nowhere", "--out", "new"], "no FashionMNIST under nowhere"),
     ],
 )

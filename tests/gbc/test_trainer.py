@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gbc import classifiers, homogeneity
+from gbc import classifiers, homogeneity, losses
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
@@ -20,6 +20,7 @@ DESIGN = {
     "kkt/rho", "kkt/alpha", "kkt/mu_mean", "kkt/mu_active",
     "margin/q05", "margin/q50", "margin/q95", "classifier/accuracy",
     "ssim/nearest", "ssim/coverage", "tstr/1nn", "time/steps_per_s",
+    "free/rho", "free/bn", "free/confidence", "free/score",
 }  # fmt: skip
 
 
@@ -187,6 +188,56 @@ def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any
         Trainer(config, [phi])
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
     assert "ssim/coverage" not in without.metrics and without.images is None  # no judge, no real images
+
+
+def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
+    fresh: Callable[..., Trainer], settings: TrialConfig, classifier: Classifier
+) -> None:
+    judged = next(fresh().run()).metrics
+    alone = next(Trainer(settings, [classifier]).run()).metrics
+    free = {name: value for name, value in alone.items() if name.startswith("free/")}
+    assert set(free) == {"free/rho", "free/bn", "free/confidence", "free/score"}
+    assert free == {name: judged[name] for name in free}
+    assert not any(name.startswith(("ssim/", "tstr/")) for name in alone)
+
+
+def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable[..., Trainer]) -> None:
+    """By hand: eval mode, the judged latents, the classifier's own statistics; ρ in the mode of the losses."""
+    run = fresh()
+    metrics = next(run.run()).metrics
+    images, labels = run.sample(run.judged_noise, run.judged_labels, run.judged_tasks), run.judged_labels
+    phi = run.subjects[0].phi.eval()
+    with torch.no_grad():
+        probabilities = phi(images).softmax(dim=1)
+    assert metrics["free/confidence"] == pytest.approx(probabilities[torch.arange(len(labels)), labels].mean().item())
+    inputs = run.subjects[0].batch_norm_inputs.statistics()
+    assert metrics["free/bn"] == pytest.approx(losses.batch_norm_statistics(inputs).item())
+    batch = Pass(run.subjects[0], run.multipliers, images, labels)
+    rho = ((batch.target - batch.pull).norm() / batch.target.norm()).item()
+    assert metrics["free/rho"] == pytest.approx(rho, rel=1e-5)
+    assert metrics["free/score"] == pytest.approx(
+        metrics["free/confidence"] / (1 + metrics["free/bn"]) / (1 + metrics["free/rho"])
+    )
+
+
+def test_data_free_metrics_leave_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_them = numbers(list(fresh().run()))
+    accuracy = {"classifier/accuracy": 0.0}
+    monkeypatch.setattr(Trainer, "_without_data", lambda self, images: accuracy)
+    without = numbers(list(fresh().run()))
+    for (_, left), (_, right) in zip(with_them, without, strict=True):
+        assert {**left, **accuracy} == {**left, **right}
+
+
+def test_parts_that_a_trial_does_not_have_are_not_reported(
+    fresh: Callable[..., Trainer], settings: TrialConfig, images: Any
+) -> None:
+    no_multipliers = next(fresh(stationarity_weight=0).run()).metrics
+    assert "free/rho" not in no_multipliers and "free/score" in no_multipliers
+    config = settings.updated({"classifier.name": "mlp", "bn_weight": 0}, "test")
+    phi = Classifier(classifiers.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
+    no_batch_norm = next(Trainer(config, [phi]).run()).metrics
+    assert "free/bn" not in no_batch_norm and "free/score" in no_batch_norm
 
 
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:

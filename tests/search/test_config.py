@@ -118,6 +118,7 @@ def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
     [
         ("tstr/1nn", "tstr/1nn", "max"),
         ("kkt/rho", "kkt/rho", "min"),
+        ("free/score", "free/score", "max"),
         ("kkt/alpha:max", "kkt/alpha", "max"),
         ("loss/tv:max", "loss/tv", "max"),
     ],

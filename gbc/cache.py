@@ -1,0 +1,72 @@
+"""Folders that are made once, whoever asks first: trained networks that every trial of a sweep shares."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock
+from torch import nn
+
+from gbc.checkpoint import write_atomic
+from gbc.errors import BadInput, CorruptFile
+
+WEIGHTS: Final = "model.safetensors"
+
+
+def once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> None:
+    """Fill `folder` with the files (name → content) that `make` returns, unless it is there already.
+
+    Safe when several processes ask at once: one makes, the others wait. The folder appears whole or not at all.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    cache = folder.parent
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{folder.name}.lock"):
+            if not folder.exists():
+                _store(folder, make())
+    except OSError as fault:
+        raise BadInput(f"{cache}: cannot be written: {fault.strerror}") from None
+
+
+def restore(folder: Path, module: nn.Module, record: str) -> dict[str, Any]:
+    """Load the weights in `folder` into `module`, set it to eval mode and return the JSON file `record` beside them.
+
+    Raises:
+        CorruptFile: a file is missing, damaged or belongs to another architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as unpack
+
+    try:
+        found: dict[str, Any] = json.loads((folder / record).read_text())
+        module.load_state_dict(unpack((folder / WEIGHTS).read_bytes()))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise CorruptFile(
+            f"{folder}: the cached classifier is damaged ({reason}); delete the folder to train it again"
+        ) from None
+    module.eval()
+    return found
+
+
+def packed(module: nn.Module) -> bytes:
+    """The weights of `module` as the content of the file that `restore` reads."""
+    from safetensors.torch import save
+
+    return save(module.state_dict())
+
+
+def _store(folder: Path, files: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        part = Path(temporary) / folder.name
+        for name, content in files.items():
+            write_atomic(part / name, content)
+        os.replace(part, folder)
