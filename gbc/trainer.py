@@ -127,7 +127,7 @@ class Trainer:
         self.judged_labels = torch.arange(classes, device=self.device).repeat(config.eval_per_class)
         self.judged_noise = torch.randn(len(self.judged_labels), config.noise_dim, generator=judged, device=self.device)
 
-        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi)
+        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {})
         self._check(degrees)
         self.degrees = homogeneity.flat(degrees, self.phi)
 
@@ -220,8 +220,9 @@ class Trainer:
                 group["lr"] = self.config.lr * factor
 
     def _check(self, degrees: homogeneity.Degrees) -> None:
-        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode)
+        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0))
+        # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
+        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:
             raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 
