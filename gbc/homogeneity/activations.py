@@ -24,7 +24,8 @@ class Shift:
 class Activation:
     """A tensor on its way through the network: a part of one degree, plus shifts that are still to be judged.
 
-    Shifts are kept apart because a BatchNorm that subtracts the batch's mean removes them, whatever their degree.
+    Shifts are kept apart because a BatchNorm that subtracts the batch's mean removes them, whatever their degree. No
+    shapes are followed: a Linear on [M, C, L] straight into a BatchNorm over C is taken for [M, C], and `relative_error` tells.
     """
 
     degree: Array
