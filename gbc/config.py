@@ -140,7 +140,10 @@ class TrialConfig(Config):
     # the KKT conditions
     delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
     alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start")
-    lambda_policy: Literal["last_layer"] = Field("last_layer", description="which solution Λ of Eq. (10) is taken")
+    lambda_policy: Literal["last_layer", "min_norm", "uniform", "given"] = Field(
+        "last_layer", description="which solution Λ of Eq. (10) is taken"
+    )
+    lambda_values: dict[str, float] | None = Field(None, description="λ of named tensors, for the policy `given`")
     bn_mode: Literal["train", "eval"] = Field("train", description="statistics Φ normalises by: the batch's or its own")
 
     estimator: Literal["norm", "halves"] = Field("norm", description="of the stationarity loss: Eq. (5), or unbiased")
@@ -181,6 +184,14 @@ class TrialConfig(Config):
             data = expert.dataset or self.dataset
             found.append(SubjectConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
         return found
+
+    @model_validator(mode="after")
+    def _numbers_are_given_to_the_policy_given(self) -> Self:
+        if (self.lambda_policy == "given") != (self.lambda_values is not None):
+            raise ValueError(
+                f"lambda_values belong to lambda_policy 'given' (it is {self.lambda_policy!r}): set both or neither"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reports_divide_the_run(self) -> Self:

@@ -38,7 +38,7 @@ class Subject:
         """
         self.classifier, self.config, self.index, self.task = classifier, config, index, trained.task
         self.phi = classifier.module.to(device)
-        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi)
+        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {})
         self._check(degrees)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
@@ -62,10 +62,9 @@ class Subject:
             self.weights["bn"] = 0.0
 
     def _check(self, degrees: homogeneity.Degrees) -> None:
-        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0)).to(
-            next(self.phi.parameters())
-        )
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode)
+        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0))
+        # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
+        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:
             raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 

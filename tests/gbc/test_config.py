@@ -27,6 +27,12 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
         ("bn_mode: trian", "trial.yaml: bn_mode: 'trian' should be 'train' or 'eval'"),
         ("lr: .nan", "trial.yaml: lr: "),
         ("steps: 10\nreport_every: 4", "trial.yaml: steps (10) must be a multiple of report_every (4)"),
+        (
+            "lambda_policy: given",
+            "trial.yaml: lambda_values belong to lambda_policy 'given' (it is 'given'): set both or neither",
+        ),
+        ("lambda_values: {1.weight: 1}", "lambda_values belong to lambda_policy 'given' (it is 'last_layer')"),
+        ("lambda_policy: given\nlambda_values: {1.weight: one}", "lambda_values.1.weight: 'one' should be a valid number"),
         ("- 1", "trial.yaml: expected a mapping of settings, found list"),
         ("a: [", "trial.yaml: not valid YAML: "),
         ("dataset: {download: true}", "trial.yaml: dataset: download needs data_root"),
@@ -38,6 +44,11 @@ def test_a_fault_is_one_line_that_names_key_and_mend(text: str, message: str, tm
         parse(text, tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_lambda_may_be_given_by_number(tmp_path: Path) -> None:
+    config = parse("lambda_policy: given\nlambda_values: {1.weight: 1, 3.bias: 0.5}", tmp_path)
+    assert config.lambda_values == {"1.weight": 1.0, "3.bias": 0.5}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -240,8 +240,23 @@ def test_parts_that_a_trial_does_not_have_are_not_reported(
     assert "free/bn" not in no_batch_norm and "free/score" in no_batch_norm
 
 
+@pytest.mark.parametrize(
+    "policy", [{"lambda_policy": "min_norm"}, {"lambda_policy": "uniform"},
+               {"lambda_policy": "given", "lambda_values": {"7.weight": 0.75}}]
+)  # fmt: skip
+def test_every_policy_trains(fresh: Callable[..., Trainer], policy: dict[str, Any]) -> None:
+    run = fresh(**policy)
+    assert run.subjects[0].degrees.max() == 1  # the last bias
+    assert next(run.run()).metrics["kkt/rho"] > 0
+
+
+def test_a_policy_that_does_not_fit_the_batch_norm_mode_names_the_layer(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(NotQuasiHomogeneous, match="2: BatchNorm1d by stored statistics needs an input of degree 0"):
+        fresh(lambda_policy="uniform", bn_mode="eval")
+
+
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = lambda module: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
+    everything = lambda module, mode, values: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
     monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
     with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
         fresh()

@@ -1,0 +1,34 @@
+"""Λ: the degrees of quasi-homogeneity, Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) (section 3).
+
+Λ is not unique: the degrees that satisfy the definition form a polytope. `structural` finds it by rules over the layers,
+`estimated` by derivatives (Eq. 10), both as a `System`; a *policy* picks one point of it; `relative_error` checks that point.
+"""
+
+from __future__ import annotations
+
+from gbc.homogeneity.check import EPS, Curves, curves, flat, relative_error
+from gbc.homogeneity.estimate import diagonal, estimated, estimated_scalars
+from gbc.homogeneity.policies import POLICIES, Policy, given, last_layer, min_norm, uniform
+from gbc.homogeneity.structure import structural
+from gbc.homogeneity.system import Degrees, Equation, System
+
+__all__ = [
+    "EPS",
+    "POLICIES",
+    "Curves",
+    "Degrees",
+    "Equation",
+    "Policy",
+    "System",
+    "curves",
+    "diagonal",
+    "estimated",
+    "estimated_scalars",
+    "flat",
+    "given",
+    "last_layer",
+    "min_norm",
+    "relative_error",
+    "structural",
+    "uniform",
+]
