@@ -98,6 +98,8 @@ class Trainer:
             BadInput: a device that is not there, or settings that do not fit the classifier.
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
         """
+        if config.classifier.loss == "exponential":
+            raise BadInput("classifier.loss is exponential, but a generator needs class logits; use cross_entropy")
         self.config: TrialConfig = config
         self.classifier, self.judge = classifier, judge
         self.device = pick_device(config.device)

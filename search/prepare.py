@@ -57,7 +57,7 @@ def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepar
     with _Bar(settings.classifier, console) as bar:
         classifier, regime, folder = pretrain.obtain(settings.classifier, data, CLASSIFIERS, bar.show)
     console.print(
-        f"classifier {settings.classifier.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
+        f"classifier {settings.classifier.label}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
         f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}  ({folder})",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -82,13 +82,13 @@ class _Bar(Progress):
 
     def __init__(self, config: ClassifierConfig, console: Console) -> None:
         columns = (
-            TextColumn(f"classifier {config.name}"),
+            TextColumn(f"classifier {config.label}"),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
             TimeRemainingColumn(),
         )
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._name = config.name
+        self._name = config.label
         self._task: Any = None
 
     def show(self, step: int, steps: int, loss: float) -> None:

@@ -62,9 +62,8 @@ def _training(assignment: Assignment) -> Iterator[Row]:
 
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
-    data, judge = _world(settings.dataset, settings.device)
-    classifier, _, _ = pretrain.load(Path(assignment["classifier"]), settings.classifier, data)
-    trainer = Trainer(settings, classifier, judge)
+    classifier, _, _ = pretrain.load(Path(assignment["classifier"]), settings.classifier)
+    trainer = Trainer(settings, classifier, _judge(settings.dataset, settings.device))
     folder = Path(assignment["folder"])
 
     history = resume(trainer, folder / CHECKPOINT)
@@ -104,11 +103,10 @@ def resume(trainer: Any, path: Path) -> list[Row]:
 
 
 @lru_cache(maxsize=2)
-def _world(config: DatasetConfig, device: str) -> tuple[Any, Any]:
-    """The data and the judge, kept for the next trial in the same worker."""
+def _judge(config: DatasetConfig, device: str) -> Any:
+    """Kept for the next trial in the same worker."""
     from gbc import datasets
     from gbc.metrics import Judge
     from gbc.trainer import pick_device
 
-    data = datasets.load(config)
-    return data, Judge.of(data, pick_device(device))
+    return Judge.of(datasets.load(config), pick_device(device))

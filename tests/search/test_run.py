@@ -63,7 +63,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
-        (["--set", "classifier.name=resnet"], "unknown classifier 'resnet'"),
+        (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
         (["--set", "dataset.per_class=51"], "give the full set with --data-root"),
     ],
 )
