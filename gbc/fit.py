@@ -17,7 +17,7 @@ Progress = Callable[[int, int, float], None]
 """Called with (step, steps, loss) now and then."""
 
 _CHECK_EVERY: Final = 100
-_CHUNK: Final = 20  # iterations of L-BFGS between two looks at the residuals
+_CHUNK: Final = 5  # iterations of L-BFGS between two looks at the residuals
 _MOMENTUM: Final = 0.9
 
 
@@ -40,17 +40,19 @@ def gradient_descent(
         optimiser.step()
         if step % _CHECK_EVERY == 0 or step == config.steps:
             _look(loss, step, config.steps, config, progress)
-            if config.tolerance and _converged(module, images, labels, config):
+            if config.tolerance and _worst_residual(module, images, labels, config) <= config.tolerance:
                 break
     return step
 
 
 def converge(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: Progress | None) -> int:
-    """Minimise L + wd/2·‖ζ‖² to stationarity: Nesterov's momentum with cosine decay to 0, then L-BFGS; returns the steps.
+    """Minimise L + wd/2·‖ζ‖² to stationarity; returns the steps taken.
 
-    Layers that go straight into BatchNorm carry no weight decay: Φ does not depend on their scale, so the penalty would
-    shrink them for ever and no stationary point would exist. L-BFGS runs in float64, where its line search still sees
-    differences of the loss that float32 rounds away.
+    Gradient descent with momentum and cosine decay to 0 for `steps`, then L-BFGS until every residual is within
+    `tolerance`, the objective falls no more, or `polish` iterations are used up; of these the point with the smallest
+    worst residual is kept. Layers that go straight into BatchNorm carry no weight decay: Φ does not depend on their
+    scale, so the penalty would shrink them for ever. L-BFGS runs in float64, where its line search still sees
+    differences of the objective that float32 rounds away.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -90,9 +92,7 @@ def _descend(
     """`config.steps` steps of SGD; `groups` are the parameters without and with weight decay."""
     free, decayed = groups
     parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    optimiser = torch.optim.SGD(
-        [group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM, nesterov=True
-    )
+    optimiser = torch.optim.SGD([group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(1, config.steps + 1):
         optimiser.zero_grad()
@@ -112,9 +112,9 @@ def _polish(
     decayed: list[nn.Parameter],
     look: Callable[[int, Tensor], None],
 ) -> int:
-    """L-BFGS on L + wd/2·‖ζ‖² until the residuals are within tolerance, nothing improves, or `config.polish` is used up."""
+    """The second half of `converge`; returns the iterations taken. The penalty is on `decayed` alone."""
     optimiser = torch.optim.LBFGS(
-        module.parameters(), max_iter=_CHUNK, max_eval=2 * _CHUNK, history_size=30,
+        module.parameters(), max_iter=_CHUNK, max_eval=5 * _CHUNK, history_size=30,
         tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
@@ -125,20 +125,31 @@ def _polish(
         penalised.backward()
         return penalised
 
-    step, before = 0, float("inf")
-    while step < config.polish and not _converged(module, images, labels, config):
+    least, best = _worst_residual(module, images, labels, config), _copy(module)
+    step, before = 0, math.inf
+    while step < config.polish and least > config.tolerance:
         loss = optimiser.step(objective)  # the value before this chunk
         step += _CHUNK
         look(step, loss)
+        worst = _worst_residual(module, images, labels, config)
+        if worst < least:
+            least, best = worst, _copy(module)
         if not loss < before:
             break
         before = loss.item()
+    # The objective falls all the time, ∇L jumps wherever a sample crosses a ReLU's kink, and minima often lie on one.
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), best, strict=True):
+            parameter.copy_(value)
     return step
 
 
-def _converged(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig) -> bool:
-    residuals = regime.residuals(module, images, labels, config.weight_decay, config.loss)
-    return max(residuals.values()) <= config.tolerance
+def _copy(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig) -> float:
+    return max(regime.residuals(module, images, labels, config.weight_decay, config.loss).values())
 
 
 def _look(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: Progress | None) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -218,7 +219,9 @@ def _unpack_safetensors(path: Path, content: bytes) -> Any:
 
 def _unpack_torch(path: Path, content: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, of files that are then refused
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as fault:
         # A plain pickle begins with its protocol; torch stops at the first opcode it does not know.
         if "GLOBAL" in str(fault) or "TorchScript" in str(fault) or content.startswith(b"\x80"):
