@@ -14,7 +14,7 @@ from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
 
 Progress = Callable[[int, int, float], None]
-"""Called with (step, steps, loss) now and then."""
+"""Called with (step, steps, loss) now and then; the loss of L-BFGS has its penalty in it."""
 
 _CHECK_EVERY: Final = 100
 _CHUNK: Final = 5  # iterations of L-BFGS between two looks at the residuals

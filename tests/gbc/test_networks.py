@@ -35,8 +35,8 @@ def test_every_classifier_takes_any_shape_and_number_of_outputs(
 
 @pytest.mark.parametrize("name", ["conv", "resnet"])
 def test_degrees_other_than_the_last_layers_exist(name: str) -> None:
-    """Both are quasi-homogeneous throughout: in `conv` biases carry the degree of their output; in `resnet`, normalised
-    by the batch, γ and β of every norm carry ½, weights before norms nothing, the last layer the other half."""
+    """In `conv` every weight has ¼ and a bias the degree of its output. In `resnet`, normalised by the batch, γ and β of
+    every norm have ½, so the two sides of each sum agree, and the last layer adds the other half."""
     phi = classifiers.build(ClassifierConfig(name=name, hidden=12), (1, 8, 8), 3)
     names = [key for key, _ in phi.named_parameters()]
     if name == "conv":
@@ -47,8 +47,7 @@ def test_degrees_other_than_the_last_layers_exist(name: str) -> None:
         degrees = {key: 0.5 if key.rpartition(".")[0] in norms else 0.0 for key in names}
         *_, weight, bias = names
         degrees |= {weight: 0.5, bias: 1.0}
-    # Each norm adds 10⁻⁵ to a variance, which the scale of the weights before it does not touch: those have λ = 0 here.
-    # Where a norm follows a scaled γ, its input grows and the 10⁻⁵ does not.
+    # A norm adds 10⁻⁵ to the variance of its input; that input grows with the γ before it, the 10⁻⁵ does not.
     tolerance = 1e-12 if name == "conv" else 1e-2
     assert homogeneity.relative_error(phi, degrees, torch.rand(16, 1, 8, 8), mode="train") < tolerance
 
