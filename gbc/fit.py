@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Final
@@ -125,27 +126,34 @@ def _polish(
         penalised.backward()
         return penalised
 
-    least, best = _worst_residual(module, images, labels, config), _copy(module)
+    # Rounding moves samples across kinks, where ∇L jumps, so points are judged as float32 will hold them; and because
+    # minima often lie on kinks, the residual can grow while the objective falls: the best point is kept.
+    rounded, single = copy.deepcopy(module).float(), images.float()
+    least, best = _worst_residual(rounded, single, labels, config), _parameters(rounded)
     step, before = 0, math.inf
     while step < config.polish and least > config.tolerance:
         loss = optimiser.step(objective)  # the value before this chunk
         step += _CHUNK
         look(step, loss)
-        worst = _worst_residual(module, images, labels, config)
+        _set_parameters(rounded, _parameters(module))
+        worst = _worst_residual(rounded, single, labels, config)
         if worst < least:
-            least, best = worst, _copy(module)
+            least, best = worst, _parameters(rounded)
         if not loss < before:
             break
         before = loss.item()
-    # The objective falls all the time, ∇L jumps wherever a sample crosses a ReLU's kink, and minima often lie on one.
-    with torch.no_grad():
-        for parameter, value in zip(module.parameters(), best, strict=True):
-            parameter.copy_(value)
+    _set_parameters(module, best)
     return step
 
 
-def _copy(module: nn.Module) -> list[Tensor]:
+def _parameters(module: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@torch.no_grad()
+def _set_parameters(module: nn.Module, values: list[Tensor]) -> None:
+    for parameter, value in zip(module.parameters(), values, strict=True):
+        parameter.copy_(value)
 
 
 def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig) -> float:
