@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     for sub in (pretrain, train, audit):
         sub.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
+        sub.add_argument(
+            "--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own"
+        )
+        sub.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
+        sub.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")
 
     sample = commands.add_parser("sample", help="draw images from an exported generator")
     sample.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
@@ -89,10 +94,11 @@ def _data_build(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> TrialConfig:
-    from gbc.config import TrialConfig, load_yaml, parse_assignment
+    from gbc.config import TrialConfig, classifier_flags, load_yaml, parse_assignment
 
     base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
-    return base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+    base = base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+    return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -112,9 +118,12 @@ def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
     print(
         f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
     )
-    print("relative stationarity residual of each tensor (0: converged with weight decay)")
+    print("relative stationarity residual of each tensor (0: converged with weight decay), cosine of the two sides")
     for name, value in regime["residuals"].items():
-        print(f"  {name:12} {value:.3g}")
+        cosine = f"{regime['cosines'][name]:8.4f}" if name in regime["cosines"] else "   (before BatchNorm)"
+        print(f"  {name:20} {value:10.3g} {cosine}")
+    for name, value in regime["imbalance"].items():
+        print(f"imbalance of ‖w_in‖² + b² and ‖w_out‖², median over the units of layer {name} (0: converged): {value:.3g}")
 
 
 def _audit(arguments: argparse.Namespace) -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gbc import homogeneity, losses
-from gbc.classifiers import normalising_by, scale_invariant
+from gbc.classifiers import normalising_by, two_logits
 from gbc.datasets import ImageDataset
+from gbc.regime import before_batch_norm
 
 _ITERATIONS: Final = 100
 # A condition is of use when it tells the training images from other real ones: the residual by this factor, or the
@@ -130,8 +131,7 @@ def best_multipliers(
     sizes = [parameter.numel() for parameter in parameters]
 
     def forward(*values: Tensor) -> Tensor:
-        found: Tensor = torch.func.functional_call(module, dict(zip(names, values, strict=True)), (images,))
-        return found
+        return two_logits(torch.func.functional_call(module, dict(zip(names, values, strict=True)), (images,)))
 
     def pull(multipliers: Tensor) -> Tensor:
         fresh = [parameter.clone().requires_grad_() for parameter in parameters]
@@ -162,13 +162,13 @@ def best_multipliers(
 
 def closed_form(module: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], weight_decay: float) -> list[Condition]:
     """wd·ζ = −∇CE for every weight tensor that weight decay holds back."""
-    invariant = scale_invariant(module)
+    invariant = before_batch_norm(module, next(iter(sets.values()))[0][:2])
     held = [(name, p) for name, p in module.named_parameters() if name.rpartition(".")[0] not in invariant and p.ndim > 1]
     mode = "train" if _has_batch_norm(module) else "eval"
     sides: dict[str, dict[str, tuple[Tensor, Tensor]]] = {name: {} for name, _ in held}
     for name, (images, labels) in sets.items():
         with normalising_by(module, mode):
-            descents = losses.descent(module(images), labels, [p for _, p in held])
+            descents = losses.descent(two_logits(module(images)), labels, [p for _, p in held])
         for (tensor, parameter), found in zip(held, descents, strict=True):
             sides[tensor][name] = (weight_decay * parameter.detach().flatten(), found.detach().flatten())
     return [_condition(f"closed form, {tensor}", found) for tensor, found in sides.items()]

@@ -49,12 +49,15 @@ def restore(folder: Path, module: nn.Module, record: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / record).read_text())
         module.load_state_dict(unpack((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        reason = " ".join(str(fault).split())[:120]
-        raise CorruptFile(
-            f"{folder}: the cached classifier is damaged ({reason}); delete the folder to train it again"
-        ) from None
+        raise damaged(folder, fault) from None
     module.eval()
     return found
+
+
+def damaged(folder: Path, fault: Exception) -> CorruptFile:
+    """The error for a cached folder that cannot be read, in one line."""
+    reason = " ".join(str(fault).split())[:120]
+    return CorruptFile(f"{folder}: the cached classifier is damaged ({reason}); delete the folder to obtain it again")
 
 
 def packed(module: nn.Module) -> bytes:

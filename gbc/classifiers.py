@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from gbc import own
 from gbc.config import ClassifierConfig, suggest
 from gbc.errors import BadInput
 
@@ -23,7 +23,7 @@ class Classifier:
     """A trained network and what a generator may know of its training: never the data."""
 
     module: nn.Module
-    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]."""
+    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]; to [M, 1] for B.2's."""
     class_names: tuple[str, ...]
     shape: Shape
     """(channels, height, width) of its input, or (d,)."""
@@ -32,11 +32,15 @@ class Classifier:
 
 
 def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
-    """A new network with Kaiming initialisation, drawn from `config.seed`.
+    """A new network with `classes` outputs and Kaiming initialisation, drawn from `config.seed`.
+
+    A factory of the user's own keeps the initialisation it has.
 
     Raises:
-        BadInput: an unknown name.
+        BadInput: an unknown name, or a factory that cannot be used.
     """
+    if config.factory:
+        return own.make(config.factory, config.seed)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
     module = CLASSIFIERS[config.name](config, shape, classes)
@@ -60,7 +64,62 @@ def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     return nn.Sequential(*(layer for layer in mlp_bn(config, shape, classes) if not isinstance(layer, nn.BatchNorm1d)))
 
 
-CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]]] = {"mlp_bn": mlp_bn, "mlp": mlp}
+def conv(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """Two convolutions of stride 2, then two linear layers; ReLU, biases, no BatchNorm.
+
+    Without BatchNorm every tensor carries wd·ζ = −∇CE once training has converged.
+    """
+    depth, height, width = shape
+    channels = max(4, config.hidden // 16)
+    features = 2 * channels * math.ceil(height / 4) * math.ceil(width / 4)
+    return nn.Sequential(
+        nn.Conv2d(depth, channels, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(features, config.hidden), nn.ReLU(),
+        nn.Linear(config.hidden, classes),
+    )  # fmt: skip
+
+
+class Residual(nn.Module):
+    """ReLU(body(x) + shortcut(x)) with two convolutions in the body (He et al. 2016, Fig. 2)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        """From `inside` to `outside` channels; `stride` divides height and width."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside),
+        )  # fmt: skip
+        # Through BatchNorm on both sides, so that the two degrees of homogeneity can be made equal.
+        self.shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[M, inside, height, width] to [M, outside, ⌈height/stride⌉, ⌈width/stride⌉]."""
+        out: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+def resnet(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """A stem of stride 2, three residual blocks with BatchNorm, the mean over pixels, a linear layer."""
+    channels = max(4, config.hidden // 16)
+    return nn.Sequential(
+        nn.Conv2d(shape[0], channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+        Residual(channels, channels, stride=1),
+        Residual(channels, 2 * channels, stride=2),
+        Residual(2 * channels, 4 * channels, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4 * channels, classes),
+    )  # fmt: skip
+
+
+CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]]] = {
+    "mlp_bn": mlp_bn,
+    "mlp": mlp,
+    "conv": conv,
+    "resnet": resnet,
+}
 
 BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -77,6 +136,15 @@ def kaiming(module: nn.Module, rng: torch.Generator) -> None:
                 layer.weight.normal_(0, math.sqrt(2 / fan_in), generator=rng)
                 if layer.bias is not None:
                     layer.bias.zero_()
+
+
+def two_logits(outputs: Tensor) -> Tensor:
+    """The scalar Φ [M, 1] of supplement B.2 as two logits (−Φ/2, Φ/2); other outputs [M, C] as they are.
+
+    Then Φ_y − Φ_c = ±Φ = y·Φ with y = ±1, so every equation for several classes is that of B.2: a mix of binary and
+    multi-class classifiers needs no case of its own.
+    """
+    return torch.cat([-outputs / 2, outputs / 2], dim=1) if outputs.shape[1] == 1 else outputs
 
 
 @contextmanager
@@ -137,16 +205,6 @@ def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
         else:
             with_surrogate(child, slope)
     return module
-
-
-def scale_invariant(module: nn.Module) -> set[str]:
-    """Names of linear and convolutional layers whose output goes straight into BatchNorm: Φ ignores their scale."""
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    return {
-        name
-        for (name, layer), (_, following) in pairwise(leaves)
-        if isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(following, BATCH_NORMS)
-    }
 
 
 class BatchNormInputs:

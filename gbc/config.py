@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -90,15 +91,64 @@ class DatasetConfig(Config):
 
 
 class ClassifierConfig(Config):
-    """Φ and how it was trained: full-batch gradient descent on mean cross-entropy with weight decay (supplement C.2)."""
+    """Φ and how it was trained (supplement C.2: full-batch gradient descent on mean cross-entropy with weight decay).
+
+    A classifier of the user's own is a `factory` and, when it is trained already, `weights` with a `card`
+    (`gbc.own.Card`).
+    """
 
     name: str = "mlp_bn"
-    hidden: int = Field(256, ge=1, le=65536, description="units of each hidden layer")
+    hidden: int = Field(256, ge=1, le=65536, description="units of each hidden layer; channels follow from it")
+    loss: Literal["cross_entropy", "exponential"] = Field(
+        "cross_entropy", description="exponential: one output for two classes, supplement B.2"
+    )
+    optimiser: Literal["gd", "converge"] = Field(
+        "gd", description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS"
+    )
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     steps: int = Field(10_000, ge=1, description="at most this many steps")
+    polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
     seed: int = Field(0, ge=0)
+
+    factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
+    weights: str | None = Field(None, description="a safetensors file or a torch state dict; nothing is trained then")
+    card: str | None = Field(None, description="YAML about the weights; by default beside them, with suffix .yaml")
+
+    @field_validator("factory")
+    @classmethod
+    def _factory_is_module_and_name(cls, factory: str | None) -> str | None:
+        if factory is not None and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", factory):
+            raise ValueError("must be written package.module:factory")
+        return factory
+
+    @model_validator(mode="after")
+    def _a_card_belongs_to_weights(self) -> Self:
+        if self.card is not None and self.weights is None:
+            raise ValueError("card describes weights, and there are none")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What to call it: the name of the factory, or of the entry in `CLASSIFIERS`."""
+        return self.factory.partition(":")[2] if self.factory else self.name
+
+
+def classifier_flags(classifier: str | None, weights: str | None, card: str | None) -> dict[str, str | None]:
+    """The command line's `--classifier`, `--weights` and `--card` as settings of a trial, with dotted keys.
+
+    A classifier with a colon is a factory, else a name. Paths become absolute: workers run in other folders.
+    """
+    flags: dict[str, str | None] = {}
+    if classifier is not None and ":" in classifier:
+        flags["classifier.factory"] = classifier
+    elif classifier is not None:
+        flags |= {"classifier.name": classifier, "classifier.factory": None}
+    for name, path in (("weights", weights), ("card", card)):
+        if path is not None:
+            flags[f"classifier.{name}"] = str(Path(path).resolve())
+    return flags
 
 
 class ExpertConfig(Config):

@@ -6,7 +6,8 @@ parameters ζ are one flat vector [P]. Signs follow Eq. (5); Eqs. (2a), (3a) and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -75,10 +76,13 @@ def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight:
     return torch.stack(terms).mean()
 
 
-def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """−∇_ζ CE, one tensor for each parameter tensor; where gradient descent pulls. Differentiable (second order)."""
-    loss = -cross_entropy(logits, labels)
-    return list(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
+def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor], kind: str = "cross_entropy") -> list[Tensor]:
+    """−∇_ζ loss, one tensor for each parameter tensor; where gradient descent pulls. Differentiable (second order).
+
+    `kind` is the loss of the classifier's training, `cross_entropy` or, with two logits, `exponential`: mean e^{−margin}.
+    """
+    loss = cross_entropy(logits, labels) if kind == "cross_entropy" else torch.exp(-margins(logits, labels)).mean()
+    return list(torch.autograd.grad(-loss, parameters, create_graph=True, materialize_grads=True))
 
 
 def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
@@ -93,7 +97,12 @@ def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Φ_{y_i} − max_{c≠y_i} Φ_c for each sample, [M]; positive where the classifier agrees with the label."""
+    """Φ_{y_i} − max_{c≠y_i} Φ_c for each sample, [M]; positive where the classifier agrees with the label.
+
+    For a scalar classifier, Φ [M, 1] and labels 0 or 1, it is y_i·Φ(x_i), supplement Eq. (1b).
+    """
+    if logits.shape[1] == 1:
+        return signs(labels) * logits.squeeze(1)
     own = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return own - others.max(dim=1).values
@@ -130,3 +139,23 @@ def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}: the classifier should recognise what it is shown."""
     return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def signs(labels: Tensor) -> Tensor:
+    """Labels 0 and 1 as the y_i of supplement B.2, −1 and +1; [M]."""
+    return 2 * labels - 1
+
+
+def exponential(outputs: Tensor, labels: Tensor) -> Tensor:
+    """(1/M) Σ_i e^{−y_i Φ(x_i)}, supplement B.2, for a scalar classifier: Φ is [M, 1], labels [M] are 0 or 1.
+
+    The supplement sums; the mean keeps learning rate and weight decay independent of M.
+    """
+    return torch.exp(-signs(labels) * outputs.squeeze(1)).mean()
+
+
+CLASSIFICATION: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross_entropy": cross_entropy,
+    "exponential": exponential,
+}
+"""What a classifier can be trained with."""

@@ -1,132 +1,164 @@
-"""Train Φ by full-batch gradient descent and record its regime; cached, because every trial of a sweep shares it."""
+"""A classifier for every trial of a sweep: trained once, or taken from the user, and cached with its regime."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from gbc import cache as caches
-from gbc import classifiers, losses
-from gbc.classifiers import Classifier, normalising_by
+from gbc import classifiers, fit, own, regime
+from gbc.classifiers import Classifier
 from gbc.config import ClassifierConfig, digest
 from gbc.datasets import Dataset
-from gbc.errors import Diverged
+from gbc.errors import BadInput
+from gbc.fit import Progress
+from gbc.own import Card
+from gbc.regime import Regime
 
-Regime = dict[str, Any]
-Progress = Callable[[int, int, float], None]
-"""Called with (step, steps, loss) now and then."""
-
-SCHEMA: Final = 1  # raise when a change here makes cached classifiers differ
-_CHECK_EVERY: Final = 100
+_CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"
+SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
 
 
-def identity(config: ClassifierConfig, data: Dataset) -> str:
-    """Sixteen hex digits that name the classifier `config` trained on `data`."""
-    return digest({"schema": SCHEMA, "classifier": config.model_dump(mode="json"), "data": data.digest()})
+def identity(config: ClassifierConfig, data: Dataset | None) -> str:
+    """Sixteen hex digits that name the classifier `config` trained on `data`; files count by content, not by place.
+
+    Raises:
+        BadInput: a factory, weights or a card that cannot be read.
+    """
+    settings = config.model_dump(mode="json", exclude={"weights", "card"})
+    if config.factory:
+        settings["source"] = own.source_digest(config.factory)
+    if config.weights:
+        settings["weights"] = _file_digest(Path(config.weights))
+        settings["card"] = own.read_card(config).model_dump(mode="json")
+    return digest({"schema": SCHEMA, "classifier": settings, "data": data.digest() if data else None})
 
 
 def obtain(
-    config: ClassifierConfig, data: Dataset, cache: Path, progress: Progress | None = None
+    config: ClassifierConfig, data: Dataset | None, cache: Path, progress: Progress | None = None
 ) -> tuple[Classifier, Regime, Path]:
-    """The classifier from `cache`, trained first when it is not there: (classifier, regime, folder).
+    """The classifier from `cache`, first trained, or taken from the user's weights: (classifier, regime, folder).
 
-    Safe when several processes ask at once: one trains, the others wait.
+    Without `data` there must be weights, and their regime is not known. Safe when several processes ask at once: one
+    trains, the others wait.
 
     Raises:
-        BadInput: an unknown classifier, or a cache that cannot be written.
+        BadInput: an unknown classifier, one of the user's that cannot be used, or a cache that cannot be written.
         CorruptFile: the cached files are damaged.
         Diverged: training did not stay finite.
     """
-    folder = cache / f"{data.name}-{config.name}-{identity(config, data)}"
+    folder = cache / f"{data.name if data else 'own'}-{config.label}-{identity(config, data)}"
 
     def make() -> Mapping[str, bytes]:
-        module, regime = train(config, data, progress)
+        module, card, found = _made(config, data, progress)
         return {
             caches.WEIGHTS: caches.packed(module),
-            _REGIME: json.dumps(regime, indent=2).encode(),
+            # Beside the weights under the name a card has by default: this folder can be given as --weights itself.
+            _CARD: yaml.safe_dump(card.model_dump(mode="json", exclude_none=True)).encode(),
+            _REGIME: json.dumps(found, indent=2).encode(),
             "config.json": config.model_dump_json(indent=2).encode(),
         }
 
     caches.once(folder, make)
-    return load(folder, config, data)
+    return load(folder, config)
 
 
-def load(folder: Path, config: ClassifierConfig, data: Dataset) -> tuple[Classifier, Regime, Path]:
+def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Path]:
     """The classifier stored in `folder`.
 
     Raises:
+        BadInput: a factory that cannot be used.
         CorruptFile: a file is missing, damaged or belongs to another architecture.
     """
-    module = classifiers.build(config, data.shape, len(data.class_names))
-    regime = caches.restore(folder, module, _REGIME)
-    return Classifier(module, data.class_names, data.shape, len(data.train_labels)), regime, folder
+    try:
+        card = Card.parse(yaml.safe_load((folder / _CARD).read_text()), _CARD)
+    except (OSError, ValueError, yaml.YAMLError, BadInput) as fault:
+        raise caches.damaged(folder, fault) from None
+    module = _new(config, card)
+    found = caches.restore(folder, module, _REGIME)
+    module = own.wrap(module, card).eval()
+    return Classifier(module, card.class_names, card.shape, card.samples), found, folder
+
+
+def _made(config: ClassifierConfig, data: Dataset | None, progress: Progress | None) -> tuple[nn.Module, Card, Regime]:
+    if config.weights:
+        return adopt(config, data)
+    if data is None:
+        raise BadInput("without data a classifier cannot be trained; give classifier.weights")
+    module, found = train(config, data, progress)
+    return module, _card_of(data), found
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as fault:
+        raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
 
 
 def train(config: ClassifierConfig, data: Dataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
-    """Full-batch gradient descent with weight decay until `steps`, or until every residual is within `tolerance`.
+    """A new network, trained on all of `data` at once until `steps`, or until every residual is within `tolerance`.
 
     Raises:
+        BadInput: an unknown classifier, a factory that cannot be used, or a loss that does not fit the classes.
         Diverged: the loss stopped being finite.
     """
     images, labels = data.train()
-    module = classifiers.build(config, data.shape, len(data.class_names)).train()
-    optimiser = torch.optim.SGD(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    step = 0
-    for step in range(1, config.steps + 1):
-        optimiser.zero_grad()
-        loss = losses.cross_entropy(module(images), labels)
-        loss.backward()
-        optimiser.step()
-        if step % _CHECK_EVERY == 0 or step == config.steps:
-            value = loss.item()
-            if not torch.isfinite(loss):
-                raise Diverged(step, "the classifier's cross-entropy")
-            if progress:
-                progress(step, config.steps, value)
-            if config.tolerance and max(residuals(module, images, labels, config.weight_decay).values()) <= config.tolerance:
-                break
+    module = _new(config, _card_of(data)).train()
+    steps = fit.OPTIMISERS[config.optimiser](module, images, labels, config, progress)
     _settle_batch_norm(module, images)
-    return module.eval(), diagnose(module, images, labels, config.weight_decay) | {"steps": step}
+    module.eval()
+    return module, regime.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
 
 
-def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float) -> Regime:
-    """How far training came: what decides whether KKT conditions hold (section 3 of docs/method.md)."""
-    with torch.no_grad(), normalising_by(module, "train"):
-        logits = module(images)
-    margin = losses.margins(logits, labels)
-    quantiles = torch.quantile(margin, torch.tensor([0.0, 0.05, 0.5, 0.95]))
-    return {
-        "loss": losses.cross_entropy(logits, labels).item(),
-        "accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
-        "margins": dict(zip(("min", "q05", "q50", "q95"), quantiles.tolist(), strict=True)),
-        "residuals": residuals(module, images, labels, weight_decay),
-    }
+def adopt(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
+    """The network with the user's weights, before normalisation, its card, and its regime where there is data.
 
-
-def residuals(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float) -> dict[str, float]:
-    """Relative stationarity residual of each parameter tensor on the training set.
-
-    ‖wd·ζ + ∇CE‖ / ‖wd·ζ‖, and for weights that a BatchNorm layer makes scale-invariant ‖∇CE‖ / ‖wd·ζ‖: gradient descent
-    leads those to ∇ = 0, never to wd·ζ. Biases before BatchNorm have no effect on Φ and are left out.
+    Raises:
+        BadInput: weights, card, network and data do not fit each other; the first misfit is named.
+        CorruptFile: the weights are damaged.
     """
-    with normalising_by(module, "train"):
-        gradients = torch.autograd.grad(losses.cross_entropy(module(images), labels), list(module.parameters()))
-    found = {}
-    invariant = classifiers.scale_invariant(module)
-    for (name, parameter), gradient in zip(module.named_parameters(), gradients, strict=True):
-        layer, _, kind = name.rpartition(".")
-        decay = weight_decay * parameter.detach()
-        if layer in invariant and kind == "bias":
-            continue
-        residual = gradient if layer in invariant else gradient + decay
-        found[name] = (residual.norm() / decay.norm().clamp_min(1e-12)).item()
-    return found
+    assert config.weights is not None
+    card = own.read_card(config)
+    if data is not None:
+        _check_same_task(config.card or config.weights, card, data)
+    weights = own.read_weights(Path(config.weights))
+    module = _new(config, card)
+    own.fill(module, weights, config.weights)
+    module.eval()
+    if data is None:
+        return module, card, {"steps": 0}
+    images, labels = data.train()
+    found = regime.diagnose(own.wrap(module, card), images, labels, config.weight_decay, config.loss)
+    return module, card, found | {"steps": 0}
+
+
+def _new(config: ClassifierConfig, card: Card) -> nn.Module:
+    if config.loss == "exponential" and len(card.class_names) != 2:
+        raise BadInput(f"classifier.loss is exponential, which is for two classes; there are {len(card.class_names)}")
+    outputs = 1 if config.loss == "exponential" else len(card.class_names)
+    module = classifiers.build(config, card.shape, outputs)
+    own.check_outputs(module, card.shape, outputs, f"classifier {config.factory or config.name}")
+    return module
+
+
+def _card_of(data: Dataset) -> Card:
+    return Card(class_names=data.class_names, shape=data.shape, samples=len(data.train_labels))
+
+
+def _check_same_task(source: str, card: Card, data: Dataset) -> None:
+    if card.shape != data.shape:
+        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}")
+    if len(card.class_names) != len(data.class_names):
+        raise BadInput(f"{source}: {len(card.class_names)} class_names, but {data.name} has {len(data.class_names)} classes")
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gbc import homogeneity, losses
-from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, scale_invariant, with_surrogate
+from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
 from gbc.config import SubjectConfig, TrialConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.multipliers import MultiplierNetwork
+from gbc.regime import before_batch_norm
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
 _LAMBDA_TOLERANCE: Final = 1e-8
@@ -49,8 +50,9 @@ class Subject:
         self.alpha: Tensor = torch.tensor(config.alpha_init, device=device, requires_grad=True)
 
         # The closed form asks nothing of weights whose scale Φ ignores: gradient descent leads those to ∇ = 0.
-        invariant = scale_invariant(self.phi)
+        invariant = before_batch_norm(self.phi, torch.rand(2, *classifier.shape, device=device))
         self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
+        self.loss = trained.classifier.loss
         decay = trained.classifier.weight_decay
         self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
 
@@ -106,7 +108,7 @@ class Pass:
     def logits(self) -> Tensor:
         """Φ(x; ζ), [M, C]."""
         with normalising_by(self.subject.phi, self.subject.config.bn_mode):
-            return self.subject.phi(self.images)
+            return two_logits(self.subject.phi(self.images))
 
     @cached_property
     def multipliers(self) -> Tensor:
@@ -138,8 +140,8 @@ class Pass:
 
     @cached_property
     def descent(self) -> list[Tensor]:
-        """−∇CE for the parameters that weight decay holds back, tensor by tensor."""
-        return losses.descent(self.logits, self.labels, self.subject.decayed)
+        """Minus the gradient of the loss Φ was trained with, for the parameters that weight decay holds back."""
+        return losses.descent(self.logits, self.labels, self.subject.decayed, self.subject.loss)
 
     @cached_property
     def margins(self) -> Tensor:

@@ -12,9 +12,11 @@ from gbc import datasets, pretrain
 from gbc.classifiers import Classifier
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
+from gbc.fit import Progress
+from gbc.regime import Regime
 from gbc.samples import Dataset, ImageDataset, Labels, PointDataset
 
-Announce = Callable[[ClassifierConfig], pretrain.Progress]
+Announce = Callable[[ClassifierConfig], Progress]
 """Called before a classifier is asked for; gives what is to be told of its training."""
 
 
@@ -23,7 +25,7 @@ class World:
     """What a trainer needs of the world outside its settings."""
 
     classifiers: tuple[Classifier, ...]
-    regimes: tuple[pretrain.Regime, ...]
+    regimes: tuple[Regime, ...]
     folders: tuple[Path, ...]
     """Of each classifier in the cache."""
     data: Dataset

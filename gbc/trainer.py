@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gbc import losses, pictures
-from gbc.classifiers import Classifier, kaiming, normalising_by
+from gbc.classifiers import Classifier, kaiming, normalising_by, two_logits
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.generator import Generator, Pixels, PointGenerator
@@ -335,7 +335,7 @@ class Trainer:
             mine = self.judged_tasks == subject.task
             samples, labels = images[mine], subject.local[self.judged_labels[mine]]
             with normalising_by(subject.phi, "eval"):
-                logits = subject.phi(samples)
+                logits = two_logits(subject.phi(samples))
             agreed = (logits.argmax(dim=1) == labels).float().mean().item()
             found.setdefault("classifier/accuracy", []).append(agreed)
             confidence = logits.softmax(dim=1).gather(1, labels[:, None]).mean().item()

@@ -15,8 +15,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gbc import pretrain, tasks
+from gbc import tasks
 from gbc.config import ClassifierConfig, TrialConfig
+from gbc.fit import Progress as Training
 from gbc.tasks import World
 from gbc.trainer import Trainer
 from search.engine import Machine
@@ -94,14 +95,14 @@ class _Bar(Progress):
         )
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
 
-    def announce(self, config: ClassifierConfig) -> pretrain.Progress:
+    def announce(self, config: ClassifierConfig) -> Training:
         shown: list[TaskID] = []
 
         def show(step: int, steps: int, loss: float) -> None:
             if not shown:
-                shown.append(self.add_task(config.name, total=steps, loss=loss))
+                shown.append(self.add_task(config.label, total=steps, loss=loss))
             self.update(shown[0], completed=step, loss=loss)
             if not self.console.is_terminal and step % max(1000, steps // 10) == 0:
-                self.console.print(f"classifier {config.name}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
+                self.console.print(f"classifier {config.label}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
 
         return show

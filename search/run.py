@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(1, str(Path.cwd()))  # where `python -m` would look for a factory of the user's
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000",
     )
+    what.add_argument("--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own")
+    what.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
+    what.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")
     what.add_argument(
         "--data-root", metavar="DIR", help="a torchvision root with the full data set instead of the shipped subset"
     )
@@ -109,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
-    from gbc.config import parse_assignment
+    from gbc.config import classifier_flags, parse_assignment
     from gbc.errors import BadInput
     from search.config import Objective, resolve
     from search.engine import Machine
@@ -130,13 +134,16 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     }
     if arguments.objective:
         flags["objective"] = Objective.from_text(arguments.objective).model_dump(mode="json")
+    flags = {key: value for key, value in flags.items() if value is not None}
+    given = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
+    flags |= {f"trial.{key}": value for key, value in given.items()}
     if arguments.config and arguments.preset:
         raise BadInput("--config and --preset exclude each other; name one")
     return resolve(
         dataset=arguments.dataset,
         preset=arguments.preset,
         config=arguments.config,
-        flags={key: value for key, value in flags.items() if value is not None},
+        flags=flags,
         assignments=dict(map(parse_assignment, arguments.set)),
         slots=lambda resources: Machine.of(resources).concurrency,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gbc import datasets, pretrain
-from gbc.classifiers import Classifier
+from gbc.classifiers import CLASSIFIERS, Classifier
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.metrics import Judge
@@ -89,7 +89,7 @@ def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Pa
     return found
 
 
-@pytest.fixture(params=["mlp_bn", "mlp"])
+@pytest.fixture(params=sorted(CLASSIFIERS))
 def architecture(request: pytest.FixtureRequest) -> ClassifierConfig:
     """Every classifier there is."""
     return ClassifierConfig(name=request.param, hidden=12)

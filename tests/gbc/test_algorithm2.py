@@ -13,7 +13,7 @@ from gbc.config import TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.metrics import Judge
-from gbc.subject import labels_of_task, union
+from gbc.subject import Pass, labels_of_task, union
 from gbc.trainer import Trainer, tasks_for
 from tests.conftest import TINY, TINY_CLASSIFIER
 
@@ -131,6 +131,39 @@ def test_every_variant_trains(cache: Path, changes: dict[str, object]) -> None:
     config = parse(**changes)
     metrics = next(Trainer(config, tasks.obtain(config, cache).classifiers).run()).metrics
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+BINARY = {
+    "classifier": {"name": "mlp", "hidden": 16, "lr": 0.1, "steps": 300, "weight_decay": 0.01, "loss": "exponential"},
+    "dataset": {"name": "fashion_mnist", "per_class": 10, "classes": [1, 9]},
+}
+
+
+def test_a_scalar_classifier_trains_a_generator_with_the_equations_of_supplement_b2(cache: Path) -> None:
+    """y·Φ stands where Φ_y − Φ_c stood: one multiplier a sample, margins y·Φ, pull Σ μ_i y_i ∇Φ."""
+    config = parse(bn_weight=0, closed_weight=0.1, **BINARY)
+    world = tasks.obtain(config, cache)
+    assert world.classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 1)
+    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
+    subject = trainer.subjects[0]
+    batch = trainer._sample()
+    seen = Pass(subject, trainer.multipliers, batch.images, batch.labels)
+    scalar = subject.phi(batch.images).squeeze(1)
+    signs = 2.0 * batch.labels - 1
+    torch.testing.assert_close(seen.margins, signs * scalar)
+    own = seen.multipliers.gather(1, 1 - batch.labels[:, None]).squeeze(1)
+    gradients = torch.autograd.grad((own.detach() * signs * scalar).mean(), subject.zeta, retain_graph=True)
+    torch.testing.assert_close(seen.pull, torch.cat([g.flatten() for g in gradients]), rtol=1e-4, atol=1e-8)
+    assert next(trainer.run()).metrics["loss/closed"] > 0
+
+
+def test_binary_and_multi_class_classifiers_mix(cache: Path) -> None:
+    config = parse(BINARY)
+    world = tasks.obtain(config, cache)
+    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
+    assert [labels.tolist() for labels in trainer.labels_of_task] == [list(range(10)), [1, 9]]
+    metrics = next(trainer.run()).metrics
+    assert {"kkt/rho_1", "kkt/rho_2", "ssim/coverage"} <= set(metrics)
 
 
 def test_faults_are_named(cache: Path) -> None:

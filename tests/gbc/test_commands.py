@@ -162,7 +162,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
         (["train", "--out", "new", "--set", "lr=hello"], "--set: lr: 'hello' should be a valid number"),
         (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: no such file"),
         (["train", "--out", "new", "--set", "dataset.name=cifar"], "unknown dataset 'cifar'"),
-        (["train", "--out", "new", "--set", "classifier.name=resnet"], "unknown classifier 'resnet'"),
+        (["train", "--out", "new", "--set", "classifier.name=vit"], "unknown classifier 'vit'"),
         (["train", "--out", "new", "--set", "device=cuda:9"], "device is 'cuda:9'"),
         (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere: not an exported generator"),
         (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz"),

@@ -67,7 +67,7 @@ def test_the_diagonal_follows_the_order_of_the_parameters() -> None:
 # Where a policy has no answer: (policy, network, BatchNorm mode) → the layer to blame.
 REFUSED = {
     ("last_layer", "layer_norm_last", "train"): "2", ("last_layer", "layer_norm_last", "eval"): "2",
-    ("uniform", "mlp_bn", "eval"): "2",
+    ("uniform", "mlp_bn", "eval"): "2", ("uniform", "resnet", "eval"): "1",
     ("uniform", "conv_bn", "eval"): "1", ("uniform", "transposed", "eval"): "3", ("uniform", "residual", "eval"): "stem.1",
     ("uniform", "plain_residual", "train"): "add", ("uniform", "plain_residual", "eval"): "add",
     ("uniform", "batch_norm_not_affine", "train"): "4", ("uniform", "batch_norm_not_affine", "eval"): "2",

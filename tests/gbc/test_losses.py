@@ -80,6 +80,25 @@ def test_margins_by_hand() -> None:
     assert losses.margins(logits, torch.tensor([1, 0])).tolist() == [2.0, -5.0]
 
 
+def test_the_exponential_loss_and_scalar_margins_by_hand() -> None:
+    """Φ = log 2 for class 1 and −log 4 for class 0: e^{−log 2} = ½ and e^{−log 4} = ¼; wrong labels turn them over."""
+    outputs = torch.tensor([[math.log(2)], [-math.log(4)]])
+    labels = torch.tensor([1, 0])
+    assert losses.signs(labels).tolist() == [1, -1]
+    assert losses.exponential(outputs, labels).item() == pytest.approx(0.375)
+    assert losses.exponential(outputs, 1 - labels).item() == pytest.approx(3.0)
+    torch.testing.assert_close(losses.margins(outputs, labels), torch.tensor([math.log(2), math.log(4)]))
+    torch.testing.assert_close(losses.margins(outputs, 1 - labels), -torch.tensor([math.log(2), math.log(4)]))
+
+
+def test_the_two_point_svm_is_stationary_under_the_exponential_loss() -> None:
+    """Points ±e1, Φ = w·x. mean e^{−w₁} + wd/2·‖w‖² is least where e^{−w₁} = wd·w₁: w₁ = 1 for wd = 1/e."""
+    phi, (weight,) = linear([[1.0, 0.0]])
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(losses.exponential(phi(points), torch.tensor([1, 0])), weight)
+    torch.testing.assert_close(gradient, -weight.detach() / math.e, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(("margin", "loss"), [(1.0, 0.0), (1.1, 0.0), (1.35, 0.25), (0.25, 0.75), (-2.0, 3.0)])
 def test_duality_is_u_shaped(margin: float, loss: float) -> None:
     """Fig. 2: zero between e^{−α} and e^{−α} + δ, slope one on either side; α = 0, δ = 0.1."""
@@ -183,6 +202,7 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
             lambda: (_double(5), _double(5)),
         ),
         (lambda noise, images: losses.diversity(noise, images, 2), lambda: (_double(6, 3), _double(6, 1, 2, 2))),
+        (lambda outputs: losses.exponential(outputs, torch.tensor([0, 1, 1])), lambda: (_double(3, 1),)),
         (
             lambda zeta, alpha: losses.scaled_parameters(zeta, torch.tensor([1.0, 0.5, 1.0]).double(), alpha, 3),
             lambda: (_double(3), _double()),

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from gbc import classifiers
-from gbc.classifiers import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, scale_invariant, with_surrogate
+from gbc import classifiers, homogeneity
+from gbc.classifiers import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, with_surrogate
 from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.generator import Generator
 from gbc.multipliers import MultiplierNetwork
+from gbc.regime import before_batch_norm
 
 SHAPE = (1, 28, 28)
 
@@ -25,8 +26,40 @@ def test_every_classifier_gives_logits_and_is_drawn_from_its_seed(architecture: 
     assert not torch.equal(first(images), other.eval()(images))
 
 
-def test_the_fixture_knows_every_classifier() -> None:
-    assert set(classifiers.CLASSIFIERS) == {"mlp_bn", "mlp"}
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 7)])
+def test_every_classifier_takes_any_shape_and_number_of_outputs(
+    architecture: ClassifierConfig, shape: tuple[int, int, int]
+) -> None:
+    for outputs in (1, 7):
+        assert classifiers.build(architecture, shape, outputs).eval()(torch.rand(2, *shape)).shape == (2, outputs)
+
+
+@pytest.mark.parametrize("name", ["conv", "resnet"])
+def test_degrees_other_than_the_last_layers_exist(name: str) -> None:
+    """In `conv` every weight has ¼ and a bias the degree of its output. In `resnet`, normalised by the batch, γ and β of
+    every norm have ½, so the two sides of each sum agree, and the last layer adds the other half."""
+    phi = classifiers.build(ClassifierConfig(name=name, hidden=12), (1, 8, 8), 3)
+    names = [key for key, _ in phi.named_parameters()]
+    if name == "conv":
+        depth = {layer: index + 1 for index, layer in enumerate(dict.fromkeys(key.split(".")[0] for key in names))}
+        degrees = {key: (depth[key.split(".")[0]] if key.endswith("bias") else 1) / 4 for key in names}
+    else:
+        norms = {key for key, layer in phi.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+        degrees = {key: 0.5 if key.rpartition(".")[0] in norms else 0.0 for key in names}
+        *_, weight, bias = names
+        degrees |= {weight: 0.5, bias: 1.0}
+    # A norm adds 10⁻⁵ to the variance of its input; that input grows with the γ before it, the 10⁻⁵ does not.
+    tolerance = 1e-12 if name == "conv" else 1e-2
+    assert homogeneity.relative_error(phi, degrees, torch.rand(16, 1, 8, 8), mode="train") < tolerance
+
+
+def test_a_residual_block_is_the_sum_of_its_branches() -> None:
+    """ReLU(body + shortcut): with the body's last γ and β at 0 the block is its shortcut."""
+    block = classifiers.Residual(3, 5, stride=2).eval()
+    nn.init.zeros_(block.body[4].weight)  # type: ignore[arg-type]
+    x = torch.rand(2, 3, 9, 8)
+    assert block(x).shape == (2, 5, 5, 4)
+    assert torch.equal(block(x), torch.relu(block.shortcut(x)))
 
 
 def test_an_unknown_classifier_gets_a_suggestion() -> None:
@@ -116,9 +149,9 @@ def test_scale_invariant_layers_are_those_before_batch_norm(architecture: Classi
     """Doubling their weights does not change Φ in train mode; doubling any other layer's does."""
     phi = classifiers.build(architecture, SHAPE, 10)
     images = torch.rand(16, *SHAPE)
-    invariant = scale_invariant(phi)
+    invariant = before_batch_norm(phi, images)
     for name, layer in phi.named_modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             with normalising_by(phi, "train"), torch.no_grad():
                 before = phi(images)
                 layer.weight.mul_(2)

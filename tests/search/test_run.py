@@ -35,6 +35,23 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--classifier", "nets:net", "--weights", "net.pt", "--card", "about.yaml", "--dry-run"]) == 0
+    shown = SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier
+    assert (shown.factory, shown.weights, shown.card) == ("nets:net", str(tmp_path / "net.pt"), str(tmp_path / "about.yaml"))
+    assert main(["--classifier", "conv", "--dry-run"]) == 0
+    assert SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier.name == "conv"
+
+
+def test_a_factory_is_found_in_the_current_folder(tmp_path: Path) -> None:
+    """As with `python -m`; here the command gets as far as the network's shape."""
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))")
+    command = [sys.executable, str(ROOT / "search" / "run.py"), "--classifier", "nets:net"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: classifier nets:net: returns [2, 9] for two images, not [2, 10]" in done.stderr
+
+
 def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(sweep_file), "--dry-run"]) == 0
     printed = sweep_file.with_name("printed.yaml")
@@ -63,7 +80,11 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
-        (["--set", "classifier.name=resnet"], "unknown classifier 'resnet'"),
+        (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
+        (["--classifier", "nets:net"], "there is no module 'nets' here"),
+        (["--classifier", ":net"], "factory: ':net' must be written package.module:factory"),
+        (["--weights", "none.pt"], "none.pt: cannot be read"),
+        (["--card", "none.yaml"], "card describes weights, and there are none"),
         (["--set", "dataset.per_class=51"], "give the full set with --data-root"),
     ],
 )

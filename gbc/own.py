@@ -1,0 +1,236 @@
+"""A classifier of the user's own: a factory that makes the network, a file of weights, and a card that describes them.
+
+    # fashion_net.yaml, beside fashion_net.safetensors
+    class_names: [T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot]
+    shape: [1, 28, 28]        # channels, height, width
+    samples: 500              # N, how many images it was trained on
+    mean: [0.286]             # of each channel; leave both out if it takes images in [0, 1] as they are
+    std: [0.353]
+
+Files are read, never run: only the factory is code, and it is the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from gbc.config import ClassifierConfig, Config, load_yaml, suggest
+from gbc.errors import BadInput, CorruptFile
+
+_SAFETENSORS: Final = ".safetensors"
+
+
+class Card(Config):
+    """What a file of weights does not say about its classifier."""
+
+    class_names: tuple[str, ...] = Field(min_length=2)
+    shape: tuple[int, ...] = Field(description="(channels, height, width) of one image, or (d,) of one point")
+    samples: int = Field(ge=1, description="N, how many images it was trained on")
+    mean: tuple[float, ...] | None = Field(None, description="of each channel, subtracted from images in [0, 1]")
+    std: tuple[float, ...] | None = Field(None, description="of each channel, which the difference is divided by")
+
+    @model_validator(mode="after")
+    def _normalisation_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together; give both or neither")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.shape[0]:
+                raise ValueError(f"{name} has {len(values)} numbers, but shape has {self.shape[0]} channels")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1:
+            raise ValueError("shape must be three numbers above 0: channels, height, width")
+        return self
+
+
+class Normalised(nn.Module):
+    """Φ((x − mean) / std): takes images in [0, 1], as generators make them, to a network trained on normalised ones."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """`mean` and `std` have one number for each channel."""
+        super().__init__()
+        self.module = module
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [M, channels, height, width] in [0, 1] to logits."""
+        logits: Tensor = self.module((x - self.mean) / self.std)
+        return logits
+
+
+def wrap(module: nn.Module, card: Card) -> nn.Module:
+    """`module` with the card's normalisation before it, where there is one."""
+    return module if card.mean is None or card.std is None else Normalised(module, card.mean, card.std)
+
+
+def make(factory: str, seed: int) -> nn.Module:
+    """The network that `factory`, written package.module:factory, returns when it is called without arguments.
+
+    torch's generator starts at `seed` while it is called, and is put back.
+
+    Raises:
+        BadInput: there is no such module or factory, it fails, or it does not return a network.
+    """
+    path, _, name = factory.partition(":")
+    module = _imported(path, factory)
+    if not hasattr(module, name):
+        raise BadInput(f"classifier {factory}: {path} has no {name!r}; {suggest(name, _public(module))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network = getattr(module, name)()
+        except Exception as fault:
+            raise BadInput(f"classifier {factory}: the factory failed when called without arguments: {_line(fault)}") from fault
+    if not isinstance(network, nn.Module):
+        raise BadInput(f"classifier {factory}: the factory returned {type(network).__name__}, not a torch.nn.Module")
+    if not list(network.parameters()):
+        raise BadInput(f"classifier {factory}: the network has no parameters")
+    return network.requires_grad_(True)
+
+
+def source_digest(factory: str) -> str:
+    """Sixteen hex digits of the file that holds `factory`: other code is another classifier. Raises as `make`."""
+    file = getattr(_imported(factory.partition(":")[0], factory), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+
+
+def read_card(config: ClassifierConfig) -> Card:
+    """The card of `config.weights`: the file `config.card`, or the one beside the weights with suffix .yaml.
+
+    Raises:
+        BadInput: there is none, or it does not say what it must.
+    """
+    assert config.weights is not None
+    path = Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
+    if not config.card and not path.exists():
+        raise BadInput(
+            f"{config.weights}: no card {path.name} beside it; write class_names, shape and samples there, or give --card"
+        )
+    return Card.parse(load_yaml(path), str(path))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors file, or in a torch file that holds tensors and nothing else.
+
+    Raises:
+        BadInput: there is no such file, loading it would run code, it holds no tensors, or one of them is not finite.
+        CorruptFile: it is damaged or no such file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
+    weights = _unpack_safetensors(path, content) if path.suffix == _SAFETENSORS else _unpack_torch(path, content)
+    if not isinstance(weights, Mapping) or not weights:
+        raise BadInput(f"{path}: holds {type(weights).__name__}, not a state dict; save model.state_dict()")
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            raise BadInput(f"{path}: {name!r} is {type(tensor).__name__}, not a tensor; save model.state_dict() alone")
+        if not tensor.isfinite().all():
+            raise BadInput(f"{path}: {name!r} holds NaN or infinity; this classifier cannot be used")
+    return dict(weights)
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load `weights` into `module`; `source` names their file in errors.
+
+    Raises:
+        BadInput: they belong to another architecture; the first tensor that does not fit is named.
+    """
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise BadInput(f"{source}: weights of another architecture: {name!r} is missing")
+        if weights[name].shape != tensor.shape:
+            found, wanted = list(weights[name].shape), list(tensor.shape)
+            raise BadInput(f"{source}: weights of another architecture: {name!r} is {found}, the network wants {wanted}")
+    for name in weights:
+        if name not in expected:
+            raise BadInput(f"{source}: weights of another architecture: the network has no {name!r}")
+    module.load_state_dict(weights)
+
+
+@torch.no_grad()
+def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, source: str) -> None:
+    """Two black images through `module`, in eval mode; `source` names it in errors.
+
+    Raises:
+        BadInput: it does not take images of `shape`, or does not give logits [M, outputs] in float32.
+    """
+    training = module.training
+    try:
+        found = module.eval()(torch.zeros(2, *shape))
+    except Exception as fault:
+        raise BadInput(f"{source}: does not take images of shape {list(shape)}: {_line(fault)}") from fault
+    finally:
+        module.train(training)
+    if not isinstance(found, Tensor):
+        raise BadInput(f"{source}: returns {type(found).__name__}, not a tensor of logits [M, {outputs}]")
+    if found.shape != (2, outputs):
+        wanted = "one output (loss is exponential)" if outputs == 1 else f"one logit for each of the {outputs} classes"
+        raise BadInput(f"{source}: returns {list(found.shape)} for two images, not [2, {outputs}]: {wanted}")
+    if found.dtype != torch.float32:
+        raise BadInput(
+            f"{source}: returns {str(found.dtype).removeprefix('torch.')}, not float32; call .float() in the factory"
+        )
+
+
+def _imported(path: str, factory: str) -> Any:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as fault:
+        if fault.name is not None and (path == fault.name or path.startswith(fault.name + ".")):
+            raise BadInput(
+                f"classifier {factory}: there is no module {fault.name!r} here; run the command from the folder that holds it"
+            ) from None
+        raise BadInput(f"classifier {factory}: {path} cannot be imported: {_line(fault)}") from fault
+    except Exception as fault:
+        raise BadInput(f"classifier {factory}: {path} cannot be imported: {_line(fault)}") from fault
+
+
+def _public(module: Any) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+
+
+def _unpack_safetensors(path: Path, content: bytes) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, ValueError) as fault:
+        raise CorruptFile(f"{path}: damaged, or not a safetensors file ({_line(fault)})") from None
+
+
+def _unpack_torch(path: Path, content: bytes) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, of files that are then refused
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as fault:
+        # A plain pickle begins with its protocol; torch stops at the first opcode it does not know.
+        if "GLOBAL" in str(fault) or "TorchScript" in str(fault) or content.startswith(b"\x80"):
+            raise BadInput(
+                f"{path}: refused, loading it would run code; save model.state_dict(), best as safetensors"
+            ) from None
+        raise CorruptFile(f"{path}: damaged, or not a torch state dict") from None
+
+
+def _line(fault: BaseException) -> str:
+    text = " ".join(str(fault).split())
+    return f"{type(fault).__name__}: {text[:120]}" if text else type(fault).__name__
