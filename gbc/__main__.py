@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gbc.config import TrialConfig
+    from gbc.report import Report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +38,15 @@ def parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="which conditions a classifier satisfies, and whether a KKT loss can work on it")
     audit.add_argument("--out", metavar="DIR", type=Path, help="also write audit.json and audit.md there")
     audit.set_defaults(run=_audit)
+    baseline = commands.add_parser("baseline", help="what others do with a classifier and no data, in the same numbers")
+    baseline.add_argument("name", metavar="NAME", help="activation, kkt-pixels, bn-inversion or ce-generator")
+    baseline.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of samples.png and metrics.json")
+    baseline.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. steps=100")
+    baseline.set_defaults(run=_baseline)
+    circle = commands.add_parser("circle", help="the 2-D example of the paper, Figs. 4 and 5, with numbers")
+    circle.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of circle.png and circle.json")
+    circle.add_argument("--steps", type=int, metavar="N", help="optimiser steps of each generator")
+    circle.set_defaults(run=_circle)
     for sub in (pretrain, train, audit):
         sub.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
@@ -59,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
     for sub in (sample, evaluate):
         sub.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
-    for sub in (pretrain, train, audit, evaluate):
+    for sub in (pretrain, train, audit, baseline, circle, evaluate):
         sub.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     return cli
@@ -140,6 +150,43 @@ def _audit(arguments: argparse.Namespace) -> None:
             write_atomic(arguments.out / f"audit{number}.json", json.dumps(found.to_json(), indent=2).encode())
             write_atomic(arguments.out / f"audit{number}.md", found.to_markdown().encode())
         print(json.dumps(found.to_json(), indent=2) if arguments.json else found.to_markdown())
+
+
+def _baseline(arguments: argparse.Namespace) -> None:
+    from gbc import baselines
+    from gbc.checkpoint import write_atomic
+    from gbc.config import parse_assignment
+
+    settings = baselines.settings_of(arguments.name, dict(map(parse_assignment, arguments.set)), "--set")
+
+    def say(report: Report) -> None:
+        shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))
+        print(f"step {report.step}/{settings.steps}  {shown}", file=sys.stderr)
+
+    metrics = baselines.run(settings, arguments.out, arguments.cache, lambda _: _show_pretraining, say)
+    text = json.dumps({"baseline": arguments.name, "settings": settings.model_dump(mode="json"), "metrics": metrics}, indent=2)
+    write_atomic(arguments.out / "metrics.json", text.encode())
+    if arguments.json:
+        print(text)
+        return
+    for name in ("ssim/coverage", "tstr/1nn", "ssim/nearest", "cost/seconds_per_image", "cost/parameters"):
+        print(f"{name:24} {metrics[name]:.4g}")
+    print(arguments.out / "samples.png")
+
+
+def _circle(arguments: argparse.Namespace) -> None:
+    from gbc import circle
+    from gbc.errors import BadInput
+
+    if arguments.steps is not None and arguments.steps < 1:
+        raise BadInput(f"--steps {arguments.steps}: must be at least 1")
+    scores = circle.run(arguments.out, arguments.cache, arguments.steps, lambda line: print(line, file=sys.stderr))
+    if arguments.json:
+        print(json.dumps(scores, indent=2))
+        return
+    for name, found in scores.items():
+        print(f"{name:36}" + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
+    print(arguments.out / "circle.png")
 
 
 def _train(arguments: argparse.Namespace) -> None:

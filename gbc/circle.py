@@ -69,7 +69,7 @@ def run(out: Path, cache: Path, steps: int | None = None, say: Callable[[str], N
         worlds[name] = tasks.obtain(config, cache)
         trainer = Trainer(config, worlds[name].classifiers)
         *_, report = trainer.run()
-        say(f"{name}: {config.steps} steps, closed form {report.metrics['loss/closed']:.3f}, ρ {report.metrics['kkt/rho']:.3f}")
+        say(f"{name}: {config.steps} steps, closed form {report.metrics['loss/closed']:.3f}")
         labels = torch.arange(3).repeat(SAMPLES // 3)
         noise = torch.randn(SAMPLES, config.noise_dim, generator=rng)
         turns = (torch.arange(SAMPLES) // 3) % len(trainer.labels_of_task)

@@ -78,7 +78,8 @@ class PointGenerator(nn.Module):
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
-        found: Tensor = self.layers(_conditioned(self, noise, labels, tasks))
+        # Kaiming makes outputs of order one; samples must start where the classifier is undecided, not far outside.
+        found: Tensor = 0.2 * self.layers(_conditioned(self, noise, labels, tasks))
         return found
 
 

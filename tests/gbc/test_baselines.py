@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gbc import baselines, circle, tasks
+from gbc.__main__ import main
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.generator import Pixels
+from gbc.trainer import Trainer
+from tests.conftest import TINY, TINY_CLASSIFIER
+
+# As small as they go: what is tested is that each runs and reports, not how good it is.
+SMALL = {
+    "steps": 4, "report_every": 2, "eval_per_class": 3, "batch_size": 30, "dataset.per_class": 10, "device": "cpu",
+    "classifier.hidden": 12, "classifier.steps": 30, "classifier.polish": 2, "width": 16, "channels": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", baselines.BASELINES)
+def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Path) -> None:
+    settings = baselines.settings_of(name, SMALL, "test")
+    seen: list[int] = []
+    metrics = baselines.run(settings, tmp_path, tmp_path / "cache", say=lambda report: seen.append(report.step))
+    assert seen == [2, 4]
+    assert {"ssim/coverage", "tstr/1nn", "cost/seconds_per_image", "cost/parameters"} <= set(metrics)
+    if settings.generator == "pixels":
+        assert metrics["cost/parameters"] == 30 * 28 * 28
+    assert Image.open(tmp_path / "samples.png").size == (600, 2 * 3 * 60)
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    command = ["baseline", "activation", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), *sets, "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_an_unknown_baseline_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", "activations", "--out", str(tmp_path)]) == 2
+    assert "unknown baseline 'activations'; did you mean 'activation'?" in capsys.readouterr().err
+
+
+def test_pixels_give_each_label_its_own_images() -> None:
+    pixels = Pixels(classes=3, shape=(1, 4, 4), count=12)
+    rng = torch.Generator().manual_seed(0)
+    pixels.start(rng)
+    labels = torch.arange(12) % 3
+    for _ in range(5):
+        numbers = pixels.latents((labels + 1) % 3, rng)
+        assert (numbers % 3).tolist() == ((labels + 1) % 3).tolist()
+        assert len(set(numbers.tolist())) == 12  # a whole batch takes every image once
+    images = pixels(numbers, labels)
+    assert images.shape == (12, 1, 4, 4) and images.min() > 0 and images.max() < 0.5  # dark at the start
+
+
+def test_pixels_take_no_latents(tmp_path: Path) -> None:
+    for changes in ({"bank": 10}, {"diversity_weight": 0.1}, {"experts": [{"dataset": {"name": "mnist"}}]}):
+        with pytest.raises(BadInput, match="generator pixels has no latents"):
+            TrialConfig.parse({**TINY, "generator": "pixels", **changes}, "test")
+
+
+def test_the_circle_is_drawn_and_measured_with_its_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(circle.SETTINGS, "classifier", {**TINY_CLASSIFIER, "name": "mlp", "steps": 300})
+    command = ["circle", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--steps", "3", "--json"]
+    assert main(command) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert list(scores)[:6] == ["g", "g1", "g2", "g1+2", "g1+2, t=1", "g1+2, t=2"]
+    assert sum("control" in name for name in scores) == 3
+    assert scores == json.loads((tmp_path / "out" / "circle.json").read_text())
+    assert Image.open(tmp_path / "out" / "circle.png").size[0] > 800
+    assert main(["circle", "--out", str(tmp_path), "--steps", "0"]) == 2
+
+
+def test_the_scores_of_the_circle_by_hand() -> None:
+    real, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    points, theirs = torch.tensor([[0.1, 0.0], [0.3, 0.0]]), torch.tensor([0, 1])
+    found = circle.score(points, theirs, real, labels)
+    # 0.1 to the nearest of class 0; √(0.09 + 1) to the only one of class 1. One of three has a neighbour of its class.
+    assert found["distance/mean"] == pytest.approx((0.1 + 1.09**0.5) / 2)
+    assert found["covered"] == pytest.approx(1 / 3)
+
+
+def test_points_need_settings_for_points(tmp_path: Path) -> None:
+    config = TrialConfig.parse({**circle.SETTINGS, "classifier": TINY_CLASSIFIER, "tv_weight": 0.1}, "test")
+    world = tasks.obtain(config, tmp_path)
+    with pytest.raises(BadInput, match="points have no neighbours"):
+        Trainer(config, world.classifiers)
+    with pytest.raises(BadInput, match="holds points, not images"):
+        assert world.images
