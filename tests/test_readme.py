@@ -64,10 +64,15 @@ def test_every_command_is_understood(command: str) -> None:
 def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
     from search.config import resolve
 
-    path = tmp_path / "readme.yaml"
-    path.write_text(re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[0])
-    config = resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1)
-    assert config.trials == 50 and set(config.space) == {"lr", "batch_size", "delta"}
+    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    found = []
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"readme-{number}.yaml"
+        path.write_text(block)
+        found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
+    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
+    assert [subject.task for subject in found[1].trial.subjects()] == [0, 1, 0]
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
