@@ -194,7 +194,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
     from gbc.metrics import Judge
-    from gbc.trainer import Trainer, pick_device
+    from gbc.runtime import pick_device
+    from gbc.trainer import Trainer
 
     settings, out = _settings(arguments), arguments.out
     if out.exists():

@@ -17,8 +17,9 @@ from gbc.config import TrialConfig, suggest
 from gbc.errors import BadInput
 from gbc.metrics import Judge
 from gbc.report import Report
+from gbc.runtime import pick_device
 from gbc.tasks import Announce
-from gbc.trainer import Trainer, pick_device
+from gbc.trainer import Trainer
 
 _PIXELS: Final = {"generator": "pixels", "lr": 0.05, "weight_decay": 0.0, "lr_schedule": "cosine", "batch_size": 500}
 _NO_KKT: Final = {"stationarity_weight": 0.0, "beta": 0.0}

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -21,45 +20,13 @@ from gbc.errors import BadInput, Diverged
 from gbc.generator import Generator, Pixels, PointGenerator
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
+from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
 from gbc.report import Report, free_score
-from gbc.subject import Pass, Subject, check_factors, labels_of_task, loss_weights, union
+from gbc.runtime import derive, pick_device
+from gbc.subject import Pass, Subject, check_factors, labels_of_task, union
 
 # As many fresh samples as a large batch: more would only cost time at every report.
 _FREE: Final = 512
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of one task: what the generator made of what."""
-
-    images: Tensor
-    noise: Tensor
-    labels: Tensor
-    classes: int
-    """How many labels the task has; they come in cyclic order."""
-
-
-LOSSES: Final[dict[str, Callable[[Pass], Tensor]]] = {
-    "stationarity": Pass.stationarity,
-    "duality": lambda p: losses.duality(p.margins, p.subject.alpha, p.subject.config.delta),
-    "closed": lambda p: losses.closed_form(p.subject.decay_targets, p.descent),
-    "bn": lambda p: losses.batch_norm_statistics(p.batch_norm),
-    "ce": lambda p: losses.cross_entropy(p.logits, p.labels),
-}
-"""What a classifier makes of a batch."""
-
-IMAGE_LOSSES: Final[dict[str, Callable[[Batch], Tensor]]] = {
-    "tv": lambda b: losses.total_variation(b.images),
-    "diversity": lambda b: losses.diversity(b.noise, b.images, b.classes),
-}
-"""What a batch is worth by itself."""
-
-KKT_LOSSES: Final = ("stationarity", "duality", "closed")
-
-
-def weights(config: TrialConfig) -> dict[str, float]:
-    """The weight of each loss in the total, Eq. (7) and what we add to it."""
-    return {**loss_weights(config), "tv": config.tv_weight, "diversity": config.diversity_weight}
 
 
 class Trainer:
@@ -362,24 +329,3 @@ def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:
         turns = torch.tensor(knowing, device=labels.device)
         found[rows] = turns[torch.arange(len(rows), device=labels.device) % len(knowing)]
     return found
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` takes the first GPU if there is one.
-
-    Raises:
-        BadInput: a GPU is asked for that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs; use 'auto' or 'cpu'")
-    return device
-
-
-def derive(seed: int, stream: int) -> int:
-    """A seed for stream number `stream` of a run; different for every pair."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)

@@ -11,7 +11,7 @@ from rich.console import Console
 from gbc.checkpoint import write_atomic
 from gbc.config import flatten, load_yaml
 from gbc.errors import BadInput
-from gbc.trainer import derive
+from gbc.runtime import derive
 from search import space
 from search.config import SweepConfig
 from search.engine import Machine, run_ray

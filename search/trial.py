@@ -58,7 +58,8 @@ def _training(assignment: Assignment) -> Iterator[Row]:
 
     from gbc import checkpoint, pictures, tasks
     from gbc.metrics import Judge
-    from gbc.trainer import Trainer, pick_device
+    from gbc.runtime import pick_device
+    from gbc.trainer import Trainer
 
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")

@@ -11,9 +11,11 @@ from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.metrics import Judge
+from gbc.objectives import IMAGE_LOSSES, LOSSES, weights
 from gbc.report import METRIC_DIRECTIONS, Report
+from gbc.runtime import derive
 from gbc.subject import Pass
-from gbc.trainer import IMAGE_LOSSES, LOSSES, Trainer, derive, weights
+from gbc.trainer import Trainer
 
 DESIGN = {
     "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",

@@ -1,0 +1,47 @@
+"""Every loss by name: what the trainer adds up, each with a weight in the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from gbc import losses
+from gbc.config import TrialConfig
+from gbc.subject import Pass, loss_weights
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one task: what the generator made of what."""
+
+    images: Tensor
+    noise: Tensor
+    labels: Tensor
+    classes: int
+    """How many labels the task has; they come in cyclic order."""
+
+
+LOSSES: Final[dict[str, Callable[[Pass], Tensor]]] = {
+    "stationarity": Pass.stationarity,
+    "duality": lambda p: losses.duality(p.margins, p.subject.alpha, p.subject.config.delta),
+    "closed": lambda p: losses.closed_form(p.subject.decay_targets, p.descent),
+    "bn": lambda p: losses.batch_norm_statistics(p.batch_norm),
+    "ce": lambda p: losses.cross_entropy(p.logits, p.labels),
+}
+"""What a classifier makes of a batch."""
+
+IMAGE_LOSSES: Final[dict[str, Callable[[Batch], Tensor]]] = {
+    "tv": lambda b: losses.total_variation(b.images),
+    "diversity": lambda b: losses.diversity(b.noise, b.images, b.classes),
+}
+"""What a batch is worth by itself."""
+
+KKT_LOSSES: Final = ("stationarity", "duality", "closed")
+
+
+def weights(config: TrialConfig) -> dict[str, float]:
+    """The weight of each loss in the total, Eq. (7) and what we add to it."""
+    return {**loss_weights(config), "tv": config.tv_weight, "diversity": config.diversity_weight}
