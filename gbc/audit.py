@@ -6,6 +6,7 @@ the max-margin stationarity of Eq. (4) with the best multipliers there are, and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -142,7 +143,8 @@ def best_multipliers(
         change = torch.func.jvp(forward, tuple(parameters), tuple(parts))[1]
         return (change.gather(1, labels[:, None]) - change).detach() / len(images)
 
-    with normalising_by(module, mode):
+    with normalising_by(module, mode), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's forward mode still uses its own deprecated torch.jit
         with torch.no_grad():
             shape = forward(*parameters).shape
         # The largest eigenvalue of the map and its transpose, by power iteration; a little above it is a safe step.

@@ -131,3 +131,11 @@ def test_assignments_on_the_command_line_take_numbers_as_people_write_them(text:
 def test_an_assignment_needs_a_key_and_a_value(text: str) -> None:
     with pytest.raises(BadInput, match="expected KEY=VALUE"):
         parse_assignment(text)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs" / "trials").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_file_in_configs_trials_is_a_trial(path: Path) -> None:
+    config = TrialConfig.parse(load_yaml(path), path.name)
+    assert path.stem.startswith(config.dataset.name)
