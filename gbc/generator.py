@@ -6,7 +6,21 @@ import torch
 from torch import Tensor, nn
 
 
-class Generator(nn.Module):
+class _FromNoise(nn.Module):
+    """What generators share: their latents are noise ε ~ N(0, 1)."""
+
+    noise_dim: int
+
+    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Fresh noise [M, noise_dim] for labels [M]."""
+        return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
+
+    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Noise for the samples that are judged, [K, noise_dim]: as fresh as any."""
+        return self.latents(labels, rng)
+
+
+class Generator(_FromNoise):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
     def __init__(
@@ -41,21 +55,13 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
 
-    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Fresh noise ε [M, noise_dim] for labels [M]."""
-        return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
-
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Noise for the images that are judged, [K, noise_dim]: as fresh as any."""
-        return self.latents(labels, rng)
-
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         features = self.fully_connected(_conditioned(self, noise, labels, tasks))
         return torch.sigmoid(self.transposed(features.view(-1, *self.grid)))
 
 
-class PointGenerator(nn.Module):
+class PointGenerator(_FromNoise):
     """g for points, as in the 2-D example of section 5.1: three fully connected layers with a linear output."""
 
     def __init__(self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, tasks: int = 1) -> None:
@@ -67,14 +73,6 @@ class PointGenerator(nn.Module):
             nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(),
             nn.Linear(width, shape[0]),
         )  # fmt: skip
-
-    def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Fresh noise ε [M, noise_dim] for labels [M]."""
-        return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
-
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Noise for the points that are judged, [K, noise_dim]: as fresh as any."""
-        return self.latents(labels, rng)
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
