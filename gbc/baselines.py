@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from gbc import pictures, tasks
 from gbc.checkpoint import write_atomic
-from gbc.config import TrialConfig, suggest
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.metrics import Judge
 from gbc.report import Report
 from gbc.runtime import pick_device
+from gbc.settings import suggest
 from gbc.tasks import Announce
 from gbc.trainer import Trainer
 

@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig, suggest
+from gbc.config import DatasetConfig
 from gbc.errors import BadInput, CorruptFile
 from gbc.samples import ImageDataset, Labels, square, subset, task, wanted
+from gbc.settings import suggest
 
 SIDE: Final = 32
 TEST_PER_CLASS: Final = 200

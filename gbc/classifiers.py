@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gbc import own
-from gbc.config import ClassifierConfig, suggest
+from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
+from gbc.settings import suggest
 
 Shape = tuple[int, ...]
 

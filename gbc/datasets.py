@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbc.celeba import celeba
-from gbc.config import DatasetConfig, suggest
+from gbc.config import DatasetConfig
 from gbc.errors import BadInput, CorruptFile
 from gbc.samples import Dataset, ImageDataset, PointDataset, Split, hold_out, only, square, subset, task, wanted
+from gbc.settings import suggest
 
 __all__ = [
     "DATASETS", "POINT_DATASETS", "SHIPPED", "Dataset", "ImageDataset", "PointDataset",

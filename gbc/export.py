@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gbc.checkpoint import write_atomic
-from gbc.config import TrialConfig, digest
+from gbc.config import TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.generator import Generator
 from gbc.metrics import METRICS, controls
+from gbc.settings import digest
 from gbc.subject import labels_of_task, union
 from gbc.tasks import World
 

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from gbc import cache as caches
 from gbc import datasets
 from gbc.classifiers import kaiming
-from gbc.config import DatasetConfig, digest
+from gbc.config import DatasetConfig
 from gbc.samples import ImageDataset, Split, tensors
+from gbc.settings import digest
 
 SCHEMA: Final = 1  # raise when a change here makes cached networks differ
 SEED: Final = 0

@@ -25,8 +25,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gbc.config import ClassifierConfig, Config, load_yaml, suggest
+from gbc.config import ClassifierConfig
 from gbc.errors import BadInput, CorruptFile
+from gbc.settings import Config, load_yaml, suggest
 
 _SAFETENSORS: Final = ".safetensors"
 

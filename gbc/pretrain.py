@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from gbc import cache as caches
 from gbc import classifiers, fit, own, regime
 from gbc.classifiers import Classifier
-from gbc.config import ClassifierConfig, digest
+from gbc.config import ClassifierConfig
 from gbc.datasets import Dataset
 from gbc.errors import BadInput
 from gbc.fit import Progress
 from gbc.own import Card
 from gbc.regime import Regime
+from gbc.settings import digest
 
 _CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gbc.config import Config, TrialConfig, assign, flatten, load_yaml, suggest
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, Direction
+from gbc.settings import Config, assign, flatten, load_yaml, suggest
 from search.space import Dimension, check_space
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"

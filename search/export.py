@@ -52,8 +52,9 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
         BadInput: no such sweep or trial, no finished trial, or `out` exists.
     """
     from gbc import checkpoint, export, tasks
-    from gbc.config import TrialConfig, load_yaml, suggest
+    from gbc.config import TrialConfig
     from gbc.errors import BadInput
+    from gbc.settings import load_yaml, suggest
     from search.config import SweepConfig
     from search.ledger import STUDY_FILE, Ledger
     from search.prepare import CLASSIFIERS

@@ -113,8 +113,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
-    from gbc.config import classifier_flags, parse_assignment
+    from gbc.config import classifier_flags
     from gbc.errors import BadInput
+    from gbc.settings import parse_assignment
     from search.config import Objective, resolve
     from search.engine import Machine
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from gbc.config import Config, TrialConfig, assign, suggest
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
+from gbc.settings import Config, assign, suggest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -9,9 +9,9 @@ import yaml
 from rich.console import Console
 
 from gbc.checkpoint import write_atomic
-from gbc.config import flatten, load_yaml
 from gbc.errors import BadInput
 from gbc.runtime import derive
+from gbc.settings import flatten, load_yaml
 from search import space
 from search.config import SweepConfig
 from search.engine import Machine, run_ray

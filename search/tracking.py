@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbc.config import flatten
 from gbc.errors import BadInput
+from gbc.settings import flatten
 from search.config import SweepConfig
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gbc.config import DatasetConfig, TrialConfig, digest, flatten, load_yaml, parse_assignment
+from gbc.config import DatasetConfig, TrialConfig
 from gbc.errors import BadInput
+from gbc.settings import digest, flatten, load_yaml, parse_assignment
 
 
 def parse(text: str, tmp_path: Path) -> TrialConfig:

@@ -1,0 +1,49 @@
+"""`python -m gbc baseline`: what others do with a classifier and no data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gbc.commands import options
+from gbc.commands.options import Commands
+
+if TYPE_CHECKING:
+    from gbc.report import Report
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("baseline", help="what others do with a classifier and no data, in the same numbers")
+    parser.add_argument("name", metavar="NAME", help="activation, kkt-pixels, bn-inversion or ce-generator")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of samples.png and metrics.json")
+    options.add_set(parser)
+    options.add_cache(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run one baseline and write its picture and numbers."""
+    from gbc import baselines
+    from gbc.checkpoint import write_atomic
+    from gbc.settings import parse_assignment
+
+    settings = baselines.settings_of(arguments.name, dict(map(parse_assignment, arguments.set)), "--set")
+
+    def say(report: Report) -> None:
+        shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))
+        print(f"step {report.step}/{settings.steps}  {shown}", file=sys.stderr)
+
+    metrics = baselines.run(settings, arguments.out, arguments.cache, options.announce, say)
+    text = json.dumps({"baseline": arguments.name, "settings": settings.model_dump(mode="json"), "metrics": metrics}, indent=2)
+    write_atomic(arguments.out / "metrics.json", text.encode())
+    if arguments.json:
+        print(text)
+        return
+    for name in ("ssim/coverage", "tstr/1nn", "ssim/nearest", "cost/seconds_per_image", "cost/parameters"):
+        print(f"{name:24} {metrics[name]:.4g}")
+    print(arguments.out / "samples.png")

@@ -1,0 +1,70 @@
+"""What several commands share: flags, the settings they add up to, progress on stderr.
+
+Heavy imports wait until a command runs, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from gbc.config import ClassifierConfig, TrialConfig
+    from gbc.fit import Progress
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_trial(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a trial's settings: `--config`, `--set`, and the user's own classifier."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
+    add_set(parser)
+    parser.add_argument("--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own")
+    parser.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
+    parser.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """`--set KEY=VALUE`, which may be repeated."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """`--cache DIR`, where classifiers are kept."""
+    parser.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model DIR`."""
+    parser.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
+
+
+def trial(arguments: argparse.Namespace) -> TrialConfig:
+    """The settings that the flags of `add_trial` add up to.
+
+    Raises:
+        BadInput: a file, key or value that is none.
+    """
+    from gbc.config import TrialConfig, classifier_flags
+    from gbc.settings import load_yaml, parse_assignment
+
+    base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
+    base = base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+    return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
+
+
+def announce(config: ClassifierConfig) -> Progress:
+    """Lines about the training of a classifier, on stderr."""
+
+    def show(step: int, steps: int, loss: float) -> None:
+        if step % max(1000, steps // 10) == 0:
+            print(f"classifier {config.label}  step {step}/{steps}  loss {loss:.4f}", file=sys.stderr)
+
+    return show

@@ -1,0 +1,46 @@
+"""`python -m gbc pretrain`: a classifier and its regime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from gbc.commands import options
+from gbc.commands.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("pretrain", help="train a classifier and print its regime")
+    options.add_trial(parser)
+    options.add_cache(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train the classifiers, or find them in the cache, and print their regimes."""
+    from gbc import tasks
+
+    world = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
+    if arguments.json:
+        found = [{"folder": str(folder), **regime} for folder, regime in zip(world.folders, world.regimes, strict=True)]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+        return
+    for folder, regime in zip(world.folders, world.regimes, strict=True):
+        _print_regime(folder, regime)
+
+
+def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
+    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
+    print(
+        f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
+    )
+    print("relative stationarity residual of each tensor (0: converged with weight decay), cosine of the two sides")
+    for name, value in regime["residuals"].items():
+        cosine = f"{regime['cosines'][name]:8.4f}" if name in regime["cosines"] else "   (before BatchNorm)"
+        print(f"  {name:20} {value:10.3g} {cosine}")
+    for name, value in regime["imbalance"].items():
+        print(f"imbalance of ‖w_in‖² + b² and ‖w_out‖², median over the units of layer {name} (0: converged): {value:.3g}")
