@@ -5,22 +5,12 @@ Each is a setting of the trainer: pixels instead of a generator, or fewer losses
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from gbc import pictures, tasks
-from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics import Judge
-from gbc.report import Report
-from gbc.runtime import pick_device
 from gbc.settings import suggest
-from gbc.tasks import Announce
-from gbc.trainer import Trainer
 
 _PIXELS: Final = {"generator": "pixels", "lr": 0.05, "weight_decay": 0.0, "lr_schedule": "cosine", "batch_size": 500}
 _NO_KKT: Final = {"stationarity_weight": 0.0, "beta": 0.0}
@@ -64,38 +54,21 @@ BASELINES: Final[dict[str, Baseline]] = {
 }  # fmt: skip
 
 
+def find(name: str) -> Baseline:
+    """The baseline of that name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in BASELINES:
+        raise BadInput(f"unknown baseline {name!r}; {suggest(name, list(BASELINES))}")
+    return BASELINES[name]
+
+
 def settings_of(name: str, changes: dict[str, Any], source: str) -> TrialConfig:
     """The trial that is baseline `name`, with `changes` on top.
 
     Raises:
         BadInput: an unknown name or setting.
     """
-    if name not in BASELINES:
-        raise BadInput(f"unknown baseline {name!r}; {suggest(name, list(BASELINES))}")
-    return TrialConfig.parse(BASELINES[name].settings, name).updated(changes, source)
-
-
-def run(
-    config: TrialConfig, out: Path, cache: Path, announce: Announce | None = None, say: Callable[[Report], None] | None = None
-) -> dict[str, float]:
-    """Train, write `samples.png` into `out`, and return the last report's metrics with the cost of an image.
-
-    `cost/seconds_per_image` is training time over judged images for pixels, sampling time for a generator;
-    `cost/parameters` counts what was optimised to make images (supplement, Tab. 3).
-    """
-    world = tasks.obtain(config, cache, announce)
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, pick_device(config.device)))
-    began = time.perf_counter()
-    for report in trainer.run():
-        if say:
-            say(report)
-    trained = time.perf_counter() - began
-    count = len(trainer.judged_labels)
-    if config.generator != "pixels":
-        began = time.perf_counter()
-        trainer.sample(trainer.judged_noise, trainer.judged_labels, trainer.judged_tasks)
-        trained = time.perf_counter() - began
-    if report.images is not None:
-        write_atomic(out / "samples.png", pictures.png(report.images))
-    parameters = sum(parameter.numel() for parameter in trainer.generator.parameters())
-    return {**report.metrics, "cost/seconds_per_image": trained / count, "cost/parameters": float(parameters)}
+    return TrialConfig.parse(find(name).settings, name).updated(changes, source)

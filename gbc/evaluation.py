@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -87,6 +87,12 @@ class Evaluator:
     def __init__(self, judge: Judge, network: FeatureNetwork, class_names: tuple[str, ...]) -> None:
         """`judge` must hold no test image that `network` was trained on."""
         self.judge, self.network, self.class_names = judge, network, class_names
+
+    @classmethod
+    def of(cls, data: ImageDataset, oracle: Oracle) -> Self:
+        """Of `data`, whose test images that the oracle was trained on are left out."""
+        test = tensors(data.test_images[oracle.judged], data.test_labels[oracle.judged])
+        return cls(Judge(*data.train(), *test), oracle.network, data.class_names)
 
     @cached_property
     def train_features(self) -> Tensor:
@@ -243,8 +249,7 @@ def evaluate(name: str, images: Tensor, labels: Tensor, data: ImageDataset, orac
 
     `name` heads the row of the generated set. Of the test images only those the oracle was not trained on are used.
     """
-    test = tensors(data.test_images[oracle.judged], data.test_labels[oracle.judged])
-    evaluator = Evaluator(Judge(*data.train(), *test), oracle.network, data.class_names)
+    evaluator = Evaluator.of(data, oracle)
     generated = Evaluation(evaluator, images, labels)
     rows = {name: generated.scores()}
     per_class = max(1, len(labels) // len(data.class_names))

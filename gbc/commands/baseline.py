@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run one baseline and write its picture and numbers."""
-    from gbc import baselines
+    from gbc import baselines, experiment, pictures, tasks
     from gbc.checkpoint import write_atomic
     from gbc.settings import parse_assignment
 
@@ -38,7 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
         shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))
         print(f"step {report.step}/{settings.steps}  {shown}", file=sys.stderr)
 
-    metrics = baselines.run(settings, arguments.out, arguments.cache, options.announce, say)
+    outcome = experiment.run(settings, tasks.obtain(settings, arguments.cache, options.announce), say)
+    if outcome.report.images is not None:
+        write_atomic(arguments.out / "samples.png", pictures.png(outcome.report.images))
+    metrics = {**outcome.report.metrics, **outcome.cost()}
     text = json.dumps({"baseline": arguments.name, "settings": settings.model_dump(mode="json"), "metrics": metrics}, indent=2)
     write_atomic(arguments.out / "metrics.json", text.encode())
     if arguments.json:

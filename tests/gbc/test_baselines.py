@@ -23,22 +23,20 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
-def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Path) -> None:
-    settings = baselines.settings_of(name, SMALL, "test")
-    seen: list[int] = []
-    metrics = baselines.run(settings, tmp_path, tmp_path / "cache", say=lambda report: seen.append(report.step))
-    assert seen == [2, 4]
-    assert {"ssim/coverage", "tstr/1nn", "cost/seconds_per_image", "cost/parameters"} <= set(metrics)
-    if settings.generator == "pixels":
-        assert metrics["cost/parameters"] == 30 * 28 * 28
-    assert Image.open(tmp_path / "samples.png").size == (600, 2 * 3 * 60)
-
-
-def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-    command = ["baseline", "activation", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), *sets, "--json"]
+    command = ["baseline", name, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), *sets, "--json"]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == written
+    assert [line.split()[1] for line in printed.err.splitlines() if line.startswith("step")] == ["2/4", "4/4"]
+    metrics = written["metrics"]
+    assert {"ssim/coverage", "tstr/1nn", "cost/seconds", "cost/seconds_per_image", "cost/parameters"} <= set(metrics)
+    if written["settings"]["generator"] == "pixels":
+        assert metrics["cost/parameters"] == 30 * 28 * 28
+        assert metrics["cost/seconds_per_image"] == pytest.approx(metrics["cost/seconds"] / 30)
+    assert Image.open(tmp_path / "out" / "samples.png").size == (600, 2 * 3 * 60)
 
 
 def test_an_unknown_baseline_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
