@@ -151,9 +151,11 @@ class Run:
             return None
         try:
             record = Record.parse(json.loads(self.path.read_text()), str(self.path))
+            settings = TrialConfig.parse(record.settings, str(self.path))
         except (OSError, ValueError, BadInput) as fault:
             raise CorruptFile(f"{self.path}: damaged ({fault}); remove it to run it again") from None
-        return record if record.settings == self.settings.model_dump(mode="json") else None
+        # Parsed, so that a setting that is new and has its default does not make old records stale.
+        return record if settings == self.settings else None
 
 
 def runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:

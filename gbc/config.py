@@ -177,11 +177,14 @@ class TrialConfig(Config):
 
     dataset: DatasetConfig = DatasetConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="factors on single loss weights, for the first classifier alone"
+    )
     experts: tuple[ExpertConfig, ...] = Field((), description="further classifiers (Algorithm 2)")
 
     def subjects(self) -> list[SubjectConfig]:
         """Every classifier with its data, in order; those that share samples share a task."""
-        found = [SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0)]
+        found = [SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)]
         tasks = 0
         for expert in self.experts:
             tasks += expert.dataset is not None

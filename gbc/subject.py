@@ -92,7 +92,7 @@ def check_factors(subjects: Sequence[SubjectConfig], config: TrialConfig) -> Non
     for subject in subjects:
         for name in subject.weights:
             if name not in known:
-                raise BadInput(f"experts: weights: {name!r} is not a loss; known: {', '.join(known)}")
+                raise BadInput(f"weights: {name!r} is not a loss; known: {', '.join(known)}")
 
 
 class Pass:

@@ -166,10 +166,21 @@ def test_binary_and_multi_class_classifiers_mix(cache: Path) -> None:
     assert {"kkt/rho_1", "kkt/rho_2", "ssim/coverage"} <= set(metrics)
 
 
+def test_the_first_classifier_has_factors_too(cache: Path) -> None:
+    config = parse({**SHARED, "weights": {}}, weights={"ce": 0.0, "bn": 0.5})
+    trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
+    first, second = (subject.weights for subject in trainer.subjects)
+    assert first["ce"] == 0 and second["ce"] == config.ce_weight > 0
+    assert first["bn"] == 0.5 * config.bn_weight > 0
+    assert first["stationarity"] == second["stationarity"] == config.stationarity_weight
+
+
 def test_faults_are_named(cache: Path) -> None:
     wrong = parse({**SHARED, "weights": {"clsoed": 1.0}})
-    with pytest.raises(BadInput, match="experts: weights: 'clsoed' is not a loss; known: stationarity"):
-        Trainer(wrong, tasks.obtain(wrong, cache).classifiers)
+    alone = parse(weights={"clsoed": 1.0})
+    for faulty in (wrong, alone):
+        with pytest.raises(BadInput, match="weights: 'clsoed' is not a loss; known: stationarity"):
+            Trainer(faulty, tasks.obtain(faulty, cache).classifiers)
     nothing = parse(stationarity_weight=0, beta=0, tv_weight=0, bn_weight=0, ce_weight=0)
     with pytest.raises(BadInput, match="every loss has weight 0"):
         Trainer(nothing, tasks.obtain(nothing, cache).classifiers).step()
