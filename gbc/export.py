@@ -99,8 +99,7 @@ def write(
     """
     from safetensors.torch import save
 
-    if out.exists():
-        raise BadInput(f"{out}: exists already; choose another --out or remove it")
+    check(out, settings)
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
     header = {
         "version": VERSION,
@@ -127,6 +126,18 @@ def write(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def check(out: Path, settings: TrialConfig) -> None:
+    """Whether a trial of these settings can be written to `out`: asked before a long training, and again after it.
+
+    Raises:
+        BadInput: `out` exists already, or there is no generator.
+    """
+    if out.exists():
+        raise BadInput(f"{out}: exists already; choose another --out or remove it")
+    if settings.generator == "pixels":
+        raise BadInput("generator pixels makes no new images: there is nothing to export; see `python -m gbc baseline`")
 
 
 def load(folder: str | Path) -> ExportedGenerator:

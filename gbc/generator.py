@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gbc.config import TrialConfig
+
 
 class _FromNoise(nn.Module):
     """What generators share: their latents are noise ε ~ N(0, 1)."""
@@ -114,6 +116,21 @@ class Pixels(nn.Module):
     def forward(self, numbers: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """The images of these numbers [M] in (0, 1)."""
         return torch.sigmoid(self.logits[numbers])
+
+
+def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: int) -> Generator | PointGenerator | Pixels:
+    """What `config` asks for, not initialised yet: pixels, or g for images (channels, height, width) or points (d,).
+
+    Raises:
+        ValueError: as `Generator`.
+    """
+    if config.generator == "pixels":
+        return Pixels(classes=classes, shape=shape, count=classes * config.eval_per_class)
+    if len(shape) == 1:
+        return PointGenerator(classes=classes, shape=shape, noise_dim=config.noise_dim, width=config.width, tasks=tasks)
+    return Generator(
+        classes=classes, shape=shape, noise_dim=config.noise_dim, width=config.width, channels=config.channels, tasks=tasks
+    )
 
 
 def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:

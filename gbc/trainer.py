@@ -17,7 +17,7 @@ from gbc import losses, pictures
 from gbc.classifiers import Classifier, kaiming, normalising_by, two_logits
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.generator import Generator, Pixels, PointGenerator
+from gbc.generator import Pixels, build
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
@@ -54,19 +54,9 @@ class Trainer:
         shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
-        self.generator: Generator | PointGenerator | Pixels
-        if len(shape) == 1:
-            self.generator = PointGenerator(
-                classes=classes, shape=shape, noise_dim=config.noise_dim, width=config.width, tasks=len(self.labels_of_task)
-            )
-        elif config.generator == "pixels":
-            self.generator = Pixels(classes=classes, shape=shape, count=classes * config.eval_per_class)
+        self.generator = build(config, classes=classes, shape=shape, tasks=len(self.labels_of_task))
+        if isinstance(self.generator, Pixels):
             self.generator.start(initial)
-        else:
-            self.generator = Generator(
-                classes=classes, shape=shape, noise_dim=config.noise_dim,
-                width=config.width, channels=config.channels, tasks=len(self.labels_of_task),
-            )  # fmt: skip
         self.multipliers = MultiplierNetwork(
             classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
             width=config.multiplier_width, subjects=len(self.subjects),

@@ -31,8 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.trainer import Trainer
 
     settings, out = options.trial(arguments), arguments.out
-    if out.exists():
-        raise BadInput(f"{out}: exists already; choose another --out or remove it")
+    export.check(out, settings)
     world = tasks.obtain(settings, arguments.cache, options.announce)
     trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")

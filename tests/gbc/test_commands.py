@@ -159,6 +159,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
     ("arguments", "message"),
     [
         (["train", "--out", "{trained}"], "exists already"),
+        (["train", "--out", "new", "--set", "generator=pixels"], "there is nothing to export"),
         (["train", "--out", "new", "--set", "lr=hello"], "--set: lr: 'hello' should be a valid number"),
         (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: no such file"),
         (["train", "--out", "new", "--set", "dataset.name=cifar"], "unknown dataset 'cifar'"),
