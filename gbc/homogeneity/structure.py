@@ -6,6 +6,7 @@ The input has degree 0 and the logits must have degree 1.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import operator
@@ -55,7 +56,7 @@ def traced(module: nn.Module, mode: str) -> System:
     """As `structural`, by torch.fx alone: a graph of layers, functions and methods."""
     with normalising_by(module, mode):
         try:
-            graph = fx.symbolic_trace(module).graph
+            graph = fx.symbolic_trace(module, concrete_args=_defaults(module)).graph
         except Exception as fault:  # whatever the user's forward raises when it is given a proxy
             raise _Untraceable(module, fault) from fault
     return _walk(graph, module, Collector(module, mode), {})
@@ -74,6 +75,12 @@ def exported(module: nn.Module, mode: str, example: Tensor) -> System:
     constants = dict.fromkeys(signature.inputs_to_lifted_tensor_constants)
     lifted = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
     return _walk(program.graph, module, Collector(module, mode), lifted)
+
+
+def _defaults(module: nn.Module) -> dict[str, Any] | None:
+    """Of the arguments that the forward pass can do without."""
+    arguments = inspect.signature(module.forward).parameters.values()
+    return {argument.name: argument.default for argument in arguments if argument.default is not argument.empty} or None
 
 
 class _Untraceable(BadInput):
@@ -101,12 +108,16 @@ def _quietly() -> Iterator[None]:
 def _walk(graph: fx.Graph, module: nn.Module, collector: Collector, lifted: Mapping[str, str | None]) -> System:
     """Every node in order; the logits come last.
 
-    `lifted` names the parameter or buffer that a placeholder stands for, None for a constant; other placeholders are the input.
+    `lifted` names the parameter or buffer that a placeholder stands for, None for a constant. The first of the other
+    placeholders is the input, those behind it have their defaults.
     """
     found: dict[fx.Node, Any] = {}
+    own = [node for node in graph.nodes if node.op == "placeholder" and node.name not in lifted]
     for node in graph.nodes:
         args, kwargs = fx.map_arg((node.args, node.kwargs), found.__getitem__)
         match node.op:
+            case "placeholder" if node in own[1:]:
+                found[node] = None
             case "placeholder" | "get_attr":
                 name = lifted.get(node.name) if node.op == "placeholder" else str(node.target)
                 degree = collector.degree_of(_attribute(module, name), name) if name else collector.zero
