@@ -39,8 +39,9 @@ class Subject:
         """
         self.classifier, self.config, self.index, self.task = classifier, config, index, trained.task
         self.phi = classifier.module.to(device)
-        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {})
-        self._check(degrees)
+        probe = torch.rand(32, *classifier.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {}, probe)
+        self._check(degrees, probe)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
@@ -63,8 +64,7 @@ class Subject:
         if not self.batch_norm_inputs.layers:
             self.weights["bn"] = 0.0
 
-    def _check(self, degrees: homogeneity.Degrees) -> None:
-        probe = torch.rand(32, *self.classifier.shape, generator=torch.Generator().manual_seed(0))
+    def _check(self, degrees: homogeneity.Degrees, probe: Tensor) -> None:
         # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
         error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:

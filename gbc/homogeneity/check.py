@@ -47,6 +47,12 @@ class Curves:
     expected: Tensor
     """e^α Φ(x; ζ), [A, M, C]."""
 
+    @property
+    def error(self) -> float:
+        """Max over α of ‖scaled − expected‖ / ‖expected‖, the norm over all images and logits."""
+        errors = (self.scaled - self.expected).flatten(1).norm(dim=1) / self.expected.flatten(1).norm(dim=1)
+        return float(errors.max())
+
 
 @torch.no_grad()
 def curves(
@@ -87,6 +93,4 @@ def relative_error(
 
     The norm is over all images [M, ...] and logits. Arguments as in `curves`.
     """
-    both = curves(module, degrees, images, mode=mode, eps=eps)
-    errors = (both.scaled - both.expected).flatten(1).norm(dim=1) / both.expected.flatten(1).norm(dim=1)
-    return float(errors.max())
+    return curves(module, degrees, images, mode=mode, eps=eps).error

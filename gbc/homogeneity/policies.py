@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from gbc.errors import NotQuasiHomogeneous
 from gbc.homogeneity.structure import structural
@@ -26,17 +26,17 @@ def last_layer(module: nn.Module) -> Degrees:
     return {key: float(key.rpartition(".")[0] == name) for key, _ in module.named_parameters()}
 
 
-def min_norm(module: nn.Module, mode: str) -> Degrees:
-    """The degrees of least ‖λ‖: all layers take part as evenly as the rules allow.
+def min_norm(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
+    """The degrees of least ‖λ‖: all layers take part as evenly as the rules allow. `example` as in `structural`.
 
     Raises:
         BadInput: the network cannot be traced.
         NotQuasiHomogeneous: no degrees satisfy the rules; the error names the layer.
     """
-    return structural(module, mode).solve()
+    return structural(module, mode, example).solve()
 
 
-def uniform(module: nn.Module, mode: str) -> Degrees:
+def uniform(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
     """λ = 1/L for each of the L weight matrices and kernels; the rest follows by the rules, free ones by least norm.
 
     The degrees of a plain network: bias l of L gets l/L, and with no biases all degrees are equal. With a last bias it is
@@ -47,25 +47,29 @@ def uniform(module: nn.Module, mode: str) -> Degrees:
         NotQuasiHomogeneous: a layer does not allow it, such as BatchNorm in `eval` mode; the error names it.
     """
     weights = [name for name, parameter in module.named_parameters() if parameter.ndim > 1]
-    return structural(module, mode).given({name: 1 / len(weights) for name in weights}).solve()
+    return structural(module, mode, example).given({name: 1 / len(weights) for name in weights}).solve()
 
 
-def given(module: nn.Module, mode: str, values: Mapping[str, float]) -> Degrees:
+def given(module: nn.Module, mode: str, values: Mapping[str, float], example: Tensor | None = None) -> Degrees:
     """Numbers of the user's own for some tensors or all; those that are not named are chosen by least norm.
 
     Raises:
         BadInput: a name that the network does not have, a λ below 0, or the network cannot be traced.
         NotQuasiHomogeneous: the numbers break a rule; the error names the layer.
     """
-    return structural(module, mode).given(values).solve()
+    return structural(module, mode, example).given(values).solve()
 
 
-Policy = Callable[[nn.Module, str, Mapping[str, float]], Degrees]
-"""(network, BatchNorm mode, the user's own numbers) → λ of each tensor."""
+class Policy(Protocol):
+    """(network, BatchNorm mode, the user's own numbers, a batch of inputs [M, ...] for tracing) → λ of each tensor."""
+
+    def __call__(self, module: nn.Module, mode: str, values: Mapping[str, float], example: Tensor | None = None, /) -> Degrees:
+        """Raises BadInput or NotQuasiHomogeneous where the policy has no answer."""
+
 
 POLICIES: Final[dict[str, Policy]] = {
-    "last_layer": lambda module, mode, values: last_layer(module),
-    "min_norm": lambda module, mode, values: min_norm(module, mode),
-    "uniform": lambda module, mode, values: uniform(module, mode),
+    "last_layer": lambda module, mode, values, example=None: last_layer(module),
+    "min_norm": lambda module, mode, values, example=None: min_norm(module, mode, example),
+    "uniform": lambda module, mode, values, example=None: uniform(module, mode, example),
     "given": given,
 }

@@ -8,46 +8,14 @@ import torch
 import yaml
 from torch import nn
 
-from gbc import losses
+from gbc import classifiers
 from gbc.__main__ import main
-from gbc.audit import Audit, Condition, audit, best_multipliers, probes
-from gbc.config import TrialConfig
+from gbc.audit import Audit, Condition, audit, max_margin, policies, probes
+from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
+from gbc.errors import BadInput
 from gbc.tasks import obtain
 from tests.conftest import TINY
-
-
-def test_the_two_point_svm_needs_a_multiplier_of_a_quarter_each() -> None:
-    """As in test_losses: W = Σ μ_i (∇Φ_y − ∇Φ_c) with μ = ¼; on the wrong points no μ ≥ 0 explains anything."""
-    phi = nn.Linear(2, 2, bias=False)
-    with torch.no_grad():
-        phi.weight.copy_(torch.tensor([[0.5, 0.0], [-0.5, 0.0]]))
-    target = phi.weight.detach().flatten() / 2
-    points, labels = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1])
-    multipliers, pulled = best_multipliers(phi, points, labels, target, "eval")
-    torch.testing.assert_close(pulled, target, rtol=0, atol=1e-4)  # FISTA stops after a fixed number of steps
-    torch.testing.assert_close(multipliers.sum(1), torch.tensor([0.25, 0.25]), rtol=0, atol=1e-3)
-    _, wrong = best_multipliers(phi, -points, labels, target, "eval")
-    assert wrong.norm() < 1e-6
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_the_transpose_belongs_to_the_pull(images: ImageDataset, tmp_path: Path, mode: str) -> None:
-    """No other multipliers do better: moving any by a little in an allowed direction only raises the residual."""
-    config = TrialConfig.parse(TINY, "test")
-    module = obtain(config, tmp_path).classifier.module
-    x, labels = (tensor[::5] for tensor in images.train())
-    parameters = list(module.parameters())
-    target = torch.cat([p.detach().flatten() for p in parameters])
-    found, pulled = best_multipliers(module, x, labels, target, mode, iterations=400)
-    best = (target - pulled).norm()
-    rng = torch.Generator().manual_seed(0)
-    from gbc.classifiers import normalising_by
-
-    for size in (1e-3, 1e-2):
-        other = (found + size * found.max() * torch.randn(found.shape, generator=rng)).clamp_min(0)
-        with normalising_by(module, mode):
-            assert (target - losses.pull(module(x), labels, other, parameters).detach()).norm() > best * (1 - 1e-4)
 
 
 def test_probes_are_sets_of_the_size_of_the_training_set(images: ImageDataset) -> None:
@@ -71,10 +39,15 @@ def test_a_converged_classifier_knows_its_training_set(images: ImageDataset, tmp
         "closed form, 1.weight",
         "closed form, 3.weight",
         "closed form, 5.weight",
+        "closed form, biases and normalisation",
     ]
     for condition in closed:
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
     assert "A KKT loss can work" in found.verdict()
+    bare = audit(world.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
+    assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.choices == found.choices
+    assert bare.regime == {"imbalance": world.regimes[0]["imbalance"]}
+    assert bare.verdict().startswith("By its weights alone the classifier has ")
 
 
 def test_the_verdict_follows_the_numbers() -> None:
@@ -83,8 +56,75 @@ def test_the_verdict_follows_the_numbers() -> None:
         return Condition("c", dict(zip(sets, (train, other), strict=True)), dict(zip(sets, (cosine, 0.1), strict=True)))
 
     assert Audit([condition(0.3, 0.9, 0.9)], {}).verdict().startswith("A KKT loss can work")
-    assert Audit([condition(5.0, 90.0, 0.9)], {}).verdict().startswith("A KKT loss can work")
+    far = Audit([condition(5.0, 90.0, 0.9)], {}).verdict()
+    assert far.startswith("A KKT loss can work") and "the loss must be free of scale" in far
+    assert "free of scale" not in Audit([condition(0.3, 0.9, 0.9)], {}).verdict()
     assert Audit([condition(0.95, 0.99, 0.2)], {}).verdict().startswith("No condition tells")
+
+
+def test_what_moves_a_verdict_without_data() -> None:
+    assert Audit([], {"imbalance": {"1": 1e-4, "3": 2e-3}}).verdict().startswith("By its weights alone the classifier has conv")
+    assert Audit([], {"imbalance": {"1": 1e-4, "3": 0.4}}).verdict().startswith("By its weights alone the classifier has not")
+    assert Audit([], {"imbalance": {}}).verdict().startswith("Without data nothing can be said here")
+
+
+def test_zero_gradients_separate_by_their_size() -> None:
+    small = Condition("zero gradient", {"training set": 0.1, "other real images": 0.9})
+    found = Audit([small], {}).verdict()
+    assert (
+        small.separates and "the two sides have a residual of 0.100 on the training images" in found and "cosine" not in found
+    )
+
+
+def test_every_policy_in_every_mode() -> None:
+    """By the rules; what keeps the same tensors is measured once."""
+    phi = classifiers.build(ClassifierConfig(name="mlp_bn", hidden=12), (1, 28, 28), 10)
+    example = torch.rand(4, 1, 28, 28)
+    train, stored = (policies(phi, mode, example) for mode in ("train", "eval"))
+    assert [choice.kept for choice in train] == [("7.weight", "7.bias"), ("7.bias",), ("7.bias",)]
+    assert [choice.same_as for choice in train] == [None, None, "min_norm"]
+    assert stored[2].degrees is None and "2: BatchNorm1d by stored statistics" in str(stored[2].refused)
+    equal = policies(nn.Sequential(nn.Flatten(), nn.Linear(784, 4, bias=False), nn.Linear(4, 10, bias=False)), "eval", example)
+    assert [choice.kept for choice in equal][1:] == [("1.weight", "2.weight")] * 2
+    assert [choice.same_as for choice in equal] == [None, None, "min_norm"]
+
+
+def test_the_parts_add_up_to_the_whole(images: ImageDataset) -> None:
+    """Squares of the parts' residuals, each in units of the whole left-hand side, sum to ρ²."""
+    phi = classifiers.build(ClassifierConfig(name="mlp_bn", hidden=12), (1, 28, 28), 10)
+    pictures, labels = images.train()
+    sets = {"training set": (pictures[::5], labels[::5])}
+    found = max_margin(phi, sets, policies(phi, "train", pictures[:4]))
+    # Of a fresh network min_norm keeps the last bias alone, which is 0: no condition.
+    assert [condition.name for condition in found] == ["max margin, last_layer"]
+    (whole,), zeta = found, dict(phi.named_parameters())
+    assert [part.name for part in whole.parts] == list(zeta)
+    assert [part.name for part in whole.parts if part.cosines] == ["7.weight"]  # so its unit is that of the others
+    squares = sum(part.values["training set"] ** 2 for part in whole.parts)
+    assert squares**0.5 == pytest.approx(whole.values["training set"], rel=1e-4)
+
+
+def test_an_audit_needs_data_or_a_shape() -> None:
+    with pytest.raises(BadInput, match="needs the shape of the classifier's input"):
+        audit(nn.Linear(2, 2), None, 0.1, {})
+
+
+def test_a_report_without_data_is_readable() -> None:
+    phi = classifiers.build(ClassifierConfig(name="mlp", hidden=12), (1, 8, 8), 3)
+    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    text = found.to_markdown()
+    assert "Directions that Λ may move in: 2." in text
+    assert "| last_layer | 1: 5.weight, 5.bias; 0: 1.weight, 1.bias and 2 more | 5.weight, 5.bias |" in text
+    assert "| uniform | 1: 5.bias; 0.667: 3.bias; 0.333: 1.weight, 1.bias and 2 more | 5.bias, the same as min_norm |" in text
+    assert "Imbalance of the units of layer 1: " in text and text.strip().endswith(found.verdict())
+    json.dumps(found.to_json())
+
+
+def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
+    phi = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.PReLU(), nn.Linear(4, 3))
+    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    assert "2: no rule is known for PReLU" in str(found.freedom["eval"])
+    assert [choice.degrees is not None for choice in found.choices] == [True, False, False]
 
 
 def test_the_command_writes_json_and_markdown(
@@ -99,4 +139,6 @@ def test_the_command_writes_json_and_markdown(
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     names = [condition["name"] for condition in found["conditions"]]
     assert names[:2] == ["max margin, last_layer, BatchNorm train", "max margin, last_layer, BatchNorm eval"]
-    assert found["verdict"] in shown
+    assert found["lambda"]["freedom"] == {"train": 6, "eval": 2}
+    assert found["verdict"] in shown and "uniform, BatchNorm train | 1: 7.bias;" in shown
+    assert found["conditions"][0]["parts"][0]["name"] == "1.weight"

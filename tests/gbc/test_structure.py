@@ -178,6 +178,24 @@ def test_control_flow_that_depends_on_the_input_is_refused() -> None:
         structural(Wrapped(lambda x: x if x.sum() > 0 else -x), "eval")
 
 
+def test_optional_arguments_have_their_defaults() -> None:
+    """A proxy is never None, so left to itself torch.fx would go where the network does not."""
+
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 2.0, squashed: bool = False) -> Tensor:
+            x = self.first(x)
+            if mask is not None:
+                x = x + mask
+            return self.last(scale * (x.tanh() if squashed else x.relu()))
+
+    phi = Optional()
+    assert structural(phi, "eval").nullity == homogeneity.exported(phi, "eval", torch.randn(5, 4)).nullity == 1
+
+
 def test_more_than_logits_is_refused() -> None:
     class Two(nn.Linear):
         def forward(self, x: Tensor) -> Any:

@@ -258,7 +258,7 @@ def test_a_policy_that_does_not_fit_the_batch_norm_mode_names_the_layer(fresh: C
 
 
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = lambda module, mode, values: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
+    everything = lambda module, *_: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
     monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
     with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
         fresh()
