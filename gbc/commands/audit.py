@@ -29,7 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
     settings = options.trial(arguments)
     world = tasks.obtain(settings, arguments.cache, options.announce)
     for subject, classifier, regime in zip(settings.subjects(), world.classifiers, world.regimes, strict=True):
-        found = audit(classifier.module, datasets.load(subject.dataset), subject.classifier.weight_decay, regime)
+        found = audit(
+            classifier.module,
+            datasets.load(subject.dataset),
+            subject.classifier.weight_decay,
+            regime,
+            loss=subject.classifier.loss,
+        )
         number = f"-{subject.task}" if len(world.classifiers) > 1 else ""
         if arguments.out:
             write_atomic(arguments.out / f"audit{number}.json", json.dumps(found.to_json(), indent=2).encode())

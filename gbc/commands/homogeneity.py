@@ -1,0 +1,47 @@
+"""`python -m gbc homogeneity`: Λ of a classifier, checked and drawn as in Fig. 3."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from gbc.commands import options
+from gbc.commands.options import Commands
+
+_INPUTS = 60
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("homogeneity", help="Λ by every policy and estimate, checked and drawn: the paper's Fig. 3")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of homogeneity.png and homogeneity.json")
+    parser.add_argument("--mode", choices=("train", "eval"), default="eval", help="BatchNorm by the batch or stored (eval)")
+    options.add_trial(parser)
+    options.add_cache(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draw the paper's network, or the classifier of the trial where a flag names one."""
+    import torch
+
+    from gbc import lambda_figure, tasks
+
+    if arguments.config or arguments.set or arguments.classifier:
+        settings = options.trial(arguments)
+        classifier = tasks.obtain(settings, arguments.cache, options.announce).classifier
+        inputs = 2 * torch.randn(_INPUTS, *classifier.shape, generator=torch.Generator().manual_seed(0))
+        label = settings.classifier.label
+        found = lambda_figure.run(arguments.out, classifier.module, inputs, mode=arguments.mode, title=label)
+    else:
+        found = lambda_figure.run(arguments.out, mode=arguments.mode)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{found['parameters']} parameters, {found['freedom']} directions in which Λ is free")
+    for name, way in found["ways"].items():
+        result = f"greatest relative error {way['error']:.1e}" if "error" in way else f"refused: {way['refused']}"
+        print(f"  {name:28} {result}")
+    print(arguments.out / "homogeneity.png")
