@@ -14,7 +14,7 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.generator import Pixels
 from gbc.trainer import Trainer
-from tests.conftest import TINY, TINY_CLASSIFIER
+from tests.conftest import TINY
 
 # As small as they go: what is tested is that each runs and reports, not how good it is.
 SMALL = {
@@ -69,7 +69,9 @@ def test_pixels_take_no_latents(tmp_path: Path) -> None:
 def test_the_circle_is_drawn_and_measured_with_its_controls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(circle.SETTINGS, "classifier", {**circle.SETTINGS["classifier"], "hidden": 20, "steps": 1000})
+    monkeypatch.setitem(
+        circle.SETTINGS, "classifier", {**circle.SETTINGS["classifier"], "hidden": 20, "steps": 600, "polish": 100}
+    )
     monkeypatch.setattr(circle, "CLASSIFIERS", 1)
     command = ["circle", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--steps", "3", "--json"]
     assert main(command) == 0
@@ -81,15 +83,17 @@ def test_the_circle_is_drawn_and_measured_with_its_controls(
     assert main(["circle", "--out", str(tmp_path), "--steps", "0"]) == 2
 
 
-def test_samples_of_the_circle_find_the_points(tmp_path: Path) -> None:
-    config = circle.settings(1, steps=1500)
+def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(circle.SETTINGS, "classifier", {**circle.SETTINGS["classifier"], "steps": 2000, "polish": 300})
+    config = circle.settings(1, steps=1000)
     world = tasks.obtain(config, tmp_path)
     real, labels = world.data.train()
     for classifier, wanted in zip(world.classifiers, config.subjects(), strict=True):
         with torch.no_grad():
             margins = losses.margins(classifier.module(real), labels)
-        # Estimated from the last layer alone; measured: within 0.15 of the smallest of the true ones.
-        assert circle.margin_of(classifier.module, wanted.classifier.weight_decay) == pytest.approx(margins.min().item(), abs=0.4)
+        # An estimate from the last layer alone; off by at most 0.2 over three seeds of four classifiers.
+        estimate = circle.margin_of(classifier.module, wanted.classifier.weight_decay)
+        assert estimate == pytest.approx(margins.min().item(), abs=0.3)
     trainer = circle.born(config, world)
     held = [subject.alpha.item() for subject in trainer.subjects]
     list(trainer.run())
@@ -97,8 +101,9 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path) -> None:
     rng = torch.Generator().manual_seed(0)
     found = circle.score(*circle.drawn(trainer, rng), real, labels)
     control = circle.score(*circle.confident(world.classifier, rng), real, labels)
-    # Measured DIST and COVER; one point of each class, where a generator that ignores its noise ends, is a third.
-    assert found["distance/mean"] < 0.15 < control["distance/mean"] / 2
+    # Three seeds gave distances of 0.10, 0.14 and 0.08 against 0.50, and covered 0.78, 0.78 and 0.67. A generator that ignores its
+    # noise ends on one point of each class and covers a third.
+    assert found["distance/mean"] < 0.2 < control["distance/mean"] / 2
     assert found["covered"] > 0.5
 
 
