@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _FEATURES: Final = 64
-_FREQUENCY: Final = 10.0  # standard deviation; 6 leaves more of the points out (docs/log.md)
+_FREQUENCY: Final = 10.0  # standard deviation; 2 and 3 leave more of the points out (docs/log.md)
 
 
 class _FromNoise(nn.Module):

@@ -101,8 +101,8 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pyte
     rng = torch.Generator().manual_seed(0)
     found = circle.score(*circle.drawn(trainer, rng), real, labels)
     control = circle.score(*circle.confident(world.classifier, rng), real, labels)
-    # Three seeds gave distances of 0.10, 0.14 and 0.08 against 0.50, and covered 0.78, 0.78 and 0.67. A generator that ignores its
-    # noise ends on one point of each class and covers a third.
+    # Three seeds gave distances of 0.10, 0.14 and 0.08 against 0.50, and covered 0.78, 0.78 and 0.67. A generator that
+    # ignores its noise ends on one point of each class and covers a third.
     assert found["distance/mean"] < 0.2 < control["distance/mean"] / 2
     assert found["covered"] > 0.5
 
