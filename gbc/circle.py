@@ -1,84 +1,149 @@
 """The 2-D example of section 5.1: Figs. 4 and 5 as a picture, and the numbers that the paper does not give.
 
-Classifiers on all 18 points of the circle (D) and on two halves (D1, D2); generators g, g1, g2 from one of them each and g1+2
-from both; g1+2 with its classifier index fixed. Beside each generator stands a control: points drawn from the region
-where its classifier is confident, which is what any generator that only pleases the classifier would give.
+Classifiers of all 18 points of the circle (D) and of two halves (D1, D2); generators g, g1, g2 of one set of points each and
+g1+2 of both halves; g1+2 with its index t fixed. Beside each generator stands a control: points drawn from the region where
+its classifier is confident, which is what any generator that only pleases the classifier would give.
+
+Where the paper has one classifier of a set we take `CLASSIFIERS`, which differ in their seed alone. A KKT point has its
+training points on the curve where the margin is smallest, Eq. (6). One classifier's curve passes between the points as well;
+the curves of several meet at the points.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gbc import tasks
 from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier
-from gbc.config import TrialConfig
+from gbc.config import SubjectConfig, TrialConfig
+from gbc.errors import BadInput
 from gbc.tasks import World
 from gbc.trainer import Trainer
 
 SAMPLES: Final = 600
+CLASSIFIERS: Final = 4
 COVERED_WITHIN: Final = 0.15  # neighbours on the circle are 0.35 apart
 _WINDOW: Final = 1.6
 _COLOURS: Final = ("#d1495b", "#00798c", "#edae49")
 
 SETTINGS: Final[dict[str, Any]] = {
-    "dataset": {"name": "circle"},
-    "classifier": {"name": "mlp", "hidden": 100, "lr": 0.1, "weight_decay": 1e-3, "steps": 30_000},
+    "classifier": {
+        "name": "mlp", "hidden": 40, "optimiser": "converge", "lr": 0.1, "weight_decay": 1e-3, "steps": 6000, "polish": 1500,
+    },
     "batch_size": 180,
     "width": 128,
-    "noise_dim": 8,
+    "noise_dim": 1,
     "multiplier_width": 64,
-    "steps": 4000,
+    "steps": 4500,
     "report_every": 500,
     "lr": 2e-3,
     "lr_schedule": "cosine",
     "weight_decay": 0.0,
     "tv_weight": 0.0,
-    "beta": 0.1,
-    "closed_weight": 1.0,
-    "ce_weight": 0.1,
+    "stationarity_weight": 0.0,
+    "beta": 1.0,
+    "delta": 0.5,
     "device": "cpu",
-}
+}  # fmt: skip
 
 
-def run(out: Path, cache: Path, steps: int | None = None, say: Callable[[str], None] = print) -> dict[str, dict[str, float]]:
+class CircleConfig(TrialConfig):
+    """Settings whose classifiers share t when they share their points."""
+
+    def subjects(self) -> list[SubjectConfig]:
+        """Every classifier, in order; t counts the different sets of points."""
+        found = super().subjects()
+        sets = list(dict.fromkeys(subject.dataset.digest() for subject in found))
+        return [subject.model_copy(update={"task": sets.index(subject.dataset.digest())}) for subject in found]
+
+
+def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classifiers: int | None = None) -> CircleConfig:
+    """Those of a generator born from `classifiers` classifiers of each of `parts` of the circle; None is all of it."""
+    classifiers = classifiers or CLASSIFIERS
+    plain = {**SETTINGS, **({"steps": steps, "report_every": steps} if steps else {}), "seed": seed}
+    experts = [
+        {
+            "classifier": {**SETTINGS["classifier"], "seed": seed * classifiers + number},
+            "dataset": {"name": "circle", "part": part},
+        }
+        for part in parts
+        for number in range(classifiers)
+    ]
+    return CircleConfig.parse({**plain, **experts[0], "experts": experts[1:]}, "circle")
+
+
+def born(config: CircleConfig, world: World) -> Trainer:
+    """A trainer that holds each margin e^(−α) at what the weights say it is.
+
+    A learned α follows samples that are on no side yet, and the margin it asks for shrinks.
+    """
+    trainer = Trainer(config, world.classifiers)
+    for subject, wanted in zip(trainer.subjects, config.subjects(), strict=True):
+        margin = margin_of(subject.phi, wanted.classifier.weight_decay)
+        with torch.no_grad():
+            subject.alpha.fill_(-math.log(margin))
+        subject.alpha.register_hook(torch.zeros_like)
+    return trainer
+
+
+def margin_of(module: nn.Module, weight_decay: float) -> float:
+    """The margin of the training points, from the weights of a converged classifier alone.
+
+    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every point at margin m and
+    k rivals at equal odds the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak. Rivals are
+    between 1 and C − 1: the mean of the two solutions.
+
+    Raises:
+        BadInput: no margin beyond the peak fits; the classifier has not converged, or is not sure of its points.
+    """
+    *_, weight, bias = module.parameters()
+    wanted = weight_decay * (weight.square().sum() + bias.square().sum()).item()
+    margins = torch.linspace(0, 30, 30_001)
+    found = []
+    for rivals in (1, len(bias) - 1):
+        odds = rivals * torch.exp(-margins)
+        force = odds * margins / (1 + odds)
+        peak = int(force.argmax())
+        if not force[-1] < wanted < force[peak]:
+            raise BadInput("the classifier has not converged: its last layer fits no margin; give it more steps")
+        found.append(margins[peak:][(force[peak:] - wanted).abs().argmin()].item())
+    return sum(found) / len(found)
+
+
+def run(
+    out: Path, cache: Path, steps: int | None = None, say: Callable[[str], None] = print, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Train everything, write `circle.png` and `circle.json` into `out`, return the numbers of each panel.
+
+    `seed` decides classifiers, generators and samples.
 
     Raises:
         BadInput: `out` cannot be written.
     """
-    base = {**SETTINGS, **({"steps": steps, "report_every": steps} if steps else {})}
-    halves = [{"dataset": {"name": "circle", "part": part}} for part in (1, 2)]
-    setups = {
-        "g": base,
-        "g1": {**base, **halves[0]},
-        "g2": {**base, **halves[1]},
-        "g1+2": {**base, **halves[0], "experts": [{"classifier": base["classifier"], **halves[1]}]},
-    }
-    rng = torch.Generator().manual_seed(0)
+    setups: dict[str, tuple[int | None, ...]] = {"g": (None,), "g1": (1,), "g2": (2,), "g1+2": (1, 2)}
+    rng = torch.Generator().manual_seed(seed)
     panels: dict[str, tuple[Tensor, Tensor]] = {}
     worlds: dict[str, World] = {}
-    for name, settings in setups.items():
-        config = TrialConfig.parse(settings, name)
+    for name, parts in setups.items():
+        config = settings(*parts, seed=seed, steps=steps)
         worlds[name] = tasks.obtain(config, cache)
-        trainer = Trainer(config, worlds[name].classifiers)
+        trainer = born(config, worlds[name])
         *_, report = trainer.run()
-        say(f"{name}: {config.steps} steps, closed form {report.metrics['loss/closed']:.3f}")
-        labels = torch.arange(3).repeat(SAMPLES // 3)
-        noise = torch.randn(SAMPLES, config.noise_dim, generator=rng)
-        turns = (torch.arange(SAMPLES) // 3) % len(trainer.labels_of_task)
-        panels[name] = trainer.sample(noise, labels, turns), labels
+        say(f"{name}: {config.steps} steps, duality {report.metrics['loss/duality']:.3f}")
+        panels[name] = drawn(trainer, rng)
         if name == "g1+2":
             for task in (0, 1):
-                panels[f"g1+2, t={task + 1}"] = trainer.sample(noise, labels, torch.full_like(labels, task)), labels
-    truths = {name: _points(worlds["g1+2" if name.startswith("g1+2") else name]) for name in panels}
-    truths |= {f"g1+2, t={part}": _points(worlds[f"g{part}"]) for part in (1, 2)}
+                panels[f"g1+2, t={task + 1}"] = drawn(trainer, rng, task)
+    truths = {name: worlds["g1+2" if name.startswith("g1+2") else name].data.train() for name in panels}
+    truths |= {f"g1+2, t={part}": worlds[f"g{part}"].data.train() for part in (1, 2)}
     scores = {name: score(points, labels, *truths[name]) for name, (points, labels) in panels.items()}
     for name in ("g", "g1", "g2"):
         control = confident(worlds[name].classifier, rng)
@@ -86,6 +151,14 @@ def run(out: Path, cache: Path, steps: int | None = None, say: Callable[[str], N
     write_atomic(out / "circle.json", json.dumps(scores, indent=2).encode())
     _draw(out / "circle.png", panels, truths, worlds, scores)
     return scores
+
+
+def drawn(trainer: Trainer, rng: torch.Generator, task: int | None = None) -> tuple[Tensor, Tensor]:
+    """(points [SAMPLES, 2], labels [SAMPLES]) of fresh noise, from classifier index `task` or from all in turn."""
+    labels = torch.arange(3).repeat(SAMPLES // 3)
+    noise = torch.randn(SAMPLES, trainer.config.noise_dim, generator=rng)
+    turns = (torch.arange(SAMPLES) // 3) % len(trainer.labels_of_task) if task is None else torch.full_like(labels, task)
+    return trainer.sample(noise, labels, turns), labels
 
 
 def score(points: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> dict[str, float]:
@@ -111,10 +184,6 @@ def confident(classifier: Classifier, rng: torch.Generator, threshold: float = 0
         confidence, labels = classifier.module(points).softmax(dim=1).max(dim=1)
     kept = torch.nonzero(confidence > threshold).squeeze(1)[:SAMPLES]
     return points[kept], labels[kept]
-
-
-def _points(world: World) -> tuple[Tensor, Tensor]:
-    return world.data.train()
 
 
 def _draw(
@@ -145,7 +214,7 @@ def _draw(
         shade = certainty * palette[odds.argmax(dim=1)] + 1 - certainty
         axis.imshow(shade.view(300, 300, 3).numpy(), origin="lower", extent=(-_WINDOW, _WINDOW, -_WINDOW, _WINDOW))
         _scatter(axis, *truths[name], palette, size=40, edge="black")
-        axis.set_title(f"classifier of {title}")
+        axis.set_title(f"a classifier of {title}")
     for axis, (name, (points, labels)) in zip(axes[1:].flat, panels.items(), strict=True):
         _scatter(axis, points, labels, palette, size=6, edge="none")
         axis.scatter(*truths[name][0].T.numpy(), s=60, facecolors="none", edgecolors="black", linewidths=0.8)

@@ -100,9 +100,10 @@ def lfw_faces(config: DatasetConfig) -> ImageDataset:
 def circle(config: DatasetConfig) -> PointDataset:
     """The example of section 5.1: 18 points evenly on the unit circle, in three classes.
 
-    The text does not say how the points are categorised. We take three arcs of six neighbours, so that a class is one
-    region of the prediction landscape. Nor does it say how D is "evenly split" into D1 and D2: `part` 1 takes the points
-    with even and `part` 2 those with odd index, three of each class, so that each half goes round the whole circle.
+    The text does not say how the points are categorised. We let the classes take turns, so that every point has neighbours
+    of other classes and is a support vector: of a class that is one arc, the KKT conditions give the points inside the arc
+    no multiplier, and nothing in the classifier says where they are. Nor does it say how D is "evenly split" into D1 and D2:
+    `part` 1 takes the points with even and `part` 2 those with odd index, three of each class, all round the circle.
 
     Raises:
         BadInput: an unknown class, or another `per_class` than there are points.
@@ -114,8 +115,8 @@ def circle(config: DatasetConfig) -> PointDataset:
         raise BadInput(f"per_class is {config.per_class}, but the circle always has {there} points of each class; leave it out")
     angle = 2 * np.pi * index / 18
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    classes = wanted(config, ("arc 1", "arc 2", "arc 3"))
-    return PointDataset(config.name, tuple(classes.values()), *only(points, (index // 6).astype(np.uint8), list(classes)))
+    classes = wanted(config, ("class 1", "class 2", "class 3"))
+    return PointDataset(config.name, tuple(classes.values()), *only(points, (index % 3).astype(np.uint8), list(classes)))
 
 
 DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {

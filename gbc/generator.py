@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
 from gbc.config import TrialConfig
+
+_FEATURES: Final = 64
+_FREQUENCY: Final = 10.0  # standard deviation; 2 and 3 leave more of the points out (docs/log.md)
 
 
 class _FromNoise(nn.Module):
@@ -64,22 +69,33 @@ class Generator(_FromNoise):
 
 
 class PointGenerator(_FromNoise):
-    """g for points, as in the 2-D example of section 5.1: three fully connected layers with a linear output."""
+    """g for points, as in the 2-D example of section 5.1: three fully connected layers with a linear output.
+
+    Before them the noise becomes random Fourier features (Tancik et al. 2020). Without these a step that moves one sample of a
+    class moves all others the same way, and each class ends on a single point.
+    """
+
+    frequencies: Tensor
 
     def __init__(self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, tasks: int = 1) -> None:
         """`width`: units of the two hidden layers; `shape` is (d,)."""
         super().__init__()
         self.classes, self.noise_dim, self.tasks = classes, noise_dim, tasks
+        # Part of the architecture, as a grid would be: the same for every seed.
+        drawn = torch.randn(noise_dim, _FEATURES, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("frequencies", _FREQUENCY * drawn)
+        # No BatchNorm: it would tie the samples of a batch together again.
         self.layers = nn.Sequential(
-            nn.Linear(noise_dim + classes + (tasks if tasks > 1 else 0), width), nn.BatchNorm1d(width), nn.ReLU(),
-            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Linear(2 * _FEATURES + classes + (tasks if tasks > 1 else 0), width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, shape[0]),
         )  # fmt: skip
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
-        # Kaiming makes outputs of order one; samples must start where the classifier is undecided, not far outside.
-        found: Tensor = 0.2 * self.layers(_conditioned(self, noise, labels, tasks))
+        phase = noise @ self.frequencies
+        # Kaiming makes outputs of order one: samples start all over the points, so that each point has some near it.
+        found: Tensor = self.layers(_conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
         return found
 
 

@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{found['parameters']} parameters, {found['freedom']} directions in which Λ is free")
+    free = ", ".join(f"{count} ({name})" for name, count in found["freedom"].items())
+    print(f"{found['parameters']} parameters; directions in which Λ is free: {free}")
     for name, way in found["ways"].items():
         result = f"greatest relative error {way['error']:.1e}" if "error" in way else f"refused: {way['refused']}"
         print(f"  {name:28} {result}")

@@ -69,7 +69,7 @@ def test_a_smaller_task_of_a_bundled_set_is_part_of_a_larger_one(name: str) -> N
         ({"name": "mnist", "attribute": "Male"}, "dataset.attribute is a setting of celeba; leave it out for mnist"),
         ({"name": "mnist", "part": 1}, "dataset.part is a setting of circle; leave it out for mnist"),
         ({"name": "lfw_faces", "classes": (1, 2)}, "lfw_faces has no class 2; known: 0 no face, 1 face"),
-        ({"name": "circle", "classes": (0, 3)}, "circle has no class 3; known: 0 arc 1, 1 arc 2, 2 arc 3"),
+        ({"name": "circle", "classes": (0, 3)}, "circle has no class 3; known: 0 class 1, 1 class 2, 2 class 3"),
         ({"name": "circle", "per_class": 7}, "per_class is 7, but the circle always has 6 points of each class"),
         ({"name": "circle", "data_root": "x"}, "circle comes with the package and takes no data_root"),
     ],
@@ -110,11 +110,11 @@ def test_colour_comes_first_for_networks() -> None:
     assert images[1, 2, 3, 7].item() == pytest.approx(pixels[1, 3, 7, 2] / 255)
 
 
-def test_the_circle_is_18_points_in_three_arcs() -> None:
+def test_the_circle_is_18_points_whose_classes_take_turns() -> None:
     data = datasets.load_any(DatasetConfig(name="circle"))
     assert isinstance(data, PointDataset) and data.shape == (2,)
     points, labels = data.train()
-    assert labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert labels.tolist() == [0, 1, 2] * 6
     torch.testing.assert_close(points.norm(dim=1), torch.ones(18))
     gaps = (points - points.roll(1, 0)).norm(dim=1)
     torch.testing.assert_close(gaps, torch.full((18,), 2 * math.sin(math.pi / 18)))  # chords of a regular 18-gon
@@ -125,7 +125,7 @@ def test_the_halves_of_the_circle_are_every_second_point() -> None:
     for start, half in enumerate(halves):
         assert isinstance(half, PointDataset) and isinstance(whole, PointDataset)
         assert (half.train_points == whole.train_points[start::2]).all()
-        assert half.train_labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert half.train_labels.tolist() == [0, 2, 1] * 3 if start == 0 else [1, 0, 2] * 3
     assert len({data.digest() for data in (whole, *halves)}) == 3
 
 

@@ -1,0 +1,46 @@
+"""Other losses than those of `python -m gbc circle`, on the same points: the second table of its section in docs/log.md.
+
+    python tests/benchmarks/circle_losses.py [CACHE]
+
+Panel g alone, seeds 0 to 2; about ten minutes on one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from gbc import circle, tasks
+from gbc.trainer import Trainer
+
+ROWS: Final[dict[str, tuple[dict[str, Any], int, bool]]] = {
+    "Eq. (6), margin held; one classifier": ({}, 1, True),
+    "Eq. (5) last_layer and Eq. (6), α learned; one classifier": ({"stationarity_weight": 1.0}, 1, False),
+    "the closed form; one classifier": ({"closed_weight": 1.0, "beta": 0.0}, 1, False),
+    "Eq. (5) last_layer and Eq. (6), α learned; four classifiers": ({"stationarity_weight": 1.0}, 4, False),
+    "Eq. (6), margin held; four classifiers": ({}, 4, True),
+}
+"""By name: (changes to the command's settings, classifiers, whether the margin is held)."""
+
+
+def main(cache: Path) -> None:
+    """Print a line for each row and seed."""
+    torch.set_num_threads(1)
+    for name, (changes, classifiers, held) in ROWS.items():
+        for seed in range(3):
+            config = circle.settings(None, seed=seed, classifiers=classifiers).updated(changes, name)
+            world = tasks.obtain(config, cache)
+            trainer = circle.born(config, world) if held else Trainer(config, world.classifiers)
+            *_, report = trainer.run()
+            found = circle.score(*circle.drawn(trainer, torch.Generator().manual_seed(0)), *world.data.train())
+            rho = f"  ρ {report.metrics['kkt/rho']:.3f}" if "kkt/rho" in report.metrics else ""
+            print(
+                f"{name:60} seed {seed}  " + "  ".join(f"{key} {value:.2f}" for key, value in found.items()) + rho, flush=True
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "mlruns/classifiers"))
