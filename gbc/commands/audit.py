@@ -14,6 +14,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("audit", help="which conditions a classifier satisfies, and whether a KKT loss can work on it")
     parser.add_argument("--out", metavar="DIR", type=Path, help="also write audit.json and audit.md there")
+    parser.add_argument("--no-data", action="store_true", help="what the parameters alone say: Λ, its freedom, the balance")
     options.add_trial(parser)
     options.add_cache(parser)
     options.add_json(parser)
@@ -22,22 +23,21 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every condition of every classifier of the trial."""
-    from gbc import datasets, tasks
+    from gbc import datasets, pretrain
     from gbc.audit import audit
     from gbc.checkpoint import write_atomic
 
-    settings = options.trial(arguments)
-    world = tasks.obtain(settings, arguments.cache, options.announce)
-    for subject, classifier, regime in zip(settings.subjects(), world.classifiers, world.regimes, strict=True):
-        found = audit(
-            classifier.module,
-            datasets.load(subject.dataset),
-            subject.classifier.weight_decay,
-            regime,
-            loss=subject.classifier.loss,
-        )
-        number = f"-{subject.task}" if len(world.classifiers) > 1 else ""
+    subjects = options.trial(arguments).subjects()
+    for number, subject in enumerate(subjects, start=1):
+        config = subject.classifier
+        # The user's weights need no data; a classifier of ours has to be trained on some first.
+        needed = not arguments.no_data or config.weights is None
+        data = datasets.load(subject.dataset) if needed else None
+        classifier, regime, _ = pretrain.obtain(config, data, arguments.cache, options.announce(config))
+        seen = None if arguments.no_data else data
+        found = audit(classifier.module, seen, config.weight_decay, regime, shape=classifier.shape, loss=config.loss)
         if arguments.out:
-            write_atomic(arguments.out / f"audit{number}.json", json.dumps(found.to_json(), indent=2).encode())
-            write_atomic(arguments.out / f"audit{number}.md", found.to_markdown().encode())
+            name = f"audit-{number}" if len(subjects) > 1 else "audit"
+            write_atomic(arguments.out / f"{name}.json", json.dumps(found.to_json(), indent=2).encode())
+            write_atomic(arguments.out / f"{name}.md", found.to_markdown().encode())
         print(json.dumps(found.to_json(), indent=2) if arguments.json else found.to_markdown())

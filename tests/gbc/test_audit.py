@@ -15,7 +15,7 @@ from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.tasks import obtain
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_CLASSIFIER
 
 
 def test_probes_are_sets_of_the_size_of_the_training_set(images: ImageDataset) -> None:
@@ -142,3 +142,19 @@ def test_the_command_writes_json_and_markdown(
     assert found["lambda"]["freedom"] == {"train": 6, "eval": 2}
     assert found["verdict"] in shown and "uniform, BatchNorm train | 1: 7.bias;" in shown
     assert found["conditions"][0]["parts"][0]["name"] == "1.weight"
+
+
+def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [word for key, value in TINY_CLASSIFIER.items() for word in ("--set", f"classifier.{key}={value}")]
+    command = ["audit", "--no-data", "--cache", str(classifier_cache), "--out", str(tmp_path), "--json"]
+    assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((tmp_path / "audit.json").read_text())
+    assert "alone" in found["verdict"] and not found["conditions"]
+    assert "| last_layer |" in (tmp_path / "audit.md").read_text()
+
+
+def test_points_are_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ["--set", "dataset.name=circle", "--set", "classifier.name=mlp", "--set", "classifier.steps=5"]
+    assert main(["audit", "--cache", str(tmp_path), *sets]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

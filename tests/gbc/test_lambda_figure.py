@@ -12,9 +12,11 @@ from PIL import Image
 from torch import nn
 
 from gbc import classifiers, lambda_figure
+from gbc.__main__ import main
 from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.lambda_figure import BY_SCALAR, BY_TENSOR, CONTROL
+from tests.conftest import TINY_CLASSIFIER
 from tests.gbc.networks import SHAPE, lived_in
 
 
@@ -51,3 +53,17 @@ def test_any_classifier(tmp_path: Path, mode: str) -> None:
 def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="needs inputs to be checked on"):
         lambda_figure.run(tmp_path, nn.Linear(2, 2))
+
+
+def test_the_command_draws_the_papers_network_or_a_classifier(
+    tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["homogeneity", "--out", str(tmp_path / "paper")]) == 0
+    assert "41 parameters; directions in which Λ is free: 1 (rules)" in capsys.readouterr().out
+    sets = [word for key, value in TINY_CLASSIFIER.items() for word in ("--set", f"classifier.{key}={value}")]
+    command = ["homogeneity", "--out", str(tmp_path / "mine"), "--cache", str(classifier_cache), "--mode", "train", "--json"]
+    assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch_norm"] == "train" and found["freedom"]["rules"] == 6  # docs/method.md counts them
+    assert found["ways"]["last_layer"]["error"] < 1e-12 and (tmp_path / "mine" / "homogeneity.png").exists()
+    assert main(["homogeneity", "--out", str(tmp_path / "mine"), "--set", "classifier.name=mlpbn"]) == 2
