@@ -238,6 +238,8 @@ def _make(run: Run, threads: int | None) -> None:
 
     from gbc import evaluation, experiment, pictures, tasks
 
+    if run.logged():  # by another process, since the list was made
+        return
     if threads:
         torch.set_num_threads(threads)
     world = tasks.obtain(run.settings, run.cache)
