@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gbc import tasks
 from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier
-from gbc.config import SubjectConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.tasks import World
 from gbc.trainer import Trainer
@@ -55,17 +55,7 @@ SETTINGS: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
-class CircleConfig(TrialConfig):
-    """Settings whose classifiers share t when they share their points."""
-
-    def subjects(self) -> list[SubjectConfig]:
-        """Every classifier, in order; t counts the different sets of points."""
-        found = super().subjects()
-        sets = list(dict.fromkeys(subject.dataset.digest() for subject in found))
-        return [subject.model_copy(update={"task": sets.index(subject.dataset.digest())}) for subject in found]
-
-
-def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classifiers: int | None = None) -> CircleConfig:
+def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classifiers: int | None = None) -> TrialConfig:
     """Those of a generator born from `classifiers` classifiers of each of `parts` of the circle; None is all of it."""
     classifiers = classifiers or CLASSIFIERS
     plain = {**SETTINGS, **({"steps": steps, "report_every": steps} if steps else {}), "seed": seed}
@@ -77,10 +67,10 @@ def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classi
         for part in parts
         for number in range(classifiers)
     ]
-    return CircleConfig.parse({**plain, **experts[0], "experts": experts[1:]}, "circle")
+    return TrialConfig.parse({**plain, **experts[0], "experts": experts[1:]}, "circle")
 
 
-def born(config: CircleConfig, world: World) -> Trainer:
+def born(config: TrialConfig, world: World) -> Trainer:
     """A trainer that holds each margin e^(−α) at what the weights say it is.
 
     A learned α follows samples that are on no side yet, and the margin it asks for shrinks.

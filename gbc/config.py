@@ -110,7 +110,7 @@ class ExpertConfig(Config):
     """A further classifier that the generator must satisfy."""
 
     classifier: ClassifierConfig = ClassifierConfig()
-    dataset: DatasetConfig | None = Field(None, description="its data; without, it looks at the same samples as the first")
+    dataset: DatasetConfig | None = Field(None, description="its data; without, that of the first classifier")
     weights: dict[str, float] = Field(default_factory=dict, description="factors on single loss weights, for it alone")
 
 
@@ -182,14 +182,21 @@ class TrialConfig(Config):
     )
     experts: tuple[ExpertConfig, ...] = Field((), description="further classifiers (Algorithm 2)")
 
+    def rooted(self, root: str) -> Self:
+        """The same with every data set read from this torchvision root."""
+        data = self.model_dump(mode="json")
+        for part in (data, *data["experts"]):
+            if part["dataset"]:
+                part["dataset"]["data_root"] = root
+        return self.parse(data, "--data-root")
+
     def subjects(self) -> list[SubjectConfig]:
-        """Every classifier with its data, in order; those that share samples share a task."""
-        found = [SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)]
-        tasks = 0
+        """Every classifier with its data, in order. Those of the same data share samples and with them a task."""
+        first = SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)
+        found, task_of = [first], {self.dataset.digest(): 0}
         for expert in self.experts:
-            tasks += expert.dataset is not None
-            task = tasks if expert.dataset else 0
             data = expert.dataset or self.dataset
+            task = task_of.setdefault(data.digest(), len(task_of))
             found.append(SubjectConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
         return found
 

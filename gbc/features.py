@@ -105,19 +105,19 @@ def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bo
     return network
 
 
-def obtain(config: DatasetConfig, data: ImageDataset, cache: Path, steps: int | None = None) -> Oracle:
+def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps: int | None = None) -> Oracle:
     """The feature network for scores on `data`, from `cache`, trained first when it is not there.
 
-    It learns from the images of the full training set that the task does not use. Where there are none, or fewer than
-    half the test images, it learns from half the test images, and only the other half is judged. `steps` is `STEPS` unless
-    given.
+    It learns from the images of the full training set that the task `config` does not use. Where there are none, or fewer
+    than half the test images, or no one task (None), it learns from half the test images, and only the other half is
+    judged. `steps` is `STEPS` unless given.
 
     Raises:
         BadInput: a data set or cache that cannot be used.
         CorruptFile: a file is damaged.
     """
     steps = steps or STEPS
-    spare = datasets.unused(config)
+    spare = datasets.unused(config) if config else None
     if spare is not None and 2 * len(spare[1]) >= len(data.test_labels):
         judged = np.arange(len(data.test_labels))
         trained_on = f"{len(spare[1])} images of the full training set, none of the task's"

@@ -31,13 +31,14 @@ def run(arguments: argparse.Namespace) -> None:
     generator = export.load(arguments.model)
     settings = generator.settings
     if arguments.data_root:
-        settings = settings.updated({"dataset.data_root": arguments.data_root}, "--data-root")
+        settings = settings.rooted(arguments.data_root)
     data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
     assert isinstance(data, datasets.ImageDataset)
     labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
     images = generator.sample(labels, arguments.seed)
     if arguments.full:
-        oracle = features.obtain(settings.dataset, data, arguments.cache)
+        alone = len({subject.task for subject in settings.subjects()}) == 1
+        oracle = features.obtain(settings.dataset if alone else None, data, arguments.cache)
         result = evaluation.evaluate(arguments.model.name, images, labels, data, oracle)
         print(json.dumps(result.plain(), indent=2) if arguments.json else result.text())
         return

@@ -33,9 +33,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def test_experts_without_data_share_samples_and_others_get_their_own_index() -> None:
+def test_classifiers_of_the_same_data_share_samples_and_their_index() -> None:
     config = parse(SHARED, OTHER, SHARED, OTHER)
-    assert [subject.task for subject in config.subjects()] == [0, 0, 1, 0, 2]
+    assert [subject.task for subject in config.subjects()] == [0, 0, 1, 0, 1]
+
+
+def test_every_data_set_is_read_from_a_root() -> None:
+    config = parse(SHARED, OTHER).rooted("/data")
+    assert [subject.dataset.data_root for subject in config.subjects()] == ["/data"] * 3
+    assert [subject.task for subject in config.subjects()] == [0, 0, 1]
 
 
 def test_two_classifiers_of_one_data_set_train_one_generator(cache: Path) -> None:

@@ -8,6 +8,8 @@ from gbc.config import DatasetConfig, TrialConfig
 from gbc.errors import BadInput
 from gbc.settings import digest, flatten, load_yaml, parse_assignment
 
+TRIALS = Path(__file__).parents[2] / "configs" / "trials"
+
 
 def parse(text: str, tmp_path: Path) -> TrialConfig:
     path = tmp_path / "trial.yaml"
@@ -140,3 +142,10 @@ def test_an_assignment_needs_a_key_and_a_value(text: str) -> None:
 def test_every_file_in_configs_trials_is_a_trial(path: Path) -> None:
     config = TrialConfig.parse(load_yaml(path), path.name)
     assert path.stem.startswith(config.dataset.name)
+
+
+@pytest.mark.parametrize("path", sorted(TRIALS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_trial_is_sound_and_says_how_to_run_it(path: Path) -> None:
+    config = TrialConfig.parse(load_yaml(path), path.name)
+    assert path.stem.startswith(config.dataset.name)
+    assert f"python -m gbc train --config configs/trials/{path.name} --out" in path.read_text()
