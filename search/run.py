@@ -199,6 +199,8 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
             )
         )
         say(f"picture: {summary.picture}")
+    if summary.free_rank is not None:
+        say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
     if not summary.finished:
         say(f"  continue  {shlex.join(['python', 'search/run.py', *arguments.words])}")

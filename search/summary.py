@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gbc.checkpoint import write_atomic
+from gbc.report import rank_correlation
 from search.config import SweepConfig
 from search.ledger import Ledger
 from search.recorder import trial_folder
@@ -36,6 +38,8 @@ class Summary:
     best_metrics: dict[str, float]
     best_params: dict[str, Any]
     picture: str | None
+    free_rank: float | None = None
+    """Spearman's correlation of `free/score` and `tstr/1nn` over the complete trials: what a search without data is worth."""
 
     def to_json(self) -> str:
         """For `--json`."""
@@ -59,6 +63,7 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
     entries, best = ledger.entries(), ledger.best()
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
     picture = trial_folder(folder, best.number) / PICTURE if best else None
+    last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
     return Summary(
         name=config.name,
         folder=str(folder),
@@ -71,10 +76,22 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         finished=not count["running"] and used_up(config, len(entries), ledger.seconds),
         best_trial=best.number if best else None,
         best_value=best.value if best else None,
-        best_metrics=metrics(best.number) if best else {},
+        best_metrics=(last.get(best.number) or metrics(best.number)) if best else {},
         best_params=best.params if best else {},
         picture=str(picture) if picture else None,
+        free_rank=free_rank(list(last.values())),
     )
+
+
+def free_rank(trials: list[dict[str, float]]) -> float | None:
+    """Spearman's correlation of `free/score` and `tstr/1nn` over trials; None for fewer than three, or one that is constant."""
+    import pandas as pd
+
+    frame = pd.DataFrame(trials)
+    if len(frame) < 3 or not {"free/score", "tstr/1nn"} <= set(frame):
+        return None
+    found = rank_correlation(frame, "free/score", "tstr/1nn")
+    return None if math.isnan(found) else found
 
 
 def used_up(config: SweepConfig, trials: int, seconds: float) -> bool:

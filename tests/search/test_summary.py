@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.config import SweepConfig
+from search.ledger import Ledger
+from search.summary import Summary, free_rank, sum_up
+
+
+def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: SweepConfig, tmp_path: Path) -> None:
+    ledger = Ledger(config, tmp_path)
+    scores = [(0.1, 0.3), (0.3, 0.2), (0.2, 0.4), (0.4, 0.5)]
+    for number, (_, value) in enumerate(scores):
+        ledger.ask()
+        ledger.record(number, 3, value, stop=False)
+        ledger.tell(number, "complete")
+    ledger.ask()
+    ledger.record(4, 3, 0.9, stop=True)
+    ledger.tell(4, "stopped")  # at another step: it does not compare
+    asked: list[int] = []
+
+    def metrics(number: int) -> dict[str, float]:
+        asked.append(number)
+        return dict(zip(("free/score", "tstr/1nn"), scores[number], strict=True))
+
+    summary = sum_up(config, ledger, metrics, tmp_path)
+    # Ranks 1, 3, 2, 4 and 2, 1, 3, 4: 1 − 6 · (1 + 4 + 1 + 0) / (4 · 15).
+    assert summary.free_rank == pytest.approx(1 - 36 / 60)
+    assert (summary.complete, summary.stopped, asked) == (4, 1, [0, 1, 2, 3])
+    summary.write(tmp_path)
+    assert Summary.read(tmp_path) == summary
+
+
+def test_a_rank_needs_three_trials_that_differ() -> None:
+    assert free_rank([]) is None
+    assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 2) is None
+    assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 3) is None
+    assert free_rank([{"ssim/coverage": 0.1}] * 3) is None
