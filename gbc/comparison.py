@@ -251,8 +251,8 @@ def _make(run: Run, threads: int | None) -> None:
         scores=found.scores(), by_class=found.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in world.regimes],
     )  # fmt: skip
-    classes = len(evaluator.class_names)
-    write_atomic(run.picture, pictures.png(pictures.tile(outcome.images[: _SHEET_ROWS * classes], classes), zoom=1))
+    columns = pictures.columns_of(len(evaluator.class_names))
+    write_atomic(run.picture, pictures.png(pictures.tile(outcome.images[: _SHEET_ROWS * columns], columns), zoom=1))
     write_atomic(run.path, record.model_dump_json(indent=1).encode())
 
 

@@ -10,23 +10,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def columns_of(classes: int) -> int:
+    """Images side by side where labels take turns: whole turns, about ten images, so that columns are classes."""
+    return classes * max(1, 10 // classes)
+
+
 def pairs(generated: Tensor, nearest: Tensor, columns: int) -> NDArray[np.uint8]:
     """Odd rows generated images, even rows the real image nearest to the one above, [height, width] or [.., 3].
 
-    Both are [K, channels, height, width] in [0, 1]; each row holds `columns` of them, an incomplete last row is left out.
+    Both are [K, channels, height, width] in [0, 1]; each row holds `columns` of them, and the last two may be shorter.
     """
-    whole = len(generated) // columns * columns
-    generated, nearest = generated[:whole], nearest[:whole]
-    rows = torch.stack([generated.unflatten(0, (-1, columns)), nearest.unflatten(0, (-1, columns))], dim=1)
-    return tile(rows.flatten(0, 2), columns)
+    rows = [_rows(images, columns) for images in (generated, nearest)]
+    return tile(torch.stack(rows, dim=1).flatten(0, 2), columns)
 
 
 def tile(images: Tensor, columns: int) -> NDArray[np.uint8]:
     """Images [K, channels, height, width] in [0, 1] side by side with a thin frame, [height, width] or [.., 3]."""
-    framed = torch.nn.functional.pad(images.detach().cpu(), (1, 1, 1, 1), value=1.0)
-    rows = framed.unflatten(0, (-1, columns))  # [rows, columns, channels, height, width]
-    sheet = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).squeeze(-1)
+    framed = torch.nn.functional.pad(_rows(images, columns), (1, 1, 1, 1), value=1.0)
+    sheet = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).squeeze(-1)
     return (sheet * 255).round().to(torch.uint8).numpy()
+
+
+def _rows(images: Tensor, columns: int) -> Tensor:
+    """[K, …] as [rows, columns, …], the last row filled up with white."""
+    missing = -len(images) % columns
+    white = torch.ones(missing, *images.shape[1:])
+    return torch.cat([images.detach().cpu(), white]).unflatten(0, (-1, columns))
 
 
 def png(picture: NDArray[np.uint8], zoom: int = 2) -> bytes:

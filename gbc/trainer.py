@@ -261,7 +261,7 @@ class Trainer:
             verdict = Verdict(self.judge, images, self.judged_labels)
             metrics |= verdict.scores()
             nearest = self.judge.train_images[verdict.nearest[0]]
-            picture = pictures.pairs(images[: len(nearest)], nearest, len(self.class_names))
+            picture = pictures.pairs(images[: len(nearest)], nearest, pictures.columns_of(len(self.class_names)))
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
 

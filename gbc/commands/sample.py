@@ -43,6 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
         np.savez_compressed(content, images=(images.numpy() * 255).round().astype(np.uint8), labels=np.array(labels))
         write_atomic(arguments.out, content.getvalue())
     else:
-        columns = len(classes) if len(classes) > 1 else round(len(labels) ** 0.5) or 1
+        columns = pictures.columns_of(len(classes)) if len(classes) > 1 else round(len(labels) ** 0.5) or 1
         write_atomic(arguments.out, pictures.png(pictures.tile(images, columns)))
     print(arguments.out)

@@ -155,6 +155,16 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
     assert torch.equal(export.load(out).sample(labels), export.load(trained).sample(labels))
 
 
+@pytest.mark.parametrize(("count", "labels", "size"), [(64, [], (10, 7)), (5, [3], (2, 3)), (7, [1, 2], (10, 1))])
+def test_any_number_of_samples_makes_a_sheet(
+    trained: Path, tmp_path: Path, count: int, labels: list[int], size: tuple[int, int]
+) -> None:
+    chosen = [word for label in labels for word in ("--label", str(label))]
+    out = tmp_path / "sheet.png"
+    assert main(["sample", "--model", str(trained), "--count", str(count), "--out", str(out), *chosen]) == 0
+    assert Image.open(out).size == (60 * size[0], 60 * size[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
