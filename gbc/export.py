@@ -206,7 +206,7 @@ of {settings.dataset.name}, without an image. {origin}
 ```python
 from gbc import export
 generator = export.load("{name}")
-images = generator.sample(labels=[0, 1, 2], seed=0)  # [3, channels, height, width] in [0, 1]
+images = generator.sample(labels=[0, 1, 1], seed=0)  # [3, channels, height, width] in [0, 1]
 ```
 
 Labels: {known}.
