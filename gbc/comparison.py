@@ -130,6 +130,8 @@ class Run:
     folder: Path
     cache: Path
     data_root: str | None
+    pictured: bool
+    """Whether it leaves a sheet of samples: one seed is enough to look at."""
 
     @property
     def path(self) -> Path:
@@ -161,7 +163,7 @@ class Run:
 def runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
     """Every cell, the first seed of all rows before the second: an interrupted comparison has all rows early."""
     return [
-        Run(comparison.name, row, seed, comparison.settings(row, seed), folder, cache, data_root)
+        Run(comparison.name, row, seed, comparison.settings(row, seed), folder, cache, data_root, seed == comparison.seeds[0])
         for seed in comparison.seeds
         for row in comparison.rows
     ]
@@ -251,8 +253,9 @@ def _make(run: Run, threads: int | None) -> None:
         scores=found.scores(), by_class=found.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in world.regimes],
     )  # fmt: skip
-    columns = pictures.columns_of(len(evaluator.class_names))
-    write_atomic(run.picture, pictures.png(pictures.tile(outcome.images[: _SHEET_ROWS * columns], columns), zoom=1))
+    if run.pictured:
+        columns = pictures.columns_of(len(evaluator.class_names))
+        write_atomic(run.picture, pictures.png(pictures.tile(outcome.images[: _SHEET_ROWS * columns], columns), zoom=1))
     write_atomic(run.path, record.model_dump_json(indent=1).encode())
 
 

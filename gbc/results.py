@@ -23,7 +23,7 @@ COLUMNS: Final[dict[str, str]] = {
     "ssim/nearest": "SSIM (paper)",
 }
 """Measures shown, and what heads their columns."""
-_CONTRASTED: Final = ("tstr/cnn", "ssim/coverage", "prdc/coverage", "kid")
+_CONTRASTED: Final = ("tstr/cnn", "ssim/coverage", "prdc/coverage", "prdc/recall", "kid")
 _CLASSES: Final = "tstr/cnn"
 
 
@@ -168,7 +168,7 @@ def _by_class(log: Log) -> list[str]:
 
 
 def _pictures(log: Log, out: Path) -> list[str]:
-    shown = {name: run for run in log.runs if (name := run.row) and run.seed == log.comparison.seeds[0] and run.logged()}
+    shown = {run.row: run for run in log.runs if run.pictured and run.logged()}
     if not shown:
         return []
     lines = [f"Samples of seed {log.comparison.seeds[0]}, a column a class.", "", "| row | samples |", "|---|---|"]

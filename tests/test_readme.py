@@ -15,9 +15,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    text = README + (ROOT / "docs" / "experiments.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    inline = re.findall(r"`(python [^`]*--[^`]*)`", README)
+    inline = re.findall(r"`(python [^`]*--[^`]*)`", text)
     return [" ".join(command.split()) for command in [*lines, *inline] if command]
 
 

@@ -66,7 +66,8 @@ def test_each_run_is_logged_with_its_settings_scores_and_a_picture(finished: Pat
             assert record["settings"]["seed"] == record["settings"]["classifier"]["seed"] == seed
             assert record["cost"]["cost/parameters"] > 0 and record["residuals"][0]
             assert "half of the test images" in record["judged_by"]
-            assert Image.open(folder / row / f"{seed}.png").size == (100, 40)  # ten classes, four of each, 8 + 2 pixels
+        assert Image.open(folder / row / "0.png").size == (100, 40)  # ten classes, four of each, 8 + 2 pixels
+        assert not (folder / row / "1.png").exists()
     assert json.loads((folder / "plain" / "1.json").read_text())["settings"]["experts"][0]["classifier"]["seed"] == 6
 
 
