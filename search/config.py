@@ -13,9 +13,10 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, Direction
 from gbc.settings import Config, assign, flatten, load_yaml, suggest
-from search.space import Dimension, check_space
+from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
+_MOST_TRIALS: Final = 1_000_000
 
 
 class SchedulerConfig(Config):
@@ -72,12 +73,12 @@ class SweepConfig(Config):
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
 
     # Budget and resources may change when a sweep is continued.
-    trials: int = Field(32, ge=1, le=1_000_000)
+    trials: int = Field(32, ge=1, le=_MOST_TRIALS)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
     resources: Resources = Resources()
 
@@ -91,6 +92,12 @@ class SweepConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
         check_space(self.space, self.trial)
+        if self.sampler == "grid" and grid_size(self.space) > _MOST_TRIALS:
+            raise ValueError(
+                f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
+            )
+        if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
+            raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
         if self.scheduler.name == "asha" and (grace % every or grace > self.trial.steps):
             raise ValueError(
@@ -100,6 +107,16 @@ class SweepConfig(Config):
         if self.objective.metric == "loss/bn" and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
         return self
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the sweep improves."""
+        return (self.objective,)
+
+    @property
+    def planned(self) -> int:
+        """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
+        return min(self.trials, grid_size(self.space)) if self.sampler == "grid" else self.trials
 
     @property
     def dataset(self) -> str:
@@ -159,7 +176,10 @@ def resolve(
     match data.get("trials"):
         case {"per_slot": int(count), **rest} if not rest:
             data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
-    return SweepConfig.parse(data, str(source))
+            if data.get("sampler") == "grid":  # nobody named a number: all of it
+                data["trials"] = _MOST_TRIALS
+    found = SweepConfig.parse(data, str(source))
+    return found.model_copy(update={"trials": found.planned})
 
 
 def _preset(dataset: str, preset: str) -> Path:

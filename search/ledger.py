@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
+from search.samplers import Prior, propose
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -57,8 +58,8 @@ class Entry:
 class Ledger:
     """Reads and writes the study of one sweep. Only the driver has one."""
 
-    def __init__(self, config: SweepConfig, folder: Path) -> None:
-        """Opens the study in `folder`, or starts it.
+    def __init__(self, config: SweepConfig, folder: Path, prior: Prior | None = None) -> None:
+        """Opens the study in `folder`, or starts it. `prior` is what `ask` knows before the first trial.
 
         Raises:
             CorruptFile: the study's file is damaged.
@@ -92,8 +93,7 @@ class Ledger:
         except DatabaseError as fault:
             raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
         self._storage = storage
-        self._live: dict[int, optuna.trial.Trial] = {}
-        self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+        self._prior = prior or Prior()
 
     def entries(self) -> list[Entry]:
         """Every trial, by number."""
@@ -106,17 +106,12 @@ class Ledger:
     def ask(self) -> Entry:
         """A new trial with sampled settings.
 
-        The sampler is seeded anew from (seed, number of trials), so a sweep that was continued does not repeat itself and,
-        one trial at a time, samples what an unbroken sweep samples.
+        A function of the seed and the trials so far (`search.samplers`): a sweep that was continued does not repeat itself
+        and, one trial at a time, samples what an unbroken sweep samples.
         """
-        import optuna
-
-        seed = self.config.seed * 100_003 + len(self.study.get_trials(deepcopy=False))
-        if self.config.sampler == "tpe":
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        return self.entry(self.study.ask(self._distributions).number)
+        trials = self.study.get_trials(deepcopy=False)
+        self.study.add_trial(propose(self.config, trials, self._prior))
+        return self.entry(len(trials))
 
     def record(self, number: int, step: int, value: float, *, stop: bool) -> None:
         """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent."""

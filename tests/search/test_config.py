@@ -68,6 +68,15 @@ def test_trials_per_slot_grow_with_the_machine() -> None:
     assert eight.trials == 4 * two.trials
 
 
+def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tiny_sweep(sampler="grid", trials={"per_slot": 3})))
+    assert ask(config=path).trials == 5 * 2 * 5
+    assert ask(config=path, flags={"trials": 7}).trials == 7
+    assert ask(config=path, flags={"trials": 999}).trials == 50
+    assert ask(config=path, flags={"sampler": "random"}).trials == 6
+
+
 @pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
 def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
     config = ask(flags={"trial.steps": steps})
@@ -92,7 +101,14 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
         ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
         ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
-        ({"sampler": "grid"}, "sampler: 'grid' should be 'tpe' or 'random'"),
+        ({"sampler": "bayes"}, "sampler: 'bayes' should be 'tpe', 'random', 'cmaes', 'gp', 'qmc' or 'grid'"),
+        ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes needs a range in the space"),
+        (
+            {"sampler": "grid", "space": {k: {"uniform": [0.1, 0.2], "points": 1000} for k in ("lr", "beta", "ce_weight")}},
+            "sampler grid: 1,000,000,000 points are too many; lower `points` in the space, or use qmc",
+        ),
+        ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 should be greater than or equal to 2"),
+        ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points is for ranges; a grid has every choice"),
         ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
         ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
         ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
@@ -161,6 +177,14 @@ def test_dimensions_become_optunas_distributions() -> None:
     assert Dimension(log10=(-3.0, -2.0)).distribution() == FloatDistribution(1e-3, 1e-2, log=True)
     assert Dimension(uniform=(0.0, 2.0)).distribution() == FloatDistribution(0.0, 2.0)
     assert Dimension(choice=(1, 2)).distribution() == CategoricalDistribution((1, 2))
+
+
+def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
+    assert Dimension(log10=(-3.0, -1.0), points=3).grid() == pytest.approx((1e-3, 1e-2, 1e-1))
+    assert Dimension(uniform=(0.0, 2.0)).grid() == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert Dimension(choice=(16, 32)).grid() == (16, 32)
+    awkward = Dimension(log10=(-2.7, -1.9), points=7)  # 10^x rounds; the ends must stay inside
+    assert all(awkward.distribution()._contains(value) for value in awkward.grid())
 
 
 def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:

@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not list(tmp_path.rglob("sweep.yaml"))  # the mended command is not "other settings"
 
 
-@pytest.mark.parametrize("arguments", [["--sampler", "grid"], ["--trials", "many"], ["--unknown"]])
+@pytest.mark.parametrize("arguments", [["--sampler", "bayes"], ["--trials", "many"], ["--unknown"]])
 def test_what_argparse_refuses_is_exit_code_2_too(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
