@@ -20,10 +20,10 @@ _MOST_TRIALS: Final = 1_000_000
 
 
 class SchedulerConfig(Config):
-    """ASHA (Li et al. 2020) over optimiser steps, or `none`: every trial runs to the full horizon."""
+    """ASHA (Li et al. 2020) or the median stopping rule (Golovin et al. 2017) over optimiser steps, or `none`."""
 
-    name: Literal["asha", "none"] = "asha"
-    reduction_factor: int = Field(3, ge=2, le=16, description="one trial in this many passes a rung")
+    name: Literal["asha", "median", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2, le=16, description="asha: one trial in this many passes a rung")
     grace: int | None = Field(None, ge=1, description="optimiser steps before a trial may be stopped; a ninth by default")
 
 
@@ -99,7 +99,7 @@ class SweepConfig(Config):
         if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
             raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
-        if self.scheduler.name == "asha" and (grace % every or grace > self.trial.steps):
+        if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
             raise ValueError(
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
@@ -125,7 +125,7 @@ class SweepConfig(Config):
 
     @property
     def first_rung(self) -> int:
-        """Optimiser steps before ASHA may stop a trial, in whole reports."""
+        """Optimiser steps before a trial may be stopped, in whole reports."""
         every = self.trial.report_every
         return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
 

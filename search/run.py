@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--time-budget", metavar="TIME", help="wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)"
     )
     how.add_argument("--sampler", choices=["tpe", "random", "cmaes", "gp", "qmc", "grid"], help="what proposes settings")
-    how.add_argument("--scheduler", choices=["asha", "none"])
+    how.add_argument("--scheduler", choices=["asha", "median", "none"], help="what stops bad trials early")
     how.add_argument("--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage")
     how.add_argument("--seed", type=int)
     where = cli.add_argument_group("on what")
