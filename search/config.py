@@ -16,6 +16,8 @@ from gbc.settings import Config, assign, flatten, load_yaml, suggest
 from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
+BUDGETS: Final = ("trials", "time_budget", "max_steps", "patience")
+"""Settings that end a sweep. They may change when it is continued."""
 _MOST_TRIALS: Final = 1_000_000
 
 
@@ -73,6 +75,7 @@ class SweepConfig(Config):
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
+    second_objective: Objective | None = Field(None, description="the result is then a Pareto front, without early stopping")
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
@@ -80,6 +83,8 @@ class SweepConfig(Config):
     # Budget and resources may change when a sweep is continued.
     trials: int = Field(32, ge=1, le=_MOST_TRIALS)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps of all trials together")
+    patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
     resources: Resources = Resources()
 
     @field_validator("name")
@@ -104,14 +109,24 @@ class SweepConfig(Config):
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
-        if self.objective.metric == "loss/bn" and not self.trial.bn_weight and "bn_weight" not in self.space:
+        metrics = [objective.metric for objective in self.objectives]
+        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
+        if len(metrics) > 1:
+            if metrics[0] == metrics[1]:
+                raise ValueError(f"both objectives are {metrics[0]}; name two metrics, or one")
+            if self.scheduler.name != "none":
+                raise ValueError(
+                    f"scheduler {self.scheduler.name} cannot weigh two objectives; use scheduler none, or one metric"
+                )
+            if self.sampler == "cmaes":
+                raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """What the sweep improves."""
-        return (self.objective,)
+        return (self.objective, self.second_objective) if self.second_objective else (self.objective,)
 
     @property
     def planned(self) -> int:
@@ -140,9 +155,9 @@ class SweepConfig(Config):
         }
 
     def _identity(self) -> dict[str, Any]:
-        identity = self.model_dump(mode="json", exclude={"trials", "time_budget", "resources"})
+        identity = self.model_dump(mode="json", exclude={*BUDGETS, "resources"})
         del identity["trial"]["device"]
-        return flatten(identity)
+        return {key: value for key, value in flatten(identity).items() if value is not None}
 
 
 def resolve(
@@ -171,6 +186,8 @@ def resolve(
     for key, value in assignments.items():
         data.get("space", {}).pop(key, None)
         assign(data, f"trial.{key}", value, f"--set {key}")
+    if data.get("second_objective"):
+        data.setdefault("scheduler", {}).setdefault("name", "none")
     _fit_reports(data, flags)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
     match data.get("trials"):
@@ -180,6 +197,20 @@ def resolve(
                 data["trials"] = _MOST_TRIALS
     found = SweepConfig.parse(data, str(source))
     return found.model_copy(update={"trials": found.planned})
+
+
+def objective_flags(text: str) -> dict[str, Any]:
+    """`--objective` as settings: one metric, or two with a comma, and then no early stopping.
+
+    Raises:
+        BadInput: as `Objective.from_text`, or more than two.
+    """
+    found = [Objective.from_text(part.strip()).model_dump(mode="json") for part in text.split(",")]
+    if len(found) > 2:
+        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
+    if len(found) == 1:
+        return {"objective": found[0], "second_objective": None}
+    return {"objective": found[0], "second_objective": found[1], "scheduler.name": "none"}
 
 
 def _preset(dataset: str, preset: str) -> Path:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
-from search.samplers import Prior, propose
+from search.ranking import best
+from search.samplers import ORIGIN, Prior, propose
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 STUDY_FILE: Final = "study.db"
 _STOPPED: Final = "stopped_at"
 _REASON: Final = "reason"
+_SECOND: Final = "second_objective"
 _SECONDS: Final = "seconds"
 
 
@@ -38,6 +40,12 @@ class Entry:
     """The step at which the scheduler decided to stop it."""
     reason: str | None
     """Why it failed."""
+    second: float | None = None
+    """The second objective at the last recorded step, in a sweep that has two."""
+    origin: str | None = None
+    """The trial of another sweep whose settings it took (warm start)."""
+    ended: float | None = None
+    """When it was told, in seconds since 1970."""
 
     @property
     def last_step(self) -> int:
@@ -48,6 +56,11 @@ class Entry:
     def value(self) -> float | None:
         """The objective at the last recorded step."""
         return self.values[self.last_step] if self.values else None
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """Every objective at the last recorded step."""
+        return tuple(value for value in (self.value, self.second) if value is not None)
 
     @property
     def finished(self) -> bool:
@@ -85,7 +98,7 @@ class Ledger:
             self.study = optuna.create_study(
                 study_name=config.name,
                 storage=storage,
-                direction="maximize" if config.objective.direction == "max" else "minimize",
+                directions=[f"{objective.direction}imize" for objective in config.objectives],
                 load_if_exists=True,
             )
         except OperationalError as fault:
@@ -94,6 +107,8 @@ class Ledger:
             raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
         self._storage = storage
         self._prior = prior or Prior()
+        self.changes = 0
+        """How often something was written by this object."""
 
     def entries(self) -> list[Entry]:
         """Every trial, by number."""
@@ -111,16 +126,23 @@ class Ledger:
         """
         trials = self.study.get_trials(deepcopy=False)
         self.study.add_trial(propose(self.config, trials, self._prior))
+        self.changes += 1
         return self.entry(len(trials))
 
-    def record(self, number: int, step: int, value: float, *, stop: bool) -> None:
-        """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent."""
+    def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
+        """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent.
+
+        Of a `second` objective only the last value is kept.
+        """
         trial = self._id(number)
         if step in self._storage.get_trial(trial).intermediate_values:
             return
         if stop:
             self._storage.set_trial_user_attr(trial, _STOPPED, step)
+        if second is not None:
+            self._storage.set_trial_user_attr(trial, _SECOND, second)
         self._storage.set_trial_intermediate_value(trial, step, value)
+        self.changes += 1
 
     def tell(self, number: int, outcome: str, reason: str | None = None) -> None:
         """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
@@ -134,13 +156,12 @@ class Ledger:
             self._storage.set_trial_user_attr(self._id(number), _REASON, reason)
         # The study's own `tell` would let pruned trials without a value through as they are; it takes values from the
         # intermediate ones, which is what TPE ranks stopped trials by.
-        self.study.tell(number, entry.value if outcome == "complete" else None, state=state)
+        self.study.tell(number, entry.objectives if outcome == "complete" else None, state=state)
+        self.changes += 1
 
     def best(self) -> Entry | None:
-        """The trial with the best objective at the full horizon, if any got there."""
-        done = [entry for entry in self.entries() if entry.state == "complete" and entry.value is not None]
-        sign = 1 if self.config.objective.direction == "max" else -1
-        return max(done, key=lambda entry: sign * (entry.value or 0.0), default=None)
+        """The trial with the best (first) objective at the full horizon, if any got there."""
+        return best(self.config, self.entries())
 
     @property
     def seconds(self) -> float:
@@ -170,4 +191,7 @@ class Ledger:
             values=dict(sorted(trial.intermediate_values.items())),
             stopped_at=trial.user_attrs.get(_STOPPED),
             reason=trial.user_attrs.get(_REASON),
+            second=trial.user_attrs.get(_SECOND),
+            origin=trial.user_attrs.get(ORIGIN),
+            ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         )

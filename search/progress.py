@@ -99,11 +99,13 @@ class Progress:
         left = (waiting + running) * elapsed / fresh
         if self._config.time_budget is not None:
             left = min(left, self._config.time_budget * 60 - elapsed)
+        if self._config.max_steps is not None:
+            left = min(left, (self._config.max_steps - sum(line.step for line in self._lines.values())) * elapsed / fresh)
         return max(0.0, left)
 
     def _columns(self) -> dict[str, str]:
-        objective = self._config.objective.metric
-        return _COLUMNS if objective in _COLUMNS else {objective: objective, **_COLUMNS}
+        objectives = [objective.metric for objective in self._config.objectives]
+        return {metric: metric for metric in objectives if metric not in _COLUMNS} | _COLUMNS
 
     def _overall(self) -> str:
         finished = sum(line.state != "running" for line in self._lines.values())

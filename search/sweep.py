@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +14,15 @@ from gbc.errors import BadInput
 from gbc.runtime import derive
 from gbc.settings import flatten, load_yaml
 from search import space
-from search.config import SweepConfig
+from search.budget import spent, used_up, work_left
+from search.config import BUDGETS, SweepConfig
 from search.engine import Machine, run_ray
 from search.ledger import STUDY_FILE, Entry, Ledger
 from search.lock import only_driver
 from search.prepare import CLASSIFIERS, Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder, trial_folder
-from search.summary import Summary, sum_up, time_up, used_up, work_left
+from search.summary import Summary, sum_up
 from search.tracking import Tracker
 from search.trial import Assignment
 
@@ -45,7 +47,7 @@ def folder_of(name: str) -> Path:
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
-    Budgets may grow: those named in `explicit` (`trials`, `time_budget`) are taken from `config`, the others from the record.
+    Budgets may grow: those of `BUDGETS` named in `explicit` are taken from `config`, the others from the record.
 
     Raises:
         SweepMismatch: any other setting differs.
@@ -56,7 +58,7 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     record = SweepConfig.parse(load_yaml(path), str(path))
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
-    kept = {key: getattr(record, key) for key in ("trials", "time_budget") if key not in explicit}
+    kept = {key: getattr(record, key) for key in BUDGETS if key not in explicit}
     return config.model_copy(update=kept)
 
 
@@ -68,10 +70,13 @@ def finished_summary(config: SweepConfig) -> Summary | None:
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
     ledger.close()
-    if any(not entry.finished for entry in entries) or not used_up(config, len(entries), seconds):
+    reason = used_up(config, entries, seconds)
+    if reason is None or any(not entry.finished for entry in entries):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
-    return summary if summary and summary.finished and summary.trials == len(entries) else None
+    if summary is None or not summary.finished or summary.trials != len(entries):
+        return None
+    return replace(summary, ended_by=reason)
 
 
 def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summary:
@@ -107,17 +112,18 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
                 {"sweep.yaml": record, "classifier.json": prepared.regimes()}, flatten(config.model_dump(mode="json"))
             )
             recorder.catch_up()
-            if work_left(config, ledger):
+            if work_left(config, ledger.entries(), recorder.elapsed()):
                 _announce(config, machine, prepared, ledger, console)
                 with progress:
                     run_ray(config, machine, ledger, recorder, assign, folder)
-            if time_up(config, recorder.elapsed()):
-                recorder.close_time_budget()
+            if spent(config, ledger.entries(), recorder.elapsed()):
+                recorder.close_open()
         finally:
             recorder.finish()
             summary = sum_up(config, ledger, tracker.metrics, folder)
             picture = Path(summary.picture) if summary.picture else None
-            tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, picture)
+            status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+            tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
             summary.write(folder)
             ledger.close()
         return summary
@@ -128,6 +134,8 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
     entries = ledger.entries()
     done = sum(entry.finished for entry in entries)
     steps = (config.trials - done) * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
     seconds = max(steps, 0) / (prepared.steps_per_second * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
@@ -136,8 +144,18 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
     console.print(
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
         f"{machine.concurrency} at a time on {machine.words()}; "
-        f"objective {config.objective.metric} ({config.objective.direction}).\n"
+        f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{prepared.steps_per_second:.0f} steps/s a trial: about {duration(seconds)}. "
         "Ctrl-C is safe: the same command continues.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _limits(config: SweepConfig) -> str:
+    """Budgets beside trials and time, for people."""
+    limits = []
+    if config.max_steps is not None:
+        limits.append(f"at most {config.max_steps} steps in all")
+    if config.patience is not None:
+        limits.append(f"ends after {config.patience} full trials without a better one")
+    return "".join(f"; {limit}" for limit in limits)

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from gbc.config import TrialConfig
 from gbc.datasets import DATASETS
 from gbc.errors import BadInput
-from search.config import CONFIGS, Objective, SweepConfig, resolve
+from search.config import CONFIGS, Objective, SweepConfig, objective_flags, resolve
 from search.space import Dimension, settle
 from tests.search.conftest import tiny_sweep
 
@@ -109,6 +109,20 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ),
         ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 should be greater than or equal to 2"),
         ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points is for ranges; a grid has every choice"),
+        (
+            {"second_objective": {"metric": "kkt/rho", "direction": "min"}},
+            "scheduler asha cannot weigh two objectives; use scheduler none, or one metric",
+        ),
+        (
+            {"second_objective": {"metric": "ssim/coverage"}, "scheduler": {"name": "none"}},
+            "both objectives are ssim/coverage; name two metrics, or one",
+        ),
+        (
+            {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
+            "sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid",
+        ),
+        ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
+        ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
         ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
         ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
         ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
@@ -157,12 +171,31 @@ def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_path: Path) -> None:
+    flags = objective_flags("ssim/coverage, kkt/rho")
+    config = ask(flags=flags)
+    assert [o.metric for o in config.objectives] == ["ssim/coverage", "kkt/rho"]
+    assert [o.direction for o in config.objectives] == ["max", "min"] and config.scheduler.name == "none"
+    with pytest.raises(BadInput, match="scheduler asha cannot weigh two objectives"):
+        ask(flags=flags | {"scheduler.name": "asha"})
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"second_objective": {"metric": "kkt/rho", "direction": "min"}}))
+    assert ask(config=path).scheduler.name == "none"
+    assert ask(config=path, flags=objective_flags("tstr/1nn")).objectives == (Objective(metric="tstr/1nn"),)
+
+
 def test_differences_ignore_budget_resources_and_device() -> None:
     config = SweepConfig.parse(tiny_sweep(), "a")
-    free = SweepConfig.parse(tiny_sweep(trials=99, time_budget=3.0, resources={"concurrency": 1}), "b")
+    budgets = {"trials": 99, "time_budget": 3.0, "max_steps": 99, "patience": 3}
+    free = SweepConfig.parse(tiny_sweep(**budgets, resources={"concurrency": 1}), "b")
     assert config.differences(free) == {}
     other = SweepConfig.parse(tiny_sweep(seed=2), "c")
     assert config.differences(other) == {"seed": (1, 2)}
+    two = SweepConfig.parse(
+        tiny_sweep(second_objective={"metric": "kkt/rho", "direction": "min"}, scheduler={"name": "none"}), "e"
+    )
+    assert config.differences(two)["second_objective.metric"] == (None, "kkt/rho")
+    assert "second_objective" not in config.differences(two)
     less = SweepConfig.parse(tiny_sweep(space={}), "d")
     assert "space.lr.log10" in config.differences(less)
 

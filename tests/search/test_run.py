@@ -35,6 +35,15 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--objective", "ssim/coverage,kkt/rho", "--max-steps", "9000", "--patience", "5", "--dry-run"]) == 0
+    output = capsys.readouterr()
+    assert output.err == "note: with two objectives no trial is stopped early (scheduler none)\n"
+    shown = yaml.safe_load(output.out)
+    assert (shown["max_steps"], shown["patience"], shown["scheduler"]["name"]) == (9000, 5, "none")
+    assert shown["second_objective"] == {"metric": "kkt/rho", "direction": "min"}
+
+
 def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--classifier", "nets:net", "--weights", "net.pt", "--card", "about.yaml", "--dry-run"]) == 0
     shown = SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier
@@ -68,6 +77,12 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--config", "none.yaml"], "none.yaml: no such file"),
         (["--config", "none.yaml", "--preset", "quick"], "--config and --preset exclude each other"),
         (["--objective", "sim/coverage"], "--objective: unknown metric 'sim/coverage'; did you mean 'ssim/coverage'?"),
+        (["--objective", "ssim/coverage,kkt/rho,tstr/1nn"], "--objective: 3 metrics; a sweep takes one, or two with a comma"),
+        (["--objective", "ssim/coverage,kkt/rh"], "unknown metric 'kkt/rh'; did you mean 'kkt/rho'?"),
+        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "asha"], "scheduler asha cannot weigh two objectives"),
+        (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both objectives are kkt/rho"),
+        (["--max-steps", "0"], "max_steps: 0 should be greater than or equal to 1"),
+        (["--patience", "-1"], "patience: -1 should be greater than or equal to 1"),
         (["--set", "lrr=1"], "'trial.lrr' is not a setting; did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: -1 should be greater than 0"),
         (["--set", "lr=fast"], "lr: 'fast' should be a valid number"),
@@ -145,6 +160,9 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     assert sweep.settle_with_record(asked, set()).trials == 9
     assert sweep.settle_with_record(asked, {"trials"}).trials == 20
     assert sweep.settle_with_record(asked, {"trials"}).time_budget == 5.0
+    asked = SweepConfig.parse(tiny_sweep(max_steps=99, patience=4), "tests")
+    settled = sweep.settle_with_record(asked, {"patience"})
+    assert (settled.trials, settled.max_steps, settled.patience) == (9, None, 4)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
