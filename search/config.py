@@ -79,6 +79,8 @@ class SweepConfig(Config):
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
+    warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
+    warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
 
     # Budget and resources may change when a sweep is continued.
     trials: int = Field(32, ge=1, le=_MOST_TRIALS)
@@ -109,6 +111,8 @@ class SweepConfig(Config):
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
+        if self.warm_start_trials and not self.warm_start:
+            raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
         metrics = [objective.metric for objective in self.objectives]
         if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
@@ -131,7 +135,14 @@ class SweepConfig(Config):
     @property
     def planned(self) -> int:
         """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
-        return min(self.trials, grid_size(self.space)) if self.sampler == "grid" else self.trials
+        if self.sampler != "grid":
+            return self.trials
+        return min(self.trials, grid_size(self.space) + self.borrowed)
+
+    @property
+    def borrowed(self) -> int:
+        """How many trials a warm start may bring."""
+        return (self.warm_start_trials or 5) if self.warm_start else 0
 
     @property
     def dataset(self) -> str:

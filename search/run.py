@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage; two with a comma give a Pareto front"
     )
+    how.add_argument("--warm-start", metavar="SWEEP", help="try the best settings of another sweep first, and learn from it")
+    how.add_argument("--warm-start-trials", type=int, metavar="K", help="how many settings of that sweep (default: 5)")
     how.add_argument("--seed", type=int)
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
@@ -131,6 +133,8 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "trials": arguments.trials,
         "seed": arguments.seed,
         "sampler": arguments.sampler,
+        "warm_start": arguments.warm_start,
+        "warm_start_trials": arguments.warm_start_trials,
         "scheduler.name": arguments.scheduler,
         "trial.steps": arguments.steps,
         "trial.dataset.data_root": arguments.data_root and str(Path(arguments.data_root).resolve()),

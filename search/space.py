@@ -65,6 +65,13 @@ class Dimension(Config):
         assert self.log10 is not None
         return min(max(10.0 ** (self.log10[0] + share * (self.log10[1] - self.log10[0])), low), high)
 
+    def holds(self, value: object) -> bool:
+        """Whether `value` lies in the range or is one of the choices."""
+        if self.choice is not None:
+            return any(value == choice and type(value) is type(choice) for choice in self.choice)
+        low, high = map(float, self.bounds())
+        return isinstance(value, int | float) and low <= value <= high
+
     def grid(self) -> tuple[Value, ...]:
         """What the grid sampler tries: every choice, or `points` values from end to end."""
         if self.choice is not None:

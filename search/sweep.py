@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -13,7 +13,7 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.runtime import derive
 from gbc.settings import flatten, load_yaml
-from search import space
+from search import space, warm_start
 from search.budget import spent, used_up, work_left
 from search.config import BUDGETS, SweepConfig
 from search.engine import Machine, run_ray
@@ -22,11 +22,11 @@ from search.lock import only_driver
 from search.prepare import CLASSIFIERS, Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder, trial_folder
+from search.records import RECORD, folder_of
+from search.samplers import LEARNING, Prior
 from search.summary import Summary, sum_up
 from search.tracking import Tracker
 from search.trial import Assignment
-
-SWEEPS: Final = Path("mlruns") / "sweeps"
 
 
 class SweepMismatch(BadInput):
@@ -39,11 +39,6 @@ class SweepMismatch(BadInput):
         self.differences = differences
 
 
-def folder_of(name: str) -> Path:
-    """Where the sweep of this name lives."""
-    return SWEEPS / name
-
-
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
@@ -52,13 +47,14 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     Raises:
         SweepMismatch: any other setting differs.
     """
-    path = folder_of(config.name) / "sweep.yaml"
+    path = folder_of(config.name) / RECORD
     if not path.exists():
         return config
     record = SweepConfig.parse(load_yaml(path), str(path))
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
     kept = {key: getattr(record, key) for key in BUDGETS if key not in explicit}
+    kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
     return config.model_copy(update=kept)
 
 
@@ -88,11 +84,13 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
     folder = folder_of(config.name)
     with only_driver(folder):
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
+        prior = warm_start.load(config)
         prepared = prepare(config.trial, machine, console)
         tracker = Tracker(config, prepared.origin())
         record = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        write_atomic(folder / "sweep.yaml", record.encode())
-        ledger = Ledger(config, folder)
+        write_atomic(folder / RECORD, record.encode())
+        noted = warm_start.note(prior, folder)
+        ledger = Ledger(config, folder, prior)
         progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, folder)
 
@@ -108,11 +106,12 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
             )
 
         try:
-            tracker.begin(
-                {"sweep.yaml": record, "classifier.json": prepared.regimes()}, flatten(config.model_dump(mode="json"))
-            )
+            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+            tracker.begin(files, flatten(config.model_dump(mode="json")))
             recorder.catch_up()
             if work_left(config, ledger.entries(), recorder.elapsed()):
+                if prior.first:
+                    _announce_warm_start(config, prior, console)
                 _announce(config, machine, prepared, ledger, console)
                 with progress:
                     run_ray(config, machine, ledger, recorder, assign, folder)
@@ -147,6 +146,15 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{prepared.steps_per_second:.0f} steps/s a trial: about {duration(seconds)}. "
         "Ctrl-C is safe: the same command continues.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
+    learns = config.sampler in LEARNING
+    console.print(
+        f"warm start: the first {len(prior.first)} trials take settings of sweep {config.warm_start}; sampler {config.sampler} "
+        + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

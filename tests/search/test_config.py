@@ -75,6 +75,7 @@ def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path:
     assert ask(config=path, flags={"trials": 7}).trials == 7
     assert ask(config=path, flags={"trials": 999}).trials == 50
     assert ask(config=path, flags={"sampler": "random"}).trials == 6
+    assert ask(config=path, flags={"warm_start": "other"}).trials == 55
 
 
 @pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
@@ -121,6 +122,8 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
             {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
             "sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid",
         ),
+        ({"warm_start_trials": 3}, "warm_start_trials is for a warm start; name the other sweep as well"),
+        ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 should be greater than or equal to 1"),
         ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
         ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
         ({"name": "../up"}, "name: '../up' must start with a letter or digit"),

@@ -165,6 +165,16 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     assert (settled.trials, settled.max_steps, settled.patience) == (9, None, 4)
 
 
+def test_the_order_of_the_space_is_the_records() -> None:
+    record = SweepConfig.parse(tiny_sweep(), "tests")
+    path = sweep.folder_of("tiny") / "sweep.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    turned = SweepConfig.parse(tiny_sweep(space=dict(reversed(record.model_dump(mode="json")["space"].items()))), "tests")
+    assert list(turned.space) != list(record.space)
+    assert list(sweep.settle_with_record(turned, set()).space) == list(record.space)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlruns").write_text("a file where a folder must be")
     assert main(["--config", str(sweep_file)]) == 2

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from gbc import checkpoint, datasets, pretrain
 from gbc.config import TrialConfig
 from gbc.metrics import Judge
 from gbc.trainer import Trainer
+from search.config import SweepConfig
+from search.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 
@@ -343,3 +346,44 @@ def test_two_objectives_over_a_grid(place: Workplace) -> None:
     command = [sys.executable, EXPORT, "--sweep", "front", "--out", "front-exported", "--json"]
     exported = subprocess.run(command, cwd=place.folder, check=True, capture_output=True, text=True)
     assert json.loads(exported.stdout)["trial"] == first
+
+
+def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(place: Workplace) -> None:
+    best = lay_down_a_sweep(place, "cold")[:-3:-1]
+    command = ("--config", place.file("warm"), "--warm-start", "cold", "--warm-start-trials", "2", "--concurrency", "1")
+    process = place.start(*command)
+    output = place.wait_for(process, "trial 0001  starts")
+    assert "warm start: the first 2 trials take settings of sweep cold; sampler tpe knows 12 of its full trials" in output
+    place.kill_everything(process)
+    shutil.rmtree(place.folder / "mlruns" / "sweeps" / "cold")  # what was taken was noted
+    code, output = place.run(*command)
+    assert code == 0, output
+    place.check_records_agree("warm", 4)
+    study = place.study("warm")
+    assert [trial.params for trial in study[:2]] == best
+    assert [trial.user_attrs.get("warm_start") for trial in study] == ["cold/trial-0011", "cold/trial-0010", None, None]
+    files = {artifact.path for artifact in place.client().list_artifacts(place.parents("warm")[0].info.run_id)}
+    assert "warm_start.json" in files
+
+    # At concurrency 1 an unbroken sweep samples and scores the same.
+    lay_down_a_sweep(place, "cold")
+    code, output = place.run("--config", place.file("again"), *command[2:])
+    assert code == 0, output
+    twin = place.study("again")
+    assert [(t.params, t.intermediate_values) for t in twin] == [(t.params, t.intermediate_values) for t in study]
+
+
+def lay_down_a_sweep(place: Workplace, name: str) -> list[dict[str, Any]]:
+    """The record and the study of a sweep of twelve full trials, each better than the one before; gives their settings."""
+    config = SweepConfig.parse(tiny_sweep(name=name, seed=3), "test")
+    folder = place.folder / "mlruns" / "sweeps" / name
+    folder.mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, folder)
+    for number in range(12):
+        ledger.ask()
+        ledger.record(number, 12, number / 100, stop=False)
+        ledger.tell(number, "complete")
+    settings = [entry.params for entry in ledger.entries()]
+    ledger.close()
+    return settings
