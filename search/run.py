@@ -115,7 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
         from search.engine import Machine
 
         summary = sweep.run_sweep(config, Machine.of(config.resources), console)
-    _conclude(summary, config, arguments, console)
+        if summary.ended_by in ("steps", "patience", "grid"):
+            console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
+    _conclude(summary, arguments, console)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
@@ -190,8 +192,7 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
     print(json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False), end="\n" if as_json else "")
 
 
-def _conclude(summary: Summary, config: SweepConfig, arguments: argparse.Namespace, console: Console) -> None:
-    from search.budget import mend
+def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console) -> None:
     from search.progress import duration
 
     def say(text: str) -> None:
@@ -222,8 +223,6 @@ def _conclude(summary: Summary, config: SweepConfig, arguments: argparse.Namespa
             say(f"      trial-{point['trial']:04d}  {values}")
     if summary.free_rank is not None:
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
-    if summary.ended_by in ("steps", "patience", "grid"):
-        say(f"ended: {mend(config, summary.ended_by)}")
     say("\nnext:")
     if not summary.finished:
         say(f"  continue  {shlex.join(['python', 'search/run.py', *arguments.words])}")

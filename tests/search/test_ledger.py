@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
@@ -57,6 +58,20 @@ def test_a_trial_that_never_reported_can_be_closed(config: SweepConfig, tmp_path
     ledger.tell(0, "stopped")
     assert ledger.entry(0).state == "stopped" and ledger.entry(0).value is None
     assert ledger.best() is None
+
+
+def test_settings_enter_the_study_whole(config: SweepConfig, tmp_path: Path) -> None:
+    """One transaction: a driver that dies while it asks has not asked."""
+    ledger = Ledger(config, tmp_path)
+    written: list[str] = []
+    engine = ledger._storage.engine
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: written.append(statement.split()[0]))
+    event.listen(engine, "commit", lambda _: written.append("COMMIT"))
+    ledger.ask()
+    first = written.index("INSERT")
+    end = written.index("COMMIT", first)
+    assert written[first:end].count("INSERT") >= 1 + len(config.space)
+    assert not {"INSERT", "UPDATE", "DELETE"} & set(written[end:])
 
 
 def test_the_best_is_a_complete_trial_in_the_right_direction(tmp_path: Path) -> None:
