@@ -22,6 +22,9 @@ ORIGIN: Final = "warm_start"
 """Attribute of a trial whose settings came from another sweep: which sweep and trial."""
 
 
+_SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing
+
+
 @dataclass(frozen=True)
 class Known:
     """Settings of another sweep's trial, and what came of them."""
@@ -146,6 +149,8 @@ def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> Ba
         create_trial(value=trial.value, params={key: trial.params[key] for key in ranges}, distributions=ranges)
         for trial in history
     ]
+    if len(source) < _SOURCES:
+        source *= _SOURCES  # the best tenth is then the best trial
     return CmaEsSampler(
         seed=seed,
         source_trials=source or None,

@@ -149,6 +149,17 @@ def test_history_teaches_before_the_first_trial_of_ones_own(sampler: str) -> Non
     assert np.median([score(entry.params) for entry in warm]) > np.median([score(entry.params) for entry in plain])
 
 
+@pytest.mark.parametrize("trials", [1, 2, 9, 11])
+@pytest.mark.parametrize("sampler", sorted(LEARNING))
+def test_any_length_of_history_will_do(sampler: str, trials: int) -> None:
+    other_sweep(trials)
+    for space in ({"lr": {"log10": [-3.5, -2.0]}}, {**mine().model_dump(mode="json", exclude_none=True)["space"]}):
+        config = mine(sampler=sampler, space=space, warm_start_trials=1, name=f"mine-{len(space)}")
+        prior = warm_start.load(config)
+        assert prior.history
+        run(config, prior, 4, restart=True)
+
+
 def test_a_grid_is_tried_in_full_beside_what_was_borrowed() -> None:
     other_sweep()
     space = {"lr": {"log10": [-3.5, -2.0], "points": 2}, "batch_size": {"choice": [16, 32]}, "tv_weight": {"choice": [0.5]}}
