@@ -10,6 +10,9 @@ from search.ledger import Entry
 from search.ranking import trials_without_gain
 from search.space import grid_size
 
+MOMENT: Final = 2.0
+"""Seconds of a time budget that are not worth starting Ray or a trial for."""
+
 _MENDS: Final = {
     "trials": "more: --trials {twice}, or another --name",
     "grid": "every point of the grid was tried; for a finer one raise `points` in the space, under another --name",
@@ -21,8 +24,7 @@ _MENDS: Final = {
 
 def spent(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> str | None:
     """The budget that ends the sweep now, open trials included: `time`, `steps` or `patience`; None while there is none."""
-    # Not worth starting Ray again for the last moment.
-    if config.time_budget is not None and seconds >= config.time_budget * 60 - 2:
+    if config.time_budget is not None and seconds >= config.time_budget * 60 - MOMENT:
         return "time"
     if config.max_steps is not None and sum(entry.last_step for entry in entries) >= config.max_steps:
         return "steps"

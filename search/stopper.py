@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from search.budget import spent
+from search.budget import MOMENT, spent
 from search.ledger import Ledger
 
 
@@ -24,10 +24,10 @@ class LedgerStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the sweep is over; asked several times a second."""
+        """Whether the sweep is over, its time to the last second; asked several times a second."""
         if self._seen != self._ledger.changes:
             self._entries, self._seen = self._ledger.entries(), self._ledger.changes
-        return spent(self._ledger.config, self._entries, self._elapsed()) is not None
+        return spent(self._ledger.config, self._entries, self._elapsed() - MOMENT) is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles stoppers into a file that nobody reads; keep the open study out of it."""

@@ -115,6 +115,8 @@ def test_ray_is_stopped_once_the_ledger_says_so(tmp_path: Path) -> None:
     assert not stopper("x", {"step": 12}) and not stopper.stop_all()
     play(ledger, [0.1])
     assert not stopper.stop_all()
+    clock[0] = 599.0
+    assert not stopper.stop_all()
     clock[0] = 601.0
     assert stopper.stop_all()
     clock[0] = 0.0

@@ -285,7 +285,7 @@ def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
 
 def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
     file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
-    code, output = place.run("--config", file, "--time-budget", "15s")
+    code, output = place.run("--config", file, "--time-budget", "25s")
     assert code == 0, output
     runs = place.trials("short")
     assert 0 < len(runs) < 50
