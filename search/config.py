@@ -13,16 +13,19 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, Direction
 from gbc.settings import Config, assign, flatten, load_yaml, suggest
-from search.space import Dimension, check_space
+from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
+BUDGETS: Final = ("trials", "time_budget", "max_steps", "patience")
+"""Settings that end a sweep. They may change when it is continued."""
+_MOST_TRIALS: Final = 1_000_000
 
 
 class SchedulerConfig(Config):
-    """ASHA (Li et al. 2020) over optimiser steps, or `none`: every trial runs to the full horizon."""
+    """ASHA (Li et al. 2020) or the median stopping rule (Golovin et al. 2017) over optimiser steps, or `none`."""
 
-    name: Literal["asha", "none"] = "asha"
-    reduction_factor: int = Field(3, ge=2, le=16, description="one trial in this many passes a rung")
+    name: Literal["asha", "median", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2, le=16, description="asha: one trial in this many passes a rung")
     grace: int | None = Field(None, ge=1, description="optimiser steps before a trial may be stopped; a ninth by default")
 
 
@@ -72,13 +75,18 @@ class SweepConfig(Config):
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
-    sampler: Literal["tpe", "random"] = "tpe"
+    second_objective: Objective | None = Field(None, description="the result is then a Pareto front, without early stopping")
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
+    warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
+    warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
 
     # Budget and resources may change when a sweep is continued.
-    trials: int = Field(32, ge=1, le=1_000_000)
+    trials: int = Field(32, ge=1, le=_MOST_TRIALS)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps of all trials together")
+    patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
     resources: Resources = Resources()
 
     @field_validator("name")
@@ -91,15 +99,50 @@ class SweepConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
         check_space(self.space, self.trial)
+        if self.sampler == "grid" and grid_size(self.space) > _MOST_TRIALS:
+            raise ValueError(
+                f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
+            )
+        if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
+            raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
-        if self.scheduler.name == "asha" and (grace % every or grace > self.trial.steps):
+        if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
             raise ValueError(
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
-        if self.objective.metric == "loss/bn" and not self.trial.bn_weight and "bn_weight" not in self.space:
+        if self.warm_start_trials and not self.warm_start:
+            raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
+        metrics = [objective.metric for objective in self.objectives]
+        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
+        if len(metrics) > 1:
+            if metrics[0] == metrics[1]:
+                raise ValueError(f"both objectives are {metrics[0]}; name two metrics, or one")
+            if self.scheduler.name != "none":
+                raise ValueError(
+                    f"scheduler {self.scheduler.name} cannot weigh two objectives; use scheduler none, or one metric"
+                )
+            if self.sampler == "cmaes":
+                raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the sweep improves."""
+        return (self.objective, self.second_objective) if self.second_objective else (self.objective,)
+
+    @property
+    def planned(self) -> int:
+        """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
+        if self.sampler != "grid":
+            return self.trials
+        return min(self.trials, grid_size(self.space) + self.borrowed)
+
+    @property
+    def borrowed(self) -> int:
+        """How many trials a warm start may bring."""
+        return (self.warm_start_trials or 5) if self.warm_start else 0
 
     @property
     def dataset(self) -> str:
@@ -108,7 +151,7 @@ class SweepConfig(Config):
 
     @property
     def first_rung(self) -> int:
-        """Optimiser steps before ASHA may stop a trial, in whole reports."""
+        """Optimiser steps before a trial may be stopped, in whole reports."""
         every = self.trial.report_every
         return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
 
@@ -123,9 +166,9 @@ class SweepConfig(Config):
         }
 
     def _identity(self) -> dict[str, Any]:
-        identity = self.model_dump(mode="json", exclude={"trials", "time_budget", "resources"})
+        identity = self.model_dump(mode="json", exclude={*BUDGETS, "resources"})
         del identity["trial"]["device"]
-        return flatten(identity)
+        return {key: value for key, value in flatten(identity).items() if value is not None}
 
 
 def resolve(
@@ -154,12 +197,31 @@ def resolve(
     for key, value in assignments.items():
         data.get("space", {}).pop(key, None)
         assign(data, f"trial.{key}", value, f"--set {key}")
+    if data.get("second_objective"):
+        data.setdefault("scheduler", {}).setdefault("name", "none")
     _fit_reports(data, flags)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
     match data.get("trials"):
         case {"per_slot": int(count), **rest} if not rest:
             data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
-    return SweepConfig.parse(data, str(source))
+            if data.get("sampler") == "grid":  # nobody named a number: all of it
+                data["trials"] = _MOST_TRIALS
+    found = SweepConfig.parse(data, str(source))
+    return found.model_copy(update={"trials": found.planned})
+
+
+def objective_flags(text: str) -> dict[str, Any]:
+    """`--objective` as settings: one metric, or two with a comma, and then no early stopping.
+
+    Raises:
+        BadInput: as `Objective.from_text`, or more than two.
+    """
+    found = [Objective.from_text(part.strip()).model_dump(mode="json") for part in text.split(",")]
+    if len(found) > 2:
+        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
+    if len(found) == 1:
+        return {"objective": found[0], "second_objective": None}
+    return {"objective": found[0], "second_objective": found[1], "scheduler.name": "none"}
 
 
 def _preset(dataset: str, preset: str) -> Path:

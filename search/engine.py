@@ -90,13 +90,14 @@ def run_ray(
     assign: Callable[[Entry], Assignment],
     folder: Path,
 ) -> None:
-    """Run trials until the budget is used up or the process is told to stop (SIGINT, SIGTERM)."""
+    """Run trials until a budget is used up or the process is told to stop (SIGINT, SIGTERM)."""
     quiet_environment()
     import ray
     from ray import tune
 
     from search.scheduler import make_scheduler
     from search.searcher import LedgerSearcher
+    from search.stopper import LedgerStopper
     from search.trial import run_trial
 
     for name in ("ray", "ray.tune", "ray.data"):
@@ -115,7 +116,6 @@ def run_ray(
     shutil.rmtree(scratch, ignore_errors=True)
     entries = ledger.entries()
     todo = config.trials - sum(entry.finished for entry in entries)
-    budget = None if config.time_budget is None else max(1.0, config.time_budget * 60 - recorder.elapsed())
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     try:
         tuner = tune.Tuner(
@@ -124,7 +124,6 @@ def run_ray(
                 num_samples=todo,
                 max_concurrent_trials=machine.concurrency,
                 reuse_actors=True,
-                time_budget_s=budget,
                 search_alg=LedgerSearcher(ledger, assign),
                 scheduler=make_scheduler(config, ledger),
             ),
@@ -133,6 +132,7 @@ def run_ray(
                 storage_path=str(scratch.resolve()),
                 verbose=0,
                 callbacks=[recorder],
+                stop=LedgerStopper(ledger, recorder.elapsed),
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )

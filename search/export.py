@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
-    """Write the folder `out` for trial `number`, or for the best full-horizon trial.
+    """Write the folder `out` for trial `number`, or for the best full-horizon trial (by the first of two objectives).
 
     Raises:
         BadInput: no such sweep or trial, no finished trial, or `out` exists.
@@ -54,20 +54,14 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from gbc import checkpoint, export, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from gbc.settings import load_yaml, suggest
-    from search.config import SweepConfig
-    from search.ledger import STUDY_FILE, Ledger
+    from search.ledger import Ledger
     from search.prepare import CLASSIFIERS
     from search.recorder import trial_folder
-    from search.sweep import SWEEPS, folder_of
+    from search.records import folder_of, recorded
     from search.trial import CHECKPOINT, PICTURE
 
-    folder = folder_of(name)
-    if not (folder / STUDY_FILE).exists():
-        known = [path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}")]
-        raise BadInput(f"no sweep {name!r} here; {suggest(name, known) if known else 'start one with python search/run.py'}")
-    record = folder / "sweep.yaml"
-    ledger = Ledger(SweepConfig.parse(load_yaml(record), str(record)), folder)
+    config, folder = recorded(name), folder_of(name)
+    ledger = Ledger(config, folder)
     entries, best = ledger.entries(), ledger.best()
     ledger.close()
     if number is not None and not 0 <= number < len(entries):

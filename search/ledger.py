@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
+from search.ranking import best
+from search.samplers import ORIGIN, Prior, propose
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 STUDY_FILE: Final = "study.db"
 _STOPPED: Final = "stopped_at"
 _REASON: Final = "reason"
+_SECOND: Final = "second_objective"
 _SECONDS: Final = "seconds"
 
 
@@ -37,6 +40,12 @@ class Entry:
     """The step at which the scheduler decided to stop it."""
     reason: str | None
     """Why it failed."""
+    second: float | None = None
+    """The second objective at the last recorded step, in a sweep that has two."""
+    origin: str | None = None
+    """The trial of another sweep whose settings it took (warm start)."""
+    ended: float | None = None
+    """When it was told, in seconds since 1970."""
 
     @property
     def last_step(self) -> int:
@@ -49,6 +58,11 @@ class Entry:
         return self.values[self.last_step] if self.values else None
 
     @property
+    def objectives(self) -> tuple[float, ...]:
+        """Every objective at the last recorded step."""
+        return tuple(value for value in (self.value, self.second) if value is not None)
+
+    @property
     def finished(self) -> bool:
         """Whether the trial was told."""
         return self.state != "running"
@@ -57,8 +71,8 @@ class Entry:
 class Ledger:
     """Reads and writes the study of one sweep. Only the driver has one."""
 
-    def __init__(self, config: SweepConfig, folder: Path) -> None:
-        """Opens the study in `folder`, or starts it.
+    def __init__(self, config: SweepConfig, folder: Path, prior: Prior | None = None) -> None:
+        """Opens the study in `folder`, or starts it. `prior` is what `ask` knows before the first trial.
 
         Raises:
             CorruptFile: the study's file is damaged.
@@ -84,7 +98,7 @@ class Ledger:
             self.study = optuna.create_study(
                 study_name=config.name,
                 storage=storage,
-                direction="maximize" if config.objective.direction == "max" else "minimize",
+                directions=[f"{objective.direction}imize" for objective in config.objectives],
                 load_if_exists=True,
             )
         except OperationalError as fault:
@@ -92,8 +106,9 @@ class Ledger:
         except DatabaseError as fault:
             raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
         self._storage = storage
-        self._live: dict[int, optuna.trial.Trial] = {}
-        self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+        self._prior = prior or Prior()
+        self.changes = 0
+        """How often something was written by this object."""
 
     def entries(self) -> list[Entry]:
         """Every trial, by number."""
@@ -106,26 +121,28 @@ class Ledger:
     def ask(self) -> Entry:
         """A new trial with sampled settings.
 
-        The sampler is seeded anew from (seed, number of trials), so a sweep that was continued does not repeat itself and,
-        one trial at a time, samples what an unbroken sweep samples.
+        A function of the seed and the trials so far (`search.samplers`): a sweep that was continued does not repeat itself
+        and, one trial at a time, samples what an unbroken sweep samples.
         """
-        import optuna
+        trials = self.study.get_trials(deepcopy=False)
+        self.study.add_trial(propose(self.config, trials, self._prior))
+        self.changes += 1
+        return self.entry(len(trials))
 
-        seed = self.config.seed * 100_003 + len(self.study.get_trials(deepcopy=False))
-        if self.config.sampler == "tpe":
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        return self.entry(self.study.ask(self._distributions).number)
+    def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
+        """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent.
 
-    def record(self, number: int, step: int, value: float, *, stop: bool) -> None:
-        """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent."""
+        Of a `second` objective only the last value is kept.
+        """
         trial = self._id(number)
         if step in self._storage.get_trial(trial).intermediate_values:
             return
         if stop:
             self._storage.set_trial_user_attr(trial, _STOPPED, step)
+        if second is not None:
+            self._storage.set_trial_user_attr(trial, _SECOND, second)
         self._storage.set_trial_intermediate_value(trial, step, value)
+        self.changes += 1
 
     def tell(self, number: int, outcome: str, reason: str | None = None) -> None:
         """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
@@ -139,13 +156,12 @@ class Ledger:
             self._storage.set_trial_user_attr(self._id(number), _REASON, reason)
         # The study's own `tell` would let pruned trials without a value through as they are; it takes values from the
         # intermediate ones, which is what TPE ranks stopped trials by.
-        self.study.tell(number, entry.value if outcome == "complete" else None, state=state)
+        self.study.tell(number, entry.objectives if outcome == "complete" else None, state=state)
+        self.changes += 1
 
     def best(self) -> Entry | None:
-        """The trial with the best objective at the full horizon, if any got there."""
-        done = [entry for entry in self.entries() if entry.state == "complete" and entry.value is not None]
-        sign = 1 if self.config.objective.direction == "max" else -1
-        return max(done, key=lambda entry: sign * (entry.value or 0.0), default=None)
+        """The trial with the best (first) objective at the full horizon, if any got there."""
+        return best(self.config, self.entries())
 
     @property
     def seconds(self) -> float:
@@ -175,4 +191,7 @@ class Ledger:
             values=dict(sorted(trial.intermediate_values.items())),
             stopped_at=trial.user_attrs.get(_STOPPED),
             reason=trial.user_attrs.get(_REASON),
+            second=trial.user_attrs.get(_SECOND),
+            origin=trial.user_attrs.get(ORIGIN),
+            ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         )

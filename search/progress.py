@@ -99,11 +99,13 @@ class Progress:
         left = (waiting + running) * elapsed / fresh
         if self._config.time_budget is not None:
             left = min(left, self._config.time_budget * 60 - elapsed)
+        if self._config.max_steps is not None:
+            left = min(left, (self._config.max_steps - sum(line.step for line in self._lines.values())) * elapsed / fresh)
         return max(0.0, left)
 
     def _columns(self) -> dict[str, str]:
-        objective = self._config.objective.metric
-        return _COLUMNS if objective in _COLUMNS else {objective: objective, **_COLUMNS}
+        objectives = [objective.metric for objective in self._config.objectives]
+        return {metric: metric for metric in objectives if metric not in _COLUMNS} | _COLUMNS
 
     def _overall(self) -> str:
         finished = sum(line.state != "running" for line in self._lines.values())
@@ -144,10 +146,15 @@ class Progress:
 
 
 def expected_steps(config: SweepConfig) -> float:
-    """Optimiser steps of an average trial, if ASHA passes one trial in `reduction_factor` at every rung."""
+    """Optimiser steps of an average trial, if ASHA passes one trial in `reduction_factor` at every rung.
+
+    The median rule lets about half of the trials pass, and stops the others anywhere after the grace period.
+    """
     horizon = config.trial.steps
     if config.scheduler.name == "none":
         return float(horizon)
+    if config.scheduler.name == "median":
+        return 0.75 * horizon + 0.25 * config.first_rung
     steps, share, rung = 0.0, 1.0, config.first_rung
     before = 0
     while rung < horizon:

@@ -41,7 +41,8 @@ class Recorder(tune.Callback):
         config = self._ledger.config
         metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, int | float)}
         stop = bool(result.get("done")) and step < config.trial.steps
-        self._ledger.record(number, step, metrics[config.objective.metric], stop=stop)
+        second = metrics[config.second_objective.metric] if config.second_objective else None
+        self._ledger.record(number, step, metrics[config.objective.metric], stop=stop, second=second)
         self._tracker.log(number, step, metrics)
         self._progress.reported(number, step, metrics)
         self._note_time()
@@ -83,8 +84,8 @@ class Recorder(tune.Callback):
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began
 
-    def close_time_budget(self) -> None:
-        """The time is up: what is still open counts as stopped early."""
+    def close_open(self) -> None:
+        """A budget is spent: what is still open counts as stopped early."""
         for entry in self._ledger.entries():
             if not entry.finished:
                 self._close(entry.number, "stopped")

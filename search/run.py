@@ -54,9 +54,15 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--time-budget", metavar="TIME", help="wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)"
     )
-    how.add_argument("--sampler", choices=["tpe", "random"])
-    how.add_argument("--scheduler", choices=["asha", "none"])
-    how.add_argument("--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage")
+    how.add_argument("--max-steps", type=int, metavar="N", help="optimiser steps of all trials together")
+    how.add_argument("--patience", type=int, metavar="K", help="end when the best has not improved in K full trials")
+    how.add_argument("--sampler", choices=["tpe", "random", "cmaes", "gp", "qmc", "grid"], help="what proposes settings")
+    how.add_argument("--scheduler", choices=["asha", "median", "none"], help="what stops bad trials early")
+    how.add_argument(
+        "--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage; two with a comma give a Pareto front"
+    )
+    how.add_argument("--warm-start", metavar="SWEEP", help="try the best settings of another sweep first, and learn from it")
+    how.add_argument("--warm-start-trials", type=int, metavar="K", help="how many settings of that sweep (default: 5)")
     how.add_argument("--seed", type=int)
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
@@ -94,18 +100,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
     console = Console(stderr=arguments.json)
     from search import sweep
+    from search.budget import mend
+    from search.config import BUDGETS
 
-    explicit = {key for key in ("trials", "time_budget") if getattr(arguments, key) is not None}
+    explicit = {key for key in BUDGETS if getattr(arguments, key) is not None}
     config = sweep.settle_with_record(config, explicit)
     summary = sweep.finished_summary(config)
     if summary:
         console.print(
-            f"sweep {config.name} is finished already; more: --trials {config.trials * 2}, or another --name", highlight=False
-        )
+            f"sweep {config.name} is finished already; {mend(config, summary.ended_by or 'trials')}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     else:
         from search.engine import Machine
 
         summary = sweep.run_sweep(config, Machine.of(config.resources), console)
+        if summary.ended_by in ("steps", "patience", "grid"):
+            console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     _conclude(summary, arguments, console)
     if not summary.finished:
         return 130
@@ -116,7 +127,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.config import classifier_flags
     from gbc.errors import BadInput
     from gbc.settings import parse_assignment
-    from search.config import Objective, resolve
+    from search.config import objective_flags, resolve
     from search.engine import Machine
 
     flags: dict[str, Any] = {
@@ -124,18 +135,24 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "trials": arguments.trials,
         "seed": arguments.seed,
         "sampler": arguments.sampler,
+        "warm_start": arguments.warm_start,
+        "warm_start_trials": arguments.warm_start_trials,
         "scheduler.name": arguments.scheduler,
         "trial.steps": arguments.steps,
         "trial.dataset.data_root": arguments.data_root and str(Path(arguments.data_root).resolve()),
         "trial.dataset.download": arguments.download,
         "time_budget": arguments.time_budget and parse_duration(arguments.time_budget),
+        "max_steps": arguments.max_steps,
+        "patience": arguments.patience,
         "resources.concurrency": arguments.concurrency,
         "resources.cpus_per_trial": arguments.cpus_per_trial,
         "resources.gpus_per_trial": arguments.gpus_per_trial,
     }
-    if arguments.objective:
-        flags["objective"] = Objective.from_text(arguments.objective).model_dump(mode="json")
     flags = {key: value for key, value in flags.items() if value is not None}
+    if arguments.objective:
+        flags = objective_flags(arguments.objective) | flags
+        if flags["second_objective"] and not arguments.scheduler:
+            print("note: with two objectives no trial is stopped early (scheduler none)", file=sys.stderr)
     given = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
     flags |= {f"trial.{key}": value for key, value in given.items()}
     if arguments.config and arguments.preset:
@@ -199,6 +216,11 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
             )
         )
         say(f"picture: {summary.picture}")
+    if summary.front:
+        say("front: trials that no other beats in both objectives")
+        for point in summary.front:
+            values = "  ".join(f"{metric} {value:.3f}" for metric, value in point["values"].items())
+            say(f"      trial-{point['trial']:04d}  {values}")
     if summary.free_rank is not None:
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from search.budget import used_up
 from search.ledger import Ledger
 from search.trial import Assignment
 
@@ -21,13 +22,13 @@ class LedgerSearcher(Searcher):
         self._open = [entry for entry in ledger.entries() if not entry.finished]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next assignment as a plain dictionary, or FINISHED when the budget of trials is used up."""
+        """The next assignment as a plain dictionary, or FINISHED when a budget is used up."""
         if self._open:
             entry = self._open.pop(0)
-        elif len(self._ledger.entries()) < self._ledger.config.trials:
-            entry = self._ledger.ask()
-        else:
+        elif used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
             return Searcher.FINISHED
+        else:
+            entry = self._ledger.ask()
         assignment: Assignment = self._assign(entry)
         return dict(assignment)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
@@ -16,21 +17,29 @@ if TYPE_CHECKING:
 
 Value = int | float | str | bool
 
+_GRID_POINTS: Final = 5
+
 
 class Dimension(Config):
-    """Exactly one of: `log10: [low, high]` exponents of ten, `uniform: [low, high]`, `choice: [a, b, …]`."""
+    """Exactly one of: `log10: [low, high]` exponents of ten, `uniform: [low, high]`, `choice: [a, b, …]`.
+
+    `points` says into how many values, both ends among them, the grid sampler cuts a range (5 by default).
+    """
 
     log10: tuple[float, float] | None = None
     uniform: tuple[float, float] | None = None
     choice: tuple[Value, ...] | None = None
+    points: int | None = Field(None, ge=2, le=1000)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
-        given = {name: value for name, value in self if value is not None}
+        given = {name: value for name, value in self if value is not None and name != "points"}
         if len(given) != 1:
             raise ValueError("must have exactly one of log10, uniform and choice")
         (kind, value), *_ = given.items()
         if kind == "choice":
+            if self.points is not None:
+                raise ValueError("points is for ranges; a grid has every choice")
             if not value:
                 raise ValueError("choice must not be empty")
         elif not value[0] < value[1]:
@@ -46,6 +55,34 @@ class Dimension(Config):
         assert self.uniform is not None
         return self.uniform
 
+    def at(self, share: float) -> Value:
+        """The value `share` of the way from the low end (0) to the high end (1), or from the first choice to the last."""
+        if self.choice is not None:
+            return self.choice[min(int(share * len(self.choice)), len(self.choice) - 1)]
+        low, high = map(float, self.bounds())
+        if self.uniform is not None:
+            return min(low + share * (high - low), high)
+        assert self.log10 is not None
+        return min(max(10.0 ** (self.log10[0] + share * (self.log10[1] - self.log10[0])), low), high)
+
+    def holds(self, value: object) -> bool:
+        """Whether `value` lies in the range or is one of the choices."""
+        if self.choice is not None:
+            return any(value == choice and type(value) is type(choice) for choice in self.choice)
+        low, high = map(float, self.bounds())
+        return isinstance(value, int | float) and low <= value <= high
+
+    def grid(self) -> tuple[Value, ...]:
+        """What the grid sampler tries: every choice, or `points` values from end to end."""
+        if self.choice is not None:
+            return self.choice
+        return tuple(self.at(index / (self.grid_size - 1)) for index in range(self.grid_size))
+
+    @property
+    def grid_size(self) -> int:
+        """How many values that is."""
+        return len(self.choice) if self.choice is not None else self.points or _GRID_POINTS
+
     def distribution(self) -> BaseDistribution:
         """The same as Optuna knows it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -54,6 +91,11 @@ class Dimension(Config):
             return CategoricalDistribution(self.choice)
         low, high = map(float, self.bounds())
         return FloatDistribution(low, high, log=self.log10 is not None)
+
+
+def grid_size(space: Mapping[str, Dimension]) -> int:
+    """How many settings the grid over `space` has."""
+    return math.prod(dimension.grid_size for dimension in space.values())
 
 
 def check_space(space: Mapping[str, Dimension], trial: TrialConfig) -> None:

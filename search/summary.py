@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
+from search.budget import used_up
 from search.config import SweepConfig
-from search.ledger import Ledger
+from search.ledger import Entry, Ledger
+from search.ranking import front
 from search.recorder import trial_folder
 from search.trial import PICTURE
 
@@ -32,7 +34,7 @@ class Summary:
     open: int
     seconds: float
     finished: bool
-    """Whether the budget is used up; otherwise the same command continues."""
+    """Whether a budget is used up; otherwise the same command continues."""
     best_trial: int | None
     best_value: float | None
     best_metrics: dict[str, float]
@@ -40,6 +42,10 @@ class Summary:
     picture: str | None
     free_rank: float | None = None
     """Spearman's correlation of `free/score` and `tstr/1nn` over the complete trials: what a search without data is worth."""
+    ended_by: str | None = None
+    """The budget that is used up: `trials`, `time`, `steps`, `patience` or `grid`; None when it can be continued as it is."""
+    front: list[dict[str, Any]] = field(default_factory=list)
+    """With two objectives the trials that no other beats, best by the first one first: `trial`, `values`, `params`."""
 
     def to_json(self) -> str:
         """For `--json`."""
@@ -61,6 +67,7 @@ class Summary:
 def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
     """The summary of a sweep whose ledger is open; `metrics` gives a trial's last values."""
     entries, best = ledger.entries(), ledger.best()
+    reason = None if any(not entry.finished for entry in entries) else used_up(config, entries, ledger.seconds)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
     picture = trial_folder(folder, best.number) / PICTURE if best else None
     last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
@@ -73,14 +80,21 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         failed=count["failed"],
         open=count["running"],
         seconds=round(ledger.seconds, 1),
-        finished=not count["running"] and used_up(config, len(entries), ledger.seconds),
+        finished=reason is not None,
         best_trial=best.number if best else None,
         best_value=best.value if best else None,
         best_metrics=(last.get(best.number) or metrics(best.number)) if best else {},
         best_params=best.params if best else {},
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
+        ended_by=reason,
+        front=[_point(config, entry) for entry in front(config, entries)] if config.second_objective else [],
     )
+
+
+def _point(config: SweepConfig, entry: Entry) -> dict[str, Any]:
+    values = dict(zip((objective.metric for objective in config.objectives), entry.objectives, strict=True))
+    return {"trial": entry.number, "values": values, "params": entry.params}
 
 
 def free_rank(trials: list[dict[str, float]]) -> float | None:
@@ -92,21 +106,3 @@ def free_rank(trials: list[dict[str, float]]) -> float | None:
         return None
     found = rank_correlation(frame, "free/score", "tstr/1nn")
     return None if math.isnan(found) else found
-
-
-def used_up(config: SweepConfig, trials: int, seconds: float) -> bool:
-    """Whether no further trial may start."""
-    return trials >= config.trials or time_up(config, seconds)
-
-
-def time_up(config: SweepConfig, seconds: float) -> bool:
-    """Whether the time budget is spent."""
-    # Ray stops a moment before or after the second.
-    return config.time_budget is not None and seconds >= config.time_budget * 60 - 2
-
-
-def work_left(config: SweepConfig, ledger: Ledger) -> bool:
-    """Whether a trial is open or may still start."""
-    entries = ledger.entries()
-    still_open = any(not entry.finished for entry in entries)
-    return not time_up(config, ledger.seconds) and (still_open or len(entries) < config.trials)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -12,19 +13,20 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.runtime import derive
 from gbc.settings import flatten, load_yaml
-from search import space
-from search.config import SweepConfig
+from search import space, warm_start
+from search.budget import spent, used_up, work_left
+from search.config import BUDGETS, SweepConfig
 from search.engine import Machine, run_ray
 from search.ledger import STUDY_FILE, Entry, Ledger
 from search.lock import only_driver
 from search.prepare import CLASSIFIERS, Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder, trial_folder
-from search.summary import Summary, sum_up, time_up, used_up, work_left
+from search.records import RECORD, folder_of
+from search.samplers import LEARNING, Prior
+from search.summary import Summary, sum_up
 from search.tracking import Tracker
 from search.trial import Assignment
-
-SWEEPS: Final = Path("mlruns") / "sweeps"
 
 
 class SweepMismatch(BadInput):
@@ -37,26 +39,22 @@ class SweepMismatch(BadInput):
         self.differences = differences
 
 
-def folder_of(name: str) -> Path:
-    """Where the sweep of this name lives."""
-    return SWEEPS / name
-
-
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
-    Budgets may grow: those named in `explicit` (`trials`, `time_budget`) are taken from `config`, the others from the record.
+    Budgets may grow: those of `BUDGETS` named in `explicit` are taken from `config`, the others from the record.
 
     Raises:
         SweepMismatch: any other setting differs.
     """
-    path = folder_of(config.name) / "sweep.yaml"
+    path = folder_of(config.name) / RECORD
     if not path.exists():
         return config
     record = SweepConfig.parse(load_yaml(path), str(path))
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
-    kept = {key: getattr(record, key) for key in ("trials", "time_budget") if key not in explicit}
+    kept = {key: getattr(record, key) for key in BUDGETS if key not in explicit}
+    kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
     return config.model_copy(update=kept)
 
 
@@ -68,10 +66,13 @@ def finished_summary(config: SweepConfig) -> Summary | None:
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
     ledger.close()
-    if any(not entry.finished for entry in entries) or not used_up(config, len(entries), seconds):
+    reason = used_up(config, entries, seconds)
+    if reason is None or any(not entry.finished for entry in entries):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
-    return summary if summary and summary.finished and summary.trials == len(entries) else None
+    if summary is None or not summary.finished or summary.trials != len(entries):
+        return None
+    return replace(summary, ended_by=reason)
 
 
 def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summary:
@@ -83,11 +84,13 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
     folder = folder_of(config.name)
     with only_driver(folder):
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
+        prior = warm_start.load(config)
         prepared = prepare(config.trial, machine, console)
         tracker = Tracker(config, prepared.origin())
         record = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        write_atomic(folder / "sweep.yaml", record.encode())
-        ledger = Ledger(config, folder)
+        write_atomic(folder / RECORD, record.encode())
+        noted = warm_start.note(prior, folder)
+        ledger = Ledger(config, folder, prior)
         progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, folder)
 
@@ -103,21 +106,23 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
             )
 
         try:
-            tracker.begin(
-                {"sweep.yaml": record, "classifier.json": prepared.regimes()}, flatten(config.model_dump(mode="json"))
-            )
+            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+            tracker.begin(files, flatten(config.model_dump(mode="json")))
             recorder.catch_up()
-            if work_left(config, ledger):
+            if work_left(config, ledger.entries(), recorder.elapsed()):
+                if prior.first:
+                    _announce_warm_start(config, prior, console)
                 _announce(config, machine, prepared, ledger, console)
                 with progress:
                     run_ray(config, machine, ledger, recorder, assign, folder)
-            if time_up(config, recorder.elapsed()):
-                recorder.close_time_budget()
+            if spent(config, ledger.entries(), recorder.elapsed()):
+                recorder.close_open()
         finally:
             recorder.finish()
             summary = sum_up(config, ledger, tracker.metrics, folder)
             picture = Path(summary.picture) if summary.picture else None
-            tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, picture)
+            status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+            tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
             summary.write(folder)
             ledger.close()
         return summary
@@ -128,6 +133,8 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
     entries = ledger.entries()
     done = sum(entry.finished for entry in entries)
     steps = (config.trials - done) * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
     seconds = max(steps, 0) / (prepared.steps_per_second * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
@@ -136,8 +143,27 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
     console.print(
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
         f"{machine.concurrency} at a time on {machine.words()}; "
-        f"objective {config.objective.metric} ({config.objective.direction}).\n"
+        f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{prepared.steps_per_second:.0f} steps/s a trial: about {duration(seconds)}. "
         "Ctrl-C is safe: the same command continues.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
+    learns = config.sampler in LEARNING
+    console.print(
+        f"warm start: the first {len(prior.first)} trials take settings of sweep {config.warm_start}; sampler {config.sampler} "
+        + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _limits(config: SweepConfig) -> str:
+    """Budgets beside trials and time, for people."""
+    limits = []
+    if config.max_steps is not None:
+        limits.append(f"at most {config.max_steps} steps in all")
+    if config.patience is not None:
+        limits.append(f"ends after {config.patience} full trials without a better one")
+    return "".join(f"; {limit}" for limit in limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,14 +122,27 @@ class Tracker:
         for name, text in files.items():
             self._client.log_text(self.parent, text, name)
 
-    def end(self, status: str, best: Mapping[str, float] | None, best_trial: int | None, picture: Path | None) -> None:
-        """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's."""
+    def end(
+        self,
+        status: str,
+        best: Mapping[str, float] | None,
+        best_trial: int | None,
+        picture: Path | None,
+        front: Sequence[int] = (),
+    ) -> None:
+        """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's.
+
+        With two objectives the numbers of the trials on the `front` become the tag `sweep.front`.
+        """
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
         if best and best_trial is not None:
             metrics = [Metric(f"best/{name}", value, now, 0) for name, value in best.items()]
-            self._client.log_batch(self.parent, metrics=metrics, tags=[RunTag("sweep.best_trial", str(best_trial))])
+            tags = [RunTag("sweep.best_trial", str(best_trial))]
+            if front:
+                tags.append(RunTag("sweep.front", " ".join(map(str, front))[:5000]))
+            self._client.log_batch(self.parent, metrics=metrics, tags=tags)
         if picture and picture.exists():
             self._client.log_artifact(self.parent, str(picture))
         self._client.set_terminated(self.parent, status)

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from gbc.config import TrialConfig
 from gbc.datasets import DATASETS
 from gbc.errors import BadInput
-from search.config import CONFIGS, Objective, SweepConfig, resolve
+from search.config import CONFIGS, Objective, SweepConfig, objective_flags, resolve
 from search.space import Dimension, settle
 from tests.search.conftest import tiny_sweep
 
@@ -68,6 +68,16 @@ def test_trials_per_slot_grow_with_the_machine() -> None:
     assert eight.trials == 4 * two.trials
 
 
+def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tiny_sweep(sampler="grid", trials={"per_slot": 3})))
+    assert ask(config=path).trials == 5 * 2 * 5
+    assert ask(config=path, flags={"trials": 7}).trials == 7
+    assert ask(config=path, flags={"trials": 999}).trials == 50
+    assert ask(config=path, flags={"sampler": "random"}).trials == 6
+    assert ask(config=path, flags={"warm_start": "other"}).trials == 55
+
+
 @pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
 def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
     config = ask(flags={"trial.steps": steps})
@@ -92,7 +102,30 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
         ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
         ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
-        ({"sampler": "grid"}, "sampler: 'grid' should be 'tpe' or 'random'"),
+        ({"sampler": "bayes"}, "sampler: 'bayes' should be 'tpe', 'random', 'cmaes', 'gp', 'qmc' or 'grid'"),
+        ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes needs a range in the space"),
+        (
+            {"sampler": "grid", "space": {k: {"uniform": [0.1, 0.2], "points": 1000} for k in ("lr", "beta", "ce_weight")}},
+            "sampler grid: 1,000,000,000 points are too many; lower `points` in the space, or use qmc",
+        ),
+        ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 should be greater than or equal to 2"),
+        ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points is for ranges; a grid has every choice"),
+        (
+            {"second_objective": {"metric": "kkt/rho", "direction": "min"}},
+            "scheduler asha cannot weigh two objectives; use scheduler none, or one metric",
+        ),
+        (
+            {"second_objective": {"metric": "ssim/coverage"}, "scheduler": {"name": "none"}},
+            "both objectives are ssim/coverage; name two metrics, or one",
+        ),
+        (
+            {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
+            "sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid",
+        ),
+        ({"warm_start_trials": 3}, "warm_start_trials is for a warm start; name the other sweep as well"),
+        ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 should be greater than or equal to 1"),
+        ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
+        ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
         ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
         ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
         ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
@@ -141,12 +174,31 @@ def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_path: Path) -> None:
+    flags = objective_flags("ssim/coverage, kkt/rho")
+    config = ask(flags=flags)
+    assert [o.metric for o in config.objectives] == ["ssim/coverage", "kkt/rho"]
+    assert [o.direction for o in config.objectives] == ["max", "min"] and config.scheduler.name == "none"
+    with pytest.raises(BadInput, match="scheduler asha cannot weigh two objectives"):
+        ask(flags=flags | {"scheduler.name": "asha"})
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"second_objective": {"metric": "kkt/rho", "direction": "min"}}))
+    assert ask(config=path).scheduler.name == "none"
+    assert ask(config=path, flags=objective_flags("tstr/1nn")).objectives == (Objective(metric="tstr/1nn"),)
+
+
 def test_differences_ignore_budget_resources_and_device() -> None:
     config = SweepConfig.parse(tiny_sweep(), "a")
-    free = SweepConfig.parse(tiny_sweep(trials=99, time_budget=3.0, resources={"concurrency": 1}), "b")
+    budgets = {"trials": 99, "time_budget": 3.0, "max_steps": 99, "patience": 3}
+    free = SweepConfig.parse(tiny_sweep(**budgets, resources={"concurrency": 1}), "b")
     assert config.differences(free) == {}
     other = SweepConfig.parse(tiny_sweep(seed=2), "c")
     assert config.differences(other) == {"seed": (1, 2)}
+    two = SweepConfig.parse(
+        tiny_sweep(second_objective={"metric": "kkt/rho", "direction": "min"}, scheduler={"name": "none"}), "e"
+    )
+    assert config.differences(two)["second_objective.metric"] == (None, "kkt/rho")
+    assert "second_objective" not in config.differences(two)
     less = SweepConfig.parse(tiny_sweep(space={}), "d")
     assert "space.lr.log10" in config.differences(less)
 
@@ -161,6 +213,14 @@ def test_dimensions_become_optunas_distributions() -> None:
     assert Dimension(log10=(-3.0, -2.0)).distribution() == FloatDistribution(1e-3, 1e-2, log=True)
     assert Dimension(uniform=(0.0, 2.0)).distribution() == FloatDistribution(0.0, 2.0)
     assert Dimension(choice=(1, 2)).distribution() == CategoricalDistribution((1, 2))
+
+
+def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
+    assert Dimension(log10=(-3.0, -1.0), points=3).grid() == pytest.approx((1e-3, 1e-2, 1e-1))
+    assert Dimension(uniform=(0.0, 2.0)).grid() == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert Dimension(choice=(16, 32)).grid() == (16, 32)
+    awkward = Dimension(log10=(-2.7, -1.9), points=7)  # 10^x rounds; the ends must stay inside
+    assert all(awkward.distribution()._contains(value) for value in awkward.grid())
 
 
 def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
@@ -59,24 +60,18 @@ def test_a_trial_that_never_reported_can_be_closed(config: SweepConfig, tmp_path
     assert ledger.best() is None
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tmp_path: Path, sampler: str) -> None:
-    config = SweepConfig.parse(tiny_sweep(sampler=sampler), "test")
-
-    def run(folder: Path, restart: bool) -> list[dict[str, object]]:
-        folder.mkdir()
-        ledger = Ledger(config, folder)
-        for number in range(14):  # past TPE's ten start-up trials
-            if restart:
-                ledger = Ledger(config, folder)
-            entry = ledger.ask()
-            ledger.record(number, 12, entry.params["lr"] * 10, stop=False)
-            ledger.tell(number, "complete")
-        return [entry.params for entry in ledger.entries()]
-
-    unbroken, broken = run(tmp_path / "a", False), run(tmp_path / "b", True)
-    assert unbroken == broken
-    assert len({params["lr"] for params in unbroken}) == 14
+def test_settings_enter_the_study_whole(config: SweepConfig, tmp_path: Path) -> None:
+    """One transaction: a driver that dies while it asks has not asked."""
+    ledger = Ledger(config, tmp_path)
+    written: list[str] = []
+    engine = ledger._storage.engine
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: written.append(statement.split()[0]))
+    event.listen(engine, "commit", lambda _: written.append("COMMIT"))
+    ledger.ask()
+    first = written.index("INSERT")
+    end = written.index("COMMIT", first)
+    assert written[first:end].count("INSERT") >= 1 + len(config.space)
+    assert not {"INSERT", "UPDATE", "DELETE"} & set(written[end:])
 
 
 def test_the_best_is_a_complete_trial_in_the_right_direction(tmp_path: Path) -> None:

@@ -53,6 +53,25 @@ def test_the_objective_has_a_column_of_its_own() -> None:
     assert "loss/bn 0.125" in out.getvalue()
 
 
+def test_both_objectives_have_a_column() -> None:
+    two = {"objective": {"metric": "loss/bn", "direction": "min"}, "second_objective": {"metric": "free/score"}}
+    config = SweepConfig.parse(tiny_sweep(**two, scheduler={"name": "none"}), "test")
+    console, out = plain_console()
+    with Progress(config, console) as progress:
+        progress.reported(0, 3, {"loss/bn": 0.125, "free/score": 0.5})
+    assert "loss/bn 0.125  free/score 0.500" in out.getvalue()
+
+
+def test_time_left_knows_the_step_budget() -> None:
+    left = {}
+    for budget in (None, 4):
+        progress = Progress(SweepConfig.parse(tiny_sweep(max_steps=budget), "test"), plain_console()[0])
+        progress.started(0, 0)
+        progress.reported(0, 3, {})
+        left[budget] = progress.seconds_left()
+    assert 0 < left[4] < left[None]  # type: ignore[operator]
+
+
 def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
     console, _ = plain_console()
     progress = Progress(config, console)
@@ -72,6 +91,8 @@ def test_expected_steps_lie_between_the_first_rung_and_the_horizon(config: Sweep
     assert config.first_rung <= expected_steps(config) <= config.trial.steps
     never = SweepConfig.parse(tiny_sweep(scheduler={"name": "none"}), "test")
     assert expected_steps(never) == 12
+    median = SweepConfig.parse(tiny_sweep(scheduler={"name": "median", "grace": 3}), "test")
+    assert median.first_rung < expected_steps(median) < 12
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (720, "12 min"), (12_000, "3 h 20 min")])

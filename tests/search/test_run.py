@@ -35,6 +35,15 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--objective", "ssim/coverage,kkt/rho", "--max-steps", "9000", "--patience", "5", "--dry-run"]) == 0
+    output = capsys.readouterr()
+    assert output.err == "note: with two objectives no trial is stopped early (scheduler none)\n"
+    shown = yaml.safe_load(output.out)
+    assert (shown["max_steps"], shown["patience"], shown["scheduler"]["name"]) == (9000, 5, "none")
+    assert shown["second_objective"] == {"metric": "kkt/rho", "direction": "min"}
+
+
 def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--classifier", "nets:net", "--weights", "net.pt", "--card", "about.yaml", "--dry-run"]) == 0
     shown = SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier
@@ -68,6 +77,12 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--config", "none.yaml"], "none.yaml: no such file"),
         (["--config", "none.yaml", "--preset", "quick"], "--config and --preset exclude each other"),
         (["--objective", "sim/coverage"], "--objective: unknown metric 'sim/coverage'; did you mean 'ssim/coverage'?"),
+        (["--objective", "ssim/coverage,kkt/rho,tstr/1nn"], "--objective: 3 metrics; a sweep takes one, or two with a comma"),
+        (["--objective", "ssim/coverage,kkt/rh"], "unknown metric 'kkt/rh'; did you mean 'kkt/rho'?"),
+        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "asha"], "scheduler asha cannot weigh two objectives"),
+        (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both objectives are kkt/rho"),
+        (["--max-steps", "0"], "max_steps: 0 should be greater than or equal to 1"),
+        (["--patience", "-1"], "patience: -1 should be greater than or equal to 1"),
         (["--set", "lrr=1"], "'trial.lrr' is not a setting; did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: -1 should be greater than 0"),
         (["--set", "lr=fast"], "lr: 'fast' should be a valid number"),
@@ -99,7 +114,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not list(tmp_path.rglob("sweep.yaml"))  # the mended command is not "other settings"
 
 
-@pytest.mark.parametrize("arguments", [["--sampler", "grid"], ["--trials", "many"], ["--unknown"]])
+@pytest.mark.parametrize("arguments", [["--sampler", "bayes"], ["--trials", "many"], ["--unknown"]])
 def test_what_argparse_refuses_is_exit_code_2_too(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -145,6 +160,19 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     assert sweep.settle_with_record(asked, set()).trials == 9
     assert sweep.settle_with_record(asked, {"trials"}).trials == 20
     assert sweep.settle_with_record(asked, {"trials"}).time_budget == 5.0
+    asked = SweepConfig.parse(tiny_sweep(max_steps=99, patience=4), "tests")
+    settled = sweep.settle_with_record(asked, {"patience"})
+    assert (settled.trials, settled.max_steps, settled.patience) == (9, None, 4)
+
+
+def test_the_order_of_the_space_is_the_records() -> None:
+    record = SweepConfig.parse(tiny_sweep(), "tests")
+    path = sweep.folder_of("tiny") / "sweep.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    turned = SweepConfig.parse(tiny_sweep(space=dict(reversed(record.model_dump(mode="json")["space"].items()))), "tests")
+    assert list(turned.space) != list(record.space)
+    assert list(sweep.settle_with_record(turned, set()).space) == list(record.space)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from search.config import SweepConfig
 from search.ledger import Ledger
 from search.summary import Summary, free_rank, sum_up
+from tests.search.conftest import tiny_sweep
 
 
 def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: SweepConfig, tmp_path: Path) -> None:
@@ -29,6 +30,26 @@ def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: S
     # Ranks 1, 3, 2, 4 and 2, 1, 3, 4: 1 − 6 · (1 + 4 + 1 + 0) / (4 · 15).
     assert summary.free_rank == pytest.approx(1 - 36 / 60)
     assert (summary.complete, summary.stopped, asked) == (4, 1, [0, 1, 2, 3])
+    assert (summary.finished, summary.ended_by, summary.front) == (True, "trials", [])
+    summary.write(tmp_path)
+    assert Summary.read(tmp_path) == summary
+
+
+def test_two_objectives_are_summed_up_as_a_front(tmp_path: Path) -> None:
+    second = {"metric": "kkt/rho", "direction": "min"}
+    config = SweepConfig.parse(tiny_sweep(second_objective=second, scheduler={"name": "none"}), "test")
+    ledger = Ledger(config, tmp_path)
+    for number, (value, rho) in enumerate([(0.1, 0.5), (0.3, 0.9), (0.1, 0.6)]):
+        ledger.ask()
+        ledger.record(number, 12, value, stop=False, second=rho)
+        ledger.tell(number, "complete")
+    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    assert [(point["trial"], point["values"]) for point in summary.front] == [
+        (1, {"ssim/coverage": 0.3, "kkt/rho": 0.9}),
+        (0, {"ssim/coverage": 0.1, "kkt/rho": 0.5}),
+    ]
+    assert summary.front[0]["params"] == summary.best_params and summary.best_trial == 1
+    assert (summary.finished, summary.ended_by) == (False, None)
     summary.write(tmp_path)
     assert Summary.read(tmp_path) == summary
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from gbc import checkpoint, datasets, pretrain
 from gbc.config import TrialConfig
 from gbc.metrics import Judge
 from gbc.trainer import Trainer
+from search.config import SweepConfig
+from search.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 
@@ -282,10 +285,105 @@ def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
 
 def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
     file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
-    code, output = place.run("--config", file, "--time-budget", "15s")
+    code, output = place.run("--config", file, "--time-budget", "25s")
     assert code == 0, output
     runs = place.trials("short")
     assert 0 < len(runs) < 50
     assert {run.data.tags["sweep.outcome"] for run in runs} <= {"stopped", "complete"}
     code, output = place.run("--config", file)
     assert code == 0 and "finished already" in output
+
+
+def test_budgets_of_steps_and_patience_end_a_sweep_and_can_be_extended(place: Workplace) -> None:
+    file = place.file("budgets", trials=50, sampler="cmaes", scheduler={"name": "median", "grace": 3})
+    code, output = place.run("--config", file, "--max-steps", "60")
+    assert code == 0, output
+    assert "at most 60 steps in all" in output and "ended: its optimiser steps are used up" in output
+    taken = sum(max(trial.intermediate_values, default=0) for trial in place.study("budgets"))
+    assert 60 <= taken <= 60 + 2 * 3  # a report of each that ran
+    first = len(place.trials("budgets"))
+    place.check_records_agree("budgets", first)
+    assert place.parents("budgets")[0].info.status == "FINISHED"
+    code, output = place.run("--config", file)
+    assert code == 0 and "finished already; its optimiser steps are used up; more: a larger --max-steps" in output
+
+    code, output = place.run("--config", file, "--max-steps", "90000", "--patience", "2")
+    assert code == 0, output
+    assert "ended: the best has not improved in 2 full trials" in output
+    summary = json.loads((place.folder / "mlruns" / "sweeps" / "budgets" / "summary.json").read_text())
+    assert summary["finished"] and summary["ended_by"] == "patience" and first < summary["trials"] < 50
+    place.check_records_agree("budgets", summary["trials"])
+    code, output = place.run("--config", file)
+    assert code == 0 and "finished already; the best has not improved in 2 full trials" in output
+
+
+def test_two_objectives_over_a_grid(place: Workplace) -> None:
+    space = {"lr": {"log10": [-3.0, -2.0], "points": 2}, "batch_size": {"choice": [16, 32]}}
+    file = place.file("front", trials={"per_slot": 1}, space=space)
+    command = ("--config", file, "--sampler", "grid", "--objective", "ssim/coverage,kkt/rho")
+    process = place.start(*command)
+    place.wait_for(process, "  step ")
+    place.kill_everything(process)
+    code, output = place.run(*command)
+    assert code == 0, output
+    assert "ended: every point of the grid was tried" in output and "front: trials that no other beats" in output
+    study = place.study("front")
+    assert len({(t.params["lr"], t.params["batch_size"]) for t in study}) == 4
+    values = {t.number: t.values for t in study}
+    best = {
+        number for number, (ssim, rho) in values.items()
+        if not any(other != [ssim, rho] and other[0] >= ssim and other[1] <= rho for other in values.values())
+    }  # fmt: skip
+    summary = json.loads((place.folder / "mlruns" / "sweeps" / "front" / "summary.json").read_text())
+    assert {point["trial"] for point in summary["front"]} == best and summary["ended_by"] == "grid"
+    first = max(values, key=lambda number: (values[number][0], -values[number][1]))
+    assert summary["best_trial"] == summary["front"][0]["trial"] == first
+    tags = place.parents("front")[0].data.tags
+    assert {int(number) for number in tags["sweep.front"].split()} == best and tags["sweep.best_trial"] == str(first)
+    for run in place.trials("front"):
+        rho = place.client().get_metric_history(run.info.run_id, "kkt/rho")[-1].value
+        assert rho == values[int(run.data.tags["sweep.trial"])][1]
+    command = [sys.executable, EXPORT, "--sweep", "front", "--out", "front-exported", "--json"]
+    exported = subprocess.run(command, cwd=place.folder, check=True, capture_output=True, text=True)
+    assert json.loads(exported.stdout)["trial"] == first
+
+
+def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(place: Workplace) -> None:
+    best = lay_down_a_sweep(place, "cold")[:-3:-1]
+    command = ("--config", place.file("warm"), "--warm-start", "cold", "--warm-start-trials", "2", "--concurrency", "1")
+    process = place.start(*command)
+    output = place.wait_for(process, "trial 0001  starts")
+    assert "warm start: the first 2 trials take settings of sweep cold; sampler tpe knows 12 of its full trials" in output
+    place.kill_everything(process)
+    shutil.rmtree(place.folder / "mlruns" / "sweeps" / "cold")  # what was taken was noted
+    code, output = place.run(*command)
+    assert code == 0, output
+    place.check_records_agree("warm", 4)
+    study = place.study("warm")
+    assert [trial.params for trial in study[:2]] == best
+    assert [trial.user_attrs.get("warm_start") for trial in study] == ["cold/trial-0011", "cold/trial-0010", None, None]
+    files = {artifact.path for artifact in place.client().list_artifacts(place.parents("warm")[0].info.run_id)}
+    assert "warm_start.json" in files
+
+    # At concurrency 1 an unbroken sweep samples and scores the same.
+    lay_down_a_sweep(place, "cold")
+    code, output = place.run("--config", place.file("again"), *command[2:])
+    assert code == 0, output
+    twin = place.study("again")
+    assert [(t.params, t.intermediate_values) for t in twin] == [(t.params, t.intermediate_values) for t in study]
+
+
+def lay_down_a_sweep(place: Workplace, name: str) -> list[dict[str, Any]]:
+    """The record and the study of a sweep of twelve full trials, each better than the one before; gives their settings."""
+    config = SweepConfig.parse(tiny_sweep(name=name, seed=3), "test")
+    folder = place.folder / "mlruns" / "sweeps" / name
+    folder.mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, folder)
+    for number in range(12):
+        ledger.ask()
+        ledger.record(number, 12, number / 100, stop=False)
+        ledger.tell(number, "complete")
+    settings = [entry.params for entry in ledger.entries()]
+    ledger.close()
+    return settings

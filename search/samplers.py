@@ -1,0 +1,177 @@
+"""What to try next. Each sampler is a function of (seed, trials so far): nothing of it has to be saved, or can be lost.
+
+A setting is sampled in a study in memory that holds what the sampler may learn from, and enters the ledger whole. A driver
+that dies in between has not asked, and asks the same at its next start.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from search.config import SweepConfig
+from search.space import grid_size
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+ORIGIN: Final = "warm_start"
+"""Attribute of a trial whose settings came from another sweep: which sweep and trial."""
+
+
+_SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing
+
+
+@dataclass(frozen=True)
+class Known:
+    """Settings of another sweep's trial, and what came of them."""
+
+    origin: str
+    """For example `other/trial-0007`."""
+    params: Mapping[str, Any]
+    values: Sequence[float]
+    """Each objective at the full horizon."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known before the first trial."""
+
+    first: Sequence[Known] = ()
+    """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
+    history: Sequence[Known] = ()
+    """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
+
+
+def propose(config: SweepConfig, trials: Sequence[FrozenTrial], prior: Prior) -> FrozenTrial:
+    """A new trial, running, to be added to the study that holds `trials`."""
+    from optuna.trial import TrialState, create_trial
+
+    distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+    attributes: dict[str, Any] = {}
+    user: dict[str, Any] = {}
+    if len(trials) < len(prior.first):
+        known = prior.first[len(trials)]
+        params, _ = _sample(config, trials, prior, known.params)
+        user[ORIGIN] = known.origin
+    elif sequence := SEQUENCES.get(config.sampler):
+        params = sequence(config, sum(ORIGIN not in trial.user_attrs for trial in trials))
+    else:
+        params, attributes = _sample(config, trials, prior, {})
+    return create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=user, system_attrs=attributes
+    )
+
+
+def grid_point(config: SweepConfig, index: int) -> dict[str, Any]:
+    """Point `index` of the grid, in an order shuffled by the sweep's seed: a part of the grid covers the whole space."""
+    import numpy as np
+
+    # Once around after the last, for a trial that should not have been asked for.
+    place = np.random.default_rng(config.seed).permutation(grid_size(config.space))[index % grid_size(config.space)]
+    axes = [dimension.grid() for dimension in config.space.values()]
+    indices = np.unravel_index(place, [len(axis) for axis in axes]) if axes else ()
+    return {key: axis[i] for key, axis, i in zip(config.space, axes, indices, strict=True)}
+
+
+def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
+    """Point `index` of the Sobol sequence (Owen-scrambled by the sweep's seed) over the space."""
+    from scipy.stats.qmc import Sobol
+
+    if not config.space:
+        return {}
+    engine = Sobol(len(config.space), scramble=True, seed=config.seed)
+    if index:
+        engine.fast_forward(index)
+    (point,) = engine.random(1)
+    return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
+
+
+def _sample(
+    config: SweepConfig, trials: Sequence[FrozenTrial], prior: Prior, fixed: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings, and the attributes that the sampler wants to find on the trial again (CMA-ES keeps its state there)."""
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
+    seed = (config.seed * 100_003 + len(trials)) % 2**32
+    directions = [f"{objective.direction}imize" for objective in config.objectives]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        history = [_told(config, known) for known in prior.history]
+        study = optuna.create_study(directions=directions, sampler=SAMPLERS[config.sampler](config, seed, history))
+    if config.sampler in LEARNING:
+        # A trial that a budget cut short has one of two values, which no sampler can rank.
+        useful = [trial for trial in trials if len(directions) == 1 or trial.state != TrialState.PRUNED]
+        study.add_trials([*history, *useful])
+    if fixed:
+        study.enqueue_trial(dict(fixed))
+    study.ask({key: dimension.distribution() for key, dimension in config.space.items()})
+    asked = study.get_trials(deepcopy=False)[-1]
+    return dict(asked.params), dict(asked.system_attrs)
+
+
+def _told(config: SweepConfig, known: Known) -> FrozenTrial:
+    from optuna.trial import create_trial
+
+    distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+    params = {key: known.params[key] for key in distributions}
+    return create_trial(values=list(known.values), params=params, distributions=distributions)
+
+
+def _tpe(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, constant_liar=True)
+
+
+def _gp(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    """Ranges only: choices are sampled at random beside it.
+
+    Trials that ASHA stopped count with their last value, as Optuna advises for rungs: they are what most of a generation
+    comes to.
+    """
+    from optuna.samplers import CmaEsSampler
+    from optuna.trial import create_trial
+
+    ranges = {key: d.distribution() for key, d in config.space.items() if d.choice is None}
+    source = [
+        create_trial(value=trial.value, params={key: trial.params[key] for key in ranges}, distributions=ranges)
+        for trial in history
+    ]
+    if len(source) < _SOURCES:
+        source *= _SOURCES  # the best tenth is then the best trial
+    return CmaEsSampler(
+        seed=seed,
+        source_trials=source or None,
+        consider_pruned_trials=config.scheduler.name == "asha",
+        warn_independent_sampling=False,
+    )
+
+
+def _random(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+SAMPLERS: Final[dict[str, Callable[[SweepConfig, int, Sequence[FrozenTrial]], BaseSampler]]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "cmaes": _cmaes,
+    "gp": _gp,
+    "qmc": _random,  # for what a warm start leaves open
+    "grid": _random,
+}
+LEARNING: Final = frozenset({"tpe", "cmaes", "gp"})
+SEQUENCES: Final[dict[str, Callable[[SweepConfig, int], dict[str, Any]]]] = {"qmc": sobol_point, "grid": grid_point}

@@ -1,0 +1,34 @@
+"""Ends Ray's run when a budget of the sweep is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from search.budget import MOMENT, spent
+from search.ledger import Ledger
+
+
+class LedgerStopper(tune.Stopper):
+    """Looks into the ledger whenever it has changed, and at the clock: trials may be silent for long."""
+
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float]) -> None:
+        """`elapsed` gives the wall seconds spent on the sweep so far."""
+        self._ledger, self._elapsed = ledger, elapsed
+        self._entries, self._seen = ledger.entries(), ledger.changes
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the sweep is over, its time to the last second; asked several times a second."""
+        if self._seen != self._ledger.changes:
+            self._entries, self._seen = self._ledger.entries(), self._ledger.changes
+        return spent(self._ledger.config, self._entries, self._elapsed() - MOMENT) is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles stoppers into a file that nobody reads; keep the open study out of it."""
+        return {}

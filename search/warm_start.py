@@ -1,0 +1,115 @@
+"""A warm start: another sweep's best settings are tried first, and samplers that learn know its full trials.
+
+Both are taken once, when the sweep is started, and kept in its folder: the other sweep may go on, or go away. The other's
+trials never enter this sweep's study, where they would be numbered, counted and ranked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from gbc.checkpoint import write_atomic
+from gbc.errors import BadInput, CorruptFile
+from search.config import SweepConfig
+from search.ledger import Entry, Ledger
+from search.ranking import front, full_trials, goodness
+from search.records import folder_of, recorded
+from search.samplers import Known, Prior
+from search.space import settle
+
+FILE: Final = "warm_start.json"
+
+
+def load(config: SweepConfig) -> Prior:
+    """What the sweep knows beforehand: as it was noted at its start, else taken from the sweep that `config` names.
+
+    Raises:
+        BadInput: there is no such sweep, it is of another data set, has no full trial, or nothing of it fits the space.
+        CorruptFile: the note is damaged.
+    """
+    if config.warm_start is None:
+        return Prior()
+    path = folder_of(config.name) / FILE
+    if not path.exists():
+        return take(config, config.warm_start)
+    try:
+        noted = json.loads(path.read_text())
+        return Prior(first=_parsed(noted["first"]), history=_parsed(noted["history"]))
+    except (ValueError, TypeError, KeyError):
+        raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
+
+
+def note(prior: Prior, sweep: Path) -> dict[str, str]:
+    """Keep it in the sweep's folder; also returned as {file name: text}, empty where there is nothing to keep."""
+    if not prior.first:
+        return {}
+    text = json.dumps(asdict(prior), indent=2)
+    write_atomic(sweep / FILE, text.encode())
+    return {FILE: text}
+
+
+def take(config: SweepConfig, name: str) -> Prior:
+    """The best settings of sweep `name` and its history, as far as they fit the space of `config`.
+
+    Values become history only where they mean the same: the same objectives after the same number of steps.
+
+    Raises:
+        BadInput: as `load`.
+    """
+    if name == config.name:
+        raise BadInput(f"--warm-start {name}: a sweep cannot start from itself; choose another --name")
+    try:
+        other = recorded(name)
+    except BadInput as fault:
+        raise BadInput(f"--warm-start: {fault}") from None
+    if other.dataset != config.dataset:
+        raise BadInput(f"--warm-start {name}: it is a sweep of {other.dataset}, not of {config.dataset}")
+    if not config.space.keys() & other.space.keys():
+        raise BadInput(
+            f"--warm-start {name}: it searched {', '.join(other.space) or 'nothing'}, "
+            f"and this sweep searches {', '.join(config.space) or 'nothing'}; they have no setting in common"
+        )
+    ledger = Ledger(other, folder_of(name))
+    entries = ledger.entries()
+    ledger.close()
+    if not full_trials(entries):
+        raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
+    known = [_known(config, other, entry) for entry in _ranked(other, entries)]
+    fitting = [one for one in known if one.params]
+    if not fitting:
+        raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
+    same = other.objectives == config.objectives and other.trial.steps == config.trial.steps
+    history = [one for one in known if same and one.params.keys() == config.space.keys()]
+    return Prior(first=_distinct(fitting)[: config.borrowed], history=tuple(history))
+
+
+def _parsed(noted: list[dict[str, Any]]) -> tuple[Known, ...]:
+    return tuple(Known(known["origin"], known["params"], tuple(known["values"])) for known in noted)
+
+
+def _ranked(other: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
+    """Full trials, best first: by the objective, or the front and then the others by the first objective."""
+    leaders = {entry.number for entry in front(other, entries)}
+
+    def key(entry: Entry) -> tuple[bool, tuple[float, ...]]:
+        return entry.number in leaders, goodness(other, entry)
+
+    return sorted(full_trials(entries), key=key, reverse=True)
+
+
+def _known(config: SweepConfig, other: SweepConfig, entry: Entry) -> Known:
+    """What this sweep's space holds of a trial's settings; what the other sweep had fixed counts too."""
+    settings = settle(other.trial, entry.params, 0).model_dump(mode="json")
+    params = {key: settings[key] for key, dimension in config.space.items() if dimension.holds(settings[key])}
+    return Known(f"{other.name}/trial-{entry.number:04d}", params, entry.objectives)
+
+
+def _distinct(known: Sequence[Known]) -> tuple[Known, ...]:
+    first: dict[str, Known] = {}
+    for one in known:
+        first.setdefault(json.dumps(one.params, sort_keys=True), one)
+    return tuple(first.values())

@@ -1,0 +1,48 @@
+"""Time to propose one setting of the quick preset, by sampler, late in a sweep: `python tests/benchmarks/ask.py`.
+
+Every third trial is full, the others were stopped at their first rung.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from search.config import resolve
+from search.ledger import Ledger
+from search.samplers import SAMPLERS
+
+TRIALS, LAST = 120, 10
+
+
+def main() -> None:
+    print(f"{'sampler':<10}{'ms a trial':>12}   (median of the last {LAST} of {TRIALS} trials)")
+    for sampler in SAMPLERS:
+        flags = {"sampler": sampler, "trials": TRIALS}
+        config = resolve(
+            dataset="fashion_mnist", preset=None, config=None, flags=flags, assignments={}, slots=lambda _: 1
+        )  # fmt: skip
+        scores, times = random.Random(0), []
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = Ledger(config, Path(folder))
+            for _ in range(TRIALS):
+                began = time.perf_counter()
+                number = ledger.ask().number
+                times.append(time.perf_counter() - began)
+                full = number % 3 == 0
+                ledger.record(number, config.first_rung, scores.random(), stop=not full)
+                if full:
+                    ledger.record(number, config.trial.steps, scores.random(), stop=False)
+                ledger.tell(number, "complete" if full else "stopped")
+            ledger.close()
+        print(f"{sampler:<10}{1000 * median(times[-LAST:]):>12.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
