@@ -16,6 +16,8 @@ from gbc.settings import Config, assign, flatten, load_yaml, suggest
 from search.space import Dimension, check_space
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
+BUDGET_KEYS: Final = frozenset({"trials", "time_budget", "retries", "keep"})
+"""Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
 
 
 class SchedulerConfig(Config):
@@ -80,6 +82,8 @@ class SweepConfig(Config):
     trials: int = Field(32, ge=1, le=1_000_000)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
     resources: Resources = Resources()
+    retries: int = Field(2, ge=0, le=100, description="how often a trial whose worker died goes on with another one")
+    keep: int = Field(5, ge=1, description="how many of the best generators stay on disk")
 
     @field_validator("name")
     @classmethod
@@ -123,7 +127,7 @@ class SweepConfig(Config):
         }
 
     def _identity(self) -> dict[str, Any]:
-        identity = self.model_dump(mode="json", exclude={"trials", "time_budget", "resources"})
+        identity = self.model_dump(mode="json", exclude={*BUDGET_KEYS, "resources"})
         del identity["trial"]["device"]
         return flatten(identity)
 

@@ -133,7 +133,7 @@ def run_ray(
                 storage_path=str(scratch.resolve()),
                 verbose=0,
                 callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=2),
+                failure_config=tune.FailureConfig(max_failures=config.retries),
             ),
         )
         results: Any = tuner.fit()

@@ -54,19 +54,14 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from gbc import checkpoint, export, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from gbc.settings import load_yaml, suggest
+    from gbc.settings import load_yaml
     from search.config import SweepConfig
-    from search.ledger import STUDY_FILE, Ledger
+    from search.folder import CHECKPOINT, PICTURE, RECORD, existing, trial_folder
+    from search.ledger import Ledger
     from search.prepare import CLASSIFIERS
-    from search.recorder import trial_folder
-    from search.sweep import SWEEPS, folder_of
-    from search.trial import CHECKPOINT, PICTURE
 
-    folder = folder_of(name)
-    if not (folder / STUDY_FILE).exists():
-        known = [path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}")]
-        raise BadInput(f"no sweep {name!r} here; {suggest(name, known) if known else 'start one with python search/run.py'}")
-    record = folder / "sweep.yaml"
+    folder = existing(name)
+    record = folder / RECORD
     ledger = Ledger(SweepConfig.parse(load_yaml(record), str(record)), folder)
     entries, best = ledger.entries(), ledger.best()
     ledger.close()
@@ -75,7 +70,13 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     chosen = entries[number] if number is not None else best
     if chosen is None:
         raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
-    state = checkpoint.load(trial_folder(folder, chosen.number) / CHECKPOINT)
+    path = trial_folder(folder, chosen.number) / CHECKPOINT
+    if chosen.finished and not path.exists():
+        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(folder, entry.number) / CHECKPOINT).exists())
+        raise BadInput(
+            f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
+        )
+    state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
     world = tasks.obtain(settings, CLASSIFIERS)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
 from search.config import SweepConfig
-from search.ledger import Ledger
-from search.recorder import trial_folder
-from search.trial import PICTURE
+from search.disk import footprint
+from search.folder import LOG, PICTURE, trial_folder
+from search.ledger import Entry, Ledger
 
 _FILE: Final = "summary.json"
 
@@ -40,6 +40,10 @@ class Summary:
     picture: str | None
     free_rank: float | None = None
     """Spearman's correlation of `free/score` and `tstr/1nn` over the complete trials: what a search without data is worth."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """Of each failed trial: `trial`, `reason`, `retries` and `log`, the file with the traceback."""
+    bytes: int = 0
+    """What the sweep's folder takes on disk."""
 
     def to_json(self) -> str:
         """For `--json`."""
@@ -80,7 +84,20 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         best_params=best.params if best else {},
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
+        failures=[failure(entry, folder) for entry in entries if entry.state == "failed"],
+        bytes=footprint(folder),
     )
+
+
+def failure(entry: Entry, folder: Path) -> dict[str, Any]:
+    """What is known of a failed trial."""
+    log = trial_folder(folder, entry.number) / LOG
+    return {
+        "trial": entry.number,
+        "reason": entry.reason,
+        "retries": entry.lost + entry.retried,
+        "log": str(log) if log.exists() else None,
+    }
 
 
 def free_rank(trials: list[dict[str, float]]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -13,18 +13,17 @@ from gbc.errors import BadInput
 from gbc.runtime import derive
 from gbc.settings import flatten, load_yaml
 from search import space
-from search.config import SweepConfig
+from search.config import BUDGET_KEYS, SweepConfig
 from search.engine import Machine, run_ray
-from search.ledger import STUDY_FILE, Entry, Ledger
+from search.folder import RECORD, STUDY_FILE, folder_of, trial_folder
+from search.ledger import Entry, Ledger
 from search.lock import only_driver
 from search.prepare import CLASSIFIERS, Prepared, prepare
 from search.progress import Progress, duration, expected_steps
-from search.recorder import Recorder, trial_folder
+from search.recorder import Recorder
 from search.summary import Summary, sum_up, time_up, used_up, work_left
 from search.tracking import Tracker
 from search.trial import Assignment
-
-SWEEPS: Final = Path("mlruns") / "sweeps"
 
 
 class SweepMismatch(BadInput):
@@ -37,26 +36,21 @@ class SweepMismatch(BadInput):
         self.differences = differences
 
 
-def folder_of(name: str) -> Path:
-    """Where the sweep of this name lives."""
-    return SWEEPS / name
-
-
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
-    Budgets may grow: those named in `explicit` (`trials`, `time_budget`) are taken from `config`, the others from the record.
+    Budgets may grow: those named in `explicit` (`BUDGET_KEYS`) are taken from `config`, the others from the record.
 
     Raises:
         SweepMismatch: any other setting differs.
     """
-    path = folder_of(config.name) / "sweep.yaml"
+    path = folder_of(config.name) / RECORD
     if not path.exists():
         return config
     record = SweepConfig.parse(load_yaml(path), str(path))
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
-    kept = {key: getattr(record, key) for key in ("trials", "time_budget") if key not in explicit}
+    kept = {key: getattr(record, key) for key in BUDGET_KEYS if key not in explicit}
     return config.model_copy(update=kept)
 
 
@@ -86,7 +80,7 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
         prepared = prepare(config.trial, machine, console)
         tracker = Tracker(config, prepared.origin())
         record = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        write_atomic(folder / "sweep.yaml", record.encode())
+        write_atomic(folder / RECORD, record.encode())
         ledger = Ledger(config, folder)
         progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
 
 _SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
 _MARK: Final = "loss/total"  # in every report, so its last step is how far a run has come
+
+
+_ENDED: Final = ("FINISHED", "FAILED")
+_PAGE: Final = 500
+
+
+@dataclass
+class _Child:
+    """What is known of a trial's run. This process is the only writer, so nothing is asked for twice."""
+
+    run: str
+    status: str = "RUNNING"
+    tags: dict[str, str] = field(default_factory=dict)
+    has_params: bool = False
+    mark: int = 0
+    """The step of the last report."""
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Tracker:
@@ -39,8 +57,7 @@ class Tracker:
 
         self.config = config
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-        self._runs: dict[int, str] = {}
-        self._marks: dict[int, int] = {}
+        self._children: dict[int, _Child] | None = None
         try:
             self._client: MlflowClient = MlflowClient(self.uri)
             self._experiment = self._find_experiment()
@@ -51,67 +68,91 @@ class Tracker:
                 f"MLflow store {self.uri}: cannot be used: {reason}; move it away or set MLFLOW_TRACKING_URI"
             ) from None
 
+    def look(self) -> None:
+        """Read all runs of the sweep's trials, a page at a time. Done by itself before the first use of one."""
+        self._children = {}
+        for run in pages(self._client, self._experiment, f"tags.`mlflow.parentRunId` = '{self.parent}'"):
+            number = int(run.data.tags.get("sweep.trial", -1))
+            found = _Child(
+                run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark(run), dict(run.data.metrics)
+            )
+            other = self._children.get(number)
+            if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
+                self._children[number] = found
+
     def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
         """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""
-        run = self._find_trial(number)
-        if run is None:
-            run = self._client.create_run(
-                self._experiment,
-                run_name=f"trial-{number:04d}",
-                tags={
-                    "mlflow.parentRunId": self.parent,
-                    "sweep.name": self.config.name,
-                    "sweep.role": "trial",
-                    "sweep.trial": str(number),
-                    **_SOURCE,
-                },
-            )
-        elif run.info.status != "RUNNING":
-            self._client.update_run(run.info.run_id, status="RUNNING")
-        if settings is not None and not run.data.params:
-            self._client.log_batch(run.info.run_id, params=_params(flatten(dict(settings))))
-        self._runs[number] = run.info.run_id
-        self._marks[number] = self._mark(run.info.run_id)
+        child = self._child(number)
+        if child is None:
+            tags = {
+                "mlflow.parentRunId": self.parent,
+                "sweep.name": self.config.name,
+                "sweep.role": "trial",
+                "sweep.trial": str(number),
+                **_SOURCE,
+            }
+            child = _Child(self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id)
+            self._known[number] = child
+        elif child.status != "RUNNING":
+            self._client.update_run(child.run, status="RUNNING")
+            child.status = "RUNNING"
+        for tag in ("sweep.outcome", "sweep.reason", "sweep.log"):  # of a trial that failed and is tried again
+            if child.tags.pop(tag, None) is not None:
+                self._client.delete_tag(child.run, tag)
+        if settings is not None and not child.has_params:
+            self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
+            child.has_params = True
 
     def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """One batch for one report; steps at or below the last are left out."""
+        """One batch for one report of an open trial; steps at or below the last are left out."""
         from mlflow.entities import Metric
 
-        if step <= self._marks[number]:
+        child = self._known[number]
+        if step <= child.mark:
             return
         now = int(time.time() * 1000)
-        self._client.log_batch(
-            self._runs[number], metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
-        )
-        self._marks[number] = step
+        self._client.log_batch(child.run, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+        child.mark = step
+        child.metrics |= metrics
 
-    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Path) -> None:
-        """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done."""
+    def close_trial(
+        self, number: int, outcome: str, reason: str | None, picture: Path, log: Path | None = None, retries: int = 0
+    ) -> None:
+        """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done.
+
+        A failed one is tagged with the `reason`, the `log` that has the traceback and the number of `retries`.
+        """
         from mlflow.entities import RunTag
 
-        run = self._find_trial(number)
-        if run is None or (run.data.tags.get("sweep.outcome") == outcome and run.info.status in ("FINISHED", "FAILED")):
+        child = self._child(number)
+        if child is None or (child.tags.get("sweep.outcome") == outcome and child.status in _ENDED):
             return
-        tags = [RunTag("sweep.outcome", outcome)]
+        tags = {"sweep.outcome": outcome}
         if reason:
-            tags.append(RunTag("sweep.reason", reason[:5000]))
+            tags["sweep.reason"] = reason[:5000]
+        if retries:
+            tags["sweep.retries"] = str(retries)
+        if outcome == "failed" and log is not None and log.exists():
+            tags["sweep.log"] = str(log)
         if picture.exists():
-            self._client.log_artifact(run.info.run_id, str(picture))
-        self._client.log_batch(run.info.run_id, tags=tags)
-        self._client.set_terminated(run.info.run_id, "FAILED" if outcome == "failed" else "FINISHED")
+            self._client.log_artifact(child.run, str(picture))
+        self._client.log_batch(child.run, tags=[RunTag(key, value) for key, value in tags.items()])
+        status = "FAILED" if outcome == "failed" else "FINISHED"
+        self._client.set_terminated(child.run, status)
+        child.tags |= tags
+        child.status = status
 
     def interrupt_trial(self, number: int) -> None:
         """Mark the run of an open trial as killed; it is opened again when the sweep continues."""
-        run = self._find_trial(number)
-        if run is not None and run.info.status == "RUNNING":
-            self._client.set_terminated(run.info.run_id, "KILLED")
+        child = self._child(number)
+        if child is not None and child.status == "RUNNING":
+            self._client.set_terminated(child.run, "KILLED")
+            child.status = "KILLED"
 
     def behind(self, number: int, step: int, finished: bool) -> bool:
         """Whether the run of a trial lacks reports up to `step`, or its end."""
-        run = self._find_trial(number)
-        if run is None:
-            return True
-        return self._mark(run.info.run_id) < step or (finished and run.info.status not in ("FINISHED", "FAILED"))
+        child = self._child(number)
+        return child is None or child.mark < step or (finished and child.status not in _ENDED)
 
     def begin(self, files: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """Mark the sweep's run as running, with its configuration as parameters and files."""
@@ -136,8 +177,8 @@ class Tracker:
 
     def metrics(self, number: int) -> dict[str, float]:
         """Last value of every metric of a trial; empty when it has no run."""
-        run = self._find_trial(number)
-        return dict(run.data.metrics) if run else {}
+        child = self._child(number)
+        return dict(child.metrics) if child else {}
 
     @property
     def status(self) -> str:
@@ -167,15 +208,31 @@ class Tracker:
         created: str = self._client.create_run(self._experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
         return created
 
-    def _find_trial(self, number: int) -> Run | None:
-        if number in self._runs:
-            return self._client.get_run(self._runs[number])
-        query = f"tags.`mlflow.parentRunId` = '{self.parent}' and tags.`sweep.trial` = '{number}'"
-        found = self._client.search_runs([self._experiment], query, max_results=1)
-        return found[0] if found else None
+    @property
+    def _known(self) -> dict[int, _Child]:
+        if self._children is None:
+            self.look()
+        assert self._children is not None
+        return self._children
 
-    def _mark(self, run: str) -> int:
-        return max((metric.step for metric in self._client.get_metric_history(run, _MARK)), default=0)
+    def _child(self, number: int) -> _Child | None:
+        return self._known.get(number)
+
+
+def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    """Every run that `query` finds, newest first, in as few requests as its number allows."""
+    token: str | None = None
+    while True:
+        found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
+        yield from found
+        token = found.token
+        if not token:
+            return
+
+
+def mark(run: Run) -> int:
+    """The step of a run's last report, 0 before the first; without asking the store again."""
+    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == _MARK), default=0)
 
 
 def _params(values: Mapping[str, Any]) -> list[Any]:
