@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput, CorruptFile
 from search.folder import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, trial_folder
 from search.ledger import Entry, best_of
+from search.lock import LOCK
+
+# Earlier versions wrote temporary files without the name of the process.
+_NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,14 @@ def footprint(sweep: Path) -> int:
 
 def leftovers(sweep: Path) -> list[Path]:
     """Temporary files of processes that are no more, and the scratch folder of a dead driver's Ray."""
-    found = [path for path in sweep.rglob(".*") if (pid := checkpoint.writer_of(path)) is not None and not alive(pid)]
-    scratch = sweep / SCRATCH
-    return sorted([path for path in found if scratch not in path.parents] + [scratch] * scratch.exists())
+    scratch, found = sweep / SCRATCH, []
+    for path in sweep.rglob(".*"):
+        if path.name == LOCK or scratch in path.parents:
+            continue
+        writer = checkpoint.writer_of(path)
+        if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
+            found.append(path)
+    return sorted(found)
 
 
 def remove(path: Path) -> None:

@@ -88,6 +88,13 @@ class Recorder(tune.Callback):
                 self._close(entry.number, outcome, entry.reason)
         self._tidy()
 
+    def reopen_failed(self) -> None:
+        """Before Ray starts: let trials that failed run again, in the study and in MLflow."""
+        for entry in self._ledger.entries():
+            if entry.state == "failed":
+                self._ledger.reopen(entry.number)
+                self._tracker.open_trial(entry.number, None)
+
     def elapsed(self) -> float:
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began

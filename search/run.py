@@ -58,10 +58,18 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--scheduler", choices=["asha", "none"])
     how.add_argument("--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage")
     how.add_argument("--seed", type=int)
+    how.add_argument("--retries", type=int, metavar="N", help="new workers for a trial whose worker died (default: 2)")
+    how.add_argument("--retry-failed", action="store_true", help="run failed trials again, under their numbers")
+    how.add_argument("--keep", type=int, metavar="K", help="generators to keep on disk, the best (default: 5)")
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
     where.add_argument("--cpus-per-trial", type=float)
     where.add_argument("--gpus-per-trial", type=float)
+    look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
+    look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
+    look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
+    look.add_argument("--check", metavar="NAME", help="compare its study, MLflow runs and files; exit code 1 if they disagree")
+    cli.add_argument("--repair", action="store_true", help="with --check: mend what can be mended, and say what was done")
     cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep and run nothing")
     cli.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
     return cli
@@ -85,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.list or arguments.status or arguments.check or arguments.repair:
+        return _look(arguments)
     from rich.console import Console
 
     config = _resolve(arguments)
@@ -94,10 +104,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     console = Console(stderr=arguments.json)
     from search import sweep
+    from search.config import BUDGET_KEYS
 
-    explicit = {key for key in ("trials", "time_budget") if getattr(arguments, key) is not None}
-    config = sweep.settle_with_record(config, explicit)
-    summary = sweep.finished_summary(config)
+    config = sweep.settle_with_record(config, {key for key in BUDGET_KEYS if getattr(arguments, key) is not None})
+    summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed)
     if summary:
         console.print(
             f"sweep {config.name} is finished already; more: --trials {config.trials * 2}, or another --name", highlight=False
@@ -105,11 +115,27 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         from search.engine import Machine
 
-        summary = sweep.run_sweep(config, Machine.of(config.resources), console)
+        summary = sweep.run_sweep(config, Machine.of(config.resources), console, retry_failed=arguments.retry_failed)
     _conclude(summary, arguments, console)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from gbc.errors import BadInput
+
+    if arguments.repair and not arguments.check:
+        raise BadInput("--repair needs to know which sweep; write --check NAME --repair")
+    if arguments.check:
+        from search import check
+
+        return check.run(arguments.check, repair=arguments.repair, as_json=arguments.json)
+    from search import overview
+
+    if arguments.status:
+        return overview.show_status(arguments.status, as_json=arguments.json)
+    return overview.show_list(as_json=arguments.json)
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
@@ -122,6 +148,8 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     flags: dict[str, Any] = {
         "name": arguments.name,
         "trials": arguments.trials,
+        "retries": arguments.retries,
+        "keep": arguments.keep,
         "seed": arguments.seed,
         "sampler": arguments.sampler,
         "scheduler.name": arguments.scheduler,
@@ -176,6 +204,8 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
 
 
 def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console) -> None:
+    from search.disk import size
+    from search.overview import failure_lines
     from search.progress import duration
 
     def say(text: str) -> None:
@@ -183,8 +213,10 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
 
     say(
         f"\nsweep {summary.name}: {summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
-        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}"
+        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}, {size(summary.bytes)} on disk"
     )
+    for line in failure_lines(summary.failures):
+        say(line)
     if summary.best_trial is not None:
         scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
         say(

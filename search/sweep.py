@@ -10,12 +10,10 @@ from rich.console import Console
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
-from gbc.runtime import derive
 from gbc.settings import flatten, load_yaml
-from search import space
 from search.config import BUDGET_KEYS, SweepConfig
 from search.engine import Machine, run_ray
-from search.folder import RECORD, STUDY_FILE, folder_of, trial_folder
+from search.folder import RECORD, STUDY_FILE, folder_of
 from search.ledger import Entry, Ledger
 from search.lock import only_driver
 from search.prepare import CLASSIFIERS, Prepared, prepare
@@ -23,7 +21,7 @@ from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.summary import Summary, sum_up, time_up, used_up, work_left
 from search.tracking import Tracker
-from search.trial import Assignment
+from search.trial import Assignment, assignment_of
 
 
 class SweepMismatch(BadInput):
@@ -54,22 +52,30 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     return config.model_copy(update=kept)
 
 
-def finished_summary(config: SweepConfig) -> Summary | None:
-    """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work."""
+def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summary | None:
+    """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work.
+
+    Raises:
+        BadInput: failed trials are to run again, and no time is left for them.
+    """
     folder = folder_of(config.name)
     if not (folder / STUDY_FILE).exists():
         return None
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
     ledger.close()
+    if retry_failed and any(entry.state == "failed" for entry in entries):
+        if time_up(config, seconds):
+            raise BadInput("--retry-failed: the sweep's time is used up; give it more with --time-budget")
+        return None
     if any(not entry.finished for entry in entries) or not used_up(config, len(entries), seconds):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     return summary if summary and summary.finished and summary.trials == len(entries) else None
 
 
-def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summary:
-    """Run what is left of a sweep, to its budget or to an interruption.
+def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False) -> Summary:
+    """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
@@ -86,20 +92,14 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
         recorder = Recorder(ledger, tracker, progress, folder)
 
         def assign(entry: Entry) -> Assignment:
-            seed = derive(config.seed, entry.number)
-            return Assignment(
-                number=entry.number,
-                acknowledged=entry.last_step,
-                settings=space.settle(config.trial, entry.params, seed).model_dump(mode="json"),
-                folder=str(trial_folder(folder, entry.number).resolve()),
-                cache=str(CLASSIFIERS.resolve()),
-                threads=machine.threads,
-            )
+            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads)
 
         try:
             tracker.begin(
                 {"sweep.yaml": record, "classifier.json": prepared.regimes()}, flatten(config.model_dump(mode="json"))
             )
+            if retry_failed:
+                recorder.reopen_failed()
             recorder.catch_up()
             if work_left(config, ledger):
                 _announce(config, machine, prepared, ledger, console)

@@ -48,15 +48,13 @@ class Tracker:
         Raises:
             BadInput: the store cannot be opened or is of another MLflow schema.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        _be_quiet()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         self.config = config
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+        self.uri = address()
         self._children: dict[int, _Child] | None = None
         try:
             self._client: MlflowClient = MlflowClient(self.uri)
@@ -71,11 +69,9 @@ class Tracker:
     def look(self) -> None:
         """Read all runs of the sweep's trials, a page at a time. Done by itself before the first use of one."""
         self._children = {}
-        for run in pages(self._client, self._experiment, f"tags.`mlflow.parentRunId` = '{self.parent}'"):
-            number = int(run.data.tags.get("sweep.trial", -1))
-            found = _Child(
-                run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark(run), dict(run.data.metrics)
-            )
+        query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'trial'"
+        for run in pages(self._client, self._experiment, query):
+            number, found = int(run.data.tags.get("sweep.trial", -1)), _child_of(run)
             other = self._children.get(number)
             if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
                 self._children[number] = found
@@ -154,6 +150,36 @@ class Tracker:
         child = self._child(number)
         return child is None or child.mark < step or (finished and child.status not in _ENDED)
 
+    def adopt(self, number: int, run: str) -> None:
+        """From now on `run` is the run of trial `number`."""
+        found = self._client.get_run(run)
+        if found.data.tags.get("mlflow.parentRunId") != self.parent:
+            self._client.set_tag(run, "mlflow.parentRunId", self.parent)
+        self._known[number] = _child_of(found)
+
+    def discard(self, run: str) -> None:
+        """Delete a run, as MLflow deletes: it can be restored until `mlflow gc`."""
+        self._client.delete_run(run)
+        self._children = {number: child for number, child in self._known.items() if child.run != run}
+
+    def attach(self, number: int, picture: Path) -> None:
+        """Put the picture of a trial into its run."""
+        child = self._child(number)
+        if child is not None:
+            self._client.log_artifact(child.run, str(picture))
+
+    def fetch(self, run: str, name: str, into: Path) -> None:
+        """Copy a file of a run into a folder."""
+        self._client.download_artifacts(run, name, str(into))
+
+    def reports(self, run: str) -> list[dict[str, Any]]:
+        """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
+        rows: dict[int, dict[str, Any]] = {}
+        for name in self._client.get_run(run).data.metrics:
+            for point in self._client.get_metric_history(run, name):
+                rows.setdefault(point.step, {"step": point.step})[name] = point.value
+        return [row for _, row in sorted(rows.items())]
+
     def begin(self, files: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """Mark the sweep's run as running, with its configuration as parameters and files."""
         run = self._client.get_run(self.parent)
@@ -200,7 +226,7 @@ class Tracker:
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
         query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"
-        found = self._client.search_runs([self._experiment], query, max_results=1)
+        found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             identity: str = found[0].info.run_id
             return identity
@@ -217,6 +243,88 @@ class Tracker:
 
     def _child(self, number: int) -> _Child | None:
         return self._known.get(number)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What MLflow holds of one run, for an audit."""
+
+    run: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    steps: list[int]
+    """Of its reports, in the order of logging."""
+    values: dict[int, float]
+    """The objective by step."""
+    files: frozenset[str]
+
+    @property
+    def number(self) -> int | None:
+        """Of its trial."""
+        text = self.tags.get("sweep.trial", "")
+        return int(text) if text.isdigit() else None
+
+
+def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
+    """The runs of a sweep and of its trials, oldest first; nothing is created, not even the store.
+
+    Raises:
+        BadInput: the store cannot be read.
+    """
+    uri = address()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return [], []
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    _be_quiet()
+    try:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            return [], []
+        found = [
+            _facts(client, run, config.objective.metric)
+            for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
+        ][::-1]
+    except (MlflowException, SQLAlchemyError, OSError) as fault:
+        raise BadInput(f"MLflow store {uri}: cannot be read: {str(fault).splitlines()[0]}") from None
+    return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
+        one for one in found if one.tags.get("sweep.role") == "trial"
+    ]
+
+
+def address() -> str:
+    """Of the MLflow store: where the environment says, or the database in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def _facts(client: MlflowClient, run: Run, objective: str) -> Facts:
+    identity = run.info.run_id
+    is_trial = run.data.tags.get("sweep.role") == "trial"
+    return Facts(
+        identity,
+        run.info.status,
+        dict(run.data.tags),
+        dict(run.data.params),
+        [point.step for point in client.get_metric_history(identity, _MARK)] if is_trial else [],
+        {point.step: point.value for point in client.get_metric_history(identity, objective)} if is_trial else {},
+        frozenset(file.path for file in client.list_artifacts(identity)),
+    )
+
+
+def _child_of(run: Run) -> _Child:
+    return _Child(
+        run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark(run), dict(run.data.metrics)
+    )
+
+
+def _be_quiet() -> None:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:

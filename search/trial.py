@@ -10,7 +10,10 @@ from typing import Any, TypedDict
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS
+from search.config import SweepConfig
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, trial_folder
+from search.ledger import Entry
+from search.space import settle
 
 Row = dict[str, Any]
 """One report: `step` and the metrics, or `step` and `error` when the trial failed for a reason of its own."""
@@ -29,6 +32,25 @@ class Assignment(TypedDict):
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
+
+
+def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int) -> Assignment:
+    """What the worker of a trial is told, as far as the ledger has come."""
+    return Assignment(
+        number=entry.number,
+        acknowledged=entry.last_step,
+        settings=settings_of(config, entry).model_dump(mode="json"),
+        folder=str(trial_folder(sweep, entry.number).resolve()),
+        cache=str(cache.resolve()),
+        threads=threads,
+    )
+
+
+def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
+    """All settings of a trial: the fixed ones, those that were sampled for it, and its own seed."""
+    from gbc.runtime import derive
+
+    return settle(config.trial, entry.params, derive(config.seed, entry.number))
 
 
 def run_trial(config: dict[str, Any]) -> None:

@@ -83,13 +83,14 @@ def test_only_files_of_dead_processes_are_left_over(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, 0)
     folder.mkdir(parents=True)
     dead, alive = folder / f".last.ckpt.{child.pid}-x1", folder / f".last.ckpt.{os.getpid()}-x1"
-    for path in (dead, alive, tmp_path / ".lock", folder / CHECKPOINT):
+    nameless = folder / ".samples.png.a1b2c3d4"
+    for path in (dead, alive, nameless, tmp_path / ".lock", tmp_path / ".gitignore", folder / CHECKPOINT):
         path.write_text("")
     (tmp_path / ".ray" / "run").mkdir(parents=True)
-    assert leftovers(tmp_path) == [tmp_path / ".ray", dead]
+    assert leftovers(tmp_path) == [tmp_path / ".ray", dead, nameless]
     for path in leftovers(tmp_path):
         remove(path)
-    assert leftovers(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists()
+    assert leftovers(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists() and (tmp_path / ".gitignore").exists()
 
 
 @pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (34_500, "34 kB"), (5_600_000, "6 MB"), (7.25e9, "7.2 GB")])

@@ -1,0 +1,257 @@
+"""How sweeps stand, seen from another terminal: `--list` and `--status`. Reads alone, and disturbs nobody.
+
+The study is read as the sqlite file it is: Optuna's own storage would open it for writing, and takes longer to import than
+all of this takes to run. `tests/search/test_overview.py` compares with what Optuna says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from gbc.errors import BadInput, CorruptFile
+from gbc.settings import load_yaml
+from search import folder as places
+from search.config import SweepConfig
+from search.disk import footprint, size
+from search.ledger import Entry, best_of, entry_of, seconds_of
+from search.lock import driver_of
+from search.progress import duration
+from search.summary import failure, used_up
+
+_NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How one sweep stands."""
+
+    name: str
+    folder: str
+    state: str
+    """`running`, `interrupted` (the same command continues it), `finished`, or `damaged`."""
+    trials: int
+    """The budget; -1 when it cannot be read."""
+    complete: int = 0
+    stopped: int = 0
+    failed: int = 0
+    open: int = 0
+    objective: str = ""
+    best_trial: int | None = None
+    best_value: float | None = None
+    best_params: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Wall time used, as noted by the driver every ten seconds."""
+    seconds_left: float | None = None
+    """Of the time budget, if there is one."""
+    trials_left: int = 0
+    bytes: int = 0
+    driver: dict[str, Any] | None = None
+    """Process, host and start of the one that runs it."""
+    running: list[dict[str, Any]] = field(default_factory=list)
+    """Open trials: `trial`, `step`, `steps`, `value`."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    fault: str | None = None
+    """Why it cannot be read."""
+
+
+def record_of(sweep: Path) -> SweepConfig:
+    """The settings that the sweep in this folder was started with.
+
+    Raises:
+        BadInput: its record is missing or damaged.
+    """
+    path = sweep / places.RECORD
+    return SweepConfig.parse(load_yaml(path), str(path))
+
+
+def read_study(path: Path) -> tuple[list[Entry], float]:
+    """Every trial of the study in this file, by number, and the seconds spent: one consistent moment of it.
+
+    Raises:
+        CorruptFile: it is no study.
+    """
+    # Without a write-ahead log nobody has the file open, and it is read without creating one.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    try:
+        address = f"file:{quote(str(path.resolve()))}?{mode}"
+        with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
+            study.execute("BEGIN")
+            trials = study.execute("SELECT trial_id, number, state FROM trials ORDER BY number").fetchall()
+            values = study.execute(
+                "SELECT trial_id, step, coalesce(intermediate_value, intermediate_value_type) FROM trial_intermediate_values"
+            ).fetchall()
+            params = study.execute(
+                "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params ORDER BY 1, param_id"
+            )
+            parameters = params.fetchall()
+            notes = study.execute("SELECT trial_id, key, value_json FROM trial_user_attributes").fetchall()
+            shared = dict(study.execute("SELECT key, value_json FROM study_user_attributes").fetchall())
+    except sqlite3.DatabaseError as fault:
+        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
+    by_trial: dict[int, tuple[dict[str, Any], dict[int, float], dict[str, Any]]] = {row[0]: ({}, {}, {}) for row in trials}
+    for trial, name, value, distribution in parameters:
+        by_trial[trial][0][name] = _external(value, distribution)
+    for trial, step, value in values:
+        by_trial[trial][1][step] = _NOT_FINITE[value] if isinstance(value, str) else value
+    for trial, key, text in notes:
+        by_trial[trial][2][key] = json.loads(text)
+    entries = [entry_of(number, state, *by_trial[trial]) for trial, number, state in trials]
+    return entries, seconds_of({key: json.loads(text) for key, text in shared.items()})
+
+
+def look(name: str) -> Overview:
+    """How the sweep of this name stands.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    sweep = places.existing(name)
+    config = record_of(sweep)
+    driver = driver_of(sweep)
+    entries, seconds = read_study(sweep / places.STUDY_FILE)
+    count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
+    finished = not count["running"] and used_up(config, len(entries), seconds)
+    best = next(iter(best_of(entries, config.objective.direction, 1)), None)
+    budget = None if config.time_budget is None else config.time_budget * 60
+    return Overview(
+        name=name,
+        folder=str(sweep),
+        state="running" if driver else "finished" if finished else "interrupted",
+        trials=config.trials,
+        complete=count["complete"],
+        stopped=count["stopped"],
+        failed=count["failed"],
+        open=count["running"],
+        objective=config.objective.metric,
+        best_trial=best.number if best else None,
+        best_value=best.value if best else None,
+        best_params=best.params if best else {},
+        seconds=round(seconds, 1),
+        seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
+        trials_left=max(0, config.trials - len(entries)),
+        bytes=footprint(sweep),
+        driver=asdict(driver) if driver else None,
+        running=[
+            {"trial": entry.number, "step": entry.last_step, "steps": config.trial.steps, "value": entry.value}
+            for entry in entries
+            if not entry.finished
+        ],
+        failures=[failure(entry, sweep) for entry in entries if entry.state == "failed"],
+    )
+
+
+def look_at_all() -> list[Overview]:
+    """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
+    found = []
+    for name in places.known():
+        try:
+            found.append(look(name))
+        except BadInput as fault:
+            sweep = places.folder_of(name)
+            found.append(Overview(name, str(sweep), "damaged", -1, bytes=footprint(sweep), fault=str(fault)))
+    return found
+
+
+def show_list(*, as_json: bool) -> int:
+    """Print every sweep, a line each. Returns the exit code."""
+    found = look_at_all()
+    if as_json:
+        keys = ("running", "failures", "best_params")
+        print(json.dumps([{key: value for key, value in asdict(one).items() if key not in keys} for one in found], indent=2))
+    elif not found:
+        print("no sweeps here; start one with python search/run.py")
+    else:
+        rows = [("sweep", "state", "trials", "best", "time", "on disk")]
+        rows += [
+            (one.name, one.state, _counts(one), _best(one), duration(one.seconds), size(one.bytes))
+            if one.fault is None
+            else (one.name, one.state, one.fault, "", "", size(one.bytes))
+            for one in found
+        ]
+        print("\n".join(_columns(rows)))
+    return 0
+
+
+def show_status(name: str, *, as_json: bool) -> int:
+    """Print how one sweep stands. Returns the exit code.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    found = look(name)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    driver = f" ({found.driver['host']}, pid {found.driver['pid']}, since {found.driver['since']})" if found.driver else ""
+    left = f"{found.trials_left} trials to start" if found.state != "finished" else "no trial left"
+    if found.seconds_left is not None:
+        left += f", {duration(found.seconds_left)} of the time budget left"
+    print(f"sweep {found.name}: {found.state}{driver}")
+    print(f"trials    {_counts(found)}; {left}")
+    print(f"time      {duration(found.seconds)} used")
+    print(f"best      {_best(found)}")
+    if found.best_params:
+        print(
+            "          "
+            + "  ".join(
+                f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in found.best_params.items()
+            )
+        )
+    print(f"on disk   {size(found.bytes)} in {found.folder}")
+    rows = [
+        (
+            f"{one['trial']:04d}",
+            f"step {one['step']}/{one['steps']}",
+            "–" if one["value"] is None else f"{found.objective} {one['value']:.4g}",
+        )
+        for one in found.running
+    ]
+    for line in _columns(rows):
+        print(f"{'running' if found.driver else 'open':<10}{line}")
+    for line in failure_lines(found.failures):
+        print(line)
+    return 0
+
+
+def failure_lines(failures: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each failed trial: why, after how many retries, and where the traceback lies."""
+    return [
+        f"failed    {one['trial']:04d}  {one['reason'] or 'no reason on record'}"
+        + (f"  after {one['retries']} {'retry' if one['retries'] == 1 else 'retries'}" if one["retries"] else "")
+        + (f"  {one['log']}" if one["log"] else "")
+        for one in failures
+    ]
+
+
+def _counts(one: Overview) -> str:
+    done = one.complete + one.stopped + one.failed
+    parts = [f"{one.complete} complete", f"{one.stopped} stopped early", f"{one.failed} failed"]
+    if one.open:
+        parts.append(f"{one.open} {'running' if one.driver else 'open'}")
+    return f"{done} of {one.trials} ({', '.join(parts)})"
+
+
+def _best(one: Overview) -> str:
+    return "none yet" if one.best_value is None else f"{one.objective} {one.best_value:.4g} (trial {one.best_trial})"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _external(value: float, distribution: str) -> Any:
+    """A parameter as it was sampled: Optuna stores choices by index."""
+    kind = json.loads(distribution)
+    if kind["name"] == "CategoricalDistribution":
+        return kind["attributes"]["choices"][int(value)]
+    return int(value) if kind["name"] == "IntDistribution" else value
