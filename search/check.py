@@ -30,6 +30,7 @@ from search.summary import used_up
 from search.tracking import Facts, Tracker, read
 from search.trial import Row, assignment_of, rows, settings_of
 
+_LONGEST: Final = 6000  # characters of a parameter in MLflow
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
 
@@ -310,9 +311,14 @@ def _distance(audit: Audit, entry: Entry, found: Saved, last: int, damaged: bool
 
 def mend(audit: Audit) -> list[str]:
     """Mend what can be mended, and say what was done. The caller holds the driver's lock."""
+    findings = [finding for finding in audit.findings if finding.mend]
+    if any(finding.mend in ("tell", "study") for finding in findings):
+        findings.append(Finding(None, "the sweep's MLflow run", "parent"))  # it may have been the last open trial
     mender = _Mender(audit)
     try:
-        return [f"{finding.words()}: {done}" for finding in audit.findings if finding.mend and (done := mender.mend(finding))]
+        # The sweep's own run last: it says which trial is the best, and whether all have ended.
+        findings.sort(key=lambda finding: finding.mend == "parent")
+        return [f"{finding.words()}: {done}" for finding in findings if (done := mender.mend(finding))]
     finally:
         mender.ledger.close()
 
@@ -377,6 +383,9 @@ class _Mender:
                     self.tracker.adopt(number, one.run)
         for one in others:
             self.tracker.discard(one.run)
+        if self.tracker.parent not in {one.run for one in self.audit.parents}:
+            record = (self.sweep / places.RECORD).read_text()
+            self.tracker.begin({places.RECORD: record}, flatten(self.config.model_dump(mode="json")))
         entries = self.ledger.entries()
         finished = all(entry.finished for entry in entries) and used_up(self.config, len(entries), self.ledger.seconds)
         best = self.ledger.best()
@@ -502,7 +511,7 @@ def _wrong_params(config: SweepConfig, entry: Entry, one: Facts) -> list[str]:
     return missing + [
         f"{key} is {one.params[key]}, not {value}"
         for key, value in wanted.items()
-        if key in one.params and key != "device" and one.params[key] != str(value)
+        if key in one.params and key != "device" and one.params[key] != str(value)[:_LONGEST]
     ]
 
 

@@ -99,8 +99,9 @@ def run_ray(
     from search.searcher import LedgerSearcher
     from search.trial import run_trial
 
-    for name in ("ray", "ray.tune", "ray.data"):
+    for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     ray.init(
         num_cpus=machine.cpus,
         num_gpus=machine.gpus,

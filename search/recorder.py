@@ -64,10 +64,9 @@ class Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and was not to be revived."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
-        reason = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "the worker died")
         if text:
             write_atomic(self._trial_folder(number) / LOG, text.encode())
-        self._close(number, "failed", reason)
+        self._close(number, "failed", reason_of(text))
 
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
@@ -140,3 +139,12 @@ class Recorder(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks into a file that nobody reads; keep the open stores out of it."""
         return {}
+
+
+def reason_of(log: str) -> str:
+    """Why a trial failed, in one line: the last of its error."""
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    # Ray writes a paragraph on what may kill a process.
+    return (
+        "the worker process died: killed, out of memory or crashed" if not last or "worker process has died" in last else last
+    )

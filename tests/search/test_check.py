@@ -286,6 +286,19 @@ def test_a_best_checkpoint_that_was_damaged_is_trained_again_bit_for_bit(capsys:
     assert all(torch.equal(after["generator"][key], value) for key, value in before["generator"].items())
 
 
+def test_the_last_open_trial_ends_the_sweep_when_it_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The driver died between the decision to stop and the trial's end."""
+    columns = "trial_user_attributes (trial_id, key, value_json)"
+    study(f"INSERT INTO {columns} SELECT trial_id, 'stopped_at', '6' FROM trials WHERE number = 4")
+    code, output = check(capsys)
+    assert code == 1 and "trial-0004: open in the study, and stopped by its reports" in output
+    code, output = check(capsys, "--repair")
+    assert code == 0, output
+    parent = client().get_run(client().get_run(run_of(4)).data.tags["mlflow.parentRunId"])
+    assert parent.info.status == "FINISHED" and parent.data.tags["sweep.best_trial"] == str(best())
+    assert client().get_run(run_of(4)).data.tags["sweep.outcome"] == "stopped"
+
+
 def test_a_kill_between_checkpoint_and_report_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     """One report more or less is what a kill leaves, and what the next run mends by itself."""
     study("DELETE FROM trial_intermediate_values WHERE step = 6 AND trial_id = (SELECT trial_id FROM trials WHERE number = 4)")
