@@ -21,11 +21,10 @@ from gbc.settings import flatten
 from search import folder as places
 from search.config import SweepConfig
 from search.disk import Saved, leftovers, remove, saved
-from search.folder import CHECKPOINT, HISTORY, LOG, PICTURE, PREVIOUS, trial_folder
+from search.folder import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, trial_folder
 from search.ledger import Entry, Ledger, best_of
 from search.lock import HOLDER, driver_of, only_driver
 from search.overview import read_study, record_of
-from search.prepare import CLASSIFIERS
 from search.summary import used_up
 from search.tracking import Facts, Tracker, read
 from search.trial import Row, assignment_of, rows, settings_of

@@ -56,9 +56,8 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from gbc.errors import BadInput
     from gbc.settings import load_yaml
     from search.config import SweepConfig
-    from search.folder import CHECKPOINT, PICTURE, RECORD, existing, trial_folder
+    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, RECORD, existing, trial_folder
     from search.ledger import Ledger
-    from search.prepare import CLASSIFIERS
 
     folder = existing(name)
     record = folder / RECORD

@@ -9,6 +9,7 @@ from gbc.errors import BadInput
 from gbc.settings import suggest
 
 SWEEPS: Final = Path("mlruns") / "sweeps"
+CLASSIFIERS: Final = Path("mlruns") / "classifiers"
 RECORD: Final = "sweep.yaml"
 STUDY_FILE: Final = "study.db"
 SCRATCH: Final = ".ray"

@@ -27,6 +27,13 @@ from search.progress import duration
 from search.summary import failure, used_up
 
 _NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
+_QUERIES: Final = (
+    "SELECT trial_id, number, state FROM trials ORDER BY number",
+    "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params ORDER BY trial_id, param_id",
+    "SELECT trial_id, step, coalesce(intermediate_value, intermediate_value_type) FROM trial_intermediate_values",
+    "SELECT trial_id, key, value_json FROM trial_user_attributes",
+    "SELECT key, value_json FROM study_user_attributes",
+)
 
 
 @dataclass(frozen=True)
@@ -78,33 +85,31 @@ def read_study(path: Path) -> tuple[list[Entry], float]:
     Raises:
         CorruptFile: it is no study.
     """
-    # Without a write-ahead log nobody has the file open, and it is read without creating one.
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     try:
-        address = f"file:{quote(str(path.resolve()))}?{mode}"
-        with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
-            study.execute("BEGIN")
-            trials = study.execute("SELECT trial_id, number, state FROM trials ORDER BY number").fetchall()
-            values = study.execute(
-                "SELECT trial_id, step, coalesce(intermediate_value, intermediate_value_type) FROM trial_intermediate_values"
-            ).fetchall()
-            params = study.execute(
-                "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params ORDER BY 1, param_id"
-            )
-            parameters = params.fetchall()
-            notes = study.execute("SELECT trial_id, key, value_json FROM trial_user_attributes").fetchall()
-            shared = dict(study.execute("SELECT key, value_json FROM study_user_attributes").fetchall())
+        try:
+            trials, params, values, notes, shared = _tables(path)
+        except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
+            trials, params, values, notes, shared = _tables(path)
     except sqlite3.DatabaseError as fault:
         raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
     by_trial: dict[int, tuple[dict[str, Any], dict[int, float], dict[str, Any]]] = {row[0]: ({}, {}, {}) for row in trials}
-    for trial, name, value, distribution in parameters:
+    for trial, name, value, distribution in params:
         by_trial[trial][0][name] = _external(value, distribution)
     for trial, step, value in values:
         by_trial[trial][1][step] = _NOT_FINITE[value] if isinstance(value, str) else value
     for trial, key, text in notes:
         by_trial[trial][2][key] = json.loads(text)
     entries = [entry_of(number, state, *by_trial[trial]) for trial, number, state in trials]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared.items()})
+    return entries, seconds_of({key: json.loads(text) for key, text in shared})
+
+
+def _tables(path: Path) -> list[list[tuple[Any, ...]]]:
+    # Without a write-ahead log nobody has the file open, and it is read without creating one.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    address = f"file:{quote(str(path.resolve()))}?{mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
+        study.execute("BEGIN")
+        return [study.execute(query).fetchall() for query in _QUERIES]
 
 
 def look(name: str) -> Overview:

@@ -13,10 +13,10 @@ from gbc.errors import BadInput
 from gbc.settings import flatten, load_yaml
 from search.config import BUDGET_KEYS, SweepConfig
 from search.engine import Machine, run_ray
-from search.folder import RECORD, STUDY_FILE, folder_of
+from search.folder import CLASSIFIERS, RECORD, STUDY_FILE, folder_of
 from search.ledger import Entry, Ledger
 from search.lock import only_driver
-from search.prepare import CLASSIFIERS, Prepared, prepare
+from search.prepare import Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.summary import Summary, sum_up, time_up, used_up, work_left

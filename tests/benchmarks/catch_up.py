@@ -1,7 +1,7 @@
 """How long a sweep takes to look at its records before it goes on: `python tests/benchmarks/catch_up.py --trials 200`.
 
 Makes a finished sweep in a temporary folder (a real study, a real MLflow store in sqlite), then times `Recorder.catch_up` as
-at the start of each run.
+at the start of each run, and what `--check` and `--status` do without the start of the process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 
 from gbc.report import METRIC_DIRECTIONS
+from search.check import audit
 from search.config import SweepConfig
+from search.folder import RECORD
 from search.ledger import Ledger
+from search.overview import look
 from search.progress import Progress
 from search.recorder import Recorder
 from search.tracking import Tracker
@@ -38,6 +42,7 @@ def main() -> None:
         folder = Path("mlruns") / "sweeps" / "benchmark"
         folder.mkdir(parents=True)
         began = time.perf_counter()
+        (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
         fill(config, folder, arguments.trials)
         print(f"{arguments.trials} trials of {REPORTS} reports made in {time.perf_counter() - began:.1f} s")
         times, cpu = [], []
@@ -50,6 +55,12 @@ def main() -> None:
             cpu.append(time.process_time() - worked)
             ledger.close()
         shown = ", ".join(f"{value:.2f}" for value in times)
+        began = time.perf_counter()
+        audit(folder)
+        audited = time.perf_counter() - began
+        began = time.perf_counter()
+        look("benchmark")
+        print(f"--check: {audited:.2f} s; --status: {time.perf_counter() - began:.2f} s")
         print(f"catch_up: median {statistics.median(times):.2f} s of {shown}; {statistics.median(cpu):.2f} s of CPU time")
 
 

@@ -15,6 +15,7 @@ from gbc.errors import BadInput
 from search import sweep
 from search.config import Resources, SweepConfig
 from search.engine import Machine
+from search.ledger import Ledger
 from search.run import main, parse_duration
 from tests.search.conftest import tiny_sweep
 
@@ -78,6 +79,8 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--name", "a/b"], "name: 'a/b' must start with a letter or digit"),
         (["--cpus-per-trial", "500"], "--cpus-per-trial 500: this machine has"),
         (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
+        (["--keep", "0"], "keep: 0 should be greater than or equal to 1"),
+        (["--retries", "-1"], "retries: -1 should be greater than or equal to 0"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
         (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
@@ -145,6 +148,20 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     assert sweep.settle_with_record(asked, set()).trials == 9
     assert sweep.settle_with_record(asked, {"trials"}).trials == 20
     assert sweep.settle_with_record(asked, {"trials"}).time_budget == 5.0
+
+
+def test_failed_trials_do_not_run_again_without_time(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SweepConfig.parse(tiny_sweep(trials=1, time_budget=1.0), "tests")
+    folder = sweep.folder_of("tiny")
+    folder.mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, folder)
+    ledger.tell(ledger.ask().number, "failed", "MemoryError")
+    ledger.spent(60.0)
+    ledger.close()
+    assert main(["--config", str(sweep_file), "--retry-failed"]) == 2
+    assert "--retry-failed: the sweep's time is used up; give it more with --time-budget" in capsys.readouterr().err
+    assert Ledger(config, folder).entry(0).state == "failed"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
