@@ -2,6 +2,7 @@
 
 A file is one header line (format, version, SHA-256 of the rest) and a `torch.save` archive that is read with
 `weights_only=True`. It is written beside its place and moved there, so a reader sees the old file or the new one.
+torch is imported where it is used: files are written by commands that need no tensor.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import hashlib
 import io
 import os
 import pickle
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
-
-import torch
 
 from gbc.errors import BadInput, CorruptFile
 
@@ -30,7 +31,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path))
     except OSError as fault:
         raise BadInput(f"{path.parent}: cannot be written: {fault.strerror}") from None
     try:
@@ -45,16 +46,52 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise BadInput(f"{path}: cannot be written: {fault.strerror}") from None
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, text, lists and dictionaries of them) to `path`.
+def keep(path: Path, beside: Path) -> None:
+    """Let what is at `path` be at `beside` too, where it stays when `path` is replaced. Atomic; a link, not a copy.
+
+    Does nothing when there is no file at `path`.
 
     Raises:
         BadInput: the folder cannot be written.
     """
+    temporary = beside.with_name(f"{_temporary(beside)}keep")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except FileNotFoundError:
+            return
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, beside)
+    except OSError as fault:
+        raise BadInput(f"{beside}: cannot be written: {fault.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)  # to rename a file to a link of itself does nothing
+
+
+def writer_of(path: Path) -> int | None:
+    """The process that made the temporary file at `path`; None when it is no such file."""
+    found = re.fullmatch(r"\..+\.(\d+)-\w+", path.name)
+    return int(found[1]) if found else None
+
+
+def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
+    """Write `state` (tensors, numbers, text, lists and dictionaries of them) to `path`.
+
+    What was there before is kept at `previous`, when that is given: at every moment one of the two is whole.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
+    import torch
+
     archive = io.BytesIO()
     torch.save(state, archive)
     content = archive.getvalue()
     header = b"%s %d %s\n" % (_FORMAT, VERSION, hashlib.sha256(content).hexdigest().encode())
+    if previous is not None:
+        keep(path, previous)
     write_atomic(path, header + content)
 
 
@@ -65,6 +102,26 @@ def load(path: Path) -> dict[str, Any]:
         BadInput: there is no such file, or another version wrote it.
         CorruptFile: it is not a checkpoint, is cut short or was changed.
     """
+    import torch
+
+    content = _verified(path)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as fault:
+        raise CorruptFile(f"{path}: cannot be unpacked: {str(fault).splitlines()[0]}") from None
+    return state
+
+
+def verified(path: Path) -> bool:
+    """Whether the file at `path` is a whole checkpoint; without unpacking it."""
+    try:
+        _verified(path)
+    except BadInput:
+        return False
+    return True
+
+
+def _verified(path: Path) -> bytes:
     try:
         header, _, content = path.read_bytes().partition(b"\n")
     except OSError as fault:
@@ -76,8 +133,9 @@ def load(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: checkpoint version {fields[1].decode()}, this package reads version {VERSION}")
     if hashlib.sha256(content).hexdigest().encode() != fields[2]:
         raise CorruptFile(f"{path}: damaged (its SHA-256 does not match); delete it to start over")
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as fault:
-        raise CorruptFile(f"{path}: cannot be unpacked: {str(fault).splitlines()[0]}") from None
-    return state
+    return content
+
+
+def _temporary(path: Path) -> str:
+    """How the name of a temporary file for `path` begins: hidden, and with the process that writes it."""
+    return f".{path.name}.{os.getpid()}-"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+DIVERGED: Final = "diverged: "
+"""How the message of `Diverged` begins: settings that fail like this fail again."""
+
 
 class BadInput(Exception):
     """Something the user gave cannot be used. Commands print the message alone and exit with code 2."""
@@ -25,7 +30,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int, part: str) -> None:
         """`part` is the name of the first loss that was not finite, seen at optimiser step `step`."""
-        super().__init__(f"diverged: {part} was not finite at step {step}")
+        super().__init__(f"{DIVERGED}{part} was not finite at step {step}")
         self.step, self.part = step, part
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:

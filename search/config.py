@@ -16,8 +16,8 @@ from gbc.settings import Config, assign, flatten, load_yaml, suggest
 from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
-BUDGETS: Final = ("trials", "time_budget", "max_steps", "patience")
-"""Settings that end a sweep. They may change when it is continued."""
+MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "keep")
+"""Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
 _MOST_TRIALS: Final = 1_000_000
 
 
@@ -82,12 +82,14 @@ class SweepConfig(Config):
     warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
     warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
 
-    # Budget and resources may change when a sweep is continued.
+    # From here on settings may change when a sweep is continued (`MAY_CHANGE`, and resources).
     trials: int = Field(32, ge=1, le=_MOST_TRIALS)
     time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps of all trials together")
     patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
     resources: Resources = Resources()
+    retries: int = Field(2, ge=0, le=100, description="how often a trial whose worker died goes on with another one")
+    keep: int = Field(5, ge=1, description="how many of the best generators stay on disk")
 
     @field_validator("name")
     @classmethod
@@ -166,7 +168,7 @@ class SweepConfig(Config):
         }
 
     def _identity(self) -> dict[str, Any]:
-        identity = self.model_dump(mode="json", exclude={*BUDGETS, "resources"})
+        identity = self.model_dump(mode="json", exclude={*MAY_CHANGE, "resources"})
         del identity["trial"]["device"]
         return {key: value for key, value in flatten(identity).items() if value is not None}
 

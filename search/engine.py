@@ -13,6 +13,7 @@ from typing import Any
 
 from gbc.errors import BadInput
 from search.config import Resources, SweepConfig
+from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
 from search.recorder import Recorder
 from search.trial import Assignment
@@ -100,8 +101,9 @@ def run_ray(
     from search.stopper import LedgerStopper
     from search.trial import run_trial
 
-    for name in ("ray", "ray.tune", "ray.data"):
+    for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     ray.init(
         num_cpus=machine.cpus,
         num_gpus=machine.gpus,
@@ -112,10 +114,11 @@ def run_ray(
     )
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
-    scratch = folder / ".ray"
+    scratch = folder / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     entries = ledger.entries()
-    todo = config.trials - sum(entry.finished for entry in entries)
+    # Open trials run to their end whatever `trials` says: there may be more of them than it leaves (`--retry-failed`).
+    todo = max(config.trials, len(entries)) - sum(entry.finished for entry in entries)
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     try:
         tuner = tune.Tuner(
@@ -133,7 +136,7 @@ def run_ray(
                 verbose=0,
                 callbacks=[recorder],
                 stop=LedgerStopper(ledger, recorder.elapsed),
-                failure_config=tune.FailureConfig(max_failures=2),
+                failure_config=tune.FailureConfig(max_failures=config.retries),
             ),
         )
         results: Any = tuner.fit()

@@ -54,14 +54,11 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from gbc import checkpoint, export, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
+    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, existing, recorded, trial_folder
     from search.ledger import Ledger
-    from search.prepare import CLASSIFIERS
-    from search.recorder import trial_folder
-    from search.records import folder_of, recorded
-    from search.trial import CHECKPOINT, PICTURE
 
-    config, folder = recorded(name), folder_of(name)
-    ledger = Ledger(config, folder)
+    folder = existing(name)
+    ledger = Ledger(recorded(folder), folder)
     entries, best = ledger.entries(), ledger.best()
     ledger.close()
     if number is not None and not 0 <= number < len(entries):
@@ -69,7 +66,13 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     chosen = entries[number] if number is not None else best
     if chosen is None:
         raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
-    state = checkpoint.load(trial_folder(folder, chosen.number) / CHECKPOINT)
+    path = trial_folder(folder, chosen.number) / CHECKPOINT
+    if chosen.finished and not path.exists():
+        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(folder, entry.number) / CHECKPOINT).exists())
+        raise BadInput(
+            f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
+        )
+    state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
     world = tasks.obtain(settings, CLASSIFIERS)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}

@@ -7,23 +7,28 @@ the value it was based on, then MLflow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbc.errors import BadInput, CorruptFile
+from gbc.errors import DIVERGED, BadInput, CorruptFile
 from search.config import SweepConfig
+from search.folder import STUDY_FILE
 from search.ranking import best
 from search.samplers import ORIGIN, Prior, propose
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-STUDY_FILE: Final = "study.db"
 _STOPPED: Final = "stopped_at"
 _REASON: Final = "reason"
 _SECOND: Final = "second_objective"
 _SECONDS: Final = "seconds"
+_LOST: Final = "lost_workers"
+_RETRIED: Final = "retried"
+_STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Entry:
     """The second objective at the last recorded step, in a sweep that has two."""
     origin: str | None = None
     """The trial of another sweep whose settings it took (warm start)."""
+    lost: int = 0
+    """How often its worker died or raised and was replaced."""
+    retried: int = 0
+    """How often it was opened again after it had failed."""
     ended: float | None = None
     """When it was told, in seconds since 1970."""
 
@@ -66,6 +75,19 @@ class Entry:
     def finished(self) -> bool:
         """Whether the trial was told."""
         return self.state != "running"
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
+        return self.state == "failed" and not (self.reason or "").startswith(DIVERGED)
+
+    def outcome(self, horizon: int) -> str | None:
+        """`complete`, `stopped` or `failed`; None for a trial that must go on to step `horizon`."""
+        if self.finished:
+            return self.state
+        if self.last_step >= horizon:
+            return "complete"
+        return "stopped" if self.stopped_at is not None else None
 
 
 class Ledger:
@@ -159,6 +181,38 @@ class Ledger:
         self.study.tell(number, entry.objectives if outcome == "complete" else None, state=state)
         self.changes += 1
 
+    def lost_worker(self, number: int) -> None:
+        """Note that the worker of a trial died or raised, and that another one takes over."""
+        self._storage.set_trial_user_attr(self._id(number), _LOST, self.entry(number).lost + 1)
+        self.changes += 1
+
+    def reopen(self, number: int) -> None:
+        """Let a failed trial run again under its number, with its settings and from its last report.
+
+        Optuna has no call for this: a FAIL is final. A second Optuna trial in its place would leave two for one number, so
+        its row is set back to RUNNING, as it was before it was told; only the state and the end change.
+        """
+        import optuna
+        from sqlalchemy import text
+
+        trial, entry = self._id(number), self.entry(number)
+        if entry.state != "failed":
+            return
+        with self._storage.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = :trial AND state = 'FAIL'"
+                ),
+                {"trial": trial},
+            )
+        self._storage.remove_session()
+        # Optuna remembers ended trials for good: only a new study object looks again.
+        self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
+        self._storage.set_trial_user_attr(trial, _REASON, None)
+        self._storage.set_trial_user_attr(trial, _LOST, 0)
+        self._storage.set_trial_user_attr(trial, _RETRIED, entry.retried + 1)
+        self.changes += 1
+
     def best(self) -> Entry | None:
         """The trial with the best (first) objective at the full horizon, if any got there."""
         return best(self.config, self.entries())
@@ -166,7 +220,7 @@ class Ledger:
     @property
     def seconds(self) -> float:
         """Wall time spent on this sweep so far, all runs together."""
-        return float(self.study.user_attrs.get(_SECONDS, 0.0))
+        return seconds_of(self.study.user_attrs)
 
     def spent(self, seconds: float) -> None:
         """Note the wall time spent so far."""
@@ -183,15 +237,36 @@ class Ledger:
 
     @staticmethod
     def _entry(trial: FrozenTrial) -> Entry:
-        names = {"RUNNING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "WAITING": "running"}
-        return Entry(
-            number=trial.number,
-            params=dict(trial.params),
-            state=names[trial.state.name],
-            values=dict(sorted(trial.intermediate_values.items())),
-            stopped_at=trial.user_attrs.get(_STOPPED),
-            reason=trial.user_attrs.get(_REASON),
-            second=trial.user_attrs.get(_SECOND),
-            origin=trial.user_attrs.get(ORIGIN),
-            ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
-        )
+        return entry_of(
+            trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values,
+            trial.user_attrs,
+        )  # fmt: skip
+
+
+def entry_of(
+    number: int,
+    state: str,
+    ended: datetime | None,
+    params: dict[str, Any],
+    values: Mapping[int, float],
+    attributes: Mapping[str, Any],
+) -> Entry:
+    """A trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
+    return Entry(
+        number=number,
+        params=params,
+        state=_STATES[state],
+        values=dict(sorted(values.items())),
+        stopped_at=attributes.get(_STOPPED),
+        reason=attributes.get(_REASON),
+        second=attributes.get(_SECOND),
+        origin=attributes.get(ORIGIN),
+        lost=attributes.get(_LOST, 0),
+        retried=attributes.get(_RETRIED, 0),
+        ended=ended.timestamp() if ended else None,
+    )
+
+
+def seconds_of(attributes: Mapping[str, Any]) -> float:
+    """Wall time spent on a sweep, from its study's attributes."""
+    return float(attributes.get(_SECONDS, 0.0))

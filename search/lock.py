@@ -8,10 +8,30 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
+
+LOCK: Final = ".lock"
+HOLDER: Final = "driver.json"
+# `driver_of` holds the lock for a moment when nobody else does: a driver that starts then must not be refused.
+_PATIENCE: Final = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that runs a sweep."""
+
+    pid: int
+    host: str
+    since: str
+
+    def words(self) -> str:
+        """For people."""
+        return f"pid {self.pid} on {self.host}, since {self.since}"
 
 
 @contextmanager
@@ -23,21 +43,47 @@ def only_driver(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    holder = folder / "driver.json"
+    holder = folder / HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=_PATIENCE)
         lock.acquire()
     except Timeout:
-        who = json.loads(holder.read_text()) if holder.exists() else {}
-        detail = f" (pid {who['pid']} on {who['host']}, since {who['since']})" if who else ""
+        who = _noted(holder)
+        detail = f" ({who.words()})" if who else ""
         raise BadInput(f"sweep {folder.name!r} is being run already{detail}; wait for it, or choose another --name") from None
     except OSError as fault:
         raise BadInput(f"{folder}: cannot be written: {fault.strerror}") from None
     try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_atomic(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
+        me = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+        write_atomic(holder, json.dumps(asdict(me)).encode())
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def driver_of(folder: Path) -> Driver | None:
+    """Who runs the sweep in `folder` right now, without getting in its way; None when nobody does."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:  # never run, or of another user
+        return None
+    try:
+        # Shared: those who only ask do not hide a driver from each other.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _noted(folder / HOLDER) or Driver(0, "unknown", "a moment ago")
+    finally:
+        os.close(handle)
+    return None
+
+
+def _noted(holder: Path) -> Driver | None:
+    try:
+        found = json.loads(holder.read_text())
+        return Driver(int(found["pid"]), str(found["host"]), str(found["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

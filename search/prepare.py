@@ -21,8 +21,8 @@ from gbc.fit import Progress as Training
 from gbc.tasks import World
 from gbc.trainer import Trainer
 from search.engine import Machine
+from search.folder import CLASSIFIERS
 
-CLASSIFIERS: Final = Path("mlruns") / "classifiers"
 _PROBE_STEPS: Final = 6
 
 

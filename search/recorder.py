@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from ray import tune
 
+from gbc.checkpoint import write_atomic
+from search.disk import saved, tidy
+from search.folder import LOG, PICTURE, trial_folder
 from search.ledger import Ledger
 from search.progress import Progress
 from search.tracking import Tracker
-from search.trial import CHECKPOINT, PICTURE
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
 
@@ -53,22 +55,27 @@ class Recorder(tune.Callback):
         if number in self._errors:
             self._close(number, "failed", self._errors[number])
             return
-        entry = self._ledger.entry(number)
-        if outcome := outcome_of(entry.last_step, entry.stopped_at, self._ledger.config.trial.steps):
+        if outcome := self._ledger.entry(number).outcome(self._ledger.config.trial.steps):
             self._close(number, outcome)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker died or raised, and another one takes over."""
+        self._ledger.lost_worker(trial.config["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and was not to be revived."""
-        lines = Path(trial.error_file).read_text().strip().splitlines() if trial.error_file else []
-        reason = next((line.strip() for line in reversed(lines) if line.strip()), "the worker died")
-        self._close(trial.config["number"], "failed", reason)
+        number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
+        if text:
+            write_atomic(self._trial_folder(number) / LOG, text.encode())
+        self._close(number, "failed", reason_of(text))
 
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
         horizon = self._ledger.config.trial.steps
+        self._tracker.look()
         for entry in self._ledger.entries():
             self._progress.known(entry.number, entry.state, entry.last_step, entry.reason)
-            outcome = entry.state if entry.finished else outcome_of(entry.last_step, entry.stopped_at, horizon)
+            outcome = entry.outcome(horizon)
             if self._tracker.behind(entry.number, entry.last_step, entry.finished):
                 self._tracker.open_trial(entry.number, None)
                 for row in self._saved(entry.number):
@@ -79,6 +86,14 @@ class Recorder(tune.Callback):
                 continue
             if outcome:
                 self._close(entry.number, outcome, entry.reason)
+        self._tidy()
+
+    def reopen_failed(self) -> None:
+        """Before Ray starts: let trials that failed run again, in the study and in MLflow."""
+        for entry in self._ledger.entries():
+            if entry.state == "failed":
+                self._ledger.reopen(entry.number)
+                self._tracker.open_trial(entry.number, None)
 
     def elapsed(self) -> float:
         """Wall seconds spent on the sweep, this run and earlier ones."""
@@ -99,19 +114,19 @@ class Recorder(tune.Callback):
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._ledger.tell(number, outcome, reason)
-        self._tracker.close_trial(number, outcome, reason, self._trial_folder(number) / PICTURE)
+        folder = self._trial_folder(number)
+        entry = self._ledger.entry(number)
+        self._tracker.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
         self._progress.closed(number, outcome, reason)
         self._ledger.spent(self.elapsed())
+        self._tidy()
+
+    def _tidy(self) -> None:
+        tidy(self._folder, self._ledger.config, self._ledger.entries())
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
-        from gbc import checkpoint
-        from gbc.errors import BadInput
-
-        try:
-            history: list[dict[str, Any]] = checkpoint.load(self._trial_folder(number) / CHECKPOINT)["history"]
-        except BadInput:
-            return []
-        return history
+        found, _ = saved(self._trial_folder(number))
+        return found.history if found else []
 
     def _trial_folder(self, number: int) -> Path:
         return trial_folder(self._folder, number)
@@ -126,13 +141,10 @@ class Recorder(tune.Callback):
         return {}
 
 
-def outcome_of(last_step: int, stopped_at: int | None, horizon: int) -> str | None:
-    """`complete`, `stopped`, or None for a trial that must go on."""
-    if last_step >= horizon:
-        return "complete"
-    return "stopped" if stopped_at is not None else None
-
-
-def trial_folder(sweep: Path, number: int) -> Path:
-    """Where trial `number` keeps its checkpoint and picture."""
-    return sweep / "trials" / f"{number:04d}"
+def reason_of(log: str) -> str:
+    """Why a trial failed, in one line: the last of its error."""
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    # Ray writes a paragraph on what may kill a process.
+    return (
+        "the worker process died: killed, out of memory or crashed" if not last or "worker process has died" in last else last
+    )

@@ -64,10 +64,18 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--warm-start", metavar="SWEEP", help="try the best settings of another sweep first, and learn from it")
     how.add_argument("--warm-start-trials", type=int, metavar="K", help="how many settings of that sweep (default: 5)")
     how.add_argument("--seed", type=int)
+    how.add_argument("--retries", type=int, metavar="N", help="new workers for a trial whose worker died (default: 2)")
+    how.add_argument("--retry-failed", action="store_true", help="run failed trials again, under their numbers")
+    how.add_argument("--keep", type=int, metavar="K", help="generators to keep on disk, the best (default: 5)")
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
     where.add_argument("--cpus-per-trial", type=float)
     where.add_argument("--gpus-per-trial", type=float)
+    look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
+    look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
+    look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
+    look.add_argument("--check", metavar="NAME", help="compare its study, MLflow runs and files; exit code 1 if they disagree")
+    cli.add_argument("--repair", action="store_true", help="with --check: mend what can be mended, and say what was done")
     cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep and run nothing")
     cli.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
     return cli
@@ -91,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.list or arguments.status or arguments.check or arguments.repair:
+        return _look(arguments)
     from rich.console import Console
 
     config = _resolve(arguments)
@@ -101,11 +111,11 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json)
     from search import sweep
     from search.budget import mend
-    from search.config import BUDGETS
+    from search.config import MAY_CHANGE
 
-    explicit = {key for key in BUDGETS if getattr(arguments, key) is not None}
+    explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
     config = sweep.settle_with_record(config, explicit)
-    summary = sweep.finished_summary(config)
+    summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed)
     if summary:
         console.print(
             f"sweep {config.name} is finished already; {mend(config, summary.ended_by or 'trials')}",
@@ -114,13 +124,29 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         from search.engine import Machine
 
-        summary = sweep.run_sweep(config, Machine.of(config.resources), console)
+        summary = sweep.run_sweep(config, Machine.of(config.resources), console, retry_failed=arguments.retry_failed)
         if summary.ended_by in ("steps", "patience", "grid"):
             console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     _conclude(summary, arguments, console)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from gbc.errors import BadInput
+
+    if arguments.repair and not arguments.check:
+        raise BadInput("--repair needs to know which sweep; write --check NAME --repair")
+    if arguments.check:
+        from search import check
+
+        return check.run(arguments.check, repair=arguments.repair, as_json=arguments.json)
+    from search import overview
+
+    if arguments.status:
+        return overview.show_status(arguments.status, as_json=arguments.json)
+    return overview.show_list(as_json=arguments.json)
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
@@ -133,6 +159,8 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     flags: dict[str, Any] = {
         "name": arguments.name,
         "trials": arguments.trials,
+        "retries": arguments.retries,
+        "keep": arguments.keep,
         "seed": arguments.seed,
         "sampler": arguments.sampler,
         "warm_start": arguments.warm_start,
@@ -193,6 +221,8 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
 
 
 def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console) -> None:
+    from search.disk import size
+    from search.overview import failure_lines, front_lines
     from search.progress import duration
 
     def say(text: str) -> None:
@@ -200,8 +230,10 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
 
     say(
         f"\nsweep {summary.name}: {summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
-        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}"
+        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}, {size(summary.bytes)} on disk"
     )
+    for line in failure_lines(summary.failures):
+        say(line)
     if summary.best_trial is not None:
         scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
         say(
@@ -216,11 +248,8 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
             )
         )
         say(f"picture: {summary.picture}")
-    if summary.front:
-        say("front: trials that no other beats in both objectives")
-        for point in summary.front:
-            values = "  ".join(f"{metric} {value:.3f}" for metric, value in point["values"].items())
-            say(f"      trial-{point['trial']:04d}  {values}")
+    for line in front_lines(summary.front):
+        say(line)
     if summary.free_rank is not None:
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +13,10 @@ from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
 from search.budget import used_up
 from search.config import SweepConfig
+from search.disk import footprint
+from search.folder import LOG, PICTURE, trial_folder
 from search.ledger import Entry, Ledger
 from search.ranking import front
-from search.recorder import trial_folder
-from search.trial import PICTURE
 
 _FILE: Final = "summary.json"
 
@@ -46,6 +46,10 @@ class Summary:
     """The budget that is used up: `trials`, `time`, `steps`, `patience` or `grid`; None when it can be continued as it is."""
     front: list[dict[str, Any]] = field(default_factory=list)
     """With two objectives the trials that no other beats, best by the first one first: `trial`, `values`, `params`."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """Of each failed trial: `trial`, `reason`, `retries` and `log`, the file with the traceback."""
+    bytes: int = 0
+    """What the sweep's folder takes on disk."""
 
     def to_json(self) -> str:
         """For `--json`."""
@@ -67,7 +71,7 @@ class Summary:
 def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
     """The summary of a sweep whose ledger is open; `metrics` gives a trial's last values."""
     entries, best = ledger.entries(), ledger.best()
-    reason = None if any(not entry.finished for entry in entries) else used_up(config, entries, ledger.seconds)
+    reason = ended_by(config, entries, ledger.seconds)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
     picture = trial_folder(folder, best.number) / PICTURE if best else None
     last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
@@ -88,13 +92,37 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
         ended_by=reason,
-        front=[_point(config, entry) for entry in front(config, entries)] if config.second_objective else [],
+        front=front_of(config, entries),
+        failures=[failure(entry, folder) for entry in entries if entry.state == "failed"],
+        bytes=footprint(folder),
     )
 
 
-def _point(config: SweepConfig, entry: Entry) -> dict[str, Any]:
-    values = dict(zip((objective.metric for objective in config.objectives), entry.objectives, strict=True))
-    return {"trial": entry.number, "values": values, "params": entry.params}
+def ended_by(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> str | None:
+    """The budget that is used up; None while there is one left, or a trial open."""
+    return None if any(not entry.finished for entry in entries) else used_up(config, entries, seconds)
+
+
+def front_of(config: SweepConfig, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """With two objectives the front, for people and programs; empty with one."""
+    if config.second_objective is None:
+        return []
+    metrics = [objective.metric for objective in config.objectives]
+    return [
+        {"trial": entry.number, "values": dict(zip(metrics, entry.objectives, strict=True)), "params": entry.params}
+        for entry in front(config, entries)
+    ]
+
+
+def failure(entry: Entry, folder: Path) -> dict[str, Any]:
+    """What is known of a failed trial."""
+    log = trial_folder(folder, entry.number) / LOG
+    return {
+        "trial": entry.number,
+        "reason": entry.reason,
+        "retries": entry.lost + entry.retried,
+        "log": str(log) if log.exists() else None,
+    }
 
 
 def free_rank(trials: list[dict[str, float]]) -> float | None:

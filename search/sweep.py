@@ -11,22 +11,21 @@ from rich.console import Console
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
-from gbc.runtime import derive
-from gbc.settings import flatten, load_yaml
-from search import space, warm_start
-from search.budget import spent, used_up, work_left
-from search.config import BUDGETS, SweepConfig
+from gbc.settings import flatten
+from search import warm_start
+from search.budget import mend, spent, work_left
+from search.config import MAY_CHANGE, SweepConfig
 from search.engine import Machine, run_ray
-from search.ledger import STUDY_FILE, Entry, Ledger
+from search.folder import CLASSIFIERS, RECORD, STUDY_FILE, folder_of, recorded
+from search.ledger import Entry, Ledger
 from search.lock import only_driver
-from search.prepare import CLASSIFIERS, Prepared, prepare
+from search.prepare import Prepared, prepare
 from search.progress import Progress, duration, expected_steps
-from search.recorder import Recorder, trial_folder
-from search.records import RECORD, folder_of
+from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
-from search.summary import Summary, sum_up
+from search.summary import Summary, ended_by, sum_up
 from search.tracking import Tracker
-from search.trial import Assignment
+from search.trial import Assignment, assignment_of
 
 
 class SweepMismatch(BadInput):
@@ -42,32 +41,40 @@ class SweepMismatch(BadInput):
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
-    Budgets may grow: those of `BUDGETS` named in `explicit` are taken from `config`, the others from the record.
+    Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record.
 
     Raises:
         SweepMismatch: any other setting differs.
     """
-    path = folder_of(config.name) / RECORD
-    if not path.exists():
+    folder = folder_of(config.name)
+    if not (folder / RECORD).exists():
         return config
-    record = SweepConfig.parse(load_yaml(path), str(path))
+    record = recorded(folder)
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
-    kept = {key: getattr(record, key) for key in BUDGETS if key not in explicit}
+    kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
     kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
     return config.model_copy(update=kept)
 
 
-def finished_summary(config: SweepConfig) -> Summary | None:
-    """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work."""
+def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summary | None:
+    """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work.
+
+    Raises:
+        BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
+    """
     folder = folder_of(config.name)
     if not (folder / STUDY_FILE).exists():
         return None
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
     ledger.close()
-    reason = used_up(config, entries, seconds)
-    if reason is None or any(not entry.finished for entry in entries):
+    if retry_failed and any(entry.state == "failed" for entry in entries):
+        if reason := spent(config, entries, seconds):  # they would be closed as they were opened
+            raise BadInput(f"--retry-failed: {mend(config, reason)}")
+        return None
+    reason = ended_by(config, entries, seconds)
+    if reason is None:
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     if summary is None or not summary.finished or summary.trials != len(entries):
@@ -75,8 +82,8 @@ def finished_summary(config: SweepConfig) -> Summary | None:
     return replace(summary, ended_by=reason)
 
 
-def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summary:
-    """Run what is left of a sweep, to its budget or to an interruption.
+def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False) -> Summary:
+    """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
@@ -95,19 +102,13 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console) -> Summar
         recorder = Recorder(ledger, tracker, progress, folder)
 
         def assign(entry: Entry) -> Assignment:
-            seed = derive(config.seed, entry.number)
-            return Assignment(
-                number=entry.number,
-                acknowledged=entry.last_step,
-                settings=space.settle(config.trial, entry.params, seed).model_dump(mode="json"),
-                folder=str(trial_folder(folder, entry.number).resolve()),
-                cache=str(CLASSIFIERS.resolve()),
-                threads=machine.threads,
-            )
+            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads)
 
         try:
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
             tracker.begin(files, flatten(config.model_dump(mode="json")))
+            if retry_failed:
+                recorder.reopen_failed()
             recorder.catch_up()
             if work_left(config, ledger.entries(), recorder.elapsed()):
                 if prior.first:

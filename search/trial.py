@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
-
-CHECKPOINT: Final = "last.ckpt"
-PICTURE: Final = "samples.png"
+from search.config import SweepConfig
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, trial_folder
+from search.ledger import Entry
+from search.space import settle
 
 Row = dict[str, Any]
 """One report: `step` and the metrics, or `step` and `error` when the trial failed for a reason of its own."""
@@ -29,6 +32,25 @@ class Assignment(TypedDict):
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
+
+
+def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int) -> Assignment:
+    """What the worker of a trial is told, as far as the ledger has come."""
+    return Assignment(
+        number=entry.number,
+        acknowledged=entry.last_step,
+        settings=settings_of(config, entry).model_dump(mode="json"),
+        folder=str(trial_folder(sweep, entry.number).resolve()),
+        cache=str(cache.resolve()),
+        threads=threads,
+    )
+
+
+def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
+    """All settings of a trial: the fixed ones, those that were sampled for it, and its own seed."""
+    from gbc.runtime import derive
+
+    return settle(config.trial, entry.params, derive(config.seed, entry.number))
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -50,7 +72,18 @@ def rows(assignment: Assignment) -> Iterator[Row]:
             if row["step"] > assignment["acknowledged"]:
                 yield row
     except (BadInput, Diverged) as fault:
+        _log_error(assignment)
         yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": str(fault)}
+    except Exception:  # Ray gives the trial to another worker, `SweepConfig.retries` times
+        _log_error(assignment)
+        raise
+
+
+def _log_error(assignment: Assignment) -> None:
+    from gbc.checkpoint import write_atomic
+
+    with contextlib.suppress(BadInput):  # the folder itself may be the trouble
+        write_atomic(Path(assignment["folder"]) / LOG, traceback.format_exc().encode())
 
 
 def _training(assignment: Assignment) -> Iterator[Row]:
@@ -67,37 +100,40 @@ def _training(assignment: Assignment) -> Iterator[Row]:
     trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
     folder = Path(assignment["folder"])
 
-    history = resume(trainer, folder / CHECKPOINT)
+    history = resume(trainer, folder)
     yield from history
     for report in trainer.run():
         history.append({"step": report.step, **report.metrics})
         if report.images is not None:
             checkpoint.write_atomic(folder / PICTURE, pictures.png(report.images))
         state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
-        checkpoint.save(folder / CHECKPOINT, state)
+        checkpoint.save(folder / CHECKPOINT, state, folder / PREVIOUS)
         yield history[-1]
 
 
-def resume(trainer: Any, path: Path) -> list[Row]:
-    """Load the checkpoint at `path` into `trainer` and give its history; nothing when there is none or it is damaged.
+def resume(trainer: Any, folder: Path) -> list[Row]:
+    """Load the last whole checkpoint in `folder` into `trainer` and give its history; nothing when there is none.
 
-    A damaged one is no loss but of time: training from the start gives the same numbers.
+    A damaged one is removed and the one before it used, or training starts over: no loss but of time, since the numbers are
+    the same.
 
     Raises:
         BadInput: the checkpoint belongs to other settings.
     """
     from gbc import checkpoint
 
-    if not path.exists():
-        return []
-    try:
-        state = checkpoint.load(path)
-    except CorruptFile:
-        path.unlink()
-        return []
-    saved = TrialConfig.parse(state["settings"], str(path))
-    if saved.model_copy(update={"device": trainer.config.device}) != trainer.config:
-        raise BadInput(f"{path}: this checkpoint was written with other settings")
-    trainer.load_state_dict(state["trainer"])
-    history: list[Row] = state["history"]
-    return history
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = checkpoint.load(path)
+        except CorruptFile:
+            path.unlink()
+            continue
+        saved = TrialConfig.parse(state["settings"], str(path))
+        if saved.model_copy(update={"device": trainer.config.device}) != trainer.config:
+            raise BadInput(f"{path}: this checkpoint was written with other settings")
+        trainer.load_state_dict(state["trainer"])
+        history: list[Row] = state["history"]
+        return history
+    return []

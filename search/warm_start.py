@@ -10,18 +10,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
+from search.folder import STUDY_FILE, WARM_START, existing, folder_of, recorded
 from search.ledger import Entry, Ledger
-from search.ranking import front, full_trials, goodness
-from search.records import folder_of, recorded
+from search.ranking import ranked
 from search.samplers import Known, Prior
 from search.space import settle
-
-FILE: Final = "warm_start.json"
 
 
 def load(config: SweepConfig) -> Prior:
@@ -29,17 +27,28 @@ def load(config: SweepConfig) -> Prior:
 
     Raises:
         BadInput: there is no such sweep, it is of another data set, has no full trial, or nothing of it fits the space.
-        CorruptFile: the note is damaged.
+        CorruptFile: the note is damaged, or lost since.
     """
     if config.warm_start is None:
         return Prior()
-    path = folder_of(config.name) / FILE
-    if not path.exists():
-        return take(config, config.warm_start)
+    path = folder_of(config.name) / WARM_START
+    if path.exists():
+        return noted(path)
+    if (path.parent / STUDY_FILE).exists():  # to take them again might give others: the other sweep may have gone on
+        raise CorruptFile(f"{path}: missing; try --check {config.name} --repair, or choose another --name")
+    return take(config, config.warm_start)
+
+
+def noted(path: Path) -> Prior:
+    """What a sweep noted at its start.
+
+    Raises:
+        CorruptFile: the note is damaged.
+    """
     try:
-        noted = json.loads(path.read_text())
-        return Prior(first=_parsed(noted["first"]), history=_parsed(noted["history"]))
-    except (ValueError, TypeError, KeyError):
+        found = json.loads(path.read_text())
+        return Prior(first=_parsed(found["first"]), history=_parsed(found["history"]))
+    except (OSError, ValueError, TypeError, KeyError):
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
 
@@ -48,8 +57,8 @@ def note(prior: Prior, sweep: Path) -> dict[str, str]:
     if not prior.first:
         return {}
     text = json.dumps(asdict(prior), indent=2)
-    write_atomic(sweep / FILE, text.encode())
-    return {FILE: text}
+    write_atomic(sweep / WARM_START, text.encode())
+    return {WARM_START: text}
 
 
 def take(config: SweepConfig, name: str) -> Prior:
@@ -63,7 +72,8 @@ def take(config: SweepConfig, name: str) -> Prior:
     if name == config.name:
         raise BadInput(f"--warm-start {name}: a sweep cannot start from itself; choose another --name")
     try:
-        other = recorded(name)
+        folder = existing(name)
+        other = recorded(folder)
     except BadInput as fault:
         raise BadInput(f"--warm-start: {fault}") from None
     if other.dataset != config.dataset:
@@ -73,12 +83,13 @@ def take(config: SweepConfig, name: str) -> Prior:
             f"--warm-start {name}: it searched {', '.join(other.space) or 'nothing'}, "
             f"and this sweep searches {', '.join(config.space) or 'nothing'}; they have no setting in common"
         )
-    ledger = Ledger(other, folder_of(name))
+    ledger = Ledger(other, folder)
     entries = ledger.entries()
     ledger.close()
-    if not full_trials(entries):
+    full = ranked(other, entries)
+    if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
-    known = [_known(config, other, entry) for entry in _ranked(other, entries)]
+    known = [_known(config, other, entry) for entry in full]
     fitting = [one for one in known if one.params]
     if not fitting:
         raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
@@ -89,16 +100,6 @@ def take(config: SweepConfig, name: str) -> Prior:
 
 def _parsed(noted: list[dict[str, Any]]) -> tuple[Known, ...]:
     return tuple(Known(known["origin"], known["params"], tuple(known["values"])) for known in noted)
-
-
-def _ranked(other: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
-    """Full trials, best first: by the objective, or the front and then the others by the first objective."""
-    leaders = {entry.number for entry in front(other, entries)}
-
-    def key(entry: Entry) -> tuple[bool, tuple[float, ...]]:
-        return entry.number in leaders, goodness(other, entry)
-
-    return sorted(full_trials(entries), key=key, reverse=True)
 
 
 def _known(config: SweepConfig, other: SweepConfig, entry: Entry) -> Known:

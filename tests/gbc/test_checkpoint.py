@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,42 @@ def test_an_interrupted_write_leaves_the_old_file(saved: Path, monkeypatch: pyte
         checkpoint.save(saved, {"step": 4})
     assert checkpoint.load(saved)["step"] == 3
     assert [path.name for path in saved.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_the_one_before_is_kept_and_is_no_link_to_the_new_one(saved: Path) -> None:
+    previous = saved.with_name("previous.ckpt")
+    for step in (4, 5):
+        checkpoint.save(saved, {"step": step}, previous)
+    assert (checkpoint.load(saved)["step"], checkpoint.load(previous)["step"]) == (5, 4)
+    assert saved.stat().st_ino != previous.stat().st_ino
+    for _ in range(2):  # twice: renaming a file to a link of itself does nothing
+        checkpoint.keep(saved, previous)
+    assert checkpoint.load(previous)["step"] == 5
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_the_first_has_none_before_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.ckpt", STATE, tmp_path / "previous.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_where_files_cannot_have_two_names_the_one_before_is_a_copy(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    checkpoint.save(saved, {"step": 4}, saved.with_name("previous.ckpt"))
+    assert checkpoint.load(saved.with_name("previous.ckpt"))["step"] == 3
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_temporary_file_says_who_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.extend(checkpoint.writer_of(path) for path in tmp_path.iterdir())
+
+    monkeypatch.setattr("os.fsync", look)
+    checkpoint.save(tmp_path / "last.ckpt", STATE)
+    assert seen == [os.getpid()]
+    assert checkpoint.writer_of(tmp_path / "last.ckpt") is None and checkpoint.writer_of(tmp_path / ".lock") is None

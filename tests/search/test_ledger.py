@@ -7,7 +7,8 @@ from sqlalchemy import event
 
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
-from search.ledger import STUDY_FILE, Ledger
+from search.folder import STUDY_FILE
+from search.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 
 
@@ -97,3 +98,27 @@ def test_a_damaged_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
 def test_a_folder_without_room_for_a_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"study\.db: cannot be opened"):
         Ledger(config, tmp_path / "missing")
+
+
+def test_a_failed_trial_is_opened_again_under_its_number(config: SweepConfig, tmp_path: Path) -> None:
+    """Optuna cannot do that; what is done to its table instead is what its own interface then shows."""
+    ledger = Ledger(config, tmp_path)
+    before = ledger.ask()
+    ledger.ask()
+    ledger.record(0, 3, 0.1, stop=False)
+    ledger.lost_worker(0)
+    ledger.tell(0, "failed", "MemoryError")
+    ledger.reopen(0)
+    ledger.reopen(0)  # nothing to do
+    for opened in (ledger, Ledger(config, tmp_path)):
+        entry = opened.entry(0)
+        assert (entry.state, entry.reason, entry.lost, entry.retried) == ("running", None, 0, 1)
+        assert (entry.params, entry.values) == (before.params, {3: 0.1})
+        assert [trial.number for trial in opened.study.trials] == [0, 1]
+        assert opened.study.trials[0].datetime_complete is None
+    ledger.record(0, 12, 0.4, stop=False)
+    ledger.tell(0, "complete")
+    assert ledger.study.trials[0].value == 0.4 and ledger.study.best_trial.number == 0
+    ledger.tell(1, "stopped")
+    ledger.reopen(1)
+    assert ledger.entry(1).state == "stopped"

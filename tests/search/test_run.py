@@ -15,6 +15,7 @@ from gbc.errors import BadInput
 from search import sweep
 from search.config import Resources, SweepConfig
 from search.engine import Machine
+from search.ledger import Ledger
 from search.run import main, parse_duration
 from tests.search.conftest import tiny_sweep
 
@@ -93,6 +94,8 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--name", "a/b"], "name: 'a/b' must start with a letter or digit"),
         (["--cpus-per-trial", "500"], "--cpus-per-trial 500: this machine has"),
         (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
+        (["--keep", "0"], "keep: 0 should be greater than or equal to 1"),
+        (["--retries", "-1"], "retries: -1 should be greater than or equal to 0"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
         (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
@@ -160,9 +163,9 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     assert sweep.settle_with_record(asked, set()).trials == 9
     assert sweep.settle_with_record(asked, {"trials"}).trials == 20
     assert sweep.settle_with_record(asked, {"trials"}).time_budget == 5.0
-    asked = SweepConfig.parse(tiny_sweep(max_steps=99, patience=4), "tests")
-    settled = sweep.settle_with_record(asked, {"patience"})
-    assert (settled.trials, settled.max_steps, settled.patience) == (9, None, 4)
+    asked = SweepConfig.parse(tiny_sweep(max_steps=99, patience=4, retries=7, keep=1), "tests")
+    settled = sweep.settle_with_record(asked, {"patience", "keep"})
+    assert (settled.trials, settled.max_steps, settled.patience, settled.retries, settled.keep) == (9, None, 4, 2, 1)
 
 
 def test_the_order_of_the_space_is_the_records() -> None:
@@ -173,6 +176,36 @@ def test_the_order_of_the_space_is_the_records() -> None:
     turned = SweepConfig.parse(tiny_sweep(space=dict(reversed(record.model_dump(mode="json")["space"].items()))), "tests")
     assert list(turned.space) != list(record.space)
     assert list(sweep.settle_with_record(turned, set()).space) == list(record.space)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"time_budget": 1.0}, "its time is up; more: a longer --time-budget"),
+        ({"max_steps": 15}, "its optimiser steps are used up; more: a larger --max-steps"),
+        ({"patience": 1}, "the best has not improved in 1 full trials; more: a larger --patience"),
+    ],
+)
+def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
+    budget: dict[str, float], message: str, sweep_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = SweepConfig.parse(tiny_sweep(trials=3, **budget), "tests")
+    folder = sweep.folder_of("tiny")
+    folder.mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, folder)
+    for value in (0.5, 0.4):
+        number = ledger.ask().number
+        ledger.record(number, 12, value, stop=False)
+        ledger.tell(number, "complete")
+    ledger.tell(ledger.ask().number, "failed", "MemoryError")
+    ledger.spent(60.0)
+    ledger.close()
+    assert main(["--config", str(sweep_file), "--retry-failed"]) == 2
+    assert f"error: --retry-failed: {message}" in capsys.readouterr().err
+    assert Ledger(config, folder).entry(2).state == "failed"
+    more = config.model_copy(update={key: value * 10 for key, value in budget.items()})
+    assert sweep.finished_summary(more, retry_failed=True) is None
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from search.config import SweepConfig
 from search.ledger import Ledger
+from search.recorder import reason_of
 from search.summary import Summary, free_rank, sum_up
 from tests.search.conftest import tiny_sweep
 
@@ -59,3 +60,10 @@ def test_a_rank_needs_three_trials_that_differ() -> None:
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 2) is None
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 3) is None
     assert free_rank([{"ssim/coverage": 0.1}] * 3) is None
+
+
+def test_the_reason_of_a_failure_is_its_last_line() -> None:
+    assert reason_of("Failure # 1\nTraceback …\n  x\nMemoryError: no room\n\n") == "MemoryError: no room"
+    died = "the worker process died: killed, out of memory or crashed"
+    assert reason_of("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR …") == died
+    assert reason_of("") == died

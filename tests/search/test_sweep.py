@@ -20,14 +20,16 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from gbc import checkpoint, datasets, pretrain
+from gbc import datasets, pretrain
 from gbc.config import TrialConfig
 from gbc.metrics import Judge
 from gbc.trainer import Trainer
 from search.config import SweepConfig
+from search.disk import saved
 from search.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
+from tests.search.test_trial import flip_a_bit
 
 pytestmark = pytest.mark.sweep
 
@@ -107,6 +109,15 @@ class Workplace:
         storage.engine.dispose()
         return trials
 
+    def reports(self, name: str) -> int:
+        return sum(len(trial.intermediate_values) for trial in self.study(name))
+
+    def status(self, name: str) -> dict[str, Any]:
+        code, output = self.run("--status", name, "--json")
+        assert code == 0, output
+        found: dict[str, Any] = json.loads(output)
+        return found
+
     def check_records_agree(self, name: str, trials: int) -> None:
         """One run and one Optuna trial each, strictly increasing steps without a gap, the same values in both."""
         runs, study = self.trials(name), self.study(name)
@@ -136,7 +147,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 def test_a_sweep_from_start_to_export(place: Workplace) -> None:
-    code, output = place.run("--config", place.file("whole"), "--trials", "5")
+    code, output = place.run("--config", place.file("whole"), "--trials", "5", "--keep", "1")
     assert code == 0, output
     assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
     assert "best: trial-000" in output and "mlflow ui" in output and "python search/export.py --sweep whole" in output
@@ -171,6 +182,11 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     assert json.loads(output[output.index("{\n") :])["trials"] == 6
     place.check_records_agree("whole", 6)
 
+    # All records agree; what an export of the best needs is there, and no other checkpoint.
+    assert place.run("--check", "whole") == (0, f"sweep whole: 6 trials, {place.reports('whole')} reports: all records agree\n")
+    best = place.status("whole")["best_trial"]
+    assert list((folder / "trials").rglob("*.ckpt")) == [folder / "trials" / f"{best:04d}" / "last.ckpt"]
+
     # The best is exported, once.
     command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "exported", "--json"]
     result = json.loads(subprocess.run(command, cwd=place.folder, check=True, capture_output=True, text=True).stdout)
@@ -182,10 +198,13 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "new", "--trial", "77"]
     again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
     assert again.returncode == 2 and "has no trial 77; it has 0 to 5" in again.stderr
+    command = [*command[:-1], str((best + 1) % 6)]
+    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
+    assert again.returncode == 2 and f"was not kept; there are those of {best} (--keep K)" in again.stderr
 
 
 def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
-    """The driver and all of Ray die at two random moments; the same command finishes what they began."""
+    """The driver and all of Ray die at two random moments, once leaving damaged checkpoints; the same command finishes."""
     rng = random.Random(20260)
     file = place.file("killed", trials=6, trial=LONGER)
     for _ in range(2):
@@ -194,14 +213,27 @@ def test_kill_9_of_everything_twice_loses_nothing(place: Workplace) -> None:
         time.sleep(rng.uniform(0.0, 1.5))
         assert process.poll() is None, "the sweep was over before it could be killed"
         place.kill_everything(process)
+        assert place.status("killed")["state"] == "interrupted"
+    trials = place.folder / "mlruns" / "sweeps" / "killed" / "trials"
+    damaged = [trials / f"{one['trial']:04d}" / "last.ckpt" for one in place.status("killed")["running"]]
+    for path in damaged:
+        if path.exists():  # else: killed before its first report
+            flip_a_bit(path)
+    code, output = place.run("--check", "killed", "--repair")
+    assert code == 0 or "the next run trains" in output, output
+    assert place.run("--check", "killed")[0] == code
     code, output = place.run("--config", file)
     assert code == 0, output
     place.check_records_agree("killed", 6)
+    code, output = place.run("--check", "killed")
+    assert code == 0, output
 
     # A trial that lived through it has the numbers of one that nobody disturbed.
     number, values = next((t.number, t.intermediate_values) for t in place.study("killed") if t.state.name == "COMPLETE")
     folder = place.folder / "mlruns" / "sweeps" / "killed" / "trials" / f"{number:04d}"
-    settings = TrialConfig.parse(checkpoint.load(folder / "last.ckpt")["settings"], "checkpoint")
+    record, _ = saved(folder)
+    assert record is not None
+    settings = TrialConfig.parse(record.settings, "its record")
     data = datasets.load(settings.dataset)
     classifier, _, _ = pretrain.obtain(settings.classifier, data, place.folder / "mlruns" / "classifiers")
     reports = Trainer(settings, [classifier], Judge.of(data, "cpu")).run()
@@ -251,6 +283,10 @@ def test_a_second_driver_is_refused_by_name(place: Workplace) -> None:
     file = place.file("shared", trials=2, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
     first = place.start("--config", file)
     place.wait_for(first, "  step ")
+    status = place.status("shared")
+    assert status["state"] == "running" and status["driver"]["pid"] == first.pid and status["running"]
+    code, output = place.run("--check", "shared")
+    assert code == 0, output
     code, output = place.run("--config", file)
     assert code == 2
     assert f"sweep 'shared' is being run already (pid {first.pid} on " in output
@@ -269,6 +305,45 @@ def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(pl
         assert run.info.status == "FAILED" and run.data.tags["sweep.reason"].startswith("diverged: ")
     assert code == (1 if len(failed) == 3 else 0)
     assert f"{len(failed)} failed" in output and "failed: diverged: " in output
+
+
+def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workplace) -> None:
+    """A factory that kills its worker as long as a file says so; then the same trials go on under the same names."""
+    (place.folder / "flaky.py").write_text(
+        "import os\nimport sys\nfrom pathlib import Path\nfrom torch import nn\n\n\n"
+        "def net():\n"
+        "    if Path(__file__).with_name('broken').exists() and 'worker' in sys.argv[0]:\n"
+        "        os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+    )
+    classifier = {"factory": "flaky:net", "steps": 60, "lr": 0.1}
+    file = place.file("flaky", trials=2, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
+    (place.folder / "broken").touch()
+    code, output = place.run("--config", file, "--retries", "1")
+    assert code == 1, output
+    why = "the worker process died: killed, out of memory or crashed"
+    assert f"failed    0000  {why}  after 1 retry  mlruns/sweeps/flaky/trials/0000/error.log" in output
+    assert "Traceback" not in output
+    before = place.trials("flaky")
+    for run in before:
+        assert (run.data.tags["sweep.outcome"], run.data.tags["sweep.retries"]) == ("failed", "1")
+        assert run.data.tags["sweep.reason"] == why
+        assert (place.folder / run.data.tags["sweep.log"]).read_text().count("The actor died unexpectedly") == 2
+    assert [trial.state.name for trial in place.study("flaky")] == ["FAIL", "FAIL"]
+    assert place.run("--check", "flaky")[0] == 0
+
+    (place.folder / "broken").unlink()
+    code, output = place.run("--config", file, "--retry-failed")
+    assert code == 0, output
+    after = place.trials("flaky")
+    assert [run.info.run_id for run in after] == [run.info.run_id for run in before]
+    for run in after:
+        assert run.data.tags["sweep.outcome"] == "complete" and "sweep.reason" not in run.data.tags
+    place.check_records_agree("flaky", 2)
+    code, output = place.run("--check", "flaky")
+    assert code == 0, output
+    code, output = place.run("--config", file, "--retry-failed")
+    assert code == 0 and "finished already" in output
 
 
 def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:

@@ -13,8 +13,8 @@ from gbc.errors import BadInput, CorruptFile
 from search import warm_start
 from search.budget import used_up
 from search.config import SweepConfig
+from search.folder import RECORD, WARM_START, folder_of
 from search.ledger import Ledger
-from search.records import RECORD, folder_of
 from search.run import main
 from search.samplers import LEARNING, SAMPLERS, Prior
 from tests.conftest import TINY
@@ -177,9 +177,13 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     assert set(warm_start.note(prior, folder_of("mine"))) == {"warm_start.json"}
     (folder_of("other") / "study.db").unlink()
     assert warm_start.load(config) == prior
-    (folder_of("mine") / warm_start.FILE).write_text("{")
+    (folder_of("mine") / WARM_START).write_text("{")
     with pytest.raises(CorruptFile, match=r"warm_start\.json: damaged"):
         warm_start.load(config)
+    (folder_of("mine") / WARM_START).unlink()
+    Ledger(config, folder_of("mine"), prior).close()
+    with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
+        warm_start.load(config)  # to take them again might give others
     assert warm_start.load(other) == Prior() and warm_start.note(Prior(), folder_of("other")) == {}
 
 

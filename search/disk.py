@@ -1,0 +1,136 @@
+"""What a sweep keeps on disk: checkpoints as long as something may need them, then the history alone.
+
+An open trial has its last two checkpoints. Of those that ended, the best (`search.ranking.worth_keeping`) keep their generator
+and those that failed without a fault of their settings keep the place to go on from (`--retry-failed`). Everything can be made
+again: training from the start gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gbc import checkpoint
+from gbc.errors import BadInput, CorruptFile
+from search.config import SweepConfig
+from search.folder import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, trial_folder
+from search.ledger import Entry
+from search.lock import LOCK
+from search.ranking import worth_keeping
+
+# Earlier versions wrote temporary files without the name of the process.
+_NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the folder of a trial still knows of it."""
+
+    settings: dict[str, Any]
+    history: list[dict[str, Any]]
+    """Its reports: `step` and the metrics."""
+    file: str
+    """The name of the file that said so."""
+
+
+def saved(folder: Path) -> tuple[Saved | None, list[Path]]:
+    """The longest record of a trial's reports in its folder, and the files that are damaged."""
+    damaged: list[Path] = []
+    for name in (CHECKPOINT, PREVIOUS, HISTORY):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state = json.loads(path.read_text()) if name == HISTORY else checkpoint.load(path)
+            return Saved(state["settings"], state["history"], name), damaged
+        except (CorruptFile, ValueError, KeyError, TypeError):
+            damaged.append(path)
+        except (BadInput, OSError):  # gone in the meantime, or of another version
+            continue
+    return None, damaged
+
+
+def tidy(sweep: Path, config: SweepConfig, entries: Sequence[Entry]) -> None:
+    """Delete every checkpoint that neither a run that goes on nor an export of what is worth keeping can need.
+
+    A trial's history is written down before its last checkpoint goes. Safe to interrupt, and to repeat.
+    """
+    best = {entry.number for entry in worth_keeping(config, entries)}
+    for entry in entries:
+        folder = trial_folder(sweep, entry.number)
+        if not entry.finished:
+            continue
+        if entry.number in best or entry.can_go_on:
+            if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
+                (folder / PREVIOUS).unlink()
+        elif (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
+            _write_history(folder)
+            for name in (CHECKPOINT, PREVIOUS):
+                (folder / name).unlink(missing_ok=True)
+
+
+def footprint(sweep: Path) -> int:
+    """Bytes that a sweep takes on disk; a file with two names counts once. Ray's scratch files are not counted."""
+    seen: dict[tuple[int, int], int] = {}
+    for place, folders, files in os.walk(sweep):
+        folders[:] = [name for name in folders if name != SCRATCH]
+        for name in files:
+            try:
+                stat = os.lstat(os.path.join(place, name))
+            except FileNotFoundError:  # replaced in the meantime
+                continue
+            seen[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(seen.values())
+
+
+def leftovers(sweep: Path) -> list[Path]:
+    """Temporary files of processes that are no more, and the scratch folder of a dead driver's Ray."""
+    scratch, found = sweep / SCRATCH, []
+    for path in sweep.rglob(".*"):
+        if path.name == LOCK or scratch in path.parents:
+            continue
+        writer = checkpoint.writer_of(path)
+        if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
+            found.append(path)
+    return sorted(found)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def size(count: float) -> str:
+    """Bytes, for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _write_history(folder: Path) -> None:
+    found, _ = saved(folder)
+    if found is not None and found.file != HISTORY:
+        text = json.dumps({"settings": found.settings, "history": found.history})
+        checkpoint.write_atomic(folder / HISTORY, text.encode())

@@ -1,0 +1,63 @@
+"""Where things lie: the folders of sweeps and trials, the names in them, and what a sweep was started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from gbc.errors import BadInput
+from gbc.settings import load_yaml, suggest
+from search.config import SweepConfig
+
+SWEEPS: Final = Path("mlruns") / "sweeps"
+CLASSIFIERS: Final = Path("mlruns") / "classifiers"
+RECORD: Final = "sweep.yaml"
+STUDY_FILE: Final = "study.db"
+WARM_START: Final = "warm_start.json"
+"""What a warm start took from another sweep."""
+SCRATCH: Final = ".ray"
+
+CHECKPOINT: Final = "last.ckpt"
+PREVIOUS: Final = "previous.ckpt"
+"""The checkpoint before the last one, in case that is damaged."""
+HISTORY: Final = "history.json"
+"""What stays of a trial whose checkpoint is no longer needed: its settings and its reports."""
+PICTURE: Final = "samples.png"
+LOG: Final = "error.log"
+
+
+def folder_of(name: str) -> Path:
+    """Where the sweep of this name lives."""
+    return SWEEPS / name
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """Where trial `number` of the sweep in this folder keeps its checkpoint and picture."""
+    return sweep / "trials" / f"{number:04d}"
+
+
+def known() -> list[str]:
+    """Names of the sweeps in this folder."""
+    return sorted(path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}"))
+
+
+def existing(name: str) -> Path:
+    """The folder of a sweep that was started here.
+
+    Raises:
+        BadInput: there is none; the message suggests another name.
+    """
+    names = known()
+    if name not in names:
+        raise BadInput(f"no sweep {name!r} here; {suggest(name, names) if names else 'start one with python search/run.py'}")
+    return folder_of(name)
+
+
+def recorded(sweep: Path) -> SweepConfig:
+    """The settings of the sweep in this folder, as it was started or last continued.
+
+    Raises:
+        BadInput: its record is missing or damaged.
+    """
+    path = sweep / RECORD
+    return SweepConfig.parse(load_yaml(path), str(path))

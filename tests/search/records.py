@@ -1,0 +1,73 @@
+"""The records of a sweep without Ray: real training, a real study and a real MLflow store, written by the recorder itself."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from search import warm_start
+from search.budget import spent
+from search.config import SweepConfig
+from search.folder import RECORD, folder_of
+from search.ledger import Ledger
+from search.progress import Progress
+from search.recorder import Recorder
+from search.summary import sum_up
+from search.tracking import Tracker
+from search.trial import assignment_of, rows
+
+
+def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int, int], fail: dict[int, str]) -> None:
+    """Run every trial in this process and folder, as a driver would.
+
+    `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open, and `fail` trials whose
+    worker dies after its first report, with the last line of its error.
+    """
+    folder = folder_of(config.name)
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    (folder / ".lock").touch()
+    prior = warm_start.load(config)
+    noted = warm_start.note(prior, folder)
+    ledger, tracker = Ledger(config, folder, prior), Tracker(config, {})
+    tracker.begin(noted, {})
+    recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
+    for number in range(config.trials):
+        assignment = assignment_of(config, ledger.ask(), folder, cache, threads=1)
+        trial: Any = SimpleNamespace(config=assignment, error_file=None)
+        recorder.on_trial_start(0, [], trial)
+        for row in rows(assignment):
+            recorder.on_trial_result(0, [], trial, {**row, "done": stop.get(number) == row["step"]})
+            if row["step"] in (stop.get(number), leave.get(number)) or number in fail:
+                break
+        if number in fail:
+            trial.error_file = str(folder / "ray-error.txt")
+            Path(trial.error_file).write_text(f"Traceback (most recent call last):\n  …\n{fail[number]}\n")
+            recorder.on_trial_recover(0, [], trial)
+            recorder.on_trial_error(0, [], trial)
+            Path(trial.error_file).unlink()
+        elif number not in leave:
+            recorder.on_trial_complete(0, [], trial)
+    if spent(config, ledger.entries(), recorder.elapsed()):
+        recorder.close_open()
+    recorder.finish()
+    summary = sum_up(config, ledger, tracker.metrics, folder)
+    front = [point["trial"] for point in summary.front]
+    tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, None, front)
+    ledger.close()
+
+
+def move(source: Path, target: Path) -> None:
+    """Copy a folder with a sweep; MLflow's absolute paths follow."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
