@@ -11,9 +11,10 @@ from ray import tune
 from gbc.checkpoint import write_atomic
 from search.disk import saved, tidy
 from search.folder import LOG, PICTURE, trial_folder
-from search.ledger import Ledger
+from search.ledger import Entry, Ledger
 from search.progress import Progress
 from search.tracking import Tracker
+from search.trial import settings_of
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
 
@@ -77,7 +78,7 @@ class Recorder(tune.Callback):
             self._progress.known(entry.number, entry.state, entry.last_step, entry.reason)
             outcome = entry.outcome(horizon)
             if self._tracker.behind(entry.number, entry.last_step, entry.finished):
-                self._tracker.open_trial(entry.number, None)
+                self._open(entry)
                 for row in self._saved(entry.number):
                     if row["step"] <= entry.last_step:
                         metrics = {name: value for name, value in row.items() if name != "step"}
@@ -93,7 +94,7 @@ class Recorder(tune.Callback):
         for entry in self._ledger.entries():
             if entry.state == "failed":
                 self._ledger.reopen(entry.number)
-                self._tracker.open_trial(entry.number, None)
+                self._open(entry)
 
     def elapsed(self) -> float:
         """Wall seconds spent on the sweep, this run and earlier ones."""
@@ -103,6 +104,7 @@ class Recorder(tune.Callback):
         """A budget is spent: what is still open counts as stopped early."""
         for entry in self._ledger.entries():
             if not entry.finished:
+                self._open(entry)  # it may have been asked for and never started
                 self._close(entry.number, "stopped")
 
     def finish(self) -> None:
@@ -111,6 +113,9 @@ class Recorder(tune.Callback):
         for entry in self._ledger.entries():
             if not entry.finished:
                 self._tracker.interrupt_trial(entry.number)
+
+    def _open(self, entry: Entry) -> None:
+        self._tracker.open_trial(entry.number, settings_of(self._ledger.config, entry).model_dump(mode="json"))
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._ledger.tell(number, outcome, reason)

@@ -132,14 +132,15 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
 def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger: Ledger, console: Console) -> None:
     """Say what will run and how long it should take."""
     entries = ledger.entries()
-    done = sum(entry.finished for entry in entries)
-    steps = (config.trials - done) * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
+    trials = max(config.trials, len(entries))
+    left = trials - sum(entry.finished for entry in entries)
+    steps = left * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
     if config.max_steps is not None:
         steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
     seconds = max(steps, 0) / (prepared.steps_per_second * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
-    what = f"continues with {config.trials - done} of {config.trials}" if entries else f"{config.trials}"
+    what = f"continues with {left} of {trials}" if entries else f"{trials}"
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "

@@ -28,8 +28,8 @@ from search.trial import assignment_of, rows
 def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int, int], fail: dict[int, str]) -> None:
     """Run every trial in this process and folder, as a driver would.
 
-    `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open, and `fail` trials whose
-    worker dies after its first report, with the last line of its error.
+    `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
+    and `fail` trials whose worker dies after its first report, with the last line of its error.
     """
     folder = folder_of(config.name)
     folder.mkdir(parents=True)
@@ -41,6 +41,9 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     tracker.begin(noted, {})
     recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
     for number in range(config.trials):
+        if leave.get(number) == 0:
+            ledger.ask()
+            continue
         assignment = assignment_of(config, ledger.ask(), folder, cache, threads=1)
         trial: Any = SimpleNamespace(config=assignment, error_file=None)
         recorder.on_trial_start(0, [], trial)

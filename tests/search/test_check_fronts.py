@@ -27,15 +27,18 @@ SECOND = {"metric": "kkt/rho", "direction": "min"}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Iterator[Path]:
-    """Trials 0 and 1 took settings of another sweep; 0 to 2 are complete, and the budget of steps cut 3 short at step 6."""
+    """Trials 0 and 1 took settings of another sweep; 0 to 2 are complete, and the budget of steps cut 3 and 4 short.
+
+    Trial 3 has come to step 6, and 4 was asked for and never started.
+    """
     folder = tmp_path_factory.mktemp("fronts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         other_sweep(6)
-        more = {"warm_start": "other", "warm_start_trials": 2, "max_steps": 42, "trials": 4, "keep": 1}
+        more = {"warm_start": "other", "warm_start_trials": 2, "max_steps": 42, "trials": 5, "keep": 1}
         config = SweepConfig.parse(tiny_sweep(second_objective=SECOND, scheduler={"name": "none"}, **more), "test")
-        play(config, classifier_cache, stop={}, leave={3: 6}, fail={})
+        play(config, classifier_cache, stop={}, leave={3: 6, 4: 0}, fail={})
         yield folder
 
 
@@ -115,7 +118,7 @@ FAULTS = [
 
 
 def test_records_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(capsys) == (0, "sweep tiny: 4 trials, 14 reports: all records agree\n")
+    assert check(capsys) == (0, "sweep tiny: 5 trials, 14 reports: all records agree\n")
     assert audit(TINY).finished
 
 
