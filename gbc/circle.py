@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gbc import tasks
+from gbc import pictures, tasks
 from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
@@ -32,7 +32,6 @@ SAMPLES: Final = 600
 CLASSIFIERS: Final = 4
 COVERED_WITHIN: Final = 0.15  # neighbours on the circle are 0.35 apart
 _WINDOW: Final = 1.6
-_COLOURS: Final = ("#d1495b", "#00798c", "#edae49")
 
 SETTINGS: Final[dict[str, Any]] = {
     "classifier": {
@@ -184,18 +183,14 @@ def _draw(
     scores: dict[str, dict[str, float]],
 ) -> None:
     """Landscapes of the three classifiers above, samples of the six panels below, as in Figs. 4 and 5."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
     from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(3, 3, figsize=(10.5, 11), constrained_layout=True)
+    figure = Figure(figsize=(10.5, 11), layout="constrained")
+    axes = figure.subplots(3, 3)
     grid = torch.linspace(-_WINDOW, _WINDOW, 300)
     mesh = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
-    palette = torch.tensor([to_rgb(colour) for colour in _COLOURS])
+    palette = torch.tensor([to_rgb(colour) for colour in pictures.COLOURS[:3]])
     for axis, (name, title) in zip(axes[0], {"g": "D", "g1": "D1", "g2": "D2"}.items(), strict=True):
         with torch.no_grad():
             odds = worlds[name].classifier.module(mesh.flatten(0, 1)).softmax(dim=1)
@@ -212,10 +207,7 @@ def _draw(
         axis.set_title(f"{name}: distance {found['distance/mean']:.2f}, covered {found['covered']:.0%}")
     for axis in axes.flat:
         axis.set(xlim=(-_WINDOW, _WINDOW), ylim=(-_WINDOW, _WINDOW), aspect="equal", xticks=[], yticks=[])
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    pyplot.close(figure)
-    write_atomic(path, content.getvalue())
+    write_atomic(path, pictures.drawn(figure, dpi=90))
 
 
 def _scatter(axis: Any, points: Tensor, labels: Tensor, palette: Tensor, size: int, edge: str) -> None:

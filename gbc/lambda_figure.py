@@ -7,7 +7,6 @@ the estimates of Eq. (10) by tensor and by scalar, and a wrong Λ as a control: 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 from collections.abc import Callable
@@ -18,12 +17,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gbc import homogeneity
+from gbc import homogeneity, pictures
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.homogeneity import Curves, Degrees
 
-POLICIES: Final = ("last_layer", "min_norm", "uniform")
 BY_TENSOR: Final = "Eq. (10) by tensor"
 BY_SCALAR: Final = "Eq. (10) by scalar"
 CONTROL: Final = "control: wrong, all λ = 1"
@@ -33,7 +31,6 @@ _CHECKED: Final = 32
 _POINTS: Final = 41
 # Eq. (10) by scalar takes P² derivatives for each input and logit.
 _MOST_SCALARS: Final = 200
-_COLOURS: Final = ("#d1495b", "#00798c", "#edae49", "#66a182", "#2e4057")
 
 
 def run(
@@ -52,7 +49,7 @@ def run(
         BadInput: a module without inputs, or `out` cannot be written.
     """
     if module is None:
-        module, points = papers()
+        module, points = paper_network()
         title = title or "Linear(2, 10), ReLU, Linear(10, 1)"
         inputs = points if inputs is None else inputs
     if inputs is None:
@@ -83,7 +80,7 @@ def run(
     return summary
 
 
-def papers(seed: int = 0) -> tuple[nn.Sequential, Tensor]:
+def paper_network(seed: int = 0) -> tuple[nn.Sequential, Tensor]:
     """The network of Fig. 3 with random parameters, and points [60, 2] that switch every unit on and off."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,7 +112,7 @@ def _ways(module: nn.Module, inputs: Tensor, mode: str) -> tuple[dict[str, Degre
 
     with contextlib.suppress(BadInput):  # min_norm will say why
         freedom["rules"] = homogeneity.structural(module, mode, inputs).nullity
-    for name in POLICIES:
+    for name in homogeneity.AUTOMATIC:
         attempt(name, partial(homogeneity.POLICIES[name], module, mode, {}, inputs))
     attempt(BY_TENSOR, by_tensor)
     if sum(parameter.numel() for parameter in module.parameters()) <= _MOST_SCALARS:
@@ -134,21 +131,17 @@ def _drawn(found: Curves) -> tuple[Tensor, Tensor]:
 
 def _png(alpha: Tensor, drawn: dict[str, tuple[Tensor, Tensor]], errors: dict[str, float], title: str) -> bytes:
     """A panel for each way: solid lines for the left-hand side, dotted ones for the right, a colour for each input."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     columns = 3
     rows = math.ceil(len(drawn) / columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(10.5, 3.2 * rows + 0.7), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(10.5, 3.2 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     expected = next(iter(drawn.values()))[1]
     edge = 0.08 * (expected.max() - expected.min()).item()
     for axis, (name, (scaled, wanted)) in zip(axes.flat, drawn.items(), strict=False):
-        for colour, one, other in zip(_COLOURS, scaled.T, wanted.T, strict=False):
+        for colour, one, other in zip(pictures.COLOURS, scaled.T, wanted.T, strict=False):
             axis.plot(alpha, one, color=colour, linewidth=3.5, alpha=0.6, solid_capstyle="butt")
             axis.plot(alpha, other, color="black", linewidth=1.3, linestyle=(0, (1, 2)))
         shown = f"{errors[name]:.1e}" if errors[name] < 0.01 else f"{errors[name]:.0%}"
@@ -167,12 +160,9 @@ def _png(alpha: Tensor, drawn: dict[str, tuple[Tensor, Tensor]], errors: dict[st
         figure.suptitle(title)
     figure.legend(
         handles=[
-            Line2D([], [], color=_COLOURS[1], linewidth=3.5, alpha=0.6, label="Φ(x; $e^{αΛ}$ζ), a colour for each x"),
+            Line2D([], [], color=pictures.COLOURS[1], linewidth=3.5, alpha=0.6, label="Φ(x; $e^{αΛ}$ζ), a colour for each x"),
             Line2D([], [], color="black", linewidth=1.3, linestyle=(0, (1, 2)), label="$e^{α}$ Φ(x; ζ)"),
         ],
         loc="outside lower center", ncols=2, frameon=False,
     )  # fmt: skip
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    pyplot.close(figure)
-    return content.getvalue()
+    return pictures.drawn(figure, dpi=100)

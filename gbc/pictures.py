@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS: Final = ("#d1495b", "#00798c", "#edae49", "#66a182", "#2e4057")
+"""Of lines and points in figures."""
 
 
 def columns_of(classes: int) -> int:
@@ -44,4 +51,11 @@ def png(picture: NDArray[np.uint8], zoom: int = 2) -> bytes:
 
     content = io.BytesIO()
     Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1)).save(content, "PNG")
+    return content.getvalue()
+
+
+def drawn(figure: Figure, dpi: int) -> bytes:
+    """The PNG of a figure that was made without pyplot, so that nothing of it stays behind."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

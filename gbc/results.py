@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gbc.comparison import Comparison, Record, Run
+from gbc.comparison import Comparison
+from gbc.runs import Record, Run
 
 COLUMNS: Final[dict[str, str]] = {
     "tstr/cnn": "CNN TSTR",
@@ -168,7 +169,7 @@ def _by_class(log: Log) -> list[str]:
 
 
 def _pictures(log: Log, out: Path) -> list[str]:
-    shown = {run.row: run for run in log.runs if run.pictured and run.logged()}
+    shown = {run.row: run for run in log.runs if run.pictured and (run.row, run.seed) in log.records}
     if not shown:
         return []
     lines = [f"Samples of seed {log.comparison.seeds[0]}, a column a class.", "", "| row | samples |", "|---|---|"]

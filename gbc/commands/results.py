@@ -27,23 +27,24 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not logged, then write the page."""
-    from gbc import comparison, results
+    from gbc import results, runs
     from gbc.checkpoint import write_atomic
+    from gbc.comparison import load
     from gbc.errors import BadInput
     from gbc.settings import suggest
 
     if arguments.jobs < 1:
         raise BadInput(f"--jobs {arguments.jobs}: must be at least 1")
     folder = arguments.log or arguments.out.with_suffix("")
-    comparisons = [comparison.load(path) for path in arguments.comparison]
+    comparisons = [load(path) for path in arguments.comparison]
     known = [row for each in comparisons for row in each.rows]
     for name in arguments.row or ():
         if name not in known:
             raise BadInput(f"--row {name}: no such row; {suggest(name, known)}")
     logs = []
     for each in comparisons:
-        runs = comparison.runs(each, folder, arguments.cache, arguments.data_root)
-        wanted = [one for one in runs if not arguments.row or one.row in arguments.row]
+        cells = runs.of(each, folder, arguments.cache, arguments.data_root)
+        wanted = [one for one in cells if not arguments.row or one.row in arguments.row]
         if arguments.dry_run:
             for one in wanted:
                 print(f"{'logged ' if one.logged() else 'missing'}  {one.path}")
@@ -53,9 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{each.name}: {sum(one.logged() is not None for one in wanted)} of {len(wanted)} runs are logged",
                 file=sys.stderr,
             )
-            comparison.complete(wanted, arguments.jobs, lambda line: print(line, file=sys.stderr))
-            comparison.controls(each, folder, arguments.cache, arguments.data_root)
-        logs.append(results.Log.read(each, runs, comparison.logged_controls(each, folder)))
+            runs.complete(wanted, arguments.jobs, lambda line: print(line, file=sys.stderr))
+            runs.controls(each, folder, arguments.cache, arguments.data_root)
+        logs.append(results.Log.read(each, cells, runs.logged_controls(each, folder)))
     if logs:
         write_atomic(arguments.out, (results.page(logs, arguments.out).rstrip() + "\n").encode())
         print(arguments.out)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from gbc.homogeneity.check import EPS, Curves, curves, flat, relative_error
 from gbc.homogeneity.estimate import diagonal, estimated, estimated_scalars
-from gbc.homogeneity.policies import POLICIES, Policy, given, last_layer, min_norm, uniform
+from gbc.homogeneity.policies import AUTOMATIC, POLICIES, Policy, given, last_layer, min_norm, uniform
 from gbc.homogeneity.structure import exported, structural, traced
 from gbc.homogeneity.system import Degrees, Equation, System
 
 __all__ = [
+    "AUTOMATIC",
     "EPS",
     "POLICIES",
     "Curves",

@@ -73,3 +73,6 @@ POLICIES: Final[dict[str, Policy]] = {
     "uniform": lambda module, mode, values, example=None: uniform(module, mode, example),
     "given": given,
 }
+
+AUTOMATIC: Final = ("last_layer", "min_norm", "uniform")
+"""Those that need no numbers of the user's."""

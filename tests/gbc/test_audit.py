@@ -10,10 +10,11 @@ from torch import nn
 
 from gbc import classifiers
 from gbc.__main__ import main
-from gbc.audit import Audit, Condition, audit, max_margin, policies, probes
+from gbc.audit import audit, max_margin, policies, probes
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
+from gbc.findings import Audit, Condition
 from gbc.tasks import obtain
 from tests.conftest import TINY, TINY_CLASSIFIER
 

@@ -91,9 +91,9 @@ def test_a_generator_is_trained_and_judged_in_colour(tree: Path, tmp_path: Path)
     classifier, _, _ = pretrain.obtain(settings.classifier, data, tmp_path / "cache")
     *_, report = Trainer(settings, [classifier], Judge.of(data, "cpu")).run()
     assert all(0 <= report.metrics[name] <= 1 for name in METRICS)
-    assert report.images is not None and report.images.shape == (10 * 34, 2 * 34, 3)  # 5 pairs of rows, framed
+    assert report.images is not None and report.images.shape == (2 * 34, 10 * 34, 3)  # a pair of rows, framed
     with Image.open(io.BytesIO(pictures.png(report.images))) as picture:
-        assert picture.mode == "RGB" and picture.size == (2 * 2 * 34, 2 * 10 * 34)
+        assert picture.mode == "RGB" and picture.size == (2 * 10 * 34, 2 * 2 * 34)
 
 
 def test_controls_work_in_colour(tree: Path) -> None:

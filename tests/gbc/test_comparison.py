@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gbc import comparison, evaluation, features, results
+from gbc import comparison, evaluation, features, results, runs
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
 from tests.conftest import TINY, TINY_CLASSIFIER
@@ -39,9 +39,9 @@ def quick() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "STEPS", 60)
         patch.setattr(evaluation, "TSTR_STEPS", 20)
-        comparison._evaluator.cache_clear()
+        runs._evaluator_of.cache_clear()
         yield
-        comparison._evaluator.cache_clear()
+        runs._evaluator_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,8 @@ def test_two_at_a_time_give_what_one_gives(tmp_path: Path) -> None:
     wanted = comparison.load(tmp_path / "two.yaml")
     found = []
     for jobs in (2, 1):
-        cells = comparison.runs(wanted, tmp_path / str(jobs), tmp_path / "cache")
-        comparison.complete(cells, jobs, lambda _: None)
+        cells = runs.of(wanted, tmp_path / str(jobs), tmp_path / "cache")
+        runs.complete(cells, jobs, lambda _: None)
         records = [cell.logged() for cell in cells]
         assert all(records)
         found.append([record.report for record in records if record])
@@ -123,7 +123,7 @@ def test_two_at_a_time_give_what_one_gives(tmp_path: Path) -> None:
 
 def test_differences_are_paired_by_seed(finished: Path) -> None:
     wanted = comparison.load(finished / "two.yaml")
-    cells = comparison.runs(wanted, finished / "docs" / "results", finished / "cache")
+    cells = runs.of(wanted, finished / "docs" / "results", finished / "cache")
     log = results.Log.read(wanted, cells, {})
     mean, deviation, higher, pairs = results.difference(log, "plain", "pixels", "tstr/cnn")
     values = [log.records["plain", seed].scores["tstr/cnn"] - log.records["pixels", seed].scores["tstr/cnn"] for seed in (0, 1)]
@@ -145,7 +145,7 @@ def test_a_damaged_record_is_named(finished: Path, capsys: pytest.CaptureFixture
     with pytest.raises(CorruptFile, match=r"controls\.json: damaged"):
         (finished / "other" / "two").mkdir(parents=True)
         (finished / "other" / "two" / "controls.json").write_text("{")
-        comparison.logged_controls(comparison.load(finished / "two.yaml"), finished / "other")
+        runs.logged_controls(comparison.load(finished / "two.yaml"), finished / "other")
 
 
 @pytest.mark.parametrize(
