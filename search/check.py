@@ -29,7 +29,7 @@ from search.lock import HOLDER, driver_of, only_driver
 from search.overview import read_study
 from search.ranking import results
 from search.summary import ended_by
-from search.tracking import Facts, Tracker, front_text, read
+from search.tracking import Facts, Report, Tracker, front_text, read
 from search.trial import Row, assignment_of, rows, settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow
@@ -496,8 +496,7 @@ class _Mender:
         if keep is not None:
             self.tracker.adopt(number, keep.run)
         self.tracker.open_trial(number, settings)
-        for step in missing:
-            self.tracker.log(number, step, _metrics(history[step]))
+        self.tracker.log(number, [Report.of(history[step]) for step in missing])
         if entry.finished:
             folder, retries = trial_folder(self.sweep, number), entry.lost + entry.retried
             self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
@@ -592,9 +591,6 @@ def _differences(mine: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if key in mine and key != "device" and mine[key] != value
     ]
 
-
-def _metrics(row: Row) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name != "step"}
 
 
 def _list(values: Any) -> str:

@@ -56,23 +56,34 @@ def saved(folder: Path) -> tuple[Saved | None, list[Path]]:
     return None, damaged
 
 
-def tidy(sweep: Path, config: SweepConfig, entries: Sequence[Entry]) -> None:
-    """Delete every checkpoint that neither a run that goes on nor an export of what is worth keeping can need.
+class Keeper:
+    """Deletes every checkpoint of a sweep that neither a run that goes on nor an export of what is worth keeping can need.
 
     A trial's history is written down before its last checkpoint goes. Safe to interrupt, and to repeat.
     """
-    best = {entry.number for entry in worth_keeping(config, entries)}
-    for entry in entries:
-        folder = trial_folder(sweep, entry.number)
-        if not entry.finished:
-            continue
-        if entry.number in best or entry.can_go_on:
-            if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
-                (folder / PREVIOUS).unlink()
-        elif (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
-            _write_history(folder)
-            for name in (CHECKPOINT, PREVIOUS):
-                (folder / name).unlink(missing_ok=True)
+
+    def __init__(self, sweep: Path, config: SweepConfig) -> None:
+        """For one run of the sweep: which trials have nothing to delete any more is remembered."""
+        self._sweep, self._config = sweep, config
+        self._settled: set[int] = set()
+
+    def tidy(self, entries: Sequence[Entry]) -> None:
+        """Delete what the sweep can do without now."""
+        best = {entry.number for entry in worth_keeping(self._config, entries)}
+        for entry in entries:
+            if not entry.finished or entry.number in self._settled:
+                continue
+            folder = trial_folder(self._sweep, entry.number)
+            if entry.number in best or entry.can_go_on:
+                if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
+                    (folder / PREVIOUS).unlink()
+                continue
+            if (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
+                _write_history(folder)
+                for name in (CHECKPOINT, PREVIOUS):
+                    (folder / name).unlink(missing_ok=True)
+            # Once beaten, a trial is never among the best again.
+            self._settled.add(entry.number)
 
 
 def footprint(sweep: Path) -> int:

@@ -16,7 +16,7 @@ from search.config import Resources, SweepConfig
 from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
 from search.recorder import Recorder
-from search.trial import Assignment
+from search.trial import Assignment, run_trial
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def run_ray(
     recorder: Recorder,
     assign: Callable[[Entry], Assignment],
     folder: Path,
+    trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
     """Run trials until a budget is used up or the process is told to stop (SIGINT, SIGTERM)."""
     quiet_environment()
@@ -99,12 +100,12 @@ def run_ray(
     from search.scheduler import make_scheduler
     from search.searcher import LedgerSearcher
     from search.stopper import LedgerStopper
-    from search.trial import run_trial
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     ray.init(
+        address="local",  # not a cluster that somebody runs on this machine
         num_cpus=machine.cpus,
         num_gpus=machine.gpus,
         include_dashboard=False,
@@ -122,7 +123,7 @@ def run_ray(
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     try:
         tuner = tune.Tuner(
-            tune.with_resources(run_trial, resources),
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 num_samples=todo,
                 max_concurrent_trials=machine.concurrency,

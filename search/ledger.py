@@ -1,8 +1,10 @@
 """The ledger: an Optuna study as the one record of what was asked, reported, decided and told.
 
 Ray is started anew each time a sweep continues; what it must know is rebuilt from here. The order of writing makes every
-moment safe to die in: a trial's worker saves its checkpoint, then reports; the driver writes the decision to stop, then
-the value it was based on, then MLflow.
+moment safe to die in: a trial's worker saves its checkpoint, then reports; the driver writes the decision to stop together
+with the value it was based on, then MLflow.
+
+The driver is the only one who writes, so it holds all trials in memory and never asks the study for what it wrote itself.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from gbc.errors import DIVERGED, BadInput, CorruptFile
 from search.config import SweepConfig
 from search.folder import STUDY_FILE
 from search.ranking import best
-from search.samplers import ORIGIN, Prior, propose
+from search.samplers import ORIGIN, Prior, Proposer
+from search.transaction import Value, write
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -128,63 +131,85 @@ class Ledger:
         except DatabaseError as fault:
             raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
         self._storage = storage
-        self._prior = prior or Prior()
+        self._proposer = Proposer(config, prior or Prior())
+        self._trials = self.study.get_trials()
+        self._entries = [_entry(trial) for trial in self._trials]
+        self._seconds = seconds_of(self.study.user_attrs)
+        self._values: list[Value] = []
+        self._attributes: dict[tuple[int, str], Any] = {}
         self.changes = 0
-        """How often something was written by this object."""
+        """How often something was noted by this object."""
 
     def entries(self) -> list[Entry]:
         """Every trial, by number."""
-        return [self._entry(trial) for trial in self.study.get_trials(deepcopy=False)]
+        return list(self._entries)
 
     def entry(self, number: int) -> Entry:
         """Trial `number`."""
-        return self._entry(self._storage.get_trial(self._id(number)))
+        return self._entries[number]
 
     def ask(self) -> Entry:
-        """A new trial with sampled settings.
+        """A new trial with sampled settings, in the study before anybody hears of it.
 
         A function of the seed and the trials so far (`search.samplers`): a sweep that was continued does not repeat itself
         and, one trial at a time, samples what an unbroken sweep samples.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        self.study.add_trial(propose(self.config, trials, self._prior))
+        self.flush()
+        proposed = self._proposer.propose(self._trials)
+        self._trials.append(self._storage.get_trial(self._storage.create_new_trial(self.study._study_id, proposed)))
+        self._entries.append(_entry(self._trials[-1]))
         self.changes += 1
-        return self.entry(len(trials))
+        return self._entries[-1]
 
     def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
         """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent.
 
-        Of a `second` objective only the last value is kept.
+        Of a `second` objective only the last value is kept. The study has it after the next `flush`, which every other call
+        that writes begins with.
         """
-        trial = self._id(number)
-        if step in self._storage.get_trial(trial).intermediate_values:
+        trial = self._trials[number]
+        if step in trial.intermediate_values:
             return
         if stop:
-            self._storage.set_trial_user_attr(trial, _STOPPED, step)
+            self._note(number, _STOPPED, step)
         if second is not None:
-            self._storage.set_trial_user_attr(trial, _SECOND, second)
-        self._storage.set_trial_intermediate_value(trial, step, value)
-        self.changes += 1
+            self._note(number, _SECOND, second)
+        trial.intermediate_values[step] = value
+        self._values.append(Value(trial._trial_id, step, value))
+        self._changed(number)
+
+    def flush(self) -> None:
+        """Write what was recorded into the study, in one transaction: a decision to stop is there with its value or not at all.
+
+        Raises:
+            OperationalError: of SQLAlchemy; nothing was written, and the next call tries again.
+        """
+        if self._values or self._attributes:
+            write(self._storage.engine, self._values, self._attributes)
+            self._values, self._attributes = [], {}
 
     def tell(self, number: int, outcome: str, reason: str | None = None) -> None:
         """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
         from optuna.trial import TrialState
 
-        entry = self.entry(number)
+        entry = self._entries[number]
         if entry.finished:
             return
-        state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
         if reason:
-            self._storage.set_trial_user_attr(self._id(number), _REASON, reason)
-        # The study's own `tell` would let pruned trials without a value through as they are; it takes values from the
-        # intermediate ones, which is what TPE ranks stopped trials by.
-        self.study.tell(number, entry.objectives if outcome == "complete" else None, state=state)
-        self.changes += 1
+            self._note(number, _REASON, reason)
+        self.flush()
+        state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
+        # A stopped trial gets the last of its values, as Optuna's own `tell` has it: that is what TPE ranks it by.
+        values = {"complete": entry.objectives, "stopped": entry.objectives[:1], "failed": ()}[outcome]
+        if len(values) < len(self.config.objectives):
+            values = ()
+        self._storage.set_trial_state_values(self._id(number), state, values or None)
+        self._look(number)
 
     def lost_worker(self, number: int) -> None:
         """Note that the worker of a trial died or raised, and that another one takes over."""
-        self._storage.set_trial_user_attr(self._id(number), _LOST, self.entry(number).lost + 1)
-        self.changes += 1
+        self._note(number, _LOST, self._entries[number].lost + 1)
+        self.flush()
 
     def reopen(self, number: int) -> None:
         """Let a failed trial run again under its number, with its settings and from its last report.
@@ -195,7 +220,7 @@ class Ledger:
         import optuna
         from sqlalchemy import text
 
-        trial, entry = self._id(number), self.entry(number)
+        entry = self._entries[number]
         if entry.state != "failed":
             return
         with self._storage.engine.begin() as connection:
@@ -203,44 +228,61 @@ class Ledger:
                 text(
                     "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = :trial AND state = 'FAIL'"
                 ),
-                {"trial": trial},
+                {"trial": self._id(number)},
             )
         self._storage.remove_session()
         # Optuna remembers ended trials for good: only a new study object looks again.
         self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
-        self._storage.set_trial_user_attr(trial, _REASON, None)
-        self._storage.set_trial_user_attr(trial, _LOST, 0)
-        self._storage.set_trial_user_attr(trial, _RETRIED, entry.retried + 1)
-        self.changes += 1
+        self._note(number, _REASON, None)
+        self._note(number, _LOST, 0)
+        self._note(number, _RETRIED, entry.retried + 1)
+        self.flush()
+        self._look(number)
 
     def best(self) -> Entry | None:
         """The trial with the best (first) objective at the full horizon, if any got there."""
-        return best(self.config, self.entries())
+        return best(self.config, self._entries)
 
     @property
     def seconds(self) -> float:
         """Wall time spent on this sweep so far, all runs together."""
-        return seconds_of(self.study.user_attrs)
+        return self._seconds
 
     def spent(self, seconds: float) -> None:
         """Note the wall time spent so far."""
+        self.flush()
         self.study.set_user_attr(_SECONDS, seconds)
+        self._seconds = seconds
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Write what is left and let go of the file."""
+        self.flush()
         self._storage.remove_session()
         self._storage.engine.dispose()
 
     def _id(self, number: int) -> int:
-        found: int = self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        found: int = self._trials[number]._trial_id
         return found
 
-    @staticmethod
-    def _entry(trial: FrozenTrial) -> Entry:
-        return entry_of(
-            trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values,
-            trial.user_attrs,
-        )  # fmt: skip
+    def _note(self, number: int, key: str, value: Any) -> None:
+        self._trials[number].user_attrs[key] = value
+        self._attributes[self._id(number), key] = value
+        self._changed(number)
+
+    def _changed(self, number: int) -> None:
+        self._entries[number] = _entry(self._trials[number])
+        self.changes += 1
+
+    def _look(self, number: int) -> None:
+        """Read a trial again as the study has it now."""
+        self._trials[number] = self._storage.get_trial(self._id(number))
+        self._changed(number)
+
+
+def _entry(trial: FrozenTrial) -> Entry:
+    return entry_of(
+        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
+    )
 
 
 def entry_of(

@@ -1,4 +1,8 @@
-"""The one place where results are written down: the ledger first, then MLflow, then the screen."""
+"""The one place where results are written down: the ledger first, then MLflow, then the screen.
+
+What reports say is held for a moment, so that several of them make one transaction; a driver that dies in that moment has not
+heard them, and their workers say them again.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,17 @@ from typing import Any, Final
 from ray import tune
 
 from gbc.checkpoint import write_atomic
-from search.disk import saved, tidy
+from search.disk import Keeper, saved
 from search.folder import LOG, PICTURE, trial_folder
 from search.ledger import Entry, Ledger
 from search.progress import Progress
-from search.tracking import Tracker
+from search.tracking import Report, Tracker
 from search.trial import settings_of
+from search.writer import Writer
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
+_HOLD: Final = 0.25  # seconds
+_PATIENCE: Final = 60.0  # seconds for which a store may refuse at the end of a run
 
 
 class Recorder(tune.Callback):
@@ -25,14 +32,16 @@ class Recorder(tune.Callback):
     def __init__(self, ledger: Ledger, tracker: Tracker, progress: Progress, folder: Path) -> None:
         """`folder` is the sweep's."""
         self._ledger, self._tracker, self._progress, self._folder = ledger, tracker, progress, folder
+        self._writer, self._keeper = Writer(tracker), Keeper(folder, ledger.config)
+        self._held: list[tuple[int, Report]] = []
         self._errors: dict[int, str] = {}
         self._began, self._before = time.monotonic(), ledger.seconds
-        self._noted = self._began
+        self._noted = self._flushed = self._began
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker took a trial."""
         number = trial.config["number"]
-        self._tracker.open_trial(number, trial.config["settings"])
+        self._writer.open_trial(number, trial.config["settings"])
         self._progress.started(number, trial.config["acknowledged"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -46,9 +55,17 @@ class Recorder(tune.Callback):
         stop = bool(result.get("done")) and step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None
         self._ledger.record(number, step, metrics[config.objective.metric], stop=stop, second=second)
-        self._tracker.log(number, step, metrics)
+        self._held.append((number, Report(step, metrics, time.time())))
         self._progress.reported(number, step, metrics)
-        self._note_time()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ray looked for news, as it does several times a second."""
+        now = time.monotonic()
+        if now - self._noted >= _NOTE_TIME_EVERY:
+            self._ledger.spent(self.elapsed())
+            self._noted = now
+        if self._held and now - self._flushed >= _HOLD:
+            self._flush()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or because it was stopped."""
@@ -79,15 +96,14 @@ class Recorder(tune.Callback):
             outcome = entry.outcome(horizon)
             if self._tracker.behind(entry.number, entry.last_step, entry.finished):
                 self._open(entry)
-                for row in self._saved(entry.number):
-                    if row["step"] <= entry.last_step:
-                        metrics = {name: value for name, value in row.items() if name != "step"}
-                        self._tracker.log(entry.number, row["step"], metrics)
+                reports = [Report.of(row) for row in self._saved(entry.number)]
+                self._tracker.log(entry.number, [report for report in reports if report.step <= entry.last_step])
             elif entry.finished:
                 continue
             if outcome:
                 self._close(entry.number, outcome, entry.reason)
-        self._tidy()
+        self._keeper.tidy(self._ledger.entries())
+        self._writer.drain(_PATIENCE)
 
     def reopen_failed(self) -> None:
         """Before Ray starts: let trials that failed run again, in the study and in MLflow."""
@@ -108,8 +124,14 @@ class Recorder(tune.Callback):
                 self._close(entry.number, "stopped")
 
     def finish(self) -> None:
-        """Note the time spent; runs of trials that are still open are marked as interrupted."""
+        """Note what is held and the time spent; runs of trials that are still open are marked as interrupted.
+
+        Raises:
+            Exception: what MLflow's store said, when it refuses for longer than a minute.
+        """
+        self._flush()
         self._ledger.spent(self.elapsed())
+        self._writer.drain(_PATIENCE)
         for entry in self._ledger.entries():
             if not entry.finished:
                 self._tracker.interrupt_trial(entry.number)
@@ -118,16 +140,20 @@ class Recorder(tune.Callback):
         self._tracker.open_trial(entry.number, settings_of(self._ledger.config, entry).model_dump(mode="json"))
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
+        self._flush()
         self._ledger.tell(number, outcome, reason)
         folder = self._trial_folder(number)
         entry = self._ledger.entry(number)
-        self._tracker.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
+        self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
         self._progress.closed(number, outcome, reason)
-        self._ledger.spent(self.elapsed())
-        self._tidy()
+        self._keeper.tidy(self._ledger.entries())
 
-    def _tidy(self) -> None:
-        tidy(self._folder, self._ledger.config, self._ledger.entries())
+    def _flush(self) -> None:
+        """The study has it before MLflow hears of it."""
+        self._ledger.flush()
+        for number, report in self._held:
+            self._writer.log(number, report)
+        self._held, self._flushed = [], time.monotonic()
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
         found, _ = saved(self._trial_folder(number))
@@ -135,11 +161,6 @@ class Recorder(tune.Callback):
 
     def _trial_folder(self, number: int) -> Path:
         return trial_folder(self._folder, number)
-
-    def _note_time(self) -> None:
-        if time.monotonic() - self._noted >= _NOTE_TIME_EVERY:
-            self._ledger.spent(self.elapsed())
-            self._noted = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks into a file that nobody reads; keep the open stores out of it."""

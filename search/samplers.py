@@ -1,7 +1,8 @@
 """What to try next. Each sampler is a function of (seed, trials so far): nothing of it has to be saved, or can be lost.
 
 A setting is sampled in a study in memory that holds what the sampler may learn from, and enters the ledger whole. A driver
-that dies in between has not asked, and asks the same at its next start.
+that dies in between has not asked, and asks the same at its next start. That study follows the ledger's trials, for to make it
+anew for each setting would take longer with every trial.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from search.space import grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
 
 ORIGIN: Final = "warm_start"
 """Attribute of a trial whose settings came from another sweep: which sweep and trial."""
@@ -46,24 +48,108 @@ class Prior:
     """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
 
 
-def propose(config: SweepConfig, trials: Sequence[FrozenTrial], prior: Prior) -> FrozenTrial:
-    """A new trial, running, to be added to the study that holds `trials`."""
+class Proposer:
+    """What to try next, from a study in memory that follows the ledger's trials."""
+
+    def __init__(self, config: SweepConfig, prior: Prior) -> None:
+        """`prior` is what is known before the first trial."""
+        self._config, self._prior = config, prior
+        self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+        self._history = [_told(config, known) for known in prior.history]
+        self._study: Study | None = None
+        self._states: list[TrialState] = []
+        """Of the trials that the study in memory holds, as it holds them."""
+
+    def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+        """A new trial, running, to follow `trials`, which are all of the sweep's."""
+        from optuna.trial import TrialState, create_trial
+
+        attributes: dict[str, Any] = {}
+        user: dict[str, Any] = {}
+        if len(trials) < len(self._prior.first):
+            known = self._prior.first[len(trials)]
+            params, _ = self._sample(trials, known.params)
+            user[ORIGIN] = known.origin
+        elif sequence := SEQUENCES.get(self._config.sampler):
+            params = sequence(self._config, sum(ORIGIN not in trial.user_attrs for trial in trials))
+        else:
+            params, attributes = self._sample(trials, {})
+        return create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions,
+            user_attrs=user,
+            system_attrs=attributes,
+        )
+
+    def _sample(self, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings, and the attributes that the sampler wants to find on the trial again (CMA-ES keeps its state there)."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
+        seed = (self._config.seed * 100_003 + len(trials)) % 2**32
+        study = self._follow(trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = SAMPLERS[self._config.sampler](self._config, seed, self._history)
+        if fixed:
+            study.enqueue_trial(dict(fixed))
+        study.ask(self._distributions)
+        asked = study.get_trials(deepcopy=False)[-1]
+        if self._config.sampler in LEARNING:
+            self._states.append(asked.state)
+        return dict(asked.params), dict(asked.system_attrs)
+
+    def _follow(self, trials: Sequence[FrozenTrial]) -> Study:
+        """The study in memory, brought to where `trials` are; for a sampler that does not learn an empty one."""
+        import optuna
+
+        if self._study is None or self._config.sampler not in LEARNING or not self._continues(trials):
+            self._states = []
+            self._study = optuna.create_study(
+                directions=[f"{objective.direction}imize" for objective in self._config.objectives]
+            )
+        if self._config.sampler not in LEARNING:
+            return self._study
+        if not self._states:
+            self._study.add_trials(self._history)
+        for number, trial in enumerate(trials):
+            state = self._state(trial)
+            if number == len(self._states):
+                self._study.add_trial(trial if state == trial.state else _failed(trial))
+                self._states.append(state)
+            elif self._states[number] != state:
+                self._end(number, trial, state)
+        return self._study
+
+    def _continues(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the study in memory holds nothing but these trials, at an earlier time: one may have been opened again."""
+        return len(self._states) <= len(trials) and all(
+            not known.is_finished() or known == self._state(trial) for known, trial in zip(self._states, trials, strict=False)
+        )
+
+    def _end(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
+        assert self._study is not None
+        storage = self._study._storage
+        mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
+        for step, value in trial.intermediate_values.items():
+            if step not in mine.intermediate_values:
+                storage.set_trial_intermediate_value(mine._trial_id, step, value)
+        storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+        self._states[number] = state
+
+    def _state(self, trial: FrozenTrial) -> TrialState:
+        """As samplers see it: of two objectives, a trial that a budget cut short has one value, which none of them can rank."""
+        from optuna.trial import TrialState
+
+        cut = trial.state == TrialState.PRUNED and self._config.second_objective is not None
+        return TrialState.FAIL if cut else trial.state
+
+
+def _failed(trial: FrozenTrial) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
-    distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
-    attributes: dict[str, Any] = {}
-    user: dict[str, Any] = {}
-    if len(trials) < len(prior.first):
-        known = prior.first[len(trials)]
-        params, _ = _sample(config, trials, prior, known.params)
-        user[ORIGIN] = known.origin
-    elif sequence := SEQUENCES.get(config.sampler):
-        params = sequence(config, sum(ORIGIN not in trial.user_attrs for trial in trials))
-    else:
-        params, attributes = _sample(config, trials, prior, {})
-    return create_trial(
-        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=user, system_attrs=attributes
-    )
+    return create_trial(state=TrialState.FAIL, params=trial.params, distributions=trial.distributions)
 
 
 def grid_point(config: SweepConfig, index: int) -> dict[str, Any]:
@@ -88,31 +174,6 @@ def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
         engine.fast_forward(index)
     (point,) = engine.random(1)
     return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
-
-
-def _sample(
-    config: SweepConfig, trials: Sequence[FrozenTrial], prior: Prior, fixed: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings, and the attributes that the sampler wants to find on the trial again (CMA-ES keeps its state there)."""
-    import optuna
-    from optuna.trial import TrialState
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
-    seed = (config.seed * 100_003 + len(trials)) % 2**32
-    directions = [f"{objective.direction}imize" for objective in config.objectives]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        history = [_told(config, known) for known in prior.history]
-        study = optuna.create_study(directions=directions, sampler=SAMPLERS[config.sampler](config, seed, history))
-    if config.sampler in LEARNING:
-        # A trial that a budget cut short has one of two values, which no sampler can rank.
-        useful = [trial for trial in trials if len(directions) == 1 or trial.state != TrialState.PRUNED]
-        study.add_trials([*history, *useful])
-    if fixed:
-        study.enqueue_trial(dict(fixed))
-    study.ask({key: dimension.distribution() for key, dimension in config.space.items()})
-    asked = study.get_trials(deepcopy=False)[-1]
-    return dict(asked.params), dict(asked.system_attrs)
 
 
 def _told(config: SweepConfig, known: Known) -> FrozenTrial:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from dataclasses import dataclass
-from statistics import fmean, median
 from typing import Any, Final
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -79,6 +79,10 @@ class LedgerMedian(FIFOScheduler):
         super().__init__()
         self._config = config
         self._values = {entry.number: dict(entry.values) for entry in entries}
+        self._means: dict[int, list[float]] = {}
+        """By step, in order: of each full trial the mean of its values up to there."""
+        for values in self._values.values():
+            self._learn(values)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop; the value joins what others are compared with once the trial is complete."""
@@ -86,18 +90,29 @@ class LedgerMedian(FIFOScheduler):
         if metric not in result:  # a failed trial's last word
             return str(TrialScheduler.CONTINUE)
         number, step = trial.config["number"], result["step"]
-        self._values.setdefault(number, {})[step] = result[metric]
+        values = self._values.setdefault(number, {})
+        if step not in values:
+            values[step] = result[metric]
+            self._learn(values)
         worse = self._config.first_rung <= step < self._config.trial.steps and self._worse_than_median(number, step)
         return str(TrialScheduler.STOP if worse else TrialScheduler.CONTINUE)
 
+    def _learn(self, values: dict[int, float]) -> None:
+        if self._config.trial.steps not in values:
+            return
+        total = 0.0
+        for count, (step, value) in enumerate(sorted(values.items()), start=1):
+            total += value
+            if math.isfinite(total):
+                insort(self._means.setdefault(step, []), total / count)
+
     def _worse_than_median(self, number: int, step: int) -> bool:
-        full = [values for other, values in self._values.items() if other != number and self._config.trial.steps in values]
-        means = [fmean(value for at, value in values.items() if at <= step) for values in full]
-        means = [mean for mean in means if math.isfinite(mean)]
+        means = self._means.get(step, [])
         if len(means) < _FEWEST:
             return False
+        middle = 0.5 * (means[(len(means) - 1) // 2] + means[len(means) // 2])
         sign = 1 if self._config.objective.direction == "max" else -1
-        return max(sign * value for value in self._values[number].values()) < sign * median(means)
+        return max(sign * value for value in self._values[number].values()) < sign * middle
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the record."""

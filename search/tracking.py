@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
@@ -24,6 +24,21 @@ _MARK: Final = "loss/total"  # in every report, so its last step is how far a ru
 
 _ENDED: Final = ("FINISHED", "FAILED")
 _PAGE: Final = 500
+_LARGEST_BATCH: Final = 1000  # metrics; MLflow's own limit
+
+
+class Report(NamedTuple):
+    """What a trial said once."""
+
+    step: int
+    metrics: Mapping[str, float]
+    when: float
+    """Seconds since 1970."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Report:
+        """From a trial's history, which does not know when it was made: now."""
+        return cls(row["step"], {name: value for name, value in row.items() if name != "step"}, time.time())
 
 
 @dataclass
@@ -99,17 +114,23 @@ class Tracker:
             self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
             child.has_params = True
 
-    def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """One batch for one report of an open trial; steps at or below the last are left out."""
+    def log(self, number: int, reports: Sequence[Report]) -> None:
+        """Reports of an open trial, in order, in as few batches as MLflow takes; those that were logged are left out."""
         from mlflow.entities import Metric
 
         child = self._known[number]
-        if step <= child.mark:
-            return
-        now = int(time.time() * 1000)
-        self._client.log_batch(child.run, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
-        child.mark = step
-        child.metrics |= metrics
+        new = [report for report in reports if report.step > child.mark]
+        while new:
+            count, metrics = 0, list[Metric]()
+            while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
+                step, values, when = new[count]
+                metrics += [Metric(name, float(value), int(when * 1000), step) for name, value in values.items()]
+                count += 1
+            self._client.log_batch(child.run, metrics=metrics)
+            for report in new[:count]:
+                child.mark = report.step
+                child.metrics |= report.metrics
+            new = new[count:]
 
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Path, log: Path | None = None, retries: int = 0

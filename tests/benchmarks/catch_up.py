@@ -25,7 +25,7 @@ from search.ledger import Ledger
 from search.overview import look
 from search.progress import Progress
 from search.recorder import Recorder
-from search.tracking import Tracker
+from search.tracking import Report, Tracker
 
 REPORTS = 3
 
@@ -72,7 +72,7 @@ def fill(config: SweepConfig, folder: Path, trials: int) -> None:
         tracker.open_trial(number, settings)
         for step in range(1, REPORTS + 1):
             ledger.record(number, step, 0.5, stop=False)
-            tracker.log(number, step, dict.fromkeys(METRIC_DIRECTIONS, 0.5))
+            tracker.log(number, [Report(step, dict.fromkeys(METRIC_DIRECTIONS, 0.5), time.time())])
         ledger.tell(number, "stopped")
         tracker.close_trial(number, "stopped", None, folder / "none.png")
     ledger.close()

@@ -61,8 +61,10 @@ def test_the_step_budget_counts_every_trial_and_ends_open_ones(tmp_path: Path) -
     play(ledger, [0.1], "stopped")
     number = ledger.ask().number
     ledger.record(number, 3, 0.1, stop=False)
+    ledger.flush()
     assert spent(config, reopened(config, tmp_path), 0.0) is None  # 27
     ledger.record(number, 6, 0.1, stop=False)
+    ledger.flush()
     entries = reopened(config, tmp_path)
     assert spent(config, entries, 0.0) == used_up(config, entries, 0.0) == "steps"
     assert not work_left(config, entries, 0.0)

@@ -12,7 +12,7 @@ import torch
 
 from gbc import checkpoint
 from search.config import SweepConfig
-from search.disk import footprint, leftovers, remove, saved, size, tidy
+from search.disk import Keeper, footprint, leftovers, remove, saved, size
 from search.folder import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
 from search.ledger import Entry
 from tests.search.conftest import tiny_sweep
@@ -47,7 +47,7 @@ def test_what_may_be_needed_stays_and_everything_else_leaves_its_history(tmp_pat
     ]  # fmt: skip
     fill(tmp_path, range(7))
     for _ in range(2):
-        tidy(tmp_path, sweep_of(keep=2), entries)
+        Keeper(tmp_path, sweep_of(keep=2)).tidy(entries)
     assert left(tmp_path, 0) == left(tmp_path, 3) == left(tmp_path, 5) == [HISTORY]
     assert left(tmp_path, 1) == left(tmp_path, 2) == left(tmp_path, 6) == [CHECKPOINT]
     assert left(tmp_path, 4) == [CHECKPOINT, PREVIOUS]
@@ -56,7 +56,7 @@ def test_what_may_be_needed_stays_and_everything_else_leaves_its_history(tmp_pat
     assert found.history == [{"step": 3, "loss/total": 3 / 7}, {"step": 6, "loss/total": 6 / 7}]  # the same numbers
 
     # Trial 0 would be the best; what is gone is gone.
-    tidy(tmp_path, sweep_of(keep=1, objective={"metric": "kkt/rho", "direction": "min"}), entries)
+    Keeper(tmp_path, sweep_of(keep=1, objective={"metric": "kkt/rho", "direction": "min"})).tidy(entries)
     assert left(tmp_path, 1) == left(tmp_path, 2) == [HISTORY]
 
 
@@ -67,7 +67,7 @@ def test_a_front_is_kept_whole_and_then_the_best_by_the_first_objective(keep: in
     points = [(0.1, 0.9), (0.2, 0.1), (0.6, 0.8), (0.4, 0.5), (0.3, 0.6)]
     entries = [replace(entry(number, "complete", first), second=rho) for number, (first, rho) in enumerate(points)]
     fill(tmp_path, range(5))
-    tidy(tmp_path, sweep_of(keep=keep, **two), entries)
+    Keeper(tmp_path, sweep_of(keep=keep, **two)).tidy(entries)
     assert {number for number in range(5) if left(tmp_path, number) == [CHECKPOINT]} == kept
 
 
@@ -75,7 +75,7 @@ def test_the_one_before_stays_when_the_last_checkpoint_of_the_best_is_damaged(tm
     fill(tmp_path, range(1))
     path = trial_folder(tmp_path, 0) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-9])
-    tidy(tmp_path, sweep_of(keep=1), [entry(0, "complete")])
+    Keeper(tmp_path, sweep_of(keep=1)).tidy([entry(0, "complete")])
     assert left(tmp_path, 0) == [CHECKPOINT, PREVIOUS]
     found, damaged = saved(path.parent)
     assert damaged == [path] and found is not None and len(found.history) == 1

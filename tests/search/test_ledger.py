@@ -18,7 +18,8 @@ def test_what_was_recorded_is_there_after_a_restart(config: SweepConfig, tmp_pat
     first.record(0, 3, 0.1, stop=False)
     first.record(0, 6, 0.3, stop=True)
     first.spent(12.5)
-    del first  # killed: nothing is closed
+    first.record(0, 9, 0.4, stop=False)
+    del first  # killed: nothing is closed, and what was not flushed never happened
 
     second = Ledger(config, tmp_path)
     (again,) = second.entries()

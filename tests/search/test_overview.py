@@ -56,6 +56,7 @@ def test_the_file_says_what_optuna_says(tmp_path: Path) -> None:
     ledger = Ledger(config, folder)
     for value in (math.nan, math.inf, -math.inf):
         ledger.record(ledger.ask().number, 3, value, stop=False)
+    ledger.flush()
     entries, seconds = read_study(folder / "study.db")  # while Optuna has it open
     assert repr(entries) == repr(ledger.entries()) and seconds == ledger.seconds == 100.0  # repr: NaN equals nothing
     assert {type(value) for value in entries[0].params.values()} == {float, int}
@@ -85,6 +86,7 @@ from search.ledger import Ledger
 config = SweepConfig.parse(yaml.safe_load(Path({str(folder / RECORD)!r}).read_text()), "test")
 ledger = Ledger(config, Path({str(folder)!r}))
 ledger.record(ledger.ask().number, 3, 0.375, stop=False)
+ledger.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
