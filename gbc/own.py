@@ -95,6 +95,8 @@ def make(factory: str, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             network = getattr(module, name)()
+        except torch.OutOfMemoryError:
+            raise
         except Exception as fault:
             raise BadInput(f"classifier {factory}: the factory failed when called without arguments: {_line(fault)}") from fault
     if not isinstance(network, nn.Module):

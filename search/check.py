@@ -592,7 +592,6 @@ def _differences(mine: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-
 def _list(values: Any) -> str:
     shown = [str(value) for value in values]
     return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, … {shown[-1]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,7 +34,9 @@ class Resources(Config):
 
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, gt=0)
-    gpus_per_trial: float | None = Field(None, ge=0, description="by default 0.25 where there is a GPU, else 0")
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+    )
 
 
 class Objective(Config):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Machine:
 
             gpus = torch.cuda.device_count()
         wanted = resources.gpus_per_trial
-        share = wanted if wanted is not None else 0.25 if gpus else 0.0
+        share = wanted if wanted != "auto" else 0.0
         if share > gpus:
             raise BadInput(f"--gpus-per-trial {share:g}: this machine has {gpus} GPU{'s' * (gpus != 1)}; use at most {gpus}")
         if resources.cpus_per_trial > cpus:
@@ -66,7 +67,26 @@ class Machine:
                 f"--concurrency {resources.concurrency}: only {fits} trials of {resources.cpus_per_trial:g} CPU"
                 f"{f' and {share:g} GPU' if share else ''} fit on this machine; lower it or --cpus-per-trial"
             )
-        return cls(cpus, gpus, resources.concurrency or fits, resources.cpus_per_trial, share)
+        concurrency = resources.concurrency or fits
+        if wanted == "auto" and gpus:  # as if memory had no end; `packed` knows better once a trial was measured
+            share = 1 / math.ceil(concurrency / gpus)
+        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share)
+
+    def packed(self, resources: Resources, need: int, free: int) -> Machine:
+        """With as many trials on a GPU as its memory holds: each takes `need` bytes of the `free` ones.
+
+        Raises:
+            BadInput: not even one fits.
+        """
+        if resources.gpus_per_trial != "auto" or not self.gpus:
+            return self
+        on_each = min(free // need, math.ceil(self.concurrency / self.gpus))
+        if not on_each:
+            raise BadInput(
+                f"a trial takes {need / 1e9:.1f} GB of a GPU's memory and {free / 1e9:.1f} GB are free; lower batch_size or "
+                "width, or give --gpus-per-trial 1 to try all the same"
+            )
+        return replace(self, gpus_per_trial=1 / on_each, concurrency=min(self.concurrency, self.gpus * on_each))
 
 
 def quiet_environment() -> None:
@@ -117,15 +137,15 @@ def run_ray(
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     scratch = folder / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
-    entries = ledger.entries()
-    # Open trials run to their end whatever `trials` says: there may be more of them than it leaves (`--retry-failed`).
-    todo = max(config.trials, len(entries)) - sum(entry.finished for entry in entries)
-    resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
+
+    def resources(assignment: dict[str, Any]) -> Any:
+        return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": assignment["gpus"]}])
+
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                num_samples=todo,
+                num_samples=-1,  # the searcher says when it is over
                 max_concurrent_trials=machine.concurrency,
                 reuse_actors=True,
                 search_alg=LedgerSearcher(ledger, assign),

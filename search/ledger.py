@@ -31,6 +31,7 @@ _SECOND: Final = "second_objective"
 _SECONDS: Final = "seconds"
 _LOST: Final = "lost_workers"
 _RETRIED: Final = "retried"
+_GPUS: Final = "gpus"
 _STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
 
@@ -56,6 +57,8 @@ class Entry:
     """How often its worker died or raised and was replaced."""
     retried: int = 0
     """How often it was opened again after it had failed."""
+    gpus: float = 0.0
+    """The share of a GPU that it needs more than others, after it ran out of memory."""
     ended: float | None = None
     """When it was told, in seconds since 1970."""
 
@@ -211,6 +214,11 @@ class Ledger:
         self._note(number, _LOST, self._entries[number].lost + 1)
         self.flush()
 
+    def needs(self, number: int, gpus: float) -> None:
+        """Note that a trial ran out of memory and wants this share of a GPU from now on."""
+        self._note(number, _GPUS, gpus)
+        self.flush()
+
     def reopen(self, number: int) -> None:
         """Let a failed trial run again under its number, with its settings and from its last report.
 
@@ -305,6 +313,7 @@ def entry_of(
         origin=attributes.get(ORIGIN),
         lost=attributes.get(_LOST, 0),
         retried=attributes.get(_RETRIED, 0),
+        gpus=attributes.get(_GPUS, 0.0),
         ended=ended.timestamp() if ended else None,
     )
 

@@ -17,13 +17,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from gbc import tasks
 from gbc.config import ClassifierConfig, TrialConfig
+from gbc.errors import BadInput
 from gbc.fit import Progress as Training
+from gbc.metrics import Judge
+from gbc.runtime import pick_device
 from gbc.tasks import World
 from gbc.trainer import Trainer
+from search.config import SweepConfig
 from search.engine import Machine
 from search.folder import CLASSIFIERS
 
 _PROBE_STEPS: Final = 6
+_SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
+_CONTEXT: Final = 600 * 2**20  # bytes of a process on a GPU before its first tensor: CUDA's context, cuBLAS, cuDNN
+_MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Prepared:
     world: World
     steps_per_second: float
     """Of one trial alone, measured with the settings that are not searched."""
+    memory: tuple[int, int] = (1, 1)
+    """Bytes of a GPU's memory: what one trial takes at most, and what is free. Measured where there is a GPU."""
 
     def origin(self) -> dict[str, str]:
         """Where numbers come from, as MLflow tags: versions, commit, digests."""
@@ -53,12 +62,13 @@ class Prepared:
         )
 
 
-def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepared:
+def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared:
     """Load the data, train the classifier or find it in the cache, and take a few steps.
 
     Raises:
         BadInput: whatever would make every trial fail.
     """
+    settings = config.trial
     with _Bar(console) as bar:
         world = tasks.obtain(settings, CLASSIFIERS, bar.announce)
     for folder, regime in zip(world.folders, world.regimes, strict=True):
@@ -69,7 +79,13 @@ def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepar
         )  # fmt: skip
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
-    return Prepared(world, _steps_per_second(settings, world))
+    try:
+        speed = _steps_per_second(settings, world)
+        if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
+            return Prepared(world, speed, _memory(config, world))
+    except torch.OutOfMemoryError:
+        raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
+    return Prepared(world, speed)
 
 
 def _steps_per_second(settings: TrialConfig, world: World) -> float:
@@ -81,6 +97,27 @@ def _steps_per_second(settings: TrialConfig, world: World) -> float:
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
     return _PROBE_STEPS / (time.perf_counter() - began)
+
+
+def _memory(config: SweepConfig, world: World) -> tuple[int, int]:
+    """What the largest trial of the space takes up to its first report, and what the GPU has free now."""
+    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+    device = pick_device(settings.device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in Trainer(settings, world.classifiers, Judge.of(world.images, device)).run():
+        pass
+    need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
+    torch.cuda.empty_cache()
+    return need, torch.cuda.mem_get_info(device)[0]
+
+
+def largest_trial(config: SweepConfig) -> TrialConfig:
+    """The trial of a sweep that takes the most memory: the upper end of every searched size."""
+    return config.trial.updated(
+        {key: max(config.space[key].bounds()) for key in _SIZES if key in config.space},
+        "space",
+    )
 
 
 class _Bar(Progress):

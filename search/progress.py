@@ -73,6 +73,10 @@ class Progress:
         shown = "  ".join(f"{title} {_number(metrics.get(name))}" for name, title in self._columns().items())
         self._say(f"trial {number:04d}  step {step}/{self._config.trial.steps}  {shown}")
 
+    def crowded(self, number: int, reason: str, gpus: float) -> None:
+        """A trial ran out of a GPU's memory and goes on with a larger share of it."""
+        self._say(f"trial {number:04d}  {reason}; goes on with {gpus:g} of a GPU")
+
     def closed(self, number: int, state: str, reason: str | None) -> None:
         """A trial ended as complete, stopped or failed."""
         line = self._lines.setdefault(number, _Line())

@@ -50,6 +50,9 @@ class Recorder(tune.Callback):
         if "error" in result:
             self._errors[number] = result["error"]
             return
+        if "out_of_memory" in result:
+            self._out_of_memory(number, trial.config["gpus"], result["out_of_memory"])
+            return
         config = self._ledger.config
         metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, int | float)}
         stop = bool(result.get("done")) and step < config.trial.steps
@@ -147,6 +150,14 @@ class Recorder(tune.Callback):
         self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
         self._progress.closed(number, outcome, reason)
         self._keeper.tidy(self._ledger.entries())
+
+    def _out_of_memory(self, number: int, gpus: float, reason: str) -> None:
+        """Twice the share means half the neighbours; the searcher hands the trial out again (`LedgerSearcher`)."""
+        if gpus >= 1:
+            self._errors[number] = f"{reason}, though it had the GPU to itself"
+            return
+        self._ledger.needs(number, min(1.0, 2 * gpus))
+        self._progress.crowded(number, reason, min(1.0, 2 * gpus))
 
     def _flush(self) -> None:
         """The study has it before MLflow hears of it."""

@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
     where.add_argument("--cpus-per-trial", type=float)
-    where.add_argument("--gpus-per-trial", type=float)
+    where.add_argument(
+        "--gpus-per-trial", metavar="N|auto", help="share of a GPU, or several (default: auto, measured: what its memory holds)"
+    )
     look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
     look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
     look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
@@ -174,7 +176,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "patience": arguments.patience,
         "resources.concurrency": arguments.concurrency,
         "resources.cpus_per_trial": arguments.cpus_per_trial,
-        "resources.gpus_per_trial": arguments.gpus_per_trial,
+        "resources.gpus_per_trial": arguments.gpus_per_trial and _gpus(arguments.gpus_per_trial),
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     if arguments.objective:
@@ -193,6 +195,15 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         assignments=dict(map(parse_assignment, arguments.set)),
         slots=lambda resources: Machine.of(resources).concurrency,
     )
+
+
+def _gpus(text: str) -> float | str:
+    from gbc.errors import BadInput
+
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise BadInput(f"--gpus-per-trial {text!r}: write a number, for example 0.25, or auto") from None
 
 
 def parse_duration(text: str) -> float:

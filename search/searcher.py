@@ -19,21 +19,26 @@ class LedgerSearcher(Searcher):
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
         self._ledger, self._assign = ledger, assign
-        self._open = [entry for entry in ledger.entries() if not entry.finished]
+        self._open = [entry.number for entry in ledger.entries() if not entry.finished]
+        self._given: dict[str, Assignment] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next assignment as a plain dictionary, or FINISHED when a budget is used up."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next assignment as a plain dictionary, or FINISHED when a budget is used up; None while a trial may come back."""
         if self._open:
-            entry = self._open.pop(0)
+            entry = self._ledger.entry(self._open.pop(0))
         elif used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
-            return Searcher.FINISHED
+            return None if self._given else Searcher.FINISHED
         else:
             entry = self._ledger.ask()
-        assignment: Assignment = self._assign(entry)
-        return dict(assignment)
+        self._given[trial_id] = self._assign(entry)
+        return dict(self._given[trial_id])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the recorder tells the ledger."""
+        """The recorder tells the ledger; a trial that ran out of a GPU's memory is handed out again, with more of it."""
+        given = self._given.pop(trial_id)
+        entry = self._ledger.entry(given["number"])
+        if entry.gpus > given["gpus"] and not entry.finished:
+            self._open.append(entry.number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the record."""

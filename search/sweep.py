@@ -66,6 +66,10 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summ
     folder = folder_of(config.name)
     if not (folder / STUDY_FILE).exists():
         return None
+    summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
+    more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
+    if not retry_failed and (summary is None or not summary.finished or more):
+        return None  # reading a large study takes seconds, and the run reads it again
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
     ledger.close()
@@ -76,7 +80,6 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summ
     reason = ended_by(config, entries, seconds)
     if reason is None:
         return None
-    summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     if summary is None or not summary.finished or summary.trials != len(entries):
         return None
     return replace(summary, ended_by=reason)
@@ -92,7 +95,8 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
     with only_driver(folder):
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
-        prepared = prepare(config.trial, machine, console)
+        prepared = prepare(config, machine, console)
+        machine = machine.packed(config.resources, *prepared.memory)
         tracker = Tracker(config, prepared.origin())
         record = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
         write_atomic(folder / RECORD, record.encode())
@@ -102,7 +106,7 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         recorder = Recorder(ledger, tracker, progress, folder)
 
         def assign(entry: Entry) -> Assignment:
-            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads)
+            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
 
         try:
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}

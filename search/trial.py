@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from search.ledger import Entry
 from search.space import settle
 
 Row = dict[str, Any]
-"""One report: `step` and the metrics, or `step` and `error` when the trial failed for a reason of its own."""
+"""One report: `step` and the metrics; or `step` and `error` when the trial failed for a reason of its own, or `step` and
+`out_of_memory` when its GPU had no room left."""
 
 
 class Assignment(TypedDict):
@@ -32,9 +34,11 @@ class Assignment(TypedDict):
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
+    gpus: float
+    """Share of a GPU, or several."""
 
 
-def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int) -> Assignment:
+def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int, gpus: float = 0.0) -> Assignment:
     """What the worker of a trial is told, as far as the ledger has come."""
     return Assignment(
         number=entry.number,
@@ -43,6 +47,7 @@ def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, t
         folder=str(trial_folder(sweep, entry.number).resolve()),
         cache=str(cache.resolve()),
         threads=threads,
+        gpus=max(gpus, entry.gpus),
     )
 
 
@@ -65,8 +70,10 @@ def rows(assignment: Assignment) -> Iterator[Row]:
     """Train, or go on training, and yield each report after the checkpoint that holds it is on disk.
 
     Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
-    sweep goes on, and nothing is gained by trying again.
+    sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
     """
+    import torch
+
     try:
         for row in _training(assignment):
             if row["step"] > assignment["acknowledged"]:
@@ -74,6 +81,13 @@ def rows(assignment: Assignment) -> Iterator[Row]:
     except (BadInput, Diverged) as fault:
         _log_error(assignment)
         yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": str(fault)}
+    except torch.OutOfMemoryError as fault:
+        _log_error(assignment)
+        # This process takes another trial next, beside those that had no room.
+        fault.__traceback__ = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        yield {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
     except Exception:  # Ray gives the trial to another worker, `SweepConfig.retries` times
         _log_error(assignment)
         raise

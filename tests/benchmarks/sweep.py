@@ -1,13 +1,14 @@
 """What a sweep costs beside its trials: `python tests/benchmarks/sweep.py --trials 100`.
 
-Real Ray, a real study and a real MLflow store, with a trainable that reports every metric 20 times and does nothing else. Prints
-the driver's time for each trial (`--bare`: the same trials with Ray alone, to compare with), its memory, the size of the
-stores, and, with `--resume`, how long the command takes to go on after all these trials.
+Real Ray, a real study and a real MLflow store, with a trainable that reports every metric 20 times and does nothing else.
+Prints the driver's time for each trial (`--bare`: the same trials with Ray alone, to compare with), its memory, the size of
+the stores, and, with `--resume`, how long the command takes to go on after all these trials.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import random
@@ -55,9 +56,10 @@ def main() -> None:
     cli.add_argument("--sampler", default="tpe")
     cli.add_argument("--bare", action="store_true", help="Ray alone: no study, no MLflow, settings at random")
     cli.add_argument("--resume", action="store_true", help="then continue the sweep from the command line")
+    cli.add_argument("--folder", help="an empty folder to run in and leave the sweep in")
     arguments = cli.parse_args()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with tempfile.TemporaryDirectory() as place:
+    with contextlib.nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         if arguments.bare:
             ray_alone(arguments.trials)
@@ -92,7 +94,7 @@ def ours(arguments: argparse.Namespace) -> None:
     recorder.catch_up()
 
     def assign(entry: Any) -> Any:
-        return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads)
+        return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
 
     with Clock("the sweep", arguments.trials):
         run_ray(config, machine, ledger, recorder, assign, folder, nothing)
@@ -172,8 +174,8 @@ class Clock:
         ended = time.perf_counter(), time.thread_time(), time.process_time()
         wall, serving, all_threads = (1000 * (end - begin) / self.trials for begin, end in zip(self.began, ended, strict=True))
         print(
-            f"{self.what}, ms for each of {self.trials} trials: {wall:.0f} on the wall, {serving:.0f} of CPU in the thread that "
-            f"serves them, {all_threads:.0f} of CPU in all"
+            f"{self.what}, ms for each of {self.trials} trials: {wall:.0f} on the wall, "
+            f"{serving:.0f} of CPU in the thread that serves them, {all_threads:.0f} of CPU in all"
         )
 
 

@@ -16,6 +16,7 @@ from search import sweep
 from search.config import Resources, SweepConfig
 from search.engine import Machine
 from search.ledger import Ledger
+from search.prepare import largest_trial
 from search.run import main, parse_duration
 from tests.search.conftest import tiny_sweep
 
@@ -233,8 +234,10 @@ def test_time_budgets_are_minutes_unless_they_say_otherwise(text: str, minutes: 
         ({}, 2, 0, 2, 0.0),
         ({"cpus_per_trial": 2.0}, 8, 0, 4, 0.0),
         ({"cpus_per_trial": 0.5}, 2, 0, 4, 0.0),
-        ({}, 16, 1, 4, 0.25),
-        ({}, 2, 8, 2, 0.25),
+        ({}, 16, 1, 16, 1 / 16),
+        ({}, 16, 3, 16, 1 / 6),
+        ({}, 2, 8, 2, 1.0),
+        ({"gpus_per_trial": 0.25}, 16, 1, 4, 0.25),
         ({"gpus_per_trial": 0.0}, 16, 1, 16, 0.0),
         ({"gpus_per_trial": 2.0}, 16, 8, 4, 2.0),
         ({"concurrency": 1}, 2, 0, 1, 0.0),
@@ -246,6 +249,35 @@ def test_as_many_trials_run_at_once_as_fit(
     machine = Machine.of(Resources.parse(resources, "test"), cpus=cpus, gpus=gpus)
     assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
     assert machine.threads == max(1, int(machine.cpus_per_trial))
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "gigabytes", "concurrency", "share"),
+    [
+        ({}, 1, 3, 16, 1 / 16),
+        ({}, 1, 10, 8, 1 / 8),
+        ({}, 4, 50, 4, 1.0),
+        ({"concurrency": 6}, 1, 10, 6, 1 / 6),
+        ({"concurrency": 6}, 2, 35, 4, 1 / 2),
+        ({"gpus_per_trial": 0.5}, 1, 70, 2, 0.5),
+    ],
+)
+def test_a_gpu_takes_as_many_trials_as_its_memory_holds(
+    resources: dict[str, float], gpus: int, gigabytes: int, concurrency: int, share: float
+) -> None:
+    asked = Resources.parse(resources, "test")
+    machine = Machine.of(asked, cpus=16, gpus=gpus).packed(asked, gigabytes * 10**9, 80 * 10**9)
+    assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
+
+
+def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"takes 90\.0 GB of a GPU's memory and 80\.0 GB are free; lower batch_size"):
+        Machine.of(Resources(), cpus=16, gpus=1).packed(Resources(), 90 * 10**9, 80 * 10**9)
+
+
+def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
+    largest = largest_trial(config)
+    assert (largest.batch_size, largest.width) == (32, config.trial.width)
 
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:
