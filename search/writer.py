@@ -50,7 +50,7 @@ class Writer:
     def waiting(self) -> int:
         """Trials about which something is still to be written."""
         with self._changed:
-            return len(self._jobs) + (self._at_work is not None)
+            return len({*self._jobs, self._at_work} - {None})
 
     def drain(self, patience: float) -> None:
         """Wait until everything is written.
