@@ -20,6 +20,7 @@ from gbc.config import ClassifierConfig, TrialConfig
 from gbc.fit import Progress as Training
 from gbc.tasks import World
 from gbc.trainer import Trainer
+from search import shared, storage
 from search.engine import Machine
 from search.folder import CLASSIFIERS
 
@@ -53,14 +54,20 @@ class Prepared:
         )
 
 
-def prepare(settings: TrialConfig, machine: Machine, console: Console) -> Prepared:
+def prepare(settings: TrialConfig, machine: Machine, console: Console, shared_at: str | None = None) -> Prepared:
     """Load the data, train the classifier or find it in the cache, and take a few steps.
+
+    What is in the storage `shared_at` is not trained again, and what is not there is put there for the nodes.
 
     Raises:
         BadInput: whatever would make every trial fail.
     """
     with _Bar(console) as bar:
-        world = tasks.obtain(settings, CLASSIFIERS, bar.announce)
+        elsewhere = shared.source(shared_at) if shared_at else None
+        world = tasks.obtain(settings, CLASSIFIERS, bar.announce, elsewhere)
+    if shared_at:
+        for folder in world.folders:
+            shared.put(storage.open_storage(shared_at), folder)
     for folder, regime in zip(world.folders, world.regimes, strict=True):
         console.print(
             f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "

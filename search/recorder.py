@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from ray import tune
 
-from gbc.checkpoint import write_atomic
+from search import storage
 from search.disk import saved, tidy
 from search.folder import LOG, PICTURE, trial_folder
 from search.ledger import Entry, Ledger
+from search.node_deaths import of_a_node
 from search.progress import Progress
+from search.storage import Place
 from search.tracking import Tracker
 from search.trial import settings_of
 
@@ -22,10 +24,11 @@ _NOTE_TIME_EVERY: Final = 10.0  # seconds
 class Recorder(tune.Callback):
     """Ray tells it of every result together with the scheduler's decision."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, progress: Progress, folder: Path) -> None:
-        """`folder` is the sweep's."""
+    def __init__(self, ledger: Ledger, tracker: Tracker, progress: Progress, folder: Place) -> None:
+        """`folder` is where the sweep's trials keep their files (`search.folder.home_of`)."""
         self._ledger, self._tracker, self._progress, self._folder = ledger, tracker, progress, folder
         self._errors: dict[int, str] = {}
+        self._tidied: set[int] = set()
         self._began, self._before = time.monotonic(), ledger.seconds
         self._noted = self._began
 
@@ -67,7 +70,7 @@ class Recorder(tune.Callback):
         """A worker died and was not to be revived."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
         if text:
-            write_atomic(self._trial_folder(number) / LOG, text.encode())
+            storage.write(self._trial_folder(number) / LOG, text.encode())
         self._close(number, "failed", reason_of(text))
 
     def catch_up(self) -> None:
@@ -127,13 +130,13 @@ class Recorder(tune.Callback):
         self._tidy()
 
     def _tidy(self) -> None:
-        tidy(self._folder, self._ledger.config, self._ledger.entries())
+        tidy(self._folder, self._ledger.config, self._ledger.entries(), self._tidied)
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
         found, _ = saved(self._trial_folder(number))
         return found.history if found else []
 
-    def _trial_folder(self, number: int) -> Path:
+    def _trial_folder(self, number: int) -> Place:
         return trial_folder(self._folder, number)
 
     def _note_time(self) -> None:
@@ -149,6 +152,8 @@ class Recorder(tune.Callback):
 def reason_of(log: str) -> str:
     """Why a trial failed, in one line: the last of its error."""
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    if of_a_node(log):
+        return "its node died, and it had no retry left"
     # Ray writes a paragraph on what may kill a process.
     return (
         "the worker process died: killed, out of memory or crashed" if not last or "worker process has died" in last else last
