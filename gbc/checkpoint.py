@@ -15,12 +15,27 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gbc.errors import BadInput, CorruptFile
 
 VERSION: Final = 1
 _FORMAT: Final = b"gbc-checkpoint"
+
+
+class Named(Protocol):
+    """A file, wherever it lies."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+
+
+class Readable(Protocol):
+    """A file, wherever it lies; `str` names it for people."""
+
+    def read_bytes(self) -> bytes:
+        """All of it; an OSError when that fails."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -70,7 +85,7 @@ def keep(path: Path, beside: Path) -> None:
         temporary.unlink(missing_ok=True)  # to rename a file to a link of itself does nothing
 
 
-def writer_of(path: Path) -> int | None:
+def writer_of(path: Named) -> int | None:
     """The process that made the temporary file at `path`; None when it is no such file."""
     found = re.fullmatch(r"\..+\.(\d+)-\w+", path.name)
     return int(found[1]) if found else None
@@ -84,18 +99,23 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
     Raises:
         BadInput: the folder cannot be written.
     """
+    content = dumps(state)
+    if previous is not None:
+        keep(path, previous)
+    write_atomic(path, content)
+
+
+def dumps(state: dict[str, Any]) -> bytes:
+    """The content of the file that `save` writes."""
     import torch
 
     archive = io.BytesIO()
     torch.save(state, archive)
     content = archive.getvalue()
-    header = b"%s %d %s\n" % (_FORMAT, VERSION, hashlib.sha256(content).hexdigest().encode())
-    if previous is not None:
-        keep(path, previous)
-    write_atomic(path, header + content)
+    return b"%s %d %s\n" % (_FORMAT, VERSION, hashlib.sha256(content).hexdigest().encode()) + content
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Readable) -> dict[str, Any]:
     """The state that `save` wrote, on the CPU.
 
     Raises:
@@ -112,7 +132,7 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def verified(path: Path) -> bool:
+def verified(path: Readable) -> bool:
     """Whether the file at `path` is a whole checkpoint; without unpacking it."""
     try:
         _verified(path)
@@ -121,11 +141,11 @@ def verified(path: Path) -> bool:
     return True
 
 
-def _verified(path: Path) -> bytes:
+def _verified(path: Readable) -> bytes:
     try:
         header, _, content = path.read_bytes().partition(b"\n")
     except OSError as fault:
-        raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
+        raise BadInput(f"{path}: cannot be read: {fault.strerror or fault}") from None
     fields = header.split(b" ")
     if len(fields) != 3 or fields[0] != _FORMAT:
         raise CorruptFile(f"{path}: not a checkpoint of this package")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ from gbc.settings import digest
 
 _CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"
+Elsewhere = Callable[[str], Mapping[str, bytes] | None]
+"""Another cache: the files of a classifier by the name of its folder, None when it is not there."""
+
 SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
 
 
@@ -44,9 +47,15 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
 
 
 def obtain(
-    config: ClassifierConfig, data: Dataset | None, cache: Path, progress: Progress | None = None
+    config: ClassifierConfig,
+    data: Dataset | None,
+    cache: Path,
+    progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Classifier, Regime, Path]:
     """The classifier from `cache`, first trained, or taken from the user's weights: (classifier, regime, folder).
+
+    What the cache lacks is asked for `elsewhere` before it is trained.
 
     Without `data` there must be weights, and their regime is not known. Safe when several processes ask at once: one
     trains, the others wait.
@@ -59,6 +68,8 @@ def obtain(
     folder = cache / f"{data.name if data else 'own'}-{config.label}-{identity(config, data)}"
 
     def make() -> Mapping[str, bytes]:
+        if elsewhere is not None and (files := elsewhere(folder.name)):
+            return files
         module, card, found = _made(config, data, progress)
         return {
             caches.WEIGHTS: caches.packed(module),

@@ -48,8 +48,10 @@ class World:
         return self.classifiers[0]
 
 
-def obtain(config: TrialConfig, cache: Path, announce: Announce | None = None) -> World:
-    """Load the data; take every classifier from the cache, or train it first.
+def obtain(
+    config: TrialConfig, cache: Path, announce: Announce | None = None, elsewhere: pretrain.Elsewhere | None = None
+) -> World:
+    """Load the data; take every classifier from the cache, or from `elsewhere` into the cache, or train it first.
 
     Raises:
         BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
@@ -58,7 +60,8 @@ def obtain(config: TrialConfig, cache: Path, announce: Announce | None = None) -
     for subject in config.subjects():
         data = datasets.load_any(subject.dataset)
         sets.append(data)
-        found.append(pretrain.obtain(subject.classifier, data, cache, announce and announce(subject.classifier)))
+        progress = announce and announce(subject.classifier)
+        found.append(pretrain.obtain(subject.classifier, data, cache, progress, elsewhere))
     classifiers, regimes, folders = zip(*found, strict=True)
     return World(classifiers, regimes, folders, union(sets))
 

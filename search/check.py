@@ -8,7 +8,7 @@ says what was asked, reported and decided, and a checkpoint or the history that 
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,14 +20,15 @@ from gbc import checkpoint
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from search import folder as places
-from search import warm_start
+from search import storage, warm_start
 from search.config import SweepConfig
-from search.disk import Saved, leftovers, remove, saved
+from search.disk import Saved, leftovers, saved
 from search.folder import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, WARM_START, trial_folder
 from search.ledger import Entry, Ledger
-from search.lock import HOLDER, driver_of, only_driver
-from search.overview import read_study
+from search.lock import HOLDER
 from search.ranking import results
+from search.storage import Place
+from search.study import one_driver, recorded_trials, running_driver
 from search.summary import ended_by
 from search.tracking import Facts, Report, Tracker, front_text, read
 from search.trial import Row, assignment_of, rows, settings_of
@@ -44,7 +45,7 @@ class Finding:
     what: str
     mend: str | None = None
     """The repair that helps: a method of `_Mender`."""
-    file: Path | None = None
+    file: Place | None = None
 
     def words(self) -> str:
         """One line."""
@@ -57,6 +58,8 @@ class Audit:
 
     config: SweepConfig
     sweep: Path
+    home: Place
+    """Where its trials keep their files."""
     live: bool
     """Whether a driver holds the sweep."""
     entries: list[Entry]
@@ -65,7 +68,7 @@ class Audit:
     runs: dict[int, list[Facts]]
     strays: list[Facts]
     """Runs of trials that the study does not know."""
-    files: dict[int, tuple[Saved | None, list[Path]]]
+    files: dict[int, tuple[Saved | None, list[Place]]]
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What looks odd and is in order."""
@@ -90,10 +93,10 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
     sweep, done = places.existing(name), list[str]()
     found = audit(sweep)
     if repair and found.live:
-        with only_driver(sweep):  # says who it is
+        with one_driver(found.config, sweep):  # says who it is
             pass
     if repair and found.findings:
-        with only_driver(sweep):
+        with one_driver(found.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{one.words()}: deleted" for one in found.findings if one.file == sweep / HOLDER]
             done += mend(audit(sweep, mine=True))
@@ -135,18 +138,18 @@ def audit(sweep: Path, *, mine: bool = False) -> Audit:
 
 def _audit(sweep: Path, mine: bool) -> Audit:
     config = places.recorded(sweep)
-    live = not mine and driver_of(sweep) is not None
+    live, home = not mine and running_driver(config, sweep) is not None, places.home_of(config)
     parents, trials = read(config)
-    entries, seconds = read_study(sweep / places.STUDY_FILE)
+    entries, seconds = recorded_trials(config, sweep)
     numbers = {entry.number for entry in entries}
     by_number: dict[int, list[Facts]] = {entry.number: [] for entry in entries}
     for one in trials:
         if one.number in numbers:
             by_number[one.number].append(one)
-    files = {entry.number: saved(trial_folder(sweep, entry.number)) for entry in entries}
+    files = {entry.number: saved(trial_folder(home, entry.number)) for entry in entries}
     # One that a running driver has just asked for is not in our copy of the study.
     strays = [] if live else [one for one in trials if one.number not in numbers]
-    found = Audit(config, sweep, live, entries, seconds, parents, by_number, strays, files)
+    found = Audit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
     if not live:
         found.findings += _sweep_findings(found, mine)
     if config.warm_start is not None:
@@ -161,14 +164,14 @@ def _audit(sweep: Path, mine: bool) -> Audit:
 def _sweep_findings(audit: Audit, mine: bool) -> Iterator[Finding]:
     if [entry.number for entry in audit.entries] != list(range(len(audit.entries))):
         yield Finding(None, "the study's trials are not numbered from 0 without a gap")
-    for path in leftovers(audit.sweep):
+    for path in leftovers(audit.sweep, audit.config):
         yield Finding(None, f"{path}: left by a process that is no more", "remove", path)
     if (audit.sweep / HOLDER).exists() and not mine:
         yield Finding(None, f"{audit.sweep / HOLDER}: left by a driver that is no more", "remove", audit.sweep / HOLDER)
     numbers = {entry.number for entry in audit.entries}
-    for path in sorted((audit.sweep / "trials").glob("*")):
-        if path.name.isdigit() and int(path.name) not in numbers:
-            yield Finding(None, f"{path}: the study knows no such trial", "remove", path)
+    for folder in storage.folders(audit.home / "trials"):
+        if folder.name.isdigit() and int(folder.name) not in numbers:
+            yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
     for one in audit.strays:
         yield Finding(
             None, f"MLflow run {one.run} is of trial {one.tags.get('sweep.trial')}, which the study does not know", "stray"
@@ -271,7 +274,7 @@ def _state_findings(audit: Audit, entry: Entry, one: Facts) -> Iterator[Finding]
             yield Finding(number, f"its MLflow run is {one.status}, not {status}", "run")
         elif entry.state == "failed" and entry.reason and one.tags.get("sweep.reason") != entry.reason[:5000]:
             yield Finding(number, "MLflow and the study give different reasons for its failure", "run")
-        picture = trial_folder(audit.sweep, number) / PICTURE
+        picture = trial_folder(audit.home, number) / PICTURE
         if picture.exists() and PICTURE not in one.files:
             yield Finding(number, f"its MLflow run has no {PICTURE}", "attach")
     elif told is not None and not audit.live:
@@ -279,7 +282,7 @@ def _state_findings(audit: Audit, entry: Entry, one: Facts) -> Iterator[Finding]
         yield Finding(number, f"open in the study, {told} in MLflow", mend)
     elif one.status == "RUNNING" and not audit.live:
         yield Finding(number, "its MLflow run is RUNNING, and no driver is", "run")
-    if not (picture := trial_folder(audit.sweep, number) / PICTURE).exists() and entry.values and not audit.live:
+    if not (picture := trial_folder(audit.home, number) / PICTURE).exists() and entry.values and not audit.live:
         yield Finding(number, f"{picture}: missing", "fetch" if PICTURE in one.files else None)
 
 
@@ -295,7 +298,7 @@ def _file_findings(audit: Audit, entry: Entry) -> Iterator[Finding]:
         else:
             after = f"; the one before it has step {found.history[-1]['step']}" if found and found.history else ""
             yield Finding(number, f"{path}: damaged{after}", "damaged", path)
-    if number in results and not (path := trial_folder(audit.sweep, number) / CHECKPOINT).exists():
+    if number in results and not (path := trial_folder(audit.home, number) / CHECKPOINT).exists():
         what = "it is the best trial" if number == results[0] else "it is on the front"
         yield Finding(number, f"{path}: missing, and {what}", "train")
         return
@@ -392,7 +395,7 @@ class _Mender:
     }
 
     def __init__(self, audit: Audit) -> None:
-        self.audit, self.config, self.sweep = audit, audit.config, audit.sweep
+        self.audit, self.config, self.sweep, self.home = audit, audit.config, audit.sweep, audit.home
         self.ledger = Ledger(audit.config, audit.sweep)
         self.tracker = Tracker(audit.config, {})
         self._done: dict[tuple[str, int | None], str] = {}
@@ -411,16 +414,16 @@ class _Mender:
                 self._done[key] = f"could not be mended: {fault}"
         return self._done[key]
 
-    def _remove(self, path: Path) -> str:
-        remove(path)
+    def _remove(self, path: Place) -> str:
+        storage.remove(path)
         return "deleted"
 
-    def _damaged(self, path: Path) -> str:
+    def _damaged(self, path: Place) -> str:
         previous = path.with_name(PREVIOUS)
         if path.name == CHECKPOINT and checkpoint.verified(previous):
-            os.replace(previous, path)
+            storage.move(previous, path)
             return "replaced by the one before"
-        remove(path)
+        storage.remove(path)
         return "deleted; training starts over"
 
     def _stray(self) -> str:
@@ -445,7 +448,7 @@ class _Mender:
         found = [entry.number for entry in results(self.config, entries)]
         best = found[0] if found else None
         metrics = self.tracker.metrics(best) if best is not None else {}
-        picture = trial_folder(self.sweep, best) / PICTURE if best is not None else None
+        picture = trial_folder(self.home, best) / PICTURE if best is not None else None
         status, front = "FINISHED" if finished else "KILLED", found if self.config.second_objective else []
         self.tracker.end(status, metrics, best, picture, front)
         return f"is {status} now" + (f"; {_deleted(others)}" if others else "")
@@ -498,7 +501,7 @@ class _Mender:
         self.tracker.open_trial(number, settings)
         self.tracker.log(number, [Report.of(history[step]) for step in missing])
         if entry.finished:
-            folder, retries = trial_folder(self.sweep, number), entry.lost + entry.retried
+            folder, retries = trial_folder(self.home, number), entry.lost + entry.retried
             self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
         else:
             self.tracker.interrupt_trial(number)
@@ -517,13 +520,13 @@ class _Mender:
         )
 
     def _attach(self, entry: Entry) -> str:
-        self.tracker.attach(entry.number, trial_folder(self.sweep, entry.number) / PICTURE)
+        self.tracker.attach(entry.number, trial_folder(self.home, entry.number) / PICTURE)
         return "copied from the trial's folder"
 
     def _fetch(self, entry: Entry) -> str:
-        folder = trial_folder(self.sweep, entry.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tracker.fetch(self.audit.runs[entry.number][0].run, PICTURE, folder)
+        with tempfile.TemporaryDirectory() as folder:
+            self.tracker.fetch(self.audit.runs[entry.number][0].run, PICTURE, Path(folder))
+            storage.write(trial_folder(self.home, entry.number) / PICTURE, (Path(folder) / PICTURE).read_bytes())
         return "copied from MLflow"
 
     def _history(self, entry: Entry) -> str:
@@ -533,29 +536,28 @@ class _Mender:
             return ""
         settings = settings_of(self.config, entry).model_dump(mode="json")
         text = json.dumps({"settings": settings, "history": self.tracker.reports(one.run)})
-        checkpoint.write_atomic(trial_folder(self.sweep, entry.number) / HISTORY, text.encode())
+        storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
         return "copied from MLflow"
 
     def _reports(self, entry: Entry) -> dict[int, Row]:
-        found, _ = saved(trial_folder(self.sweep, entry.number))
+        found, _ = saved(trial_folder(self.home, entry.number))
         return {row["step"]: row for row in found.history} if found else {}
 
     def _train(self, entry: Entry) -> str:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
         began = time.monotonic()
-        assignment = assignment_of(
-            self.config, entry, self.sweep, CLASSIFIERS, threads=max(1, int(self.config.resources.cpus_per_trial))
-        )
+        threads = max(1, int(self.config.resources.cpus_per_trial))
+        assignment = assignment_of(self.config, entry, CLASSIFIERS, threads)
         assignment["acknowledged"] = 0
         seen: dict[int, Any] = {}
         other, second = self.config.second_objective, None
-        for row in rows(assignment):
+        for row in rows(assignment, self.config.places.storage):
             if "error" in row:
                 return f"could not be trained again: {row['error']}"
             seen[row["step"]] = row.get(self.config.objective.metric)
             if other is not None:
                 second = row.get(other.metric)
-        (trial_folder(self.sweep, entry.number) / PREVIOUS).unlink(missing_ok=True)
+        (trial_folder(self.home, entry.number) / PREVIOUS).unlink(missing_ok=True)
         same = seen == entry.values and second == entry.second
         numbers = "with the same numbers" if same else "with OTHER numbers than the study has"
         return f"trained again in {time.monotonic() - began:.0f} s, {numbers}"

@@ -13,6 +13,7 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, Direction
 from gbc.settings import Config, assign, flatten, load_yaml, suggest
+from search.places import Places
 from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
@@ -83,6 +84,8 @@ class SweepConfig(Config):
     seed: int = Field(0, ge=0, le=2**31)
     warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
     warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
+
+    places: Places = Field(Places(), description="where it runs and where its records are; only `address` may change freely")
 
     # From here on settings may change when a sweep is continued (`MAY_CHANGE`, and resources).
     trials: int = Field(32, ge=1, le=_MOST_TRIALS)
@@ -159,6 +162,11 @@ class SweepConfig(Config):
         every = self.trial.report_every
         return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
 
+    def record(self) -> dict[str, Any]:
+        """What is set, as plain data for a file; without passwords."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in data.items() if key != "places" or value}
+
     def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
         """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""
         mine, theirs = self._identity(), other._identity()
@@ -172,6 +180,8 @@ class SweepConfig(Config):
     def _identity(self) -> dict[str, Any]:
         identity = self.model_dump(mode="json", exclude={*MAY_CHANGE, "resources"})
         del identity["trial"]["device"]
+        for key in ("address", "tracking_uri"):
+            del identity["places"][key]
         return {key: value for key, value in flatten(identity).items() if value is not None}
 
 

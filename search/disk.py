@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput, CorruptFile
+from search import storage
 from search.config import SweepConfig
-from search.folder import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, trial_folder
+from search.folder import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, home_of, trial_folder
 from search.ledger import Entry
 from search.lock import LOCK
 from search.ranking import worth_keeping
+from search.storage import Place, Remote
 
 # Earlier versions wrote temporary files without the name of the process.
 _NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
@@ -39,14 +40,14 @@ class Saved:
     """The name of the file that said so."""
 
 
-def saved(folder: Path) -> tuple[Saved | None, list[Path]]:
+def saved(folder: Place) -> tuple[Saved | None, list[Place]]:
     """The longest record of a trial's reports in its folder, and the files that are damaged."""
-    damaged: list[Path] = []
+    damaged: list[Place] = []
     for name in (CHECKPOINT, PREVIOUS, HISTORY):
         path = folder / name
-        if not path.exists():
-            continue
         try:
+            if not path.exists():
+                continue
             state = json.loads(path.read_text()) if name == HISTORY else checkpoint.load(path)
             return Saved(state["settings"], state["history"], name), damaged
         except (CorruptFile, ValueError, KeyError, TypeError):
@@ -62,9 +63,9 @@ class Keeper:
     A trial's history is written down before its last checkpoint goes. Safe to interrupt, and to repeat.
     """
 
-    def __init__(self, sweep: Path, config: SweepConfig) -> None:
-        """For one run of the sweep: which trials have nothing to delete any more is remembered."""
-        self._sweep, self._config = sweep, config
+    def __init__(self, home: Place, config: SweepConfig) -> None:
+        """For one run of the sweep: which trials have nothing to delete any more is remembered, for a look costs requests."""
+        self._home, self._config = home, config
         self._settled: set[int] = set()
 
     def tidy(self, entries: Sequence[Entry]) -> None:
@@ -73,7 +74,7 @@ class Keeper:
         for entry in entries:
             if not entry.finished or entry.number in self._settled:
                 continue
-            folder = trial_folder(self._sweep, entry.number)
+            folder = trial_folder(self._home, entry.number)
             if entry.number in best or entry.can_go_on:
                 if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
@@ -86,8 +87,19 @@ class Keeper:
             self._settled.add(entry.number)
 
 
-def footprint(sweep: Path) -> int:
-    """Bytes that a sweep takes on disk; a file with two names counts once. Ray's scratch files are not counted."""
+def footprint(sweep: Path, config: SweepConfig | None = None) -> int:
+    """Bytes that a sweep takes on disk, and in the storage that `config` names.
+
+    A file with two names counts once. Ray's scratch files are not counted.
+
+    Raises:
+        BadInput: the storage cannot be asked.
+    """
+    home = sweep if config is None else home_of(config)
+    if isinstance(home, Remote):
+        return footprint(sweep) + sum(count for _, count in storage.files(home))
+    if home != sweep:
+        return footprint(sweep) + footprint(home)
     seen: dict[tuple[int, int], int] = {}
     for place, folders, files in os.walk(sweep):
         folders[:] = [name for name in folders if name != SCRATCH]
@@ -100,24 +112,24 @@ def footprint(sweep: Path) -> int:
     return sum(seen.values())
 
 
-def leftovers(sweep: Path) -> list[Path]:
-    """Temporary files of processes that are no more, and the scratch folder of a dead driver's Ray."""
-    scratch, found = sweep / SCRATCH, []
+def leftovers(sweep: Path, config: SweepConfig | None = None) -> list[Place]:
+    """Temporary files of processes that are no more, and the scratch folder of a dead driver's Ray.
+
+    In the storage that `config` names, which other machines write to as well, every temporary file: nobody may run the sweep.
+
+    Raises:
+        BadInput: the storage cannot be asked.
+    """
+    scratch, found = sweep / SCRATCH, list[Place]()
+    if config is not None and config.places.storage is not None:
+        found += [path for path, _ in storage.files(home_of(config)) if checkpoint.writer_of(path) is not None]
     for path in sweep.rglob(".*"):
         if path.name == LOCK or scratch in path.parents:
             continue
         writer = checkpoint.writer_of(path)
         if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
             found.append(path)
-    return sorted(found)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    return sorted(found, key=str)
 
 
 def alive(pid: int) -> bool:
@@ -140,8 +152,8 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _write_history(folder: Path) -> None:
+def _write_history(folder: Place) -> None:
     found, _ = saved(folder)
     if found is not None and found.file != HISTORY:
         text = json.dumps({"settings": found.settings, "history": found.history})
-        checkpoint.write_atomic(folder / HISTORY, text.encode())
+        storage.write(folder / HISTORY, text.encode())

@@ -7,12 +7,13 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gbc.errors import BadInput
+from search import cluster
 from search.config import Resources, SweepConfig
 from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
@@ -22,13 +23,17 @@ from search.trial import Assignment, run_trial
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine gives to trials."""
+    """What this machine, or a cluster, gives to trials."""
 
     cpus: int
     gpus: int
     concurrency: int
     cpus_per_trial: float
     gpus_per_trial: float
+    nodes: int | None = None
+    """Of a cluster, whose nodes may come and go; None for this machine."""
+    bounded: bool = True
+    """Whether never more than `concurrency` trials run at once; else as many as the cluster has room for by then."""
 
     @property
     def threads(self) -> int:
@@ -38,7 +43,39 @@ class Machine:
     def words(self) -> str:
         """For people."""
         gpus = f" and {self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus_per_trial else ""
-        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}"
+        nodes = f" of {self.nodes} node{'s' * (self.nodes != 1)}" if self.nodes else ""
+        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}{nodes}"
+
+    @classmethod
+    def wanted(cls, config: SweepConfig) -> Machine:
+        """What the sweep runs on: this machine, or the cluster at its address, which is joined.
+
+        Raises:
+            BadInput: as `of`, or the cluster cannot be joined.
+        """
+        if config.places.address is None:
+            return cls.of(config.resources)
+        factories = [subject.classifier.factory for subject in config.trial.subjects() if subject.classifier.factory]
+        return cls.of_cluster(config.resources, cluster.join(config.places.address, factories))
+
+    @classmethod
+    def of_cluster(cls, resources: Resources, nodes: Sequence[tuple[float, float]]) -> Machine:
+        """The same for a cluster, as it is now; `nodes` are (CPUs, GPUs) of each.
+
+        Raises:
+            BadInput: no node has room for one trial.
+        """
+        wanted = resources.gpus_per_trial
+        # Its GPUs are not this machine's to measure, and need not be alike.
+        share = wanted if wanted != "auto" else 0.25 if any(gpus for _, gpus in nodes) else 0.0
+        fits = sum(_fit(cpus, gpus, resources.cpus_per_trial, share) for cpus, gpus in nodes)
+        asked = f"{resources.cpus_per_trial:g} CPU{f' and {share:g} GPU' if share else ''}"
+        if not fits:
+            raise BadInput(f"--address: none of the cluster's {len(nodes)} nodes has room for a trial of {asked}")
+        cpus, gpus = (int(sum(found)) for found in zip(*nodes, strict=True))
+        concurrency = resources.concurrency or fits
+        bounded = resources.concurrency is not None
+        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share, nodes=len(nodes), bounded=bounded)
 
     @classmethod
     def of(cls, resources: Resources, *, cpus: int | None = None, gpus: int | None = None) -> Machine:
@@ -59,9 +96,7 @@ class Machine:
             raise BadInput(f"--gpus-per-trial {share:g}: this machine has {gpus} GPU{'s' * (gpus != 1)}; use at most {gpus}")
         if resources.cpus_per_trial > cpus:
             raise BadInput(f"--cpus-per-trial {resources.cpus_per_trial:g}: this machine has {cpus} CPUs; use at most {cpus}")
-        fits = int(cpus / resources.cpus_per_trial)
-        if share:
-            fits = min(fits, int(gpus / share) if share >= 1 else gpus * int(1 / share))
+        fits = _fit(cpus, gpus, resources.cpus_per_trial, share)
         if resources.concurrency and resources.concurrency > fits:
             raise BadInput(
                 f"--concurrency {resources.concurrency}: only {fits} trials of {resources.cpus_per_trial:g} CPU"
@@ -78,7 +113,7 @@ class Machine:
         Raises:
             BadInput: not even one fits.
         """
-        if resources.gpus_per_trial != "auto" or not self.gpus:
+        if resources.gpus_per_trial != "auto" or not self.gpus or self.nodes:
             return self
         on_each = min(free // need, math.ceil(self.concurrency / self.gpus))
         if not on_each:
@@ -89,18 +124,12 @@ class Machine:
         return replace(self, gpus_per_trial=1 / on_each, concurrency=min(self.concurrency, self.gpus * on_each))
 
 
-def quiet_environment() -> None:
-    """What Ray must find in the environment before it is imported."""
-    root = str(Path(__file__).resolve().parents[1])
-    os.environ.update(
-        RAY_AIR_NEW_OUTPUT="0",  # no panels of Ray's own
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="1",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a failed trial's last word has no metrics
-        TUNE_GLOBAL_CHECKPOINT_S="86400",  # Ray's own record is never read
-        PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    )
+def _fit(cpus: float, gpus: float, cpus_each: float, gpus_each: float) -> int:
+    """Trials that run at once on one machine. A share of a GPU lies on one GPU."""
+    fits = int(cpus / cpus_each)
+    if gpus_each:
+        fits = min(fits, int(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * int(1 / gpus_each))
+    return fits
 
 
 def run_ray(
@@ -113,30 +142,24 @@ def run_ray(
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
     """Run trials until a budget is used up or the process is told to stop (SIGINT, SIGTERM)."""
-    quiet_environment()
-    import ray
+    cluster.quiet_environment()
     from ray import tune
 
+    from search.node_deaths import NodeDeaths
     from search.scheduler import make_scheduler
     from search.searcher import LedgerSearcher
     from search.stopper import LedgerStopper
 
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
-    ray.init(
-        address="local",  # not a cluster that somebody runs on this machine
-        num_cpus=machine.cpus,
-        num_gpus=machine.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 * 2**20,
-    )
+    if config.places.address is None:
+        cluster.start(machine.cpus, machine.gpus)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     scratch = folder / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
+    # Not in the assignments: Ray writes those down.
+    if config.places.storage:
+        trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
 
     def resources(assignment: dict[str, Any]) -> Any:
         return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": assignment["gpus"]}])
@@ -146,7 +169,8 @@ def run_ray(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the searcher says when it is over
-                max_concurrent_trials=machine.concurrency,
+                # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
+                max_concurrent_trials=machine.concurrency if machine.bounded else None,
                 reuse_actors=True,
                 search_alg=LedgerSearcher(ledger, assign),
                 scheduler=make_scheduler(config, ledger),
@@ -155,13 +179,13 @@ def run_ray(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[recorder],
+                callbacks=[recorder, *([NodeDeaths()] if machine.nodes else [])],
                 stop=LedgerStopper(ledger, recorder.elapsed),
-                failure_config=tune.FailureConfig(max_failures=config.retries),
+                failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
             ),
         )
         results: Any = tuner.fit()
         del results
     finally:
-        ray.shutdown()
+        cluster.leave()
         shutil.rmtree(scratch, ignore_errors=True)

@@ -51,37 +51,41 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     Raises:
         BadInput: no such sweep or trial, no finished trial, or `out` exists.
     """
+    from contextlib import ExitStack
+
     from gbc import checkpoint, export, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, existing, recorded, trial_folder
-    from search.ledger import Ledger
+    from search import shared, storage
+    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, existing, home_of, recorded, trial_folder
+    from search.ranking import best as best_of
+    from search.study import recorded_trials
 
     folder = existing(name)
-    ledger = Ledger(recorded(folder), folder)
-    entries, best = ledger.entries(), ledger.best()
-    ledger.close()
+    config = recorded(folder)
+    entries, _ = recorded_trials(config, folder)
+    best, home = best_of(config, entries), home_of(config)
     if number is not None and not 0 <= number < len(entries):
         raise BadInput(f"sweep {name!r} has no trial {number}; it has 0 to {len(entries) - 1}")
     chosen = entries[number] if number is not None else best
     if chosen is None:
         raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
-    path = trial_folder(folder, chosen.number) / CHECKPOINT
+    path = trial_folder(home, chosen.number) / CHECKPOINT
     if chosen.finished and not path.exists():
-        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(folder, entry.number) / CHECKPOINT).exists())
+        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(home, entry.number) / CHECKPOINT).exists())
         raise BadInput(
             f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
         )
     state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
-    world = tasks.obtain(settings, CLASSIFIERS)
+    root = config.places.storage
+    world = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared.source(root) if root else None)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
-    picture = trial_folder(folder, chosen.number) / PICTURE
+    picture = trial_folder(home, chosen.number) / PICTURE
     origin = f"Trial {chosen.number} of {len(entries)} in sweep `{name}`, after {chosen.last_step} steps."
-    export.write(
-        out, state["trainer"]["generator"], settings, world, metrics,
-        origin=origin, picture=picture if picture.exists() else None,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
+        export.write(out, state["trainer"]["generator"], settings, world, metrics, origin=origin, picture=shown)
     return {"out": str(out), "sweep": name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}
 
 

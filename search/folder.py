@@ -8,6 +8,7 @@ from typing import Final
 from gbc.errors import BadInput
 from gbc.settings import load_yaml, suggest
 from search.config import SweepConfig
+from search.storage import Place, open_storage
 
 SWEEPS: Final = Path("mlruns") / "sweeps"
 CLASSIFIERS: Final = Path("mlruns") / "classifiers"
@@ -31,14 +32,29 @@ def folder_of(name: str) -> Path:
     return SWEEPS / name
 
 
-def trial_folder(sweep: Path, number: int) -> Path:
-    """Where trial `number` of the sweep in this folder keeps its checkpoint and picture."""
-    return sweep / "trials" / f"{number:04d}"
+def home_of(config: SweepConfig) -> Place:
+    """Where the trials of a sweep keep their files: its folder, or one of its name in `--storage`.
+
+    Raises:
+        BadInput: the storage cannot be used.
+    """
+    return folder_of(config.name) if config.places.storage is None else open_storage(config.places.storage) / config.name
+
+
+def trial_folder(home: Place, number: int) -> Place:
+    """Where trial `number` of the sweep at home here keeps its checkpoint and picture."""
+    return home / "trials" / f"{number:04d}"
+
+
+def started(config: SweepConfig) -> bool:
+    """Whether there is a study of this sweep, as far as its folder knows."""
+    folder = folder_of(config.name)
+    return (folder / (RECORD if config.places.study_url else STUDY_FILE)).exists()
 
 
 def known() -> list[str]:
     """Names of the sweeps in this folder."""
-    return sorted(path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}"))
+    return sorted(path.name for path in SWEEPS.glob("*") if (path / STUDY_FILE).exists() or _study_is_far(path))
 
 
 def existing(name: str) -> Path:
@@ -61,3 +77,10 @@ def recorded(sweep: Path) -> SweepConfig:
     """
     path = sweep / RECORD
     return SweepConfig.parse(load_yaml(path), str(path))
+
+
+def _study_is_far(sweep: Path) -> bool:
+    try:
+        return bool(load_yaml(sweep / RECORD).get("places", {}).get("study_url"))
+    except (BadInput, AttributeError):
+        return False

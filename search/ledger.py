@@ -15,9 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbc.errors import DIVERGED, BadInput, CorruptFile
+from gbc.errors import DIVERGED
 from search.config import SweepConfig
-from search.folder import STUDY_FILE
 from search.ranking import best
 from search.samplers import ORIGIN, Prior, Proposer
 from search.transaction import Value, write
@@ -100,40 +99,16 @@ class Ledger:
     """Reads and writes the study of one sweep. Only the driver has one."""
 
     def __init__(self, config: SweepConfig, folder: Path, prior: Prior | None = None) -> None:
-        """Opens the study in `folder`, or starts it. `prior` is what `ask` knows before the first trial.
+        """Opens the study of the sweep in `folder`, or starts it. `prior` is what `ask` knows before the first trial.
 
         Raises:
             CorruptFile: the study's file is damaged.
-            BadInput: it cannot be written.
+            BadInput: it cannot be written, or its database cannot be reached.
         """
-        import optuna
-        import sqlalchemy
-        from sqlalchemy.exc import DatabaseError, OperationalError
+        from search.study import open_study
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = config
-        path = folder / STUDY_FILE
-
-        def prepare(connection: Any, _: object) -> None:
-            # Readers never wait for the driver; a commit survives kill -9 (only a power cut can lose the last ones).
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        try:
-            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-            sqlalchemy.event.listen(storage.engine, "connect", prepare)
-            storage.engine.dispose()  # the connections made before that
-            self.study = optuna.create_study(
-                study_name=config.name,
-                storage=storage,
-                directions=[f"{objective.direction}imize" for objective in config.objectives],
-                load_if_exists=True,
-            )
-        except OperationalError as fault:
-            raise BadInput(f"{path}: cannot be opened: {fault.orig}") from None
-        except DatabaseError as fault:
-            raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
-        self._storage = storage
+        self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
         self._trials = self.study.get_trials()
         self._entries = [_entry(trial) for trial in self._trials]

@@ -34,6 +34,11 @@ class Driver:
         return f"pid {self.pid} on {self.host}, since {self.since}"
 
 
+def me() -> Driver:
+    """This process."""
+    return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+
+
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
     """Hold the sweep's lock; a dead driver's lock is free by itself.
@@ -55,8 +60,7 @@ def only_driver(folder: Path) -> Iterator[None]:
     except OSError as fault:
         raise BadInput(f"{folder}: cannot be written: {fault.strerror}") from None
     try:
-        me = Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        write_atomic(holder, json.dumps(asdict(me)).encode())
+        write_atomic(holder, json.dumps(asdict(me())).encode())
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -1,40 +1,24 @@
 """How sweeps stand, seen from another terminal: `--list` and `--status`. Reads alone, and disturbs nobody.
 
-The study is read as the sqlite file it is: Optuna's own storage would open it for writing, and takes longer to import than
-all of this takes to run. `tests/search/test_overview.py` compares with what Optuna says.
+The study is read without Optuna (`search/study.py`), whose storage would open it for writing.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any
 
-from gbc.errors import BadInput, CorruptFile
+from gbc.errors import BadInput
 from search import folder as places
 from search.budget import mend
 from search.disk import footprint, size
-from search.ledger import Entry, entry_of, seconds_of
-from search.lock import driver_of
+from search.places import public
 from search.progress import duration
 from search.ranking import best, trials_without_gain
+from search.study import recorded_trials, running_driver
 from search.summary import ended_by, failure, front_of
-
-_NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
-_QUERIES: Final = (
-    "SELECT trial_id, number, state, datetime_complete FROM trials ORDER BY number",
-    "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params ORDER BY trial_id, param_id",
-    "SELECT trial_id, step, coalesce(intermediate_value, intermediate_value_type) FROM trial_intermediate_values",
-    "SELECT trial_id, key, value_json FROM trial_user_attributes",
-    "SELECT key, value_json FROM study_user_attributes",
-)
 
 
 @dataclass(frozen=True)
@@ -84,44 +68,12 @@ class Overview:
     running: list[dict[str, Any]] = field(default_factory=list)
     """Open trials: `trial`, `step`, `steps`, `value`, and `second` where there are two objectives."""
     failures: list[dict[str, Any]] = field(default_factory=list)
+    storage: str | None = None
+    """Where its trials keep their files, if not in `folder`."""
+    study: str | None = None
+    """The database that holds its study, if that is not in `folder`."""
     fault: str | None = None
     """Why it cannot be read."""
-
-
-def read_study(path: Path) -> tuple[list[Entry], float]:
-    """Every trial of the study in this file, by number, and the seconds spent: one consistent moment of it.
-
-    Raises:
-        CorruptFile: it is no study.
-    """
-    try:
-        try:
-            trials, params, values, notes, shared = _tables(path)
-        except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
-            trials, params, values, notes, shared = _tables(path)
-    except sqlite3.DatabaseError as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
-    by_trial: dict[int, tuple[dict[str, Any], dict[int, float], dict[str, Any]]] = {row[0]: ({}, {}, {}) for row in trials}
-    for trial, name, value, distribution in params:
-        by_trial[trial][0][name] = _external(value, distribution)
-    for trial, step, value in values:
-        by_trial[trial][1][step] = _NOT_FINITE[value] if isinstance(value, str) else value
-    for trial, key, text in notes:
-        by_trial[trial][2][key] = json.loads(text)
-    entries = [
-        entry_of(number, state, datetime.fromisoformat(ended) if ended else None, *by_trial[trial])
-        for trial, number, state, ended in trials
-    ]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared})
-
-
-def _tables(path: Path) -> list[list[tuple[Any, ...]]]:
-    # Without a write-ahead log nobody has the file open, and it is read without creating one.
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
-    address = f"file:{quote(str(path.resolve()))}?{mode}"
-    with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
-        study.execute("BEGIN")
-        return [study.execute(query).fetchall() for query in _QUERIES]
 
 
 def look(name: str) -> Overview:
@@ -132,8 +84,8 @@ def look(name: str) -> Overview:
     """
     sweep = places.existing(name)
     config = places.recorded(sweep)
-    driver = driver_of(sweep)
-    entries, seconds = read_study(sweep / places.STUDY_FILE)
+    driver, home = running_driver(config, sweep), places.home_of(config)
+    entries, seconds = recorded_trials(config, sweep)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
     reason, leader = ended_by(config, entries, seconds), best(config, entries)
     if driver:  # it may raise a budget, and writes its record first
@@ -144,6 +96,8 @@ def look(name: str) -> Overview:
     return Overview(
         name=name,
         folder=str(sweep),
+        storage=None if home == sweep else str(home),
+        study=config.places.study_url and public(config.places.study_url),
         state="running" if driver else "finished" if reason else "interrupted",
         trials=config.trials,
         complete=count["complete"],
@@ -167,7 +121,7 @@ def look(name: str) -> Overview:
         steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
         patience_left=None if patience is None else max(0, patience - trials_without_gain(config, entries)),
         trials_left=max(0, config.trials - len(entries)),
-        bytes=footprint(sweep),
+        bytes=footprint(sweep, config),
         driver=asdict(driver) if driver else None,
         running=[
             {"trial": entry.number, "step": entry.last_step, "steps": config.trial.steps, "value": entry.value}
@@ -175,7 +129,7 @@ def look(name: str) -> Overview:
             for entry in entries
             if not entry.finished
         ],
-        failures=[failure(entry, sweep) for entry in entries if entry.state == "failed"],
+        failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
     )
 
 
@@ -240,7 +194,9 @@ def show_status(name: str, *, as_json: bool) -> int:
         )
     for line in front_lines(found.front):
         print(line)
-    print(f"on disk   {size(found.bytes)} in {found.folder}")
+    print(f"on disk   {size(found.bytes)} in {found.folder}" + (f" and {found.storage}" if found.storage else ""))
+    if found.study:
+        print(f"study     {found.study}")
     rows = [
         (
             f"{one['trial']:04d}",
@@ -310,11 +266,3 @@ def _values(one: Overview, first: float | None, second: float | None) -> str:
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _external(value: float, distribution: str) -> Any:
-    """A parameter as it was sampled: Optuna stores choices by index."""
-    kind = json.loads(distribution)
-    if kind["name"] == "CategoricalDistribution":
-        return kind["attributes"]["choices"][int(value)]
-    return int(value) if kind["name"] == "IntDistribution" else value

@@ -23,6 +23,7 @@ from gbc.metrics import Judge
 from gbc.runtime import pick_device
 from gbc.tasks import World
 from gbc.trainer import Trainer
+from search import shared, storage
 from search.config import SweepConfig
 from search.engine import Machine
 from search.folder import CLASSIFIERS
@@ -65,12 +66,18 @@ class Prepared:
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared:
     """Load the data, train the classifier or find it in the cache, and take a few steps.
 
+    A classifier that `--storage` holds is not trained again, and one that it lacks is put there for the nodes.
+
     Raises:
         BadInput: whatever would make every trial fail.
     """
-    settings = config.trial
+    settings, shared_at = config.trial, config.places.storage
     with _Bar(console) as bar:
-        world = tasks.obtain(settings, CLASSIFIERS, bar.announce)
+        elsewhere = shared.source(shared_at) if shared_at else None
+        world = tasks.obtain(settings, CLASSIFIERS, bar.announce, elsewhere)
+    if shared_at:
+        for folder in world.folders:
+            shared.put(storage.open_storage(shared_at), folder)
     for folder, regime in zip(world.folders, world.regimes, strict=True):
         console.print(
             f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "

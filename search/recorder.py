@@ -12,11 +12,13 @@ from typing import Any, Final
 
 from ray import tune
 
-from gbc.checkpoint import write_atomic
+from search import storage
 from search.disk import Keeper, saved
 from search.folder import LOG, PICTURE, trial_folder
 from search.ledger import Entry, Ledger
+from search.node_deaths import of_a_node
 from search.progress import Progress
+from search.storage import Place
 from search.tracking import Report, Tracker
 from search.trial import settings_of
 from search.writer import Writer
@@ -29,8 +31,8 @@ _PATIENCE: Final = 60.0  # seconds for which a store may refuse at the end of a 
 class Recorder(tune.Callback):
     """Ray tells it of every result together with the scheduler's decision."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, progress: Progress, folder: Path) -> None:
-        """`folder` is the sweep's."""
+    def __init__(self, ledger: Ledger, tracker: Tracker, progress: Progress, folder: Place) -> None:
+        """`folder` is where the sweep's trials keep their files (`search.folder.home_of`)."""
         self._ledger, self._tracker, self._progress, self._folder = ledger, tracker, progress, folder
         self._writer, self._keeper = Writer(tracker), Keeper(folder, ledger.config)
         self._held: list[tuple[int, Report]] = []
@@ -87,7 +89,7 @@ class Recorder(tune.Callback):
         """A worker died and was not to be revived."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
         if text:
-            write_atomic(self._trial_folder(number) / LOG, text.encode())
+            storage.write(self._trial_folder(number) / LOG, text.encode())
         self._close(number, "failed", reason_of(text))
 
     def catch_up(self) -> None:
@@ -99,8 +101,9 @@ class Recorder(tune.Callback):
             outcome = entry.outcome(horizon)
             if self._tracker.behind(entry.number, entry.last_step, entry.finished):
                 self._open(entry)
-                reports = [Report.of(row) for row in self._saved(entry.number)]
-                self._tracker.log(entry.number, [report for report in reports if report.step <= entry.last_step])
+                for report in map(Report.of, self._saved(entry.number)):
+                    if report.step <= entry.last_step:
+                        self._writer.log(entry.number, report)
             elif entry.finished:
                 continue
             if outcome:
@@ -140,7 +143,7 @@ class Recorder(tune.Callback):
                 self._tracker.interrupt_trial(entry.number)
 
     def _open(self, entry: Entry) -> None:
-        self._tracker.open_trial(entry.number, settings_of(self._ledger.config, entry).model_dump(mode="json"))
+        self._writer.open_trial(entry.number, settings_of(self._ledger.config, entry).model_dump(mode="json"))
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._flush()
@@ -170,7 +173,7 @@ class Recorder(tune.Callback):
         found, _ = saved(self._trial_folder(number))
         return found.history if found else []
 
-    def _trial_folder(self, number: int) -> Path:
+    def _trial_folder(self, number: int) -> Place:
         return trial_folder(self._folder, number)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,6 +184,8 @@ class Recorder(tune.Callback):
 def reason_of(log: str) -> str:
     """Why a trial failed, in one line: the last of its error."""
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    if of_a_node(log):
+        return "its node died, and it had no retry left"
     # Ray writes a paragraph on what may kill a process.
     return (
         "the worker process died: killed, out of memory or crashed" if not last or "worker process has died" in last else last

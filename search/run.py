@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--gpus-per-trial", metavar="N|auto", help="share of a GPU, or several (default: auto, measured: what its memory holds)"
     )
+    where.add_argument("--address", metavar="auto|HOST:PORT", help="a running Ray cluster, which this machine is a node of")
+    where.add_argument(
+        "--storage", metavar="DIR|URL", help="where trials keep their files: a folder that all nodes share, s3://…, gs://…"
+    )
+    where.add_argument("--study-url", metavar="URL", help="keep the study in PostgreSQL: postgresql://USER@HOST:PORT/DATABASE")
+    where.add_argument("--tracking-uri", metavar="URI", help="of an MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db)")
     look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
     look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
     look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
@@ -117,6 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
     config = sweep.settle_with_record(config, explicit)
+    config.places.check_together()
     summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed)
     if summary:
         console.print(
@@ -126,10 +133,10 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         from search.engine import Machine
 
-        summary = sweep.run_sweep(config, Machine.of(config.resources), console, retry_failed=arguments.retry_failed)
+        summary = sweep.run_sweep(config, Machine.wanted(config), console, retry_failed=arguments.retry_failed)
         if summary.ended_by in ("steps", "patience", "grid"):
             console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
-    _conclude(summary, arguments, console)
+    _conclude(summary, arguments, console, config.places.tracking_uri)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
@@ -155,8 +162,10 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.config import classifier_flags
     from gbc.errors import BadInput
     from gbc.settings import parse_assignment
-    from search.config import objective_flags, resolve
+    from search import cluster
+    from search.config import Resources, objective_flags, resolve
     from search.engine import Machine
+    from search.places import Places
 
     flags: dict[str, Any] = {
         "name": arguments.name,
@@ -177,6 +186,10 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "resources.concurrency": arguments.concurrency,
         "resources.cpus_per_trial": arguments.cpus_per_trial,
         "resources.gpus_per_trial": arguments.gpus_per_trial and _gpus(arguments.gpus_per_trial),
+        "places.address": arguments.address,
+        "places.storage": arguments.storage,
+        "places.study_url": arguments.study_url,
+        "places.tracking_uri": arguments.tracking_uri,
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     if arguments.objective:
@@ -187,14 +200,24 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     flags |= {f"trial.{key}": value for key, value in given.items()}
     if arguments.config and arguments.preset:
         raise BadInput("--config and --preset exclude each other; name one")
-    return resolve(
+    given_places = {key.removeprefix("places."): value for key, value in flags.items() if key.startswith("places.")}
+    Places.parse(given_places, "the command line").check()
+
+    def slots(resources: Resources) -> int:
+        if arguments.address:
+            return Machine.of_cluster(resources, cluster.join(arguments.address)).concurrency
+        return Machine.of(resources).concurrency
+
+    config = resolve(
         dataset=arguments.dataset,
         preset=arguments.preset,
         config=arguments.config,
         flags=flags,
         assignments=dict(map(parse_assignment, arguments.set)),
-        slots=lambda resources: Machine.of(resources).concurrency,
+        slots=slots,
     )
+    config.places.check()
+    return config
 
 
 def _gpus(text: str) -> float | str:
@@ -227,14 +250,17 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
 
     import yaml
 
-    data = config.model_dump(mode="json", exclude_none=True)
+    data = config.record()
     print(json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False), end="\n" if as_json else "")
 
 
-def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console) -> None:
+def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
     from search.disk import size
     from search.overview import failure_lines, front_lines
+    from search.places import public, public_words
     from search.progress import duration
+
+    server = tracking_uri and public(tracking_uri)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -265,8 +291,14 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console)
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
     if not summary.finished:
-        say(f"  continue  {shlex.join(['python', 'search/run.py', *arguments.words])}")
-    say("  compare   mlflow ui        (then open the experiment and select runs)")
+        say(f"  continue  {shlex.join(['python', 'search/run.py', *public_words(arguments.words)])}")
+    if server and server.startswith("http"):
+        say(f"  compare   {server}        (open the experiment and select runs)")
+    else:
+        say(
+            f"  compare   mlflow ui{f' --backend-store-uri {server}' if server else ''}        "
+            "(then open the experiment and select runs)"
+        )
     if summary.best_trial is not None:
         say(f"  export    python search/export.py --sweep {summary.name} --out exports/{summary.name}")
     if arguments.json:

@@ -14,9 +14,10 @@ from gbc.report import rank_correlation
 from search.budget import used_up
 from search.config import SweepConfig
 from search.disk import footprint
-from search.folder import LOG, PICTURE, trial_folder
+from search.folder import LOG, PICTURE, home_of, trial_folder
 from search.ledger import Entry, Ledger
 from search.ranking import front
+from search.storage import Place
 
 _FILE: Final = "summary.json"
 
@@ -73,7 +74,8 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
     entries, best = ledger.entries(), ledger.best()
     reason = ended_by(config, entries, ledger.seconds)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
-    picture = trial_folder(folder, best.number) / PICTURE if best else None
+    home = home_of(config)
+    picture = trial_folder(home, best.number) / PICTURE if best else None
     last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
     return Summary(
         name=config.name,
@@ -93,8 +95,8 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         free_rank=free_rank(list(last.values())),
         ended_by=reason,
         front=front_of(config, entries),
-        failures=[failure(entry, folder) for entry in entries if entry.state == "failed"],
-        bytes=footprint(folder),
+        failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
+        bytes=footprint(folder, config),
     )
 
 
@@ -114,9 +116,9 @@ def front_of(config: SweepConfig, entries: Sequence[Entry]) -> list[dict[str, An
     ]
 
 
-def failure(entry: Entry, folder: Path) -> dict[str, Any]:
-    """What is known of a failed trial."""
-    log = trial_folder(folder, entry.number) / LOG
+def failure(entry: Entry, home: Place) -> dict[str, Any]:
+    """What is known of a failed trial of the sweep at home here."""
+    log = trial_folder(home, entry.number) / LOG
     return {
         "trial": entry.number,
         "reason": entry.reason,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,17 +11,17 @@ from rich.console import Console
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import warm_start
+from search import storage, tracking, warm_start
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
 from search.engine import Machine, run_ray
-from search.folder import CLASSIFIERS, RECORD, STUDY_FILE, folder_of, recorded
+from search.folder import CLASSIFIERS, PICTURE, RECORD, folder_of, home_of, recorded, started, trial_folder
 from search.ledger import Entry, Ledger
-from search.lock import only_driver
 from search.prepare import Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
+from search.study import note_driver, one_driver, recorded_in_database
 from search.summary import Summary, ended_by, sum_up
 from search.tracking import Tracker
 from search.trial import Assignment, assignment_of
@@ -41,15 +40,21 @@ class SweepMismatch(BadInput):
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """What to run: `config`, or on the record's terms when the sweep exists.
 
-    Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record.
+    Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record. A place that `config`
+    leaves open is the record's. Where this host has no record the study's database may have one.
 
     Raises:
         SweepMismatch: any other setting differs.
+        BadInput: the study's database cannot be reached.
     """
     folder = folder_of(config.name)
-    if not (folder / RECORD).exists():
+    if (folder / RECORD).exists():
+        record = recorded(folder)
+    elif config.places.study_url is not None and (found := recorded_in_database(config)):
+        record = found
+    else:
         return config
-    record = recorded(folder)
+    config = config.model_copy(update={"places": config.places.over(record.places)})
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
     kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
@@ -64,7 +69,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summ
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
     """
     folder = folder_of(config.name)
-    if not (folder / STUDY_FILE).exists():
+    if not started(config):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
@@ -91,22 +96,26 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
     """
-    folder = folder_of(config.name)
-    with only_driver(folder):
+    folder, home, places = folder_of(config.name), home_of(config), config.places
+    with one_driver(config, folder):
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
+        if places.storage is not None:
+            storage.check(home)
+        tracking.reach(config)
         prepared = prepare(config, machine, console)
         machine = machine.packed(config.resources, *prepared.memory)
         tracker = Tracker(config, prepared.origin())
-        record = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        record = yaml.safe_dump(config.record(), sort_keys=False)
+        noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
         write_atomic(folder / RECORD, record.encode())
-        noted = warm_start.note(prior, folder)
         ledger = Ledger(config, folder, prior)
+        note_driver(ledger.study)
         progress = Progress(config, console)
-        recorder = Recorder(ledger, tracker, progress, folder)
+        recorder = Recorder(ledger, tracker, progress, home)
 
         def assign(entry: Entry) -> Assignment:
-            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
+            return assignment_of(config, entry, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
 
         try:
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -125,7 +134,8 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         finally:
             recorder.finish()
             summary = sum_up(config, ledger, tracker.metrics, folder)
-            picture = Path(summary.picture) if summary.picture else None
+            best = summary.best_trial
+            picture = trial_folder(home, best) / PICTURE if best is not None else None
             status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
             tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
             summary.write(folder)

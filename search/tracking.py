@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from search import storage
 from search.config import SweepConfig
+from search.places import public, told
+from search.storage import Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,17 +74,16 @@ class Tracker:
         from sqlalchemy.exc import SQLAlchemyError
 
         self.config = config
-        self.uri = address()
+        self.uri = address(config)
         self._children: dict[int, _Child] | None = None
+        reach(config)
         try:
             self._client: MlflowClient = MlflowClient(self.uri)
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
-            reason = str(fault).splitlines()[0]
-            raise BadInput(
-                f"MLflow store {self.uri}: cannot be used: {reason}; move it away or set MLFLOW_TRACKING_URI"
-            ) from None
+            mend = "move it away or set MLFLOW_TRACKING_URI" if self.uri.startswith("sqlite") else "see --tracking-uri"
+            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {_reason(fault, self.uri)}; {mend}") from None
 
     def look(self) -> None:
         """Read all runs of the sweep's trials, a page at a time. Done by itself before the first use of one."""
@@ -133,7 +137,7 @@ class Tracker:
             new = new[count:]
 
     def close_trial(
-        self, number: int, outcome: str, reason: str | None, picture: Path, log: Path | None = None, retries: int = 0
+        self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
     ) -> None:
         """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done.
 
@@ -152,7 +156,7 @@ class Tracker:
         if outcome == "failed" and log is not None and log.exists():
             tags["sweep.log"] = str(log)
         if picture.exists():
-            self._client.log_artifact(child.run, str(picture))
+            self._attach(child.run, picture)
         self._client.log_batch(child.run, tags=[RunTag(key, value) for key, value in tags.items()])
         status = "FAILED" if outcome == "failed" else "FINISHED"
         self._client.set_terminated(child.run, status)
@@ -183,11 +187,11 @@ class Tracker:
         self._client.delete_run(run)
         self._children = {number: child for number, child in self._known.items() if child.run != run}
 
-    def attach(self, number: int, picture: Path) -> None:
+    def attach(self, number: int, picture: Place) -> None:
         """Put the picture of a trial into its run."""
         child = self._child(number)
         if child is not None:
-            self._client.log_artifact(child.run, str(picture))
+            self._attach(child.run, picture)
 
     def fetch(self, run: str, name: str, into: Path) -> None:
         """Copy a file of a run into a folder."""
@@ -215,7 +219,7 @@ class Tracker:
         status: str,
         best: Mapping[str, float] | None,
         best_trial: int | None,
-        picture: Path | None,
+        picture: Place | None,
         front: Sequence[int] = (),
     ) -> None:
         """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's.
@@ -232,7 +236,7 @@ class Tracker:
                 tags.append(RunTag("sweep.front", front_text(front)))
             self._client.log_batch(self.parent, metrics=metrics, tags=tags)
         if picture and picture.exists():
-            self._client.log_artifact(self.parent, str(picture))
+            self._attach(self.parent, picture)
         self._client.set_terminated(self.parent, status)
 
     def metrics(self, number: int) -> dict[str, float]:
@@ -246,11 +250,16 @@ class Tracker:
         found: str = self._client.get_run(self.parent).info.status
         return found
 
+    def _attach(self, run: str, picture: Place) -> None:
+        with storage.as_local(picture) as path:
+            self._client.log_artifact(run, str(path))
+
     def _find_experiment(self) -> str:
         name = f"gbc-{self.config.dataset}"
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            place = Path("mlruns").resolve().as_uri() if self.uri.startswith("sqlite") else None
+            # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
+            place = None if self.uri.startswith("http") else Path("mlruns").resolve().as_uri()
             created: str = self._client.create_experiment(name, artifact_location=place and f"{place}/artifacts/{name}")
             return created
         if found.lifecycle_stage == "deleted":
@@ -308,7 +317,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
     Raises:
         BadInput: the store cannot be read.
     """
-    uri = address()
+    uri = address(config)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return [], []
     from mlflow import MlflowClient
@@ -316,6 +325,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
     from sqlalchemy.exc import SQLAlchemyError
 
     _be_quiet()
+    reach(config)
     try:
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
@@ -326,7 +336,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(f"MLflow store {uri}: cannot be read: {str(fault).splitlines()[0]}") from None
+        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {_reason(fault, uri)}") from None
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
     ]
@@ -337,9 +347,31 @@ def front_text(front: Sequence[int]) -> str:
     return " ".join(map(str, front))[:5000]
 
 
-def address() -> str:
-    """Of the MLflow store: where the environment says, or the database in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+def address(config: SweepConfig) -> str:
+    """Of the MLflow store: where the sweep's places or the environment say, or the database in this folder."""
+    named = config.places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return named or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def reach(config: SweepConfig) -> None:
+    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
+
+    Raises:
+        BadInput: nobody does.
+    """
+    uri = address(config)
+    if not uri.startswith("http"):
+        return
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
+    except (OSError, ValueError) as fault:
+        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {_reason(fault, uri)}; see --tracking-uri") from None
+
+
+def _reason(fault: Exception, uri: str) -> str:
+    return told(str(fault).splitlines()[0] if str(fault) else type(fault).__name__, uri)
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:

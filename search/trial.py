@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, TypedDict
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
+from search import shared, storage
 from search.config import SweepConfig
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, trial_folder
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, home_of, trial_folder
 from search.ledger import Entry
+from search.places import public
 from search.space import settle
+from search.storage import Place
 
 Row = dict[str, Any]
 """One report: `step` and the metrics; or `step` and `error` when the trial failed for a reason of its own, or `step` and
@@ -30,22 +34,26 @@ class Assignment(TypedDict):
     settings: dict[str, Any]
     """A `TrialConfig`."""
     folder: str
-    """Of this trial: checkpoint and picture."""
+    """Of this trial: checkpoint and picture. Below `storage` where there is one."""
     cache: str
-    """Folder of trained classifiers; the driver has put there what the trial needs."""
+    """Folder of trained classifiers; the driver has put there what the trial needs. Empty: one of this node's own."""
+    storage: str | None
+    """Folder or URL of `--storage`, without password, where the driver has put the classifiers as well."""
     threads: int
     gpus: float
     """Share of a GPU, or several."""
 
 
-def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int, gpus: float = 0.0) -> Assignment:
-    """What the worker of a trial is told, as far as the ledger has come."""
+def assignment_of(config: SweepConfig, entry: Entry, cache: Path, threads: int, gpus: float = 0.0) -> Assignment:
+    """What the worker of a trial is told, as far as the ledger has come. Of the study and of MLflow it is told nothing."""
+    place, root = trial_folder(home_of(config), entry.number), config.places.storage
     return Assignment(
         number=entry.number,
         acknowledged=entry.last_step,
         settings=settings_of(config, entry).model_dump(mode="json"),
-        folder=str(trial_folder(sweep, entry.number).resolve()),
-        cache=str(cache.resolve()),
+        folder=str(place.resolve()) if isinstance(place, Path) else str(place.inside),
+        cache="" if config.places.address else str(cache.resolve()),
+        storage=root and public(root),
         threads=threads,
         gpus=max(gpus, entry.gpus),
     )
@@ -58,74 +66,83 @@ def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
     return settle(config.trial, entry.params, derive(config.seed, entry.number))
 
 
-def run_trial(config: dict[str, Any]) -> None:
-    """Ray's trainable."""
+def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
+    """Ray's trainable. `storage_url` is the storage with its password, which comes beside what Ray writes down."""
     from ray import tune
 
-    for row in rows(Assignment(**config)):  # type: ignore[typeddict-item]
+    for row in rows(Assignment(**config), storage_url):  # type: ignore[typeddict-item]
         tune.report(row)
 
 
-def rows(assignment: Assignment) -> Iterator[Row]:
+def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row]:
     """Train, or go on training, and yield each report after the checkpoint that holds it is on disk.
+
+    `storage_url` is the assignment's with a password, if there is one.
 
     Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
     sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
     """
     import torch
 
+    root = storage_url or assignment["storage"]
     try:
-        for row in _training(assignment):
+        for row in _training(assignment, root):
             if row["step"] > assignment["acknowledged"]:
                 yield row
     except (BadInput, Diverged) as fault:
-        _log_error(assignment)
-        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": str(fault)}
+        _log_error(assignment, root)
+        # What is there on one node (`--data-root`, `--weights`) may be missing on another.
+        where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
+        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
     except torch.OutOfMemoryError as fault:
-        _log_error(assignment)
+        _log_error(assignment, root)
         # This process takes another trial next, beside those that had no room.
         fault.__traceback__ = None
         gc.collect()
         torch.cuda.empty_cache()
         yield {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
     except Exception:  # Ray gives the trial to another worker, `SweepConfig.retries` times
-        _log_error(assignment)
+        _log_error(assignment, root)
         raise
 
 
-def _log_error(assignment: Assignment) -> None:
-    from gbc.checkpoint import write_atomic
-
+def _log_error(assignment: Assignment, root: str | None) -> None:
     with contextlib.suppress(BadInput):  # the folder itself may be the trouble
-        write_atomic(Path(assignment["folder"]) / LOG, traceback.format_exc().encode())
+        storage.write(_folder(assignment, root) / LOG, traceback.format_exc().encode())
 
 
-def _training(assignment: Assignment) -> Iterator[Row]:
+def _folder(assignment: Assignment, root: str | None) -> Place:
+    place = storage.open_storage(root) if root else Path()
+    return Path(assignment["folder"]) if isinstance(place, Path) else place / assignment["folder"]
+
+
+def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     import torch
 
-    from gbc import checkpoint, pictures, tasks
+    from gbc import pictures, tasks
     from gbc.metrics import Judge
     from gbc.runtime import pick_device
     from gbc.trainer import Trainer
 
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
-    world = tasks.obtain(settings, Path(assignment["cache"]))
+    cache = Path(assignment["cache"]) if assignment["cache"] else shared.node_cache()
+    world = tasks.obtain(settings, cache, elsewhere=shared.source(root) if root else None)
     trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
-    folder = Path(assignment["folder"])
+    folder = _folder(assignment, root)
 
     history = resume(trainer, folder)
     yield from history
     for report in trainer.run():
         history.append({"step": report.step, **report.metrics})
         if report.images is not None:
-            checkpoint.write_atomic(folder / PICTURE, pictures.png(report.images))
+            storage.write(folder / PICTURE, pictures.png(report.images))
         state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
-        checkpoint.save(folder / CHECKPOINT, state, folder / PREVIOUS)
+        storage.save(folder / CHECKPOINT, state, folder / PREVIOUS)
         yield history[-1]
 
 
-def resume(trainer: Any, folder: Path) -> list[Row]:
+def resume(trainer: Any, folder: Place) -> list[Row]:
     """Load the last whole checkpoint in `folder` into `trainer` and give its history; nothing when there is none.
 
     A damaged one is removed and the one before it used, or training starts over: no loss but of time, since the numbers are

@@ -15,11 +15,12 @@ from typing import Any
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
-from search.folder import STUDY_FILE, WARM_START, existing, folder_of, recorded
-from search.ledger import Entry, Ledger
+from search.folder import WARM_START, existing, folder_of, recorded, started
+from search.ledger import Entry
 from search.ranking import ranked
 from search.samplers import Known, Prior
 from search.space import settle
+from search.study import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:
@@ -34,7 +35,7 @@ def load(config: SweepConfig) -> Prior:
     path = folder_of(config.name) / WARM_START
     if path.exists():
         return noted(path)
-    if (path.parent / STUDY_FILE).exists():  # to take them again might give others: the other sweep may have gone on
+    if started(config):  # to take them again might give others: the other sweep may have gone on
         raise CorruptFile(f"{path}: missing; try --check {config.name} --repair, or choose another --name")
     return take(config, config.warm_start)
 
@@ -83,9 +84,7 @@ def take(config: SweepConfig, name: str) -> Prior:
             f"--warm-start {name}: it searched {', '.join(other.space) or 'nothing'}, "
             f"and this sweep searches {', '.join(config.space) or 'nothing'}; they have no setting in common"
         )
-    ledger = Ledger(other, folder)
-    entries = ledger.entries()
-    ledger.close()
+    entries, _ = recorded_trials(other, folder)
     full = ranked(other, entries)
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
+from search.storage import Place
 from search.tracking import Report, Tracker
 
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
@@ -42,7 +42,7 @@ class Writer:
         """As `Tracker.log`, for one report."""
         self._add(number, report)
 
-    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Path, log: Path, retries: int) -> None:
+    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Place, log: Place, retries: int) -> None:
         """As `Tracker.close_trial`."""
         self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))
 

@@ -13,9 +13,10 @@ from search.check import audit
 from search.config import SweepConfig
 from search.folder import CHECKPOINT, SWEEPS, WARM_START, recorded
 from search.ledger import Entry, Ledger
-from search.overview import look, read_study
+from search.overview import look
 from search.ranking import results
 from search.run import main
+from search.study import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.records import move, play
 from tests.search.test_check import check, client, run_of, store, study

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from gbc import checkpoint
+from search import storage
 from search.config import SweepConfig
-from search.disk import Keeper, footprint, leftovers, remove, saved, size
+from search.disk import Keeper, footprint, leftovers, saved, size
 from search.folder import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
 from search.ledger import Entry
 from tests.search.conftest import tiny_sweep
@@ -108,7 +109,7 @@ def test_only_files_of_dead_processes_are_left_over(tmp_path: Path) -> None:
     (tmp_path / ".ray" / "run").mkdir(parents=True)
     assert leftovers(tmp_path) == [tmp_path / ".ray", dead, nameless]
     for path in leftovers(tmp_path):
-        remove(path)
+        storage.remove(path)
     assert leftovers(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists() and (tmp_path / ".gitignore").exists()
 
 

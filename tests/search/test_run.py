@@ -37,6 +37,18 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
+    assert main([*places, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["places"] == {
+        "storage": str(tmp_path / "shared"),
+        "study_url": "postgresql+psycopg://me@db/x",
+        "tracking_uri": "http://me@host:5000",
+    }
+    assert "word" not in shown
+
+
 def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--objective", "ssim/coverage,kkt/rho", "--max-steps", "9000", "--patience", "5", "--dry-run"]) == 0
     output = capsys.readouterr()
@@ -98,6 +110,15 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--keep", "0"], "keep: 0 should be greater than or equal to 1"),
         (["--retries", "-1"], "retries: -1 should be greater than or equal to 0"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
+        (["--address", "10.0.0.1"], "--address 10.0.0.1: must be auto or HOST:PORT"),
+        (["--address", "ray://a:1"], "--address ray://a:1: through a Ray client Tune would run far from the records"),
+        (["--address", "127.0.0.1:1", "--trials", "1"], "name a folder or URL that every node sees with --storage"),
+        (["--address", "127.0.0.1:1", "--trials", "1", "--storage", "x"], "--address 127.0.0.1:1: nobody answers there"),
+        (["--storage", "nosuch://x/y"], "--storage nosuch://x/y: cannot be used: "),
+        (["--storage", "/proc/none"], "/proc/none/fashion_mnist-quick: cannot be written"),
+        (["--study-url", "mysql://me:word@a/b"], "--study-url mysql://me@a/b: must be postgresql://USER@HOST:PORT/DATABASE"),
+        (["--tracking-uri", "localhost"], "--tracking-uri localhost: must be a URL such as http://HOST:5000"),
+        (["--tracking-uri", "http://127.0.0.1:1"], "MLflow store http://127.0.0.1:1: cannot be used: "),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
         (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
         (["--classifier", "nets:net"], "there is no module 'nets' here"),

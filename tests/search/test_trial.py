@@ -26,6 +26,7 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
         settings=settings.model_dump(mode="json"),
         folder=str(tmp_path / "trials" / "0007"),
         cache=str(classifier_cache),
+        storage=None,
         threads=1,
     )
 

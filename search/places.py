@@ -1,0 +1,148 @@
+"""Where a sweep runs and where its records are, as addresses; and what of an address is secret.
+
+A password never leaves the process that was given it: whatever is written down or shown is the address without it. A driver
+that finds an address on record takes the password from where PostgreSQL, MLflow and the stores of files look for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, field_serializer, field_validator
+
+from gbc.errors import BadInput
+from gbc.settings import Config
+
+_SECRET_KEYS: Final = re.compile(r"(?i)(^|&)(\w*(?:password|secret|token|sig|signature)\w*)=[^&]*")
+_POSTGRES: Final = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://")
+
+
+class Places(Config):
+    """Where trials run, and where what they leave is kept. None: on this machine, in this folder.
+
+    Dumped without passwords; `repr` hides addresses altogether.
+    """
+
+    address: str | None = Field(None, repr=False, description="of a Ray cluster: auto, or HOST:PORT")
+    storage: str | None = Field(None, repr=False, description="folder or URL for what trials leave, seen by every node")
+    study_url: str | None = Field(None, repr=False, description="of a PostgreSQL database that holds the study")
+    tracking_uri: str | None = Field(None, repr=False, description="of an MLflow server or its database")
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: str | None) -> str | None:
+        """A folder by its absolute path: nodes have another working folder than the driver."""
+        if storage is None:
+            return None
+        if storage.startswith("file://"):
+            return unquote(urlsplit(storage).path).rstrip("/") or "/"
+        return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+
+    @field_validator("study_url")
+    @classmethod
+    def _one_driver(cls, url: str | None) -> str | None:
+        return url and _POSTGRES.sub("postgresql+psycopg://", url)
+
+    @field_serializer("address", "storage", "study_url", "tracking_uri")
+    def _without_password(self, url: str | None) -> str | None:
+        return url and public(url)
+
+    def check(self) -> None:
+        """What of these can be refused before anything is opened.
+
+        Not a validator: what pydantic says of a value that is refused holds the value, and the value may hold a password.
+
+        Raises:
+            BadInput: an address of a kind that is not supported.
+        """
+        if self.study_url is not None and not _POSTGRES.match(self.study_url):
+            raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
+        if self.tracking_uri is not None and "://" not in self.tracking_uri:
+            raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")
+        if self.address is None:
+            return
+        if self.address.startswith("ray://"):
+            raise BadInput(
+                f"--address {public(self.address)}: through a Ray client Tune would run far from the records; start the driver "
+                "on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
+            )
+        if self.address != "auto" and not re.fullmatch(r"[^\s:/@]+:\d+|\[[0-9a-fA-F:]+\]:\d+", self.address):
+            raise BadInput(f"--address {public(self.address)}: must be auto or HOST:PORT")
+
+    def check_together(self) -> None:
+        """What can be refused once it is known what an earlier run of the sweep has on record.
+
+        Raises:
+            BadInput: a cluster without storage that its nodes share.
+        """
+        if self.address is not None and self.storage is None:
+            raise BadInput(
+                f"--address {self.address}: name a folder or URL that every node sees with --storage; "
+                "trials must go on elsewhere when a node dies"
+            )
+
+    def over(self, record: Places) -> Places:
+        """These, and what they leave open as `record` has it; the cluster may be another one at each start."""
+        kept = {name: getattr(self, name) or getattr(record, name) for name in ("storage", "study_url", "tracking_uri")}
+        return self.model_copy(update=kept)
+
+
+def public(url: str) -> str:
+    """The address without what is secret in it.
+
+    Of a database or server the user's name stays, of a store of files neither half of the key does.
+    """
+    if "://" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
+    authority, slash, tail = re.match(r"([^/?#]*)(/?)(.*)", rest, flags=re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" not in authority and "@" in tail and ":" in authority:
+        # A slash in the password: it belongs to the authority, whatever the rules say.
+        before, _, after = rest.rpartition("@")
+        host, slash, tail = re.match(r"([^/?#]*)(/?)(.*)", after, flags=re.DOTALL).groups()  # type: ignore[union-attr]
+        authority = f"{before}@{host}"
+    user, at, host = authority.rpartition("@")
+    if at:
+        name = user.partition(":")[0]
+        authority = f"{name}@{host}" if name and scheme.startswith(("postgres", "mysql", "http")) else host
+    path, mark, query = tail.partition("?")
+    query = _SECRET_KEYS.sub("", query).lstrip("&")
+    return f"{scheme}://{authority}{slash}{path}" + (f"?{query}" if mark and query else "")
+
+
+def public_words(words: Iterable[str]) -> list[str]:
+    """The words of a command without passwords, to be shown."""
+    found = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        joined = word.startswith("--") and "://" in value
+        found.append(f"{flag}={public(value)}" if joined and equals else public(word))
+    return found
+
+
+def secrets(url: str | None) -> tuple[str, ...]:
+    """What `public` leaves out, as it may appear in other libraries' messages: longest first."""
+    if not url or "://" not in url or public(url) == url:
+        return ()
+    rest = url.partition("://")[2]
+    user = rest.rpartition("@")[0]
+    found = {part for part in user.split(":")[1:] if part}
+    if not url.startswith(("postgres", "mysql", "http")):
+        found |= {part for part in user.split(":") if part}
+    found |= {match.group().partition("=")[2] for match in _SECRET_KEYS.finditer(rest.partition("?")[2])}
+    found |= {unquote(one) for one in found}
+    return tuple(sorted(filter(None, found), key=len, reverse=True))
+
+
+def told(fault: object, url: str | None) -> str:
+    """What went wrong at `url`, in one line without its secrets."""
+    text = " ".join(str(fault).split())
+    if url:
+        text = text.replace(url, public(url))
+    for secret in secrets(url):
+        text = text.replace(secret, "***")
+    return text[:300]
