@@ -33,6 +33,7 @@ from search.tracking import Facts, Tracker, front_text, read
 from search.trial import Row, assignment_of, rows, settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow
+_NEVER: Final = 7 * 86400.0  # seconds: whoever repairs sits before it and has Ctrl-C
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
 
@@ -545,8 +546,9 @@ class _Mender:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
         began = time.monotonic()
         assignment = assignment_of(
-            self.config, entry, self.sweep, CLASSIFIERS, threads=max(1, int(self.config.resources.cpus_per_trial))
-        )
+            self.config, entry, self.sweep, CLASSIFIERS, threads=max(1, int(self.config.resources.cpus_per_trial)),
+            hang_limit=_NEVER,
+        )  # fmt: skip
         assignment["acknowledged"] = 0
         seen: dict[int, Any] = {}
         other, second = self.config.second_objective, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gbc.errors import BadInput
+from search import processes
 from search.config import Resources, SweepConfig
+from search.faults import Halt
 from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
 from search.recorder import Recorder
@@ -90,32 +91,41 @@ def run_ray(
     recorder: Recorder,
     assign: Callable[[Entry], Assignment],
     folder: Path,
+    halt: Halt,
 ) -> None:
-    """Run trials until a budget is used up or the process is told to stop (SIGINT, SIGTERM)."""
+    """Run trials until a budget is used up, the process is told to stop (SIGINT, SIGTERM), or `halt` has a reason."""
     quiet_environment()
     import ray
     from ray import tune
 
     from search.scheduler import make_scheduler
     from search.searcher import LedgerSearcher
+    from search.shield import Shield
     from search.stopper import LedgerStopper
     from search.trial import run_trial
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
-    ray.init(
-        num_cpus=machine.cpus,
-        num_gpus=machine.gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 * 2**20,
-    )
+    # What Ray says of its own death goes past every logger, to the place where `--json` prints; our last line says it.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    scratch = folder / SCRATCH
+    processes.forget_session(scratch)
+    with processes.marked(folder):
+        context = ray.init(
+            address="local",  # not whatever cluster somebody started on this machine
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100 * 2**20,
+        )
+    processes.note_session(scratch, context.address_info["session_dir"])
+    daemons = processes.daemons()
+    halt.watch(lambda: processes.dead(daemons))
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
-    scratch = folder / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
     entries = ledger.entries()
     # Open trials run to their end whatever `trials` says: there may be more of them than it leaves (`--retry-failed`).
     todo = max(config.trials, len(entries)) - sum(entry.finished for entry in entries)
@@ -127,20 +137,22 @@ def run_ray(
                 num_samples=todo,
                 max_concurrent_trials=machine.concurrency,
                 reuse_actors=True,
-                search_alg=LedgerSearcher(ledger, assign),
+                search_alg=LedgerSearcher(ledger, assign, halt),
                 scheduler=make_scheduler(config, ledger),
             ),
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[recorder],
-                stop=LedgerStopper(ledger, recorder.elapsed),
+                callbacks=[Shield(recorder, halt)],
+                stop=LedgerStopper(ledger, recorder.elapsed, halt),
                 failure_config=tune.FailureConfig(max_failures=config.retries),
             ),
         )
         results: Any = tuner.fit()
         del results
     finally:
+        halt.watch(lambda: None)
         ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        processes.end(folder)
+        processes.forget_session(scratch)

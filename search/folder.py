@@ -36,6 +36,11 @@ def trial_folder(sweep: Path, number: int) -> Path:
     return sweep / "trials" / f"{number:04d}"
 
 
+def hang_note(sweep: Path, number: int) -> Path:
+    """Where the worker of a trial leaves word when it ends itself for being silent too long."""
+    return sweep / SCRATCH / f"hang-{number:04d}"
+
+
 def known() -> list[str]:
     """Names of the sweeps in this folder."""
     return sorted(path.parent.name for path in SWEEPS.glob(f"*/{STUDY_FILE}"))

@@ -10,11 +10,12 @@ from ray import tune
 
 from gbc.checkpoint import write_atomic
 from search.disk import saved, tidy
-from search.folder import LOG, PICTURE, trial_folder
+from search.folder import LOG, PICTURE, hang_note, trial_folder
 from search.ledger import Entry, Ledger
 from search.progress import Progress
 from search.tracking import Tracker
 from search.trial import settings_of
+from search.watch import collect
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
 
@@ -26,6 +27,7 @@ class Recorder(tune.Callback):
         """`folder` is the sweep's."""
         self._ledger, self._tracker, self._progress, self._folder = ledger, tracker, progress, folder
         self._errors: dict[int, str] = {}
+        self._hung: dict[int, str] = {}
         self._began, self._before = time.monotonic(), ledger.seconds
         self._noted = self._began
 
@@ -61,14 +63,17 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and another one takes over."""
-        self._ledger.lost_worker(trial.config["number"])
+        number = trial.config["number"]
+        self._ledger.lost_worker(number)
+        self._collect(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and was not to be revived."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
-        if text:
+        silence = self._collect(number)
+        if text := self._hung.get(number, "") + text:
             write_atomic(self._trial_folder(number) / LOG, text.encode())
-        self._close(number, "failed", reason_of(text))
+        self._close(number, "failed", silence or reason_of(text))
 
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
@@ -125,6 +130,15 @@ class Recorder(tune.Callback):
         self._progress.closed(number, outcome, reason)
         self._ledger.spent(self.elapsed())
         self._tidy()
+
+    def _collect(self, number: int) -> str | None:
+        """If a worker ended itself for its silence: why; where it was goes to the trial's log."""
+        if (found := collect(hang_note(self._folder, number))) is None:
+            return None
+        reason, where = found
+        self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
+        write_atomic(self._trial_folder(number) / LOG, self._hung[number].encode())
+        return reason
 
     def _tidy(self) -> None:
         tidy(self._folder, self._ledger.config, self._ledger.entries())

@@ -7,30 +7,35 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.budget import used_up
-from search.ledger import Ledger
+from search.faults import Halt
+from search.ledger import Entry, Ledger
 from search.trial import Assignment
 
 
 class LedgerSearcher(Searcher):
     """Suggests assignments; what comes of them is recorded elsewhere (`search.recorder`)."""
 
-    def __init__(self, ledger: Ledger, assign: Any) -> None:
-        """`assign` turns a ledger entry into the `Assignment` a worker gets."""
+    def __init__(self, ledger: Ledger, assign: Any, halt: Halt) -> None:
+        """`assign` turns a ledger entry into the `Assignment` a worker gets; none once `halt` has a reason."""
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
-        self._ledger, self._assign = ledger, assign
+        self._ledger, self._assign, self._halt = ledger, assign, halt
         self._open = [entry for entry in ledger.entries() if not entry.finished]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next assignment as a plain dictionary, or FINISHED when a budget is used up."""
+        with self._halt.guard():
+            if self._halt.reason is None and (entry := self._next()) is not None:
+                assignment: Assignment = self._assign(entry)
+                return dict(assignment)
+        return Searcher.FINISHED
+
+    def _next(self) -> Entry | None:
         if self._open:
-            entry = self._open.pop(0)
-        elif used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
-            return Searcher.FINISHED
-        else:
-            entry = self._ledger.ask()
-        assignment: Assignment = self._assign(entry)
-        return dict(assignment)
+            return self._open.pop(0)
+        if used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
+            return None
+        return self._ledger.ask()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the recorder tells the ledger."""

@@ -12,11 +12,13 @@ from rich.console import Console
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import warm_start
+from search import processes, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
+from search.disk import leftovers, remove
 from search.engine import Machine, run_ray
-from search.folder import CLASSIFIERS, RECORD, STUDY_FILE, folder_of, recorded
+from search.faults import Halt, halting
+from search.folder import CLASSIFIERS, RECORD, SCRATCH, STUDY_FILE, folder_of, recorded
 from search.ledger import Entry, Ledger
 from search.lock import only_driver
 from search.prepare import Prepared, prepare
@@ -87,9 +89,11 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
+        Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
-    folder = folder_of(config.name)
-    with only_driver(folder):
+    folder, halt = folder_of(config.name), Halt(folder_of(config.name))
+    with halting(folder), only_driver(folder):
+        _clear_away(folder)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
         prepared = prepare(config.trial, machine, console)
@@ -100,33 +104,52 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         ledger = Ledger(config, folder, prior)
         progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, folder)
+        limit = watch.seconds_of(config, prepared.steps_per_second)
 
         def assign(entry: Entry) -> Assignment:
-            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads)
+            return assignment_of(config, entry, folder, CLASSIFIERS, machine.threads, limit)
 
         try:
-            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
-            tracker.begin(files, flatten(config.model_dump(mode="json")))
-            if retry_failed:
-                recorder.reopen_failed()
-            recorder.catch_up()
-            if work_left(config, ledger.entries(), recorder.elapsed()):
-                if prior.first:
-                    _announce_warm_start(config, prior, console)
-                _announce(config, machine, prepared, ledger, console)
-                with progress:
-                    run_ray(config, machine, ledger, recorder, assign, folder)
-            if spent(config, ledger.entries(), recorder.elapsed()):
-                recorder.close_open()
+            with halt.guard():
+                files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+                tracker.begin(files, flatten(config.model_dump(mode="json")))
+                if retry_failed:
+                    recorder.reopen_failed()
+                recorder.catch_up()
+                if work_left(config, ledger.entries(), recorder.elapsed()):
+                    if prior.first:
+                        _announce_warm_start(config, prior, console)
+                    _announce(config, machine, prepared, ledger, console)
+                    with progress:
+                        run_ray(config, machine, ledger, recorder, assign, folder, halt)
+                if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
+                    recorder.close_open()
         finally:
-            recorder.finish()
-            summary = sum_up(config, ledger, tracker.metrics, folder)
-            picture = Path(summary.picture) if summary.picture else None
-            status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
-            tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
-            summary.write(folder)
+            # Else the next start does it: a database that was waited for a minute is not waited for again.
+            summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder)
             ledger.close()
+        halt.check()
+        assert summary is not None
         return summary
+
+
+def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path) -> Summary:
+    """The last word of a run in all records."""
+    recorder.finish()
+    summary = sum_up(config, ledger, tracker.metrics, folder)
+    picture = Path(summary.picture) if summary.picture else None
+    status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+    tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
+    summary.write(folder)
+    return summary
+
+
+def _clear_away(folder: Path) -> None:
+    """What a driver of this sweep that was killed left: processes first, for they write files."""
+    processes.end(folder)
+    processes.forget_session(folder / SCRATCH)
+    for path in leftovers(folder):
+        remove(path)
 
 
 def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger: Ledger, console: Console) -> None:

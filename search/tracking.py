@@ -57,7 +57,7 @@ class Tracker:
         self.uri = address()
         self._children: dict[int, _Child] | None = None
         try:
-            self._client: MlflowClient = MlflowClient(self.uri)
+            self._client: MlflowClient = MlflowClient(_patient(self.uri))
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
@@ -319,6 +319,11 @@ def front_text(front: Sequence[int]) -> str:
 def address() -> str:
     """Of the MLflow store: where the environment says, or the database in this folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def _patient(uri: str) -> str:
+    """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
+    return f"{uri}?timeout=60" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:

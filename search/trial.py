@@ -11,12 +11,17 @@ from typing import Any, TypedDict
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 from search.config import SweepConfig
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, trial_folder
+from search.faults import outside
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, hang_note, trial_folder
 from search.ledger import Entry
 from search.space import settle
+from search.watch import watched
 
 Row = dict[str, Any]
-"""One report: `step` and the metrics, or `step` and `error` when the trial failed for a reason of its own."""
+"""One report: `step` and the metrics.
+
+Or `step` and `error` when the trial failed for a reason of its own; `step` and `halt` when the whole sweep must stop.
+"""
 
 
 class Assignment(TypedDict):
@@ -32,9 +37,13 @@ class Assignment(TypedDict):
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
+    hang_limit: float
+    """Seconds that may pass without a report."""
+    note: str
+    """Where to leave word of a hang."""
 
 
-def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int) -> Assignment:
+def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int, hang_limit: float) -> Assignment:
     """What the worker of a trial is told, as far as the ledger has come."""
     return Assignment(
         number=entry.number,
@@ -43,6 +52,8 @@ def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, t
         folder=str(trial_folder(sweep, entry.number).resolve()),
         cache=str(cache.resolve()),
         threads=threads,
+        hang_limit=hang_limit,
+        note=str(hang_note(sweep, entry.number).resolve()),
     )
 
 
@@ -65,18 +76,22 @@ def rows(assignment: Assignment) -> Iterator[Row]:
     """Train, or go on training, and yield each report after the checkpoint that holds it is on disk.
 
     Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
-    sweep goes on, and nothing is gained by trying again.
+    sweep goes on, and nothing is gained by trying again. Nor is a full disk an exception: no other worker has more room.
     """
+    import gbc.trainer  # noqa: F401  (seconds that say nothing about the trial)
+
     try:
-        for row in _training(assignment):
+        for row in watched(_training(assignment), assignment["hang_limit"], Path(assignment["note"])):
             if row["step"] > assignment["acknowledged"]:
                 yield row
-    except (BadInput, Diverged) as fault:
+    except Exception as fault:
+        if why := outside(fault, Path(assignment["folder"])):
+            yield {"step": assignment["acknowledged"], "halt": why}
+            return
         _log_error(assignment)
+        if not isinstance(fault, BadInput | Diverged):
+            raise  # Ray gives the trial to another worker, `SweepConfig.retries` times
         yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": str(fault)}
-    except Exception:  # Ray gives the trial to another worker, `SweepConfig.retries` times
-        _log_error(assignment)
-        raise
 
 
 def _log_error(assignment: Assignment) -> None:

@@ -27,6 +27,8 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
         folder=str(tmp_path / "trials" / "0007"),
         cache=str(classifier_cache),
         threads=1,
+        hang_limit=60.0,
+        note=str(tmp_path / "hang"),
     )
 
 
