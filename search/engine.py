@@ -13,7 +13,7 @@ from typing import Any
 from gbc.errors import BadInput
 from search import processes
 from search.config import Resources, SweepConfig
-from search.faults import Halt
+from search.faults import Abandon, Halt
 from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
 from search.recorder import Recorder
@@ -124,6 +124,7 @@ def run_ray(
     processes.note_session(scratch, context.address_info["session_dir"])
     daemons = processes.daemons()
     halt.watch(lambda: processes.dead(daemons))
+    out_of_ray = processes.leave_anyway(daemons)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     entries = ledger.entries()
@@ -151,8 +152,13 @@ def run_ray(
         )
         results: Any = tuner.fit()
         del results
+    except (Abandon, Exception):
+        if halt.reason is None:
+            raise
     finally:
+        if processes.dead(daemons) is None:
+            ray.shutdown()
+        out_of_ray.set()
         halt.watch(lambda: None)
-        ray.shutdown()
         processes.end(folder)
         processes.forget_session(scratch)

@@ -20,6 +20,19 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 class Halted(Exception):
     """The sweep was stopped by something outside it. Nothing is damaged, and the same command continues."""
 
+    def __init__(self, reason: str, *, abandoned: bool = False) -> None:
+        """`abandoned`: Ray's daemons are dead, and what of Ray is in this process would wait for them as it exits."""
+        super().__init__(reason)
+        self.abandoned = abandoned
+
+    def words(self) -> str:
+        """The last line that the user sees."""
+        return f"stopped: {self}; the same command continues"
+
+
+class Abandon(BaseException):
+    """Leave Ray's loop at once: no handler of errors, no closing in good order, for both ask what is dead."""
+
 
 class Halt:
     """Whether a run must end, and why. The first reason counts; once there is one, nothing more is written down."""
@@ -65,7 +78,7 @@ class Halt:
             Halted: with that reason.
         """
         if self._why is not None:
-            raise Halted(self._why)
+            raise Halted(self._why, abandoned=not self.records_fail)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,12 @@ from typing import Final
 
 import psutil
 
+from search.faults import Halted
+
 _MARK: Final = "GBC_SWEEP"
 _DAEMONS: Final = ("raylet", "gcs_server")
 _NOTE: Final = "session"
+_LOOK_EVERY: Final = 0.5  # seconds
 _PATIENCE: Final = 10.0  # seconds: a process that was killed may still be in the middle of a write
 
 
@@ -67,6 +72,23 @@ def dead(processes: list[psutil.Process]) -> str | None:
             pass
         return "Ray's own processes died: killed, out of memory or crashed"
     return None
+
+
+def leave_anyway(processes: list[psutil.Process]) -> threading.Event:
+    """End this process when one of Ray's daemons is dead and the returned event is not set within some seconds.
+
+    A call into Ray that asks a dead daemon comes back after a minute or never. The records stay as after kill -9.
+    """
+    out = threading.Event()
+
+    def watch() -> None:
+        while not out.wait(_LOOK_EVERY):
+            if (reason := dead(processes)) and not out.wait(_PATIENCE):
+                print(Halted(reason).words(), file=sys.stderr, flush=True)
+                os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return out
 
 
 def note_session(scratch: Path, session: str) -> None:

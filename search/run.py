@@ -6,6 +6,7 @@ Run the same command again to continue an interrupted sweep.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -98,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {fault}", file=sys.stderr)
         return 2
     except Halted as fault:
-        print(f"stopped: {fault}; the same command continues", file=sys.stderr)
+        print(fault.words(), file=sys.stderr)
+        if fault.abandoned:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

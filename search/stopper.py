@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 
 from search.budget import MOMENT, spent
-from search.faults import Halt
+from search.faults import Abandon, Halt
 from search.ledger import Ledger
 
 
@@ -25,11 +25,17 @@ class LedgerStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the sweep is over, its time to the last second; asked several times a second."""
+        """Whether the sweep is over, its time to the last second; asked several times a second.
+
+        Raises:
+            Abandon: Ray is dead.
+        """
         with self._halt.guard():
             if self._seen != self._ledger.changes:
                 self._entries, self._seen = self._ledger.entries(), self._ledger.changes
         if self._halt.reason is not None:
+            if not self._halt.records_fail:
+                raise Abandon
             return True
         return spent(self._ledger.config, self._entries, self._elapsed() - MOMENT) is not None
 
