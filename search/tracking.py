@@ -37,6 +37,8 @@ class _Child:
     mark: int = 0
     """The step of the last report."""
     metrics: dict[str, float] = field(default_factory=dict)
+    time: int | None = None
+    """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
 
 
 class Tracker:
@@ -87,7 +89,8 @@ class Tracker:
                 "sweep.trial": str(number),
                 **_SOURCE,
             }
-            child = _Child(self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id)
+            run = self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
+            child = _Child(run, time=0)
             self._known[number] = child
         elif child.status != "RUNNING":
             self._client.update_run(child.run, status="RUNNING")
@@ -106,7 +109,10 @@ class Tracker:
         child = self._known[number]
         if step <= child.mark:
             return
-        now = int(time.time() * 1000)
+        # MLflow puts reports in the order of their time, and a clock may be set back.
+        if child.time is None:
+            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, _MARK)), default=0)
+        now = child.time = max(int(time.time() * 1000), child.time + 1)
         self._client.log_batch(child.run, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
         child.mark = step
         child.metrics |= metrics
