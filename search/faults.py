@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+PATIENCE = 60.0
+"""Seconds that a locked database is waited for."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 

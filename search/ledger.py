@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import DIVERGED, BadInput, CorruptFile
+from search import faults
 from search.config import SweepConfig
 from search.folder import STUDY_FILE
 from search.ranking import best
@@ -114,7 +115,9 @@ class Ledger:
             connection.execute("PRAGMA synchronous=NORMAL")
 
         try:
-            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}}
+            )
             sqlalchemy.event.listen(storage.engine, "connect", prepare)
             storage.engine.dispose()  # the connections made before that
             self.study = optuna.create_study(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from search import faults
 from search.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def address() -> str:
 
 def _patient(uri: str) -> str:
     """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
-    return f"{uri}?timeout=60" if uri.startswith("sqlite:") and "?" not in uri else uri
+    return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
