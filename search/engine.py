@@ -13,7 +13,7 @@ from typing import Any
 from gbc.errors import BadInput
 from search import processes
 from search.config import Resources, SweepConfig
-from search.faults import Abandon, Halt
+from search.faults import Abandon, Clock, Halt
 from search.folder import SCRATCH
 from search.ledger import Entry, Ledger
 from search.recorder import Recorder
@@ -123,7 +123,8 @@ def run_ray(
         )
     processes.note_session(scratch, context.address_info["session_dir"])
     daemons = processes.daemons()
-    halt.watch(lambda: processes.dead(daemons))
+    clock = Clock()
+    halt.watch(lambda: processes.dead(daemons) or clock.set_back())
     out_of_ray = processes.leave_anyway(daemons)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
@@ -156,7 +157,7 @@ def run_ray(
         if halt.reason is None:
             raise
     finally:
-        if processes.dead(daemons) is None:
+        if halt.reason is None or halt.records_fail:  # else Ray would wait for what is dead
             ray.shutdown()
         out_of_ray.set()
         halt.watch(lambda: None)

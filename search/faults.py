@@ -9,13 +9,14 @@ import errno
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 PATIENCE = 60.0
-"""Seconds that a locked database is waited for."""
+"""Seconds that a locked database, or Ray after the clock was set back, is waited for."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,7 +24,7 @@ class Halted(Exception):
     """The sweep was stopped by something outside it. Nothing is damaged, and the same command continues."""
 
     def __init__(self, reason: str, *, abandoned: bool = False) -> None:
-        """`abandoned`: Ray's daemons are dead, and what of Ray is in this process would wait for them as it exits."""
+        """`abandoned`: Ray is dead or stuck, and what of it is in this process would wait for the rest as it exits."""
         super().__init__(reason)
         self.abandoned = abandoned
 
@@ -81,6 +82,21 @@ class Halt:
         """
         if self._why is not None:
             raise Halted(self._why, abandoned=not self.records_fail)
+
+
+class Clock:
+    """Notices that the wall clock is set back. Ray's timers go by it, and then wait until it has caught up: no worker starts."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._steady = wall, steady
+        self._ahead = wall() - steady()
+
+    def set_back(self) -> str | None:
+        """Why to stop, once it was set back by more than is waited for; None until then."""
+        ahead = self._wall() - self._steady()
+        self._ahead = max(self._ahead, ahead)
+        behind = self._ahead - ahead
+        return f"the clock was set back by {behind / 60:.0f} minutes, which Ray does not survive" if behind > PATIENCE else None
 
 
 @contextmanager

@@ -247,10 +247,11 @@ class Chaos:
             connection.execute("ROLLBACK")
 
     def _clock_forward(self) -> None:
-        self.clock.set(self.rng.uniform(1, 48) * 3600)
+        self.clock.jump(self.rng.uniform(1, 48) * 3600)
 
     def _clock_back(self) -> None:
-        self.clock.set(-self.rng.uniform(1, 48) * 3600)
+        self.clock.jump(-self.rng.uniform(1, 48) * 3600)
+        self._expect_130("stopped: the clock was set back by ")
 
     def _family(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -267,7 +268,8 @@ class JumpingClock:
 
     def __init__(self, folder: Path) -> None:
         self._file, library = folder / "clock", folder / "clock.so"
-        self._file.write_bytes(struct.pack("q", 0))
+        self._offset = 0  # seconds
+        self._file.write_bytes(struct.pack("q", self._offset))
         compiler = shutil.which("cc") or shutil.which("gcc")
         self.environment: dict[str, str] = {}
         if compiler and sys.platform == "linux":
@@ -275,9 +277,10 @@ class JumpingClock:
             subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), source, "-ldl", "-lpthread"], check=True)
             self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._file)}
 
-    def set(self, seconds: float) -> None:
+    def jump(self, seconds: float) -> None:
+        self._offset += int(seconds)
         with self._file.open("r+b") as file:  # in place: it is mapped into memory
-            file.write(struct.pack("q", int(seconds)))
+            file.write(struct.pack("q", self._offset))
 
 
 def small_disk(folder: Path, megabytes: int) -> bool:

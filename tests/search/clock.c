@@ -36,7 +36,7 @@ static void *next(const char *name)
     return dlsym(RTLD_NEXT, name);
 }
 
-#define REAL(name) ((__typeof__(&name))(cached ? cached : (cached = next(#name))))
+#define REAL(name) ((__typeof__(&name))(cached = cached ? cached : next(#name)))
 
 static struct timespec back(const struct timespec *when)
 {

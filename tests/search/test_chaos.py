@@ -39,7 +39,7 @@ EACH_ONCE = (
     "sigint", "sigterm", "kill driver", "kill raylet", "kill gcs", "full disk", "cut checkpoint", "flip checkpoint",
     "kill worker", "exit", "raise", "hang", "spin", "lock study", "lock mlflow", "clock forward", "clock back",
 )  # fmt: skip
-CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward", "clock back")
+CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward")
 SPACE = {
     "lr": {"log10": [-3.5, -2.0]},
     "batch_size": {"choice": [16, 32]},

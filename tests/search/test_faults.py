@@ -17,7 +17,7 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, Diverged
 from search import faults
 from search.config import SweepConfig
-from search.faults import Halt, Halted, halting, outside
+from search.faults import Clock, Halt, Halted, halting, outside
 from search.ledger import Ledger
 from search.processes import dead, end, forget_session, marked, note_session, of_sweep
 from search.tracking import Tracker
@@ -133,3 +133,13 @@ def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: P
     reason, where = found
     assert reason == "no report within 0 s; where it hung is in error.log" and "line 7 in work" in where
     assert collect(note) is None  # once
+
+
+def test_a_clock_that_is_set_back_is_noticed_whatever_it_did_before() -> None:
+    wall, steady = [1000.0], [10.0]
+    clock = Clock(lambda: wall[0], lambda: steady[0])
+    for at, passed in ((4600, 20), (4590, 30), (4540, 40)):  # an hour forward, then back by seconds
+        wall[0], steady[0] = at, passed
+        assert clock.set_back() is None
+    wall[0] = 1030.0
+    assert clock.set_back() == "the clock was set back by 60 minutes, which Ray does not survive"

@@ -181,6 +181,27 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     assert code == 0 and "finished already" in output
 
 
+def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace) -> None:
+    (place.folder / "hanging.py").write_text(
+        "import sys\nimport time\nfrom torch import nn\n\n\n"
+        "def net():\n"
+        "    if 'worker' in sys.argv[0]:\n"
+        "        time.sleep(600)  # a lock that nobody releases\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+    )
+    classifier = {"factory": "hanging:net", "steps": 60, "lr": 0.1}
+    file = place.file("hanging", trials=1, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
+    code, output = place.run("--config", file, "--retries", "1", "--hang-limit", "2s")
+    assert code == 1, output
+    why, log = "no report within 2 s; where it hung is in error.log", "mlruns/sweeps/hanging/trials/0000/error.log"
+    assert f"failed    0000  {why}  after 1 retry  {log}" in output and "Traceback" not in output
+    (run,) = place.trials("hanging")
+    assert run.data.tags["sweep.reason"] == why and run.data.tags["sweep.log"] == log
+    text = (place.folder / log).read_text()
+    assert text.count("Timeout (0:00:02)!") == 2 and 'hanging.py", line 8 in net' in text and "The actor died" in text
+    assert place.run("--check", "hanging")[0] == 0
+
+
 def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
     """Few steps; its numbers are logged whatever they are."""
     small = ["classifier.hidden=64", "classifier.steps=200", "width=64", "channels=16"]
