@@ -85,7 +85,7 @@ class Halt:
 
 
 class Clock:
-    """Notices that the wall clock is set back. Ray's timers go by it, and then wait until it has caught up: no worker starts."""
+    """Notices that the wall clock is set back. Ray's timers go by it: until it has caught up no worker starts."""
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
         self._wall, self._steady = wall, steady
