@@ -33,7 +33,6 @@ from search.tracking import Facts, Tracker, front_text, read
 from search.trial import Row, assignment_of, rows, settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow
-_NEVER: Final = 7 * 86400.0  # seconds: whoever repairs sits before it and has Ctrl-C
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
 
@@ -547,7 +546,7 @@ class _Mender:
         began = time.monotonic()
         assignment = assignment_of(
             self.config, entry, self.sweep, CLASSIFIERS, threads=max(1, int(self.config.resources.cpus_per_trial)),
-            hang_limit=_NEVER,
+            hang_limit=None,
         )  # fmt: skip
         assignment["acknowledged"] = 0
         seen: dict[int, Any] = {}

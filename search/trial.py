@@ -37,13 +37,15 @@ class Assignment(TypedDict):
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs."""
     threads: int
-    hang_limit: float
-    """Seconds that may pass without a report."""
+    hang_limit: float | None
+    """Seconds that may pass without a report; None where somebody sits before it."""
     note: str
     """Where to leave word of a hang."""
 
 
-def assignment_of(config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int, hang_limit: float) -> Assignment:
+def assignment_of(
+    config: SweepConfig, entry: Entry, sweep: Path, cache: Path, threads: int, hang_limit: float | None
+) -> Assignment:
     """What the worker of a trial is told, as far as the ledger has come."""
     return Assignment(
         number=entry.number,
@@ -81,7 +83,8 @@ def rows(assignment: Assignment) -> Iterator[Row]:
     import gbc.trainer  # noqa: F401  (seconds that say nothing about the trial)
 
     try:
-        for row in watched(_training(assignment), assignment["hang_limit"], Path(assignment["note"])):
+        training, limit = _training(assignment), assignment["hang_limit"]
+        for row in watched(training, limit, Path(assignment["note"])) if limit else training:
             if row["step"] > assignment["acknowledged"]:
                 yield row
     except Exception as fault:

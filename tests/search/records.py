@@ -44,7 +44,7 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
         if leave.get(number) == 0:
             ledger.ask()
             continue
-        assignment = assignment_of(config, ledger.ask(), folder, cache, threads=1, hang_limit=60)
+        assignment = assignment_of(config, ledger.ask(), folder, cache, threads=1, hang_limit=None)
         trial: Any = SimpleNamespace(config=assignment, error_file=None)
         recorder.on_trial_start(0, [], trial)
         for row in rows(assignment):

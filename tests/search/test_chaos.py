@@ -59,7 +59,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
     rng = random.Random(SEED)
     plan = [*EACH_ONCE, *(rng.choice(CHEAP) for _ in range(FAULTS - len(EACH_ONCE)))]
     rng.shuffle(plan)
