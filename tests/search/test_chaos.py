@@ -37,7 +37,7 @@ SEED = int(os.environ.get("GBC_CHAOS_SEED", "7"))
 FAULTS = int(os.environ.get("GBC_CHAOS_FAULTS", "27"))
 EACH_ONCE = (
     "sigint", "sigterm", "kill driver", "kill raylet", "kill gcs", "full disk", "cut checkpoint", "flip checkpoint",
-    "kill worker", "exit", "raise", "hang", "spin", "lock study", "lock mlflow", "clock forward", "clock back",
+    "kill worker", "exit", "raise", "hang", "lock study", "lock mlflow", "clock forward", "clock back",
 )  # fmt: skip
 CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward")
 SPACE = {
@@ -66,7 +66,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
     trial = {**TINY, "steps": 54, "classifier": {"factory": "chaotic:net", "steps": 60, "lr": 0.1}}
     scheduler = {"name": "asha", "reduction_factor": 2, "grace": 6}
     file = place.file("chaos", trials=10, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
-    chaos = Chaos(place, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "6s"], rng)
+    chaos = Chaos(place, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "15s"], rng)
     if not os.path.ismount(place.folder):
         print("left out: a full disk (it takes root to mount a small one)")
         plan.remove("full disk")
@@ -95,7 +95,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
     while chaos.run.end() != 0:
         assert chaos.run.process.returncode in (130, -9), chaos.run.output
         chaos.start()
-    assert sum(done.values()) >= min(FAULTS, 25) - 3
+    assert sum(done.values()) == len(plan)
 
     for run in chaos.runs:
         assert "Traceback" not in run.output, run.output
