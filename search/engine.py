@@ -124,8 +124,12 @@ def run_ray(
     processes.note_session(scratch, context.address_info["session_dir"])
     daemons = processes.daemons()
     clock = Clock()
-    halt.watch(lambda: processes.dead(daemons) or clock.set_back())
-    out_of_ray = processes.leave_anyway(daemons)
+
+    def whole() -> str | None:
+        return processes.dead(daemons) or clock.set_back()
+
+    halt.watch(whole)
+    out_of_ray = processes.leave_anyway(whole)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     entries = ledger.entries()

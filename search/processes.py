@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -74,16 +74,17 @@ def dead(processes: list[psutil.Process]) -> str | None:
     return None
 
 
-def leave_anyway(processes: list[psutil.Process]) -> threading.Event:
-    """End this process when one of Ray's daemons is dead and the returned event is not set within some seconds.
+def leave_anyway(look: Callable[[], str | None]) -> threading.Event:
+    """End this process when `look` has a reason and the returned event is not set within some seconds.
 
-    A call into Ray that asks a dead daemon comes back after a minute or never. The records stay as after kill -9.
+    A call into Ray that asks a dead daemon, or waits by a clock that was set back, comes back after a minute or never. The
+    records stay as after kill -9.
     """
     out = threading.Event()
 
     def watch() -> None:
         while not out.wait(_LOOK_EVERY):
-            if (reason := dead(processes)) and not out.wait(_PATIENCE):
+            if (reason := look()) and not out.wait(_PATIENCE):
                 print(Halted(reason).words(), file=sys.stderr, flush=True)
                 os._exit(130)
 
