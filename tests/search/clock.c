@@ -84,6 +84,17 @@ int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *until
     return REAL(pthread_mutex_timedlock)(mutex, &true_one);
 }
 
+int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until)
+{
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    struct timespec true_one = back(until);
+    if (!real) { /* the older version of this name takes another structure */
+        void *found = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+        real = (__typeof__(real))(found ? found : next("pthread_cond_timedwait"));
+    }
+    return real(condition, mutex, &true_one);
+}
+
 long syscall(long number, ...)
 {
     long a[6];
