@@ -36,7 +36,12 @@ static void *next(const char *name)
     return dlsym(RTLD_NEXT, name);
 }
 
-#define REAL(name) ((__typeof__(&name))(cached = cached ? cached : next(#name)))
+#define REAL(name) ((__typeof__(&name))(cached ? cached : found(&cached, #name)))
+
+static void *found(void **cached, const char *name)
+{
+    return *cached = next(name);
+}
 
 static struct timespec back(const struct timespec *when)
 {
@@ -54,10 +59,10 @@ int clock_gettime(clockid_t clock, struct timespec *now)
 
 int gettimeofday(struct timeval *now, void *zone)
 {
-    struct timespec found;
+    struct timespec true_one;
     (void)zone;
-    clock_gettime(CLOCK_REALTIME, &found);
-    *now = (struct timeval){found.tv_sec, found.tv_nsec / 1000};
+    clock_gettime(CLOCK_REALTIME, &true_one);
+    *now = (struct timeval){true_one.tv_sec, true_one.tv_nsec / 1000};
     return 0;
 }
 
@@ -89,8 +94,8 @@ int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, co
     static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
     struct timespec true_one = back(until);
     if (!real) { /* the older version of this name takes another structure */
-        void *found = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
-        real = (__typeof__(real))(found ? found : next("pthread_cond_timedwait"));
+        void *newer = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+        real = (__typeof__(real))(newer ? newer : next("pthread_cond_timedwait"));
     }
     return real(condition, mutex, &true_one);
 }
