@@ -30,15 +30,16 @@ def quiet_environment() -> None:
     )
 
 
-def start(cpus: int, gpus: int) -> None:
-    """Start Ray on this machine, for this process alone."""
-    _init(
+def start(cpus: int, gpus: int) -> str:
+    """Start Ray on this machine, for this process alone, and give the folder where it keeps its logs and sockets."""
+    context = _init(
         address="local",  # or Ray would join a cluster that happens to run on this machine
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
     )
+    return str(context.address_info["session_dir"])
 
 
 def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float]]:
@@ -55,9 +56,6 @@ def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float
     if not ray.is_initialized():
         if address != "auto":
             _knock(address)
-        # What raylets say of each other is for the cluster's logs. Ray prints it amid our lines and has no switch for it.
-        worker: Any = importlib.import_module("ray._private.worker")
-        worker.print_to_stdstream = lambda *_, **__: None
         modules = [str(_ROOT / "gbc"), str(_ROOT / "search"), *_modules(factories)]
         try:
             _init(address=address, runtime_env={"py_modules": modules})
@@ -78,12 +76,17 @@ def leave() -> None:
     ray.shutdown()
 
 
-def _init(**options: Any) -> None:
+def _init(**options: Any) -> Any:
     import ray
+
+    # What raylets say of each other, and of their own death, is for their logs. Ray prints it amid our lines, where `--json`
+    # prints too, and has no switch for it.
+    worker: Any = importlib.import_module("ray._private.worker")
+    worker.print_to_stdstream = lambda *_, **__: None
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def _knock(address: str) -> None:

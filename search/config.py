@@ -17,7 +17,7 @@ from search.places import Places
 from search.space import Dimension, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
-MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "keep")
+MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
 """Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
 _MOST_TRIALS: Final = 1_000_000
 
@@ -94,6 +94,7 @@ class SweepConfig(Config):
     patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
     resources: Resources = Resources()
     retries: int = Field(2, ge=0, le=100, description="how often a trial whose worker died goes on with another one")
+    hang_limit: float | None = Field(None, gt=0, description="minutes without a report after which a worker is replaced")
     keep: int = Field(5, ge=1, description="how many of the best generators stay on disk")
 
     @field_validator("name")

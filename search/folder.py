@@ -52,6 +52,11 @@ def started(config: SweepConfig) -> bool:
     return (folder / (RECORD if config.places.study_url else STUDY_FILE)).exists()
 
 
+def hang_note(sweep: Path, number: int) -> Path:
+    """Where the worker of a trial leaves word when it ends itself for being silent too long."""
+    return sweep / SCRATCH / f"hang-{number:04d}"
+
+
 def known() -> list[str]:
     """Names of the sweeps in this folder."""
     return sorted(path.name for path in SWEEPS.glob("*") if (path / STUDY_FILE).exists() or _study_is_far(path))

@@ -238,8 +238,7 @@ class Ledger:
         self._seconds = seconds
 
     def close(self) -> None:
-        """Write what is left and let go of the file."""
-        self.flush()
+        """Let go of the study; what was not flushed is as if it had not been recorded."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 

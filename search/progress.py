@@ -73,6 +73,10 @@ class Progress:
         shown = "  ".join(f"{title} {_number(metrics.get(name))}" for name, title in self._columns().items())
         self._say(f"trial {number:04d}  step {step}/{self._config.trial.steps}  {shown}")
 
+    def note(self, text: str) -> None:
+        """Something about the sweep as a whole; above the live table."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def crowded(self, number: int, reason: str, gpus: float) -> None:
         """A trial ran out of a GPU's memory and goes on with a larger share of it."""
         self._say(f"trial {number:04d}  {reason}; goes on with {gpus:g} of a GPU")

@@ -12,20 +12,21 @@ from typing import Any, Final
 
 from ray import tune
 
-from search import storage
+from search import faults, storage
 from search.disk import Keeper, saved
-from search.folder import LOG, PICTURE, trial_folder
+from search.folder import LOG, PICTURE, folder_of, hang_note, trial_folder
 from search.ledger import Entry, Ledger
 from search.node_deaths import of_a_node
 from search.progress import Progress
 from search.storage import Place
 from search.tracking import Report, Tracker
 from search.trial import settings_of
+from search.watch import collect
 from search.writer import Writer
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
 _HOLD: Final = 0.25  # seconds
-_PATIENCE: Final = 60.0  # seconds for which a store may refuse at the end of a run
+_SILENCE: Final = 10.0  # seconds for which MLflow may refuse before it is worth a word
 
 
 class Recorder(tune.Callback):
@@ -37,8 +38,10 @@ class Recorder(tune.Callback):
         self._writer, self._keeper = Writer(tracker), Keeper(folder, ledger.config)
         self._held: list[tuple[int, Report]] = []
         self._errors: dict[int, str] = {}
+        self._hung: dict[int, str] = {}
         self._began, self._before = time.monotonic(), ledger.seconds
         self._noted = self._flushed = self._began
+        self._refused = False
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker took a trial."""
@@ -71,6 +74,10 @@ class Recorder(tune.Callback):
             self._noted = now
         if self._held and now - self._flushed >= _HOLD:
             self._flush()
+        refused = self._writer.fault is not None and now - self._writer.since >= _SILENCE
+        if refused and not self._refused:
+            self._progress.note(f"MLflow's store refuses: {_line(self._writer.fault)}; trials go on, and it is tried again")
+        self._refused = refused
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or because it was stopped."""
@@ -83,14 +90,17 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and another one takes over."""
-        self._ledger.lost_worker(trial.config["number"])
+        number = trial.config["number"]
+        self._ledger.lost_worker(number)
+        self._collect(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and was not to be revived."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
-        if text:
+        silence = self._collect(number)
+        if text := self._hung.get(number, "") + text:
             storage.write(self._trial_folder(number) / LOG, text.encode())
-        self._close(number, "failed", reason_of(text))
+        self._close(number, "failed", silence or reason_of(text))
 
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
@@ -109,7 +119,7 @@ class Recorder(tune.Callback):
             if outcome:
                 self._close(entry.number, outcome, entry.reason)
         self._keeper.tidy(self._ledger.entries())
-        self._writer.drain(_PATIENCE)
+        self._writer.drain(faults.PATIENCE)
 
     def reopen_failed(self) -> None:
         """Before Ray starts: let trials that failed run again, in the study and in MLflow."""
@@ -137,7 +147,7 @@ class Recorder(tune.Callback):
         """
         self._flush()
         self._ledger.spent(self.elapsed())
-        self._writer.drain(_PATIENCE)
+        self._writer.drain(faults.PATIENCE)
         for entry in self._ledger.entries():
             if not entry.finished:
                 self._tracker.interrupt_trial(entry.number)
@@ -162,6 +172,15 @@ class Recorder(tune.Callback):
         self._ledger.needs(number, min(1.0, 2 * gpus))
         self._progress.crowded(number, reason, min(1.0, 2 * gpus))
 
+    def _collect(self, number: int) -> str | None:
+        """If a worker ended itself for its silence: why; where it was goes to the trial's log."""
+        if (found := collect(hang_note(folder_of(self._ledger.config.name), number))) is None:
+            return None
+        reason, where = found
+        self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
+        storage.write(self._trial_folder(number) / LOG, self._hung[number].encode())
+        return reason
+
     def _flush(self) -> None:
         """The study has it before MLflow hears of it."""
         self._ledger.flush()
@@ -179,6 +198,10 @@ class Recorder(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks into a file that nobody reads; keep the open stores out of it."""
         return {}
+
+
+def _line(fault: Exception | None) -> str:
+    return next((line.strip() for line in str(fault).splitlines() if line.strip()), type(fault).__name__)[:200]
 
 
 def reason_of(log: str) -> str:

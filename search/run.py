@@ -6,6 +6,7 @@ Run the same command again to continue an interrupted sweep.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--warm-start-trials", type=int, metavar="K", help="how many settings of that sweep (default: 5)")
     how.add_argument("--seed", type=int)
     how.add_argument("--retries", type=int, metavar="N", help="new workers for a trial whose worker died (default: 2)")
+    how.add_argument(
+        "--hang-limit", metavar="TIME", help="replace a worker that is silent for so long, e.g. 30m (default: at least 10m)"
+    )
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again, under their numbers")
     how.add_argument("--keep", type=int, metavar="K", help="generators to keep on disk, the best (default: 5)")
     where = cli.add_argument_group("on what")
@@ -90,10 +94,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 every trial failed, 2 bad input, 130 interrupted and resumable."""
+    """Returns the exit code: 0 done, 1 every trial failed, 2 bad input, 130 interrupted or halted, and resumable."""
     arguments = parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else argv
     from gbc.errors import BadInput
+    from search.faults import Halted
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -101,6 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
+    except Halted as fault:
+        print(fault.words(), file=sys.stderr)
+        if fault.abandoned:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        return 130
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
@@ -180,7 +192,8 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "trial.steps": arguments.steps,
         "trial.dataset.data_root": arguments.data_root and str(Path(arguments.data_root).resolve()),
         "trial.dataset.download": arguments.download,
-        "time_budget": arguments.time_budget and parse_duration(arguments.time_budget),
+        "time_budget": arguments.time_budget and parse_duration(arguments.time_budget, "--time-budget"),
+        "hang_limit": arguments.hang_limit and parse_duration(arguments.hang_limit, "--hang-limit"),
         "max_steps": arguments.max_steps,
         "patience": arguments.patience,
         "resources.concurrency": arguments.concurrency,
@@ -229,8 +242,8 @@ def _gpus(text: str) -> float | str:
         raise BadInput(f"--gpus-per-trial {text!r}: write a number, for example 0.25, or auto") from None
 
 
-def parse_duration(text: str) -> float:
-    """`90s`, `45m`, `8h`, or a bare number of minutes, as minutes.
+def parse_duration(text: str, flag: str) -> float:
+    """`90s`, `45m`, `8h`, or a bare number of minutes, as minutes; `flag` is named where it is none of these.
 
     Raises:
         BadInput: it is none of these.
@@ -242,7 +255,7 @@ def parse_duration(text: str) -> float:
     try:
         return float(number) * units[unit]
     except ValueError:
-        raise BadInput(f"--time-budget {text!r}: write for example 90s, 45m or 8h") from None
+        raise BadInput(f"{flag} {text!r}: write for example 90s, 45m or 8h") from None
 
 
 def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:

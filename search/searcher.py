@@ -7,31 +7,36 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.budget import used_up
-from search.ledger import Ledger
+from search.faults import Halt
+from search.ledger import Entry, Ledger
 from search.trial import Assignment
 
 
 class LedgerSearcher(Searcher):
     """Suggests assignments; what comes of them is recorded elsewhere (`search.recorder`)."""
 
-    def __init__(self, ledger: Ledger, assign: Any) -> None:
-        """`assign` turns a ledger entry into the `Assignment` a worker gets."""
+    def __init__(self, ledger: Ledger, assign: Any, halt: Halt) -> None:
+        """`assign` turns a ledger entry into the `Assignment` a worker gets; none once `halt` has a reason."""
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
-        self._ledger, self._assign = ledger, assign
+        self._ledger, self._assign, self._halt = ledger, assign, halt
         self._open = [entry.number for entry in ledger.entries() if not entry.finished]
         self._given: dict[str, Assignment] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next assignment as a plain dictionary, or FINISHED when a budget is used up; None while a trial may come back."""
+        with self._halt.guard():
+            if self._halt.reason is None and (entry := self._next()) is not None:
+                self._given[trial_id] = self._assign(entry)
+                return dict(self._given[trial_id])
+        return None if self._given and self._halt.reason is None else Searcher.FINISHED
+
+    def _next(self) -> Entry | None:
         if self._open:
-            entry = self._ledger.entry(self._open.pop(0))
-        elif used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
-            return None if self._given else Searcher.FINISHED
-        else:
-            entry = self._ledger.ask()
-        self._given[trial_id] = self._assign(entry)
-        return dict(self._given[trial_id])
+            return self._ledger.entry(self._open.pop(0))
+        if used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
+            return None
+        return self._ledger.ask()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The recorder tells the ledger; a trial that ran out of a GPU's memory is handed out again, with more of it."""

@@ -1,4 +1,4 @@
-"""Ends Ray's run when a budget of the sweep is spent."""
+"""Ends Ray's run when a budget of the sweep is spent, or when it cannot go on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 from ray import tune
 
 from search.budget import MOMENT, spent
+from search.faults import Abandon, Halt
 from search.ledger import Ledger
 
 
 class LedgerStopper(tune.Stopper):
     """Looks into the ledger whenever it has changed, and at the clock: trials may be silent for long."""
 
-    def __init__(self, ledger: Ledger, elapsed: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: Halt) -> None:
         """`elapsed` gives the wall seconds spent on the sweep so far."""
-        self._ledger, self._elapsed = ledger, elapsed
+        self._ledger, self._elapsed, self._halt = ledger, elapsed, halt
         self._entries, self._seen = ledger.entries(), ledger.changes
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -24,9 +25,18 @@ class LedgerStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the sweep is over, its time to the last second; asked several times a second."""
-        if self._seen != self._ledger.changes:
-            self._entries, self._seen = self._ledger.entries(), self._ledger.changes
+        """Whether the sweep is over, its time to the last second; asked several times a second.
+
+        Raises:
+            Abandon: Ray is dead.
+        """
+        with self._halt.guard():
+            if self._seen != self._ledger.changes:
+                self._entries, self._seen = self._ledger.entries(), self._ledger.changes
+        if self._halt.reason is not None:
+            if not self._halt.records_fail:
+                raise Abandon
+            return True
         return spent(self._ledger.config, self._entries, self._elapsed() - MOMENT) is not None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from gbc.errors import BadInput, CorruptFile
+from search import faults
 from search.config import SweepConfig
 from search.folder import STUDY_FILE
 from search.ledger import Entry, entry_of, seconds_of
@@ -81,7 +82,7 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
     sqlalchemy.event.listen(storage.engine, "connect", prepare)
     storage.engine.dispose()  # the connections made before that
     return storage
@@ -120,21 +121,7 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
                 detail = f" ({who.words()})" if (who := _noted(connection, config.name)) else ""
                 raise BadInput(f"sweep {config.name!r} is being run already{detail}; wait for it, or choose another --name")
             connection.commit()
-            with _while_it_lasts(url):
-                yield
-
-
-@contextmanager
-def _while_it_lasts(url: str) -> Iterator[None]:
-    """A database that goes away under a driver ends the run in one line; nothing is lost but what was not yet written."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as fault:
-        cause = fault.__cause__ if isinstance(fault, StorageInternalError) else fault
-        raise BadInput(f"{_unreachable(url, cause or fault)}; the same command continues") from None
+            yield
 
 
 def note_driver(study: optuna.Study) -> None:

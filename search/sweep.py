@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,11 +12,13 @@ from rich.console import Console
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import storage, tracking, warm_start
+from search import processes, storage, tracking, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
+from search.disk import leftovers
 from search.engine import Machine, run_ray
-from search.folder import CLASSIFIERS, PICTURE, RECORD, folder_of, home_of, recorded, started, trial_folder
+from search.faults import Halt, halting
+from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
 from search.ledger import Entry, Ledger
 from search.prepare import Prepared, prepare
 from search.progress import Progress, duration, expected_steps
@@ -95,9 +98,12 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
+        Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
     folder, home, places = folder_of(config.name), home_of(config), config.places
-    with one_driver(config, folder):
+    halt = Halt(folder)
+    with halting(folder), one_driver(config, folder):
+        _clear_away(folder)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
         if places.storage is not None:
@@ -113,34 +119,53 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         note_driver(ledger.study)
         progress = Progress(config, console)
         recorder = Recorder(ledger, tracker, progress, home)
+        limit = watch.seconds_of(config, prepared.steps_per_second)
 
         def assign(entry: Entry) -> Assignment:
-            return assignment_of(config, entry, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
+            return assignment_of(config, entry, CLASSIFIERS, machine.threads, machine.gpus_per_trial, limit)
 
         try:
-            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
-            tracker.begin(files, flatten(config.model_dump(mode="json")))
-            if retry_failed:
-                recorder.reopen_failed()
-            recorder.catch_up()
-            if work_left(config, ledger.entries(), recorder.elapsed()):
-                if prior.first:
-                    _announce_warm_start(config, prior, console)
-                _announce(config, machine, prepared, ledger, console)
-                with progress:
-                    run_ray(config, machine, ledger, recorder, assign, folder)
-            if spent(config, ledger.entries(), recorder.elapsed()):
-                recorder.close_open()
+            with halt.guard():
+                files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+                tracker.begin(files, flatten(config.model_dump(mode="json")))
+                if retry_failed:
+                    recorder.reopen_failed()
+                recorder.catch_up()
+                if work_left(config, ledger.entries(), recorder.elapsed()):
+                    if prior.first:
+                        _announce_warm_start(config, prior, console)
+                    _announce(config, machine, prepared, ledger, console)
+                    with progress:
+                        run_ray(config, machine, ledger, recorder, assign, folder, halt)
+                if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
+                    recorder.close_open()
         finally:
-            recorder.finish()
-            summary = sum_up(config, ledger, tracker.metrics, folder)
-            best = summary.best_trial
-            picture = trial_folder(home, best) / PICTURE if best is not None else None
-            status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
-            tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
-            summary.write(folder)
+            # Else the next start does it: a database that was waited for a minute is not waited for again.
+            summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder)
             ledger.close()
+        halt.check()
+        assert summary is not None
         return summary
+
+
+def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path) -> Summary:
+    """The last word of a run in all records."""
+    recorder.finish()
+    summary = sum_up(config, ledger, tracker.metrics, folder)
+    best = summary.best_trial
+    picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
+    status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+    tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
+    summary.write(folder)
+    return summary
+
+
+def _clear_away(folder: Path) -> None:
+    """What a driver of this sweep that was killed left: processes first, for they write files."""
+    processes.end(folder)
+    processes.forget_session(folder / SCRATCH)
+    for path in leftovers(folder):
+        storage.remove(path)
 
 
 def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger: Ledger, console: Console) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import storage
+from search import faults, storage
 from search.config import SweepConfig
 from search.places import public, told
 from search.storage import Place
@@ -57,6 +57,8 @@ class _Child:
     mark: int = 0
     """The step of the last report."""
     metrics: dict[str, float] = field(default_factory=dict)
+    time: int | None = None
+    """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
 
 
 class Tracker:
@@ -78,7 +80,7 @@ class Tracker:
         self._children: dict[int, _Child] | None = None
         reach(config)
         try:
-            self._client: MlflowClient = MlflowClient(self.uri)
+            self._client: MlflowClient = MlflowClient(_patient(self.uri))
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
@@ -106,7 +108,8 @@ class Tracker:
                 "sweep.trial": str(number),
                 **_SOURCE,
             }
-            child = _Child(self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id)
+            run = self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
+            child = _Child(run, time=0)
             self._known[number] = child
         elif child.status != "RUNNING":
             self._client.update_run(child.run, status="RUNNING")
@@ -124,13 +127,18 @@ class Tracker:
 
         child = self._known[number]
         new = [report for report in reports if report.step > child.mark]
+        # MLflow puts reports in the order of their time, and a clock may be set back.
+        if new and child.time is None:
+            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, _MARK)), default=0)
         while new:
-            count, metrics = 0, list[Metric]()
+            count, metrics, now = 0, list[Metric](), child.time or 0
             while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
                 step, values, when = new[count]
-                metrics += [Metric(name, float(value), int(when * 1000), step) for name, value in values.items()]
+                now = max(int(when * 1000), now + 1)
+                metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
                 count += 1
             self._client.log_batch(child.run, metrics=metrics)
+            child.time = now
             for report in new[:count]:
                 child.mark = report.step
                 child.metrics |= report.metrics
@@ -372,6 +380,11 @@ def reach(config: SweepConfig) -> None:
 
 def _reason(fault: Exception, uri: str) -> str:
     return told(str(fault).splitlines()[0] if str(fault) else type(fault).__name__, uri)
+
+
+def _patient(uri: str) -> str:
+    """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
+    return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:

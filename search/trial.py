@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import socket
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +16,20 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 from search import shared, storage
 from search.config import SweepConfig
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, home_of, trial_folder
+from search.faults import outside
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, hang_note, home_of, trial_folder
 from search.ledger import Entry
 from search.places import public
 from search.space import settle
 from search.storage import Place
+from search.watch import watched
 
 Row = dict[str, Any]
-"""One report: `step` and the metrics; or `step` and `error` when the trial failed for a reason of its own, or `step` and
-`out_of_memory` when its GPU had no room left."""
+"""One report: `step` and the metrics.
+
+Or `step` and `error` when the trial failed for a reason of its own, `out_of_memory` when its GPU had no room left, or `halt`
+when the whole sweep must stop.
+"""
 
 
 class Assignment(TypedDict):
@@ -42,9 +49,15 @@ class Assignment(TypedDict):
     threads: int
     gpus: float
     """Share of a GPU, or several."""
+    hang_limit: float | None
+    """Seconds that may pass without a report; None where somebody sits before it."""
+    note: str
+    """Where to leave word of a hang. Empty: in a place of this node's own."""
 
 
-def assignment_of(config: SweepConfig, entry: Entry, cache: Path, threads: int, gpus: float = 0.0) -> Assignment:
+def assignment_of(
+    config: SweepConfig, entry: Entry, cache: Path, threads: int, gpus: float = 0.0, hang_limit: float | None = None
+) -> Assignment:
     """What the worker of a trial is told, as far as the ledger has come. Of the study and of MLflow it is told nothing."""
     place, root = trial_folder(home_of(config), entry.number), config.places.storage
     return Assignment(
@@ -56,6 +69,8 @@ def assignment_of(config: SweepConfig, entry: Entry, cache: Path, threads: int, 
         storage=root and public(root),
         threads=threads,
         gpus=max(gpus, entry.gpus),
+        hang_limit=hang_limit,
+        note="" if config.places.address else str(hang_note(folder_of(config.name), entry.number).resolve()),
     )
 
 
@@ -81,19 +96,18 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
 
     Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
     sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
+    So is a full disk: no other worker has more room.
     """
     import torch
 
-    root = storage_url or assignment["storage"]
+    import gbc.trainer  # noqa: F401  (seconds that say nothing about the trial)
+
+    root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
-        for row in _training(assignment, root):
+        training = _training(assignment, root)
+        for row in watched(training, limit, _note(assignment)) if limit else training:
             if row["step"] > assignment["acknowledged"]:
                 yield row
-    except (BadInput, Diverged) as fault:
-        _log_error(assignment, root)
-        # What is there on one node (`--data-root`, `--weights`) may be missing on another.
-        where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
     except torch.OutOfMemoryError as fault:
         _log_error(assignment, root)
         # This process takes another trial next, beside those that had no room.
@@ -101,9 +115,21 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
         gc.collect()
         torch.cuda.empty_cache()
         yield {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
-    except Exception:  # Ray gives the trial to another worker, `SweepConfig.retries` times
+    except Exception as fault:
+        if why := outside(fault, Path(assignment["folder"])):
+            yield {"step": assignment["acknowledged"], "halt": why}
+            return
         _log_error(assignment, root)
-        raise
+        if not isinstance(fault, BadInput | Diverged):
+            raise  # Ray gives the trial to another worker, `SweepConfig.retries` times
+        # What is there on one node (`--data-root`, `--weights`) may be missing on another.
+        where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
+        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
+
+
+def _note(assignment: Assignment) -> Path:
+    own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
+    return Path(assignment["note"]) if assignment["note"] else own
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from search.budget import mend, spent, used_up, work_left
 from search.config import SweepConfig
+from search.faults import Halt
 from search.ledger import Entry, Ledger
 from search.stopper import LedgerStopper
 from tests.search.conftest import tiny_sweep
@@ -113,7 +114,7 @@ def test_every_reason_has_its_mend(tmp_path: Path) -> None:
 def test_ray_is_stopped_once_the_ledger_says_so(tmp_path: Path) -> None:
     ledger = Ledger(config_with(max_steps=24, time_budget=10.0), tmp_path)
     clock = [0.0]
-    stopper = LedgerStopper(ledger, lambda: clock[0])
+    stopper = LedgerStopper(ledger, lambda: clock[0], Halt(tmp_path))
     assert not stopper("x", {"step": 12}) and not stopper.stop_all()
     play(ledger, [0.1])
     assert not stopper.stop_all()

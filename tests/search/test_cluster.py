@@ -25,7 +25,7 @@ from search.trial import assignment_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.nodes import Nodes, cluster
-from tests.search.test_sweep import Workplace
+from tests.search.workplace import Workplace
 
 
 @pytest.fixture(scope="module")

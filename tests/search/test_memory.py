@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.conftest import TINY
-from tests.search.test_sweep import ROOT, Workplace, place  # noqa: F401
+from tests.search.test_sweep import place  # noqa: F401
+from tests.search.workplace import ROOT, Workplace
 
 pytestmark = pytest.mark.sweep
 

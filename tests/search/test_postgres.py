@@ -25,7 +25,7 @@ from search.run import main
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.servers import Postgres, mlflow_server, postgres, why_no_postgres
-from tests.search.test_sweep import Workplace
+from tests.search.workplace import Workplace
 
 pytestmark = [
     pytest.mark.sweep,

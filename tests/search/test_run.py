@@ -246,7 +246,7 @@ def test_a_missing_data_file_is_named(
 
 @pytest.mark.parametrize(("text", "minutes"), [("90s", 1.5), ("45m", 45), ("8h", 480), ("30", 30), ("1.5h", 90)])
 def test_time_budgets_are_minutes_unless_they_say_otherwise(text: str, minutes: float) -> None:
-    assert parse_duration(text) == minutes
+    assert parse_duration(text, "--time-budget") == minutes
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,12 @@ from search.folder import CHECKPOINT, HISTORY, PREVIOUS, home_of, trial_folder
 from search.places import Places
 from search.storage import Place, Remote, open_storage
 from search.trial import Assignment, rows
+from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.servers import s3_server
 from tests.search.test_disk import entry
-from tests.search.test_sweep import EXPORT, LONGER, Workplace
 from tests.search.test_trial import plain
+from tests.search.workplace import EXPORT, Workplace
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalr-secret"
 
@@ -134,6 +135,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
     assignment = Assignment(
         number=7, acknowledged=0, settings=settings.model_dump(mode="json"),
         folder=str(where) if isinstance(where, Path) else str(where.inside), cache="", storage=config.places.storage, threads=1,
+        gpus=0.0, hang_limit=60.0, note="",
     )  # fmt: skip
     secret = config.places.storage
     reference = take(Assignment(**{**assignment, "folder": str(where.with_name("0009")) if isinstance(where, Path)  # type: ignore[typeddict-item]
@@ -187,7 +189,7 @@ def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = Workplace(tmp_path)
     url = s3.replace("/some/where", "/swept")
-    file = place.file("bucket", trials=3, trial=LONGER, keep=1)
+    file = place.file("bucket", trials=3, trial={**TINY, "steps": 120}, keep=1)
     process = place.start("--config", file, "--storage", url)
     output = place.wait_for(process, "  step ")
     place.kill_everything(process)

@@ -28,6 +28,8 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
         cache=str(classifier_cache),
         storage=None,
         threads=1,
+        hang_limit=60.0,
+        note=str(tmp_path / "hang"),
     )
 
 

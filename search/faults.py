@@ -1,0 +1,154 @@
+"""What comes from outside and stops a sweep in good order: a full disk, a database that is gone or locked, a Ray that died.
+
+None of it is a trial's fault, so no trial is told FAIL for it: everything stays open, and the same command continues.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+PATIENCE = 60.0
+"""Seconds that a locked database, or Ray after the clock was set back, is waited for."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Halted(Exception):
+    """The sweep was stopped by something outside it. Nothing is damaged, and the same command continues."""
+
+    def __init__(self, reason: str, *, abandoned: bool = False) -> None:
+        """`abandoned`: Ray is dead or stuck, and what of it is in this process would wait for the rest as it exits."""
+        super().__init__(reason)
+        self.abandoned = abandoned
+
+    def words(self) -> str:
+        """The last line that the user sees."""
+        return f"stopped: {self}; the same command continues"
+
+
+class Abandon(BaseException):
+    """Leave Ray's loop at once: no handler of errors, no closing in good order, for both ask what is dead."""
+
+
+class Halt:
+    """Whether a run must end, and why. The first reason counts; once there is one, nothing more is written down."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the sweep's."""
+        self._folder = folder
+        self._why: str | None = None
+        self._look: Callable[[], str | None] = lambda: None
+        self.records_fail = False
+        """Whether the records themselves cannot be written: then the next start closes what this one leaves."""
+
+    def watch(self, look: Callable[[], str | None]) -> None:
+        """Ask `look` for a reason from now on."""
+        self._look = look
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run must end; None while it need not."""
+        self._why = self._why or self._look()
+        return self._why
+
+    def stop(self, reason: str) -> None:
+        """The records cannot be written."""
+        self.records_fail = True
+        self._why = self._why or reason
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Take faults from outside as a reason to end; others pass."""
+        try:
+            yield
+        except Exception as fault:
+            why = outside(fault, self._folder)
+            if why is None:
+                raise
+            self.stop(why)
+
+    def check(self) -> None:
+        """Raise `Halted` if there is a reason.
+
+        Raises:
+            Halted: with that reason.
+        """
+        if self._why is not None:
+            raise Halted(self._why, abandoned=not self.records_fail)
+
+
+class Clock:
+    """Notices that the wall clock is set back. Ray's timers go by it: until it has caught up no worker starts."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._steady = wall, steady
+        self._ahead = wall() - steady()
+
+    def set_back(self) -> str | None:
+        """Why to stop, once it was set back by more than is waited for; None until then."""
+        ahead = self._wall() - self._steady()
+        self._ahead = max(self._ahead, ahead)
+        behind = self._ahead - ahead
+        return f"the clock was set back by {behind / 60:.0f} minutes, which Ray does not survive" if behind > PATIENCE else None
+
+
+@contextmanager
+def halting(folder: Path) -> Iterator[None]:
+    """Faults from outside leave as `Halted`.
+
+    Raises:
+        Halted: in place of such a fault.
+    """
+    halt = Halt(folder)
+    with halt.guard():
+        yield
+    halt.check()
+
+
+def outside(fault: BaseException, folder: Path) -> str | None:
+    """What happened, in words, if `fault` comes from a full disk or from a database; None if it is of another kind."""
+    from sqlalchemy.exc import OperationalError
+
+    from gbc.errors import BadInput
+
+    for one in _causes(fault):
+        if (isinstance(one, OSError) and one.errno in _FULL) or "database or disk is full" in str(one).partition("\n")[0]:
+            return f"no space left on the disk of {_fullest(folder)}; free some"
+        if isinstance(one, sqlite3.OperationalError | OperationalError):
+            text = str(one.orig if isinstance(one, OperationalError) else one).partition("\n")[0]
+            store = "MLflow's store" if _through(fault, "mlflow") else "the study"
+            if "locked" in text:
+                return f"{store} has been locked by another process for a minute"
+            if not isinstance(fault, BadInput):  # else: refused at the start, with a mend
+                return f"{store} cannot be used: {text}"
+    return None
+
+
+def _causes(fault: BaseException | None) -> Iterator[BaseException]:
+    """The fault and what it came from, the innermost first: libraries wrap what databases raise."""
+    if fault is not None:
+        yield from _causes(fault.__cause__ or fault.__context__)
+        yield fault
+
+
+def _through(fault: BaseException, package: str) -> bool:
+    for one in _causes(fault):
+        trace = one.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == package:
+                return True
+            trace = trace.tb_next
+    return False
+
+
+def _fullest(folder: Path) -> Path:
+    """Databases do not name the disk: of those that are written to, the one with the least room."""
+    places = [place for place in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if place.exists()]
+    return min(places, key=lambda place: shutil.disk_usage(place).free)

@@ -1,0 +1,186 @@
+"""A real sweep under seeded faults at random moments. What is on record at its end is what an undisturbed one leaves."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from gbc import tasks
+from gbc.config import TrialConfig
+from gbc.errors import DIVERGED, Diverged
+from gbc.metrics import Judge
+from gbc.trainer import Trainer
+from search.disk import leftovers, saved
+from search.folder import CLASSIFIERS, recorded
+from search.lock import driver_of
+from search.processes import of_sweep
+from search.scheduler import LedgerASHA
+from tests.conftest import TINY
+from tests.search.chaos import Chaos, processes_about, small_disk
+from tests.search.workplace import Workplace
+
+pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
+
+SEED = int(os.environ.get("GBC_CHAOS_SEED", "7"))
+FAULTS = int(os.environ.get("GBC_CHAOS_FAULTS", "27"))
+EACH_ONCE = (
+    "sigint", "sigterm", "kill driver", "kill raylet", "kill gcs", "full disk", "cut checkpoint", "flip checkpoint",
+    "kill worker", "exit", "raise", "hang", "lock study", "lock mlflow", "clock forward", "clock back",
+)  # fmt: skip
+CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward")
+SPACE = {
+    "lr": {"log10": [-3.5, -2.0]},
+    "batch_size": {"choice": [16, 32]},
+    "alpha_init": {"choice": [0.0, 0.1, 50.0]},  # the last diverges
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mounted = small_disk(tmp_path, 96)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Workplace(tmp_path)
+    monkeypatch.undo()
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
+    rng = random.Random(SEED)
+    plan = [*EACH_ONCE, *(CHEAP * FAULTS)[: max(0, FAULTS - len(EACH_ONCE))]]
+    rng.shuffle(plan)
+    trial = {**TINY, "steps": 54, "classifier": {"factory": "chaotic:net", "steps": 60, "lr": 0.1}}
+    scheduler = {"name": "asha", "reduction_factor": 2, "grace": 6}
+    file = place.file("chaos", trials=10, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
+    chaos = Chaos(place, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "15s"], rng)
+    if not os.path.ismount(place.folder):
+        print("left out: a full disk (it takes root to mount a small one)")
+        plan.remove("full disk")
+    if not chaos.clock.environment:
+        print("left out: a clock that jumps (it takes a C compiler)")
+        plan = [fault for fault in plan if not fault.startswith("clock")]
+    print(f"GBC_CHAOS_SEED={SEED} GBC_CHAOS_FAULTS={FAULTS}: {', '.join(plan)}")
+
+    done: Counter[str] = Counter()
+    start = time.monotonic()
+    trials = 10
+    chaos.start()
+    for fault in plan:
+        # A moment in the middle of the work; where the work is over first, there is more of it.
+        while not chaos.run.more_reports(rng.randrange(1, 7)):
+            code = chaos.run.end()
+            if code == 0:
+                trials += 4
+            else:
+                assert code in (130, -9), chaos.run.output
+            chaos.start("--trials", str(trials))
+        began = time.monotonic()
+        chaos.do(fault)
+        print(f"{fault}: {time.monotonic() - began:.1f} s at {began - start:.0f} s, {trials} trials")
+        done[fault] += 1
+    while chaos.run.end() != 0:
+        assert chaos.run.process.returncode in (130, -9), chaos.run.output
+        chaos.start()
+    assert sum(done.values()) == len(plan)
+
+    for run in chaos.runs:
+        assert "Traceback" not in run.output, run.output
+    records_agree(place, trials)
+    values_are_those_of_undisturbed_runs(place)
+    asha_decided_as_it_does_undisturbed(chaos.sweep)
+    nothing_is_left(chaos)
+
+
+def records_agree(place: Workplace, trials: int) -> None:
+    """One MLflow run and one Optuna trial each, in agreement; failures are only those of the settings."""
+    place.check_records_agree("chaos", trials)
+    code, output = place.run("--check", "chaos")
+    assert code == 0, output
+    for run, one in zip(place.trials("chaos"), place.study("chaos"), strict=True):
+        diverges = one.params["alpha_init"] == 50.0
+        assert (one.state.name == "FAIL") == diverges
+        assert run.data.tags.get("sweep.reason", DIVERGED if diverges else "").startswith(DIVERGED if diverges else "")
+    states = Counter(one.state.name for one in place.study("chaos"))
+    assert {"COMPLETE", "PRUNED", "FAIL"} <= set(states), states
+
+
+def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
+    """Bit for bit: every metric of every report but the speed."""
+    for one in place.study("chaos"):
+        record, _ = saved(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
+        steps = sorted(one.intermediate_values)
+        if record is None:
+            assert not steps
+            continue
+        settings = TrialConfig.parse(record.settings, "its record")
+        world = tasks.obtain(settings, CLASSIFIERS)
+        undisturbed: list[dict[str, Any]] = []
+        try:
+            for report in Trainer(settings, world.classifiers, Judge.of(world.images, "cpu")).run():
+                undisturbed.append({"step": report.step, **report.metrics})
+                if len(undisturbed) == len(steps) and one.state.name != "FAIL":
+                    break
+        except Diverged:
+            assert one.state.name == "FAIL"
+        assert [row["step"] for row in undisturbed] == steps
+        assert {row["step"]: row["ssim/coverage"] for row in undisturbed} == one.intermediate_values
+        assert _plain(record.history)[: len(steps)] == _plain(undisturbed), f"trial {one.number}"
+
+
+def _plain(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """NaN is equal to NaN here: some scores have no value on some reports."""
+    return [
+        {name: "nan" if math.isnan(value) else value for name, value in row.items() if not name.startswith("time/")}
+        for row in history
+    ]
+
+
+def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
+    """Its rules, from nothing, on the values in the order in which the study got them."""
+    with sqlite3.connect(f"file:{sweep / 'study.db'}?mode=ro", uri=True) as study:
+        arrivals = study.execute(
+            "SELECT number, step, intermediate_value, state FROM trial_intermediate_values JOIN trials USING (trial_id) "
+            "ORDER BY trial_intermediate_value_id"
+        ).fetchall()
+    study.close()
+    config = recorded(sweep)
+    fresh, last = LedgerASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
+    known = set()
+    for number, step, value, state in arrivals:
+        trial = SimpleNamespace(config={"number": number})
+        if number not in known:
+            known.add(number)
+            fresh.on_trial_add(None, trial)
+        decision = fresh.on_trial_result(None, trial, {"step": step, config.objective.metric: value})
+        stops = step == last[number] and state in ("PRUNED", "COMPLETE")
+        assert decision == ("STOP" if stops else "CONTINUE"), (number, step, state)
+    assert any(state == "PRUNED" for *_, state in arrivals)
+
+
+def nothing_is_left(chaos: Chaos) -> None:
+    """No process, lock or temporary file."""
+    sweep, folder = chaos.sweep, chaos.place.folder
+    assert of_sweep(sweep) == []
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    assert processes_about(folder, own) == []
+    assert driver_of(sweep) is None and leftovers(sweep) == []
+    assert {path.name for path in sweep.iterdir()} == {".lock", "study.db", "summary.json", "sweep.yaml", "trials"}
+    kept = {"last.ckpt", "previous.ckpt", "history.json", "samples.png", "error.log"}
+    assert {path.name for path in sweep.glob("trials/*/*")} <= kept
+    drivers = {str(run.process.pid) for run in chaos.runs}
+    sessions = [path for path in Path("/tmp/ray").glob("session_2*") if path.name.rpartition("_")[2] in drivers]
+    assert sessions == []
