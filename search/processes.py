@@ -19,6 +19,7 @@ from typing import Final
 import psutil
 
 from search.faults import Halted
+from search.folder import SCRATCH
 
 _MARK: Final = "GBC_SWEEP"
 _DAEMONS: Final = ("raylet", "gcs_server")
@@ -38,11 +39,17 @@ def marked(sweep: Path) -> Iterator[None]:
 
 
 def of_sweep(sweep: Path) -> list[psutil.Process]:
-    """Every process on this machine that was started as one of the sweep in this folder."""
-    found = []
+    """Every process on this machine that was started as one of the sweep in this folder.
+
+    Some of Ray's write their title over their environment; those are known by the logs of their session, which they have open.
+    """
+    session, found = _session(sweep / SCRATCH), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # gone, or of another user
-            if process.environ().get(_MARK) == str(sweep.resolve()):
+            if process.pid != os.getpid() and (
+                process.environ().get(_MARK) == str(sweep.resolve())
+                or (session is not None and any(Path(file.path).is_relative_to(session) for file in process.open_files()))
+            ):
                 found.append(process)
     return found
 
@@ -100,8 +107,14 @@ def note_session(scratch: Path, session: str) -> None:
 
 def forget_session(scratch: Path) -> None:
     """Delete the scratch folder, and Ray's folder of that run: tens of files that nobody reads."""
+    if (session := _session(scratch)) is not None:
+        shutil.rmtree(session, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _session(scratch: Path) -> Path | None:
     with contextlib.suppress(OSError):
         session = Path((scratch / _NOTE).read_text())
         if session.name.startswith("session_2"):  # a note cut short must not delete more
-            shutil.rmtree(session, ignore_errors=True)
-    shutil.rmtree(scratch, ignore_errors=True)
+            return session
+    return None

@@ -96,6 +96,21 @@ def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) 
     assert "GBC_SWEEP" not in os.environ
 
 
+def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path: Path) -> None:
+    """As Ray's agents do, which put their title there and sometimes outlive a raylet that was killed."""
+    sweep, session = tmp_path / "sweep", tmp_path / "session_2026-01-01"
+    session.mkdir()
+    note_session(sweep / ".ray", str(session))
+    program = "import sys, time; log = open(sys.argv[1], 'w'); print(flush=True); time.sleep(60)"
+    agent = subprocess.Popen([sys.executable, "-c", program, str(session / "agent.log")], stdout=subprocess.PIPE)
+    assert agent.stdout is not None and agent.stdout.readline()
+    with (session / "driver.log").open("w"):  # our own, which must not be ended
+        assert [process.pid for process in of_sweep(sweep)] == [agent.pid]
+        end(sweep)
+    agent.wait(10)
+    agent.stdout.close()
+
+
 def test_rays_folder_goes_with_the_note_of_it_and_nothing_else_does(tmp_path: Path) -> None:
     session, scratch = tmp_path / "session_2026-01-01", tmp_path / "sweep" / ".ray"
     session.mkdir()
