@@ -28,7 +28,7 @@ sweep: setup
 	$(BIN)/python search/run.py --dataset fashion_mnist
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick-test: setup
 	$(BIN)/python -m pytest -m 'not sweep'

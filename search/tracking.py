@@ -126,7 +126,11 @@ class Tracker:
         from mlflow.entities import Metric
 
         child = self._known[number]
-        new = [report for report in reports if report.step > child.mark]
+        new, last = list[Report](), child.mark
+        for report in reports:  # a worker that took over says again what the one before it said
+            if report.step > last:
+                new.append(report)
+                last = report.step
         # MLflow puts reports in the order of their time, and a clock may be set back.
         if new and child.time is None:
             child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, _MARK)), default=0)

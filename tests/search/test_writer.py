@@ -125,4 +125,5 @@ def test_more_reports_than_one_batch_takes(tracker: Tracker) -> None:
     reports = [Report(step, {"loss/total": 1.0, **metrics}, 0.0) for step in range(1, 9)]
     tracker.log(0, reports)
     tracker.log(0, reports)
-    assert steps(tracker) == steps(tracker, "loss/299") == {"0": list(range(1, 9))}
+    tracker.log(0, [Report(step, {"loss/total": 1.0, **metrics}, 0.0) for step in (8, 9, 8, 9, 10)])  # a worker died at 9
+    assert steps(tracker) == steps(tracker, "loss/299") == {"0": list(range(1, 11))}
