@@ -1,7 +1,7 @@
 """The share of a sweep's wall time in which its trials compute: `python tests/benchmarks/share.py --dataset fashion_mnist`.
 
 Runs `search/run.py` with the words given, in the folder where it is called, and adds up the CPU time of the workers from the
-moment when every slot has a trial until the last of them ends. With one thread a trial, 1 means that no core of theirs was idle.
+moment when every slot has a trial until they are gone. With one thread a trial, 1 means that no core of theirs was idle.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> int:
     busy, until = sampler.stop()
     assert ready is not None, "the sweep was over before every slot had a trial"
     wall = until - ready
-    print(f"\nfirst trials after {ready - began:.1f} s; from then on {wall:.0f} s until the last worker was seen, {slots} slots")
+    print(
+        f"\nfirst trials after {ready - began:.1f} s; from then on {wall:.0f} s until the last worker was seen, {slots} slots"
+    )
     print(f"workers computed {busy / (slots * wall):.3f} of that; the driver took {sampler.driver_cpu:.0f} s of CPU in all")
     print(f"from the first trials to the end of the last: {last - ready:.0f} s")
     return driver.returncode
