@@ -26,29 +26,20 @@ def main() -> int:
     assert driver.stdout is not None
     slots, running, ready = 0, 0, None
     sampler = Sampler(driver.pid)
-    last = 0.0
     for line in driver.stdout:
         print(line, end="", flush=True)
         if found := re.search(r"(\d+) at a time on", line):
             slots = int(found[1])
-        if re.match(r"trial \d+  (starts|continues)", line):
-            running += 1
-            if ready is None and running == slots:
-                ready = time.perf_counter()
-                sampler.start()
-        # Near the end there are fewer trials than slots: that is the sweep's shape, not a cost of the driver's.
-        if re.match(r"trial \d+  (complete|stopped|failed)", line):
-            last = time.perf_counter()
-            running -= 1
+        running += bool(re.match(r"trial \d+  (starts|continues)", line))
+        if ready is None and slots and running == slots:
+            ready = time.perf_counter()
+            sampler.start()
     driver.wait()
-    busy, until = sampler.stop()
     assert ready is not None, "the sweep was over before every slot had a trial"
+    busy, until = sampler.stop()
     wall = until - ready
-    print(
-        f"\nfirst trials after {ready - began:.1f} s; from then on {wall:.0f} s until the last worker was seen, {slots} slots"
-    )
+    print(f"\n{slots} trials at a time after {ready - began:.1f} s; from then on {wall:.0f} s until the last worker was seen")
     print(f"workers computed {busy / (slots * wall):.3f} of that; the driver took {sampler.driver_cpu:.0f} s of CPU in all")
-    print(f"from the first trials to the end of the last: {last - ready:.0f} s")
     return driver.returncode
 
 
