@@ -189,6 +189,10 @@ class Ledger:
         self._note(number, _LOST, self._entries[number].lost + 1)
         self.flush()
 
+    def may_retry(self, number: int) -> bool:
+        """Whether a trial whose worker died may have another one."""
+        return self._entries[number].lost < self.config.retries
+
     def needs(self, number: int, gpus: float) -> None:
         """Note that a trial ran out of memory and wants this share of a GPU from now on."""
         self._note(number, _GPUS, gpus)

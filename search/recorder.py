@@ -95,9 +95,12 @@ class Recorder(tune.Callback):
         self._collect(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A worker died and was not to be revived."""
+        """A worker died and Ray gives its trial up: for the retries are used up, or because it had not begun."""
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
         silence = self._collect(number)
+        if self._ledger.may_retry(number):  # the searcher hands it out again
+            self._ledger.lost_worker(number)
+            return
         if text := self._hung.get(number, "") + text:
             storage.write(self._trial_folder(number) / LOG, text.encode())
         self._close(number, "failed", silence or reason_of(text))

@@ -39,10 +39,14 @@ class LedgerSearcher(Searcher):
         return self._ledger.ask()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder tells the ledger; a trial that ran out of a GPU's memory is handed out again, with more of it."""
+        """The recorder tells the ledger; a trial that ran out of a GPU's memory is handed out again, with more of it.
+
+        So is one whose worker died before it had begun: Ray gives such a trial up without a retry.
+        """
         given = self._given.pop(trial_id)
         entry = self._ledger.entry(given["number"])
-        if entry.gpus > given["gpus"] and not entry.finished:
+        crowded = entry.gpus > given["gpus"]
+        if not entry.finished and (crowded or (error and self._ledger.may_retry(entry.number))):
             self._open.append(entry.number)
 
     def save(self, checkpoint_path: str) -> None:

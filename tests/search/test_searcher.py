@@ -1,0 +1,74 @@
+"""What Ray is given next, from a real ledger; Ray's calls are made in the order in which it makes them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+from rich.console import Console
+
+from search.config import SweepConfig
+from search.faults import Halt
+from search.ledger import Entry, Ledger
+from search.progress import Progress
+from search.recorder import Recorder
+from search.searcher import LedgerSearcher
+from search.tracking import Tracker
+from search.trial import assignment_of
+from tests.search.conftest import tiny_sweep
+
+WHERE = Path("mlruns/sweeps/tiny")
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ledger, Recorder, LedgerSearcher, Halt]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = SweepConfig.parse(tiny_sweep(trials=2, retries=1), "test")
+    WHERE.mkdir(parents=True)
+    ledger, halt = Ledger(config, WHERE), Halt(WHERE)
+    recorder = Recorder(ledger, Tracker(config, {}), Progress(config, Console(file=io.StringIO())), WHERE)
+
+    def assign(entry: Entry) -> Any:
+        return assignment_of(config, entry, Path("cache"), 1)
+
+    return ledger, recorder, LedgerSearcher(ledger, assign, halt), halt
+
+
+def test_a_worker_that_dies_before_its_trial_begins_is_replaced_too(
+    parts: tuple[Ledger, Recorder, LedgerSearcher, Halt],
+) -> None:
+    """Ray retries only trials that run; of one that waits for its worker it says at once that it failed."""
+    ledger, recorder, searcher, _ = parts
+
+    def die(trial_id: str, number: int) -> None:
+        searcher.on_trial_complete(trial_id, error=True)
+        trial: Any = SimpleNamespace(config={"number": number}, error_file=None)
+        recorder.on_trial_error(0, [], trial)
+
+    def given(trial_id: str) -> int:
+        found = searcher.suggest(trial_id)
+        assert isinstance(found, dict)
+        return int(found["number"])
+
+    assert (given("a"), given("b")) == (0, 1)
+    die("a", 0)
+    assert not ledger.entry(0).finished and ledger.entry(0).lost == 1
+    assert given("c") == 0  # though both trials were asked for
+    die("c", 0)
+    assert ledger.entry(0).state == "failed" and "worker process died" in (ledger.entry(0).reason or "")
+    assert searcher.suggest("d") is None  # trial 1 may come back
+    ledger.tell(1, "stopped")
+    searcher.on_trial_complete("b")
+    assert searcher.suggest("e") == Searcher.FINISHED
+
+
+def test_nothing_new_is_begun_once_the_sweep_must_halt(parts: tuple[Ledger, Recorder, LedgerSearcher, Halt]) -> None:
+    ledger, _, searcher, halt = parts
+    assert isinstance(searcher.suggest("a"), dict)
+    halt.stop("no space left")
+    assert searcher.suggest("b") == Searcher.FINISHED and len(ledger.entries()) == 1
