@@ -173,7 +173,8 @@ def run_ray(
         trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
 
     def resources(assignment: dict[str, Any]) -> Any:
-        return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": assignment["gpus"]}])
+        gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
+        return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
     try:
         tuner = tune.Tuner(

@@ -41,8 +41,8 @@ class Prepared:
     world: World
     steps_per_second: float
     """Of one trial alone, measured with the settings that are not searched."""
-    memory: tuple[int, int] = (1, 1)
-    """Bytes of a GPU's memory: what one trial takes at most, and what is free. Measured where there is a GPU."""
+    memory: tuple[int, int] | None = None
+    """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
     def origin(self) -> dict[str, str]:
         """Where numbers come from, as MLflow tags: versions, commit, digests."""

@@ -110,7 +110,8 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
             storage.check(home)
         tracking.reach(config)
         prepared = prepare(config, machine, console)
-        machine = machine.packed(config.resources, *prepared.memory)
+        if prepared.memory is not None:
+            machine = machine.packed(config.resources, *prepared.memory)
         tracker = Tracker(config, prepared.origin())
         record = yaml.safe_dump(config.record(), sort_keys=False)
         noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
