@@ -131,6 +131,13 @@ class Recorder(tune.Callback):
                 self._ledger.reopen(entry.number)
                 self._open(entry)
 
+    def acknowledged(self, number: int) -> int:
+        """The last step of a trial that both records hold: what comes after it, its worker has to say again.
+
+        MLflow may be behind the study, and a checkpoint that would fill the gap may be damaged.
+        """
+        return min(self._ledger.entry(number).last_step, self._tracker.mark(number))
+
     def elapsed(self) -> float:
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began

@@ -123,7 +123,10 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         limit = watch.seconds_of(config, prepared.steps_per_second)
 
         def assign(entry: Entry) -> Assignment:
-            return assignment_of(config, entry, CLASSIFIERS, machine.threads, machine.gpus_per_trial, limit)
+            acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
+            return assignment_of(
+                config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=limit
+            )
 
         try:
             with halt.guard():

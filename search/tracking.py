@@ -182,6 +182,11 @@ class Tracker:
             self._client.set_terminated(child.run, "KILLED")
             child.status = "KILLED"
 
+    def mark(self, number: int) -> int:
+        """The step of the last report of a trial that is logged, 0 before the first."""
+        child = self._child(number)
+        return child.mark if child else 0
+
     def behind(self, number: int, step: int, finished: bool) -> bool:
         """Whether the run of a trial lacks reports up to `step`, or its end."""
         child = self._child(number)

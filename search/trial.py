@@ -37,7 +37,7 @@ class Assignment(TypedDict):
 
     number: int
     acknowledged: int
-    """The last step that the ledger holds; earlier ones are not reported again."""
+    """The last step that is on record; earlier ones are not reported again."""
     settings: dict[str, Any]
     """A `TrialConfig`."""
     folder: str
@@ -56,13 +56,23 @@ class Assignment(TypedDict):
 
 
 def assignment_of(
-    config: SweepConfig, entry: Entry, cache: Path, threads: int, gpus: float = 0.0, hang_limit: float | None = None
+    config: SweepConfig,
+    entry: Entry,
+    cache: Path,
+    threads: int,
+    *,
+    acknowledged: int | None = None,
+    gpus: float = 0.0,
+    hang_limit: float | None = None,
 ) -> Assignment:
-    """What the worker of a trial is told, as far as the ledger has come. Of the study and of MLflow it is told nothing."""
+    """What the worker of a trial is told: where to go on from, and from where to report.
+
+    `acknowledged` is the last step that is on record, by default the ledger's. Of the study and of MLflow it is told nothing.
+    """
     place, root = trial_folder(home_of(config), entry.number), config.places.storage
     return Assignment(
         number=entry.number,
-        acknowledged=entry.last_step,
+        acknowledged=entry.last_step if acknowledged is None else acknowledged,
         settings=settings_of(config, entry).model_dump(mode="json"),
         folder=str(place.resolve()) if isinstance(place, Path) else str(place.inside),
         cache="" if config.places.address else str(cache.resolve()),

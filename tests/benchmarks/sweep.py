@@ -94,7 +94,7 @@ def ours(arguments: argparse.Namespace) -> None:
     recorder.catch_up()
 
     def assign(entry: Any) -> Any:
-        return assignment_of(config, entry, CLASSIFIERS, machine.threads, machine.gpus_per_trial)
+        return assignment_of(config, entry, CLASSIFIERS, machine.threads, gpus=machine.gpus_per_trial)
 
     with Clock("the sweep", arguments.trials):
         run_ray(config, machine, ledger, recorder, assign, folder, nothing)

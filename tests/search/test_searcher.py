@@ -67,6 +67,22 @@ def test_a_worker_that_dies_before_its_trial_begins_is_replaced_too(
     assert searcher.suggest("e") == Searcher.FINISHED
 
 
+def test_a_worker_says_again_what_one_of_the_records_lacks(parts: tuple[Ledger, Recorder, LedgerSearcher, Halt]) -> None:
+    """The driver died with MLflow behind the study, and the checkpoint that had the reports is gone."""
+    ledger, recorder, _, _ = parts
+    ledger.ask()
+    for step in (3, 6, 9):
+        ledger.record(0, step, 0.1 * step, stop=False)
+    ledger.flush()
+    recorder.catch_up()
+    assert recorder.acknowledged(0) == 0
+    trial: Any = SimpleNamespace(config={"number": 0}, error_file=None)
+    for step in (3, 6):
+        recorder.on_trial_result(0, [], trial, {"step": step, "ssim/coverage": 0.1 * step, "loss/total": 1.0})
+    recorder.finish()
+    assert recorder.acknowledged(0) == 6 and ledger.entry(0).values == {3: 0.1 * 3, 6: 0.1 * 6, 9: 0.1 * 9}
+
+
 def test_nothing_new_is_begun_once_the_sweep_must_halt(parts: tuple[Ledger, Recorder, LedgerSearcher, Halt]) -> None:
     ledger, _, searcher, halt = parts
     assert isinstance(searcher.suggest("a"), dict)
