@@ -6,6 +6,7 @@ None of it is a trial's fault, so no trial is told FAIL for it: everything stays
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +18,7 @@ from typing import Final
 
 PATIENCE = 60.0
 """Seconds that a locked database, or Ray after the clock was set back, is waited for."""
+_LOOK_EVERY: Final = 0.2  # seconds
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -45,17 +47,24 @@ class Halt:
         self._folder = folder
         self._why: str | None = None
         self._look: Callable[[], str | None] = lambda: None
+        self._looked = -math.inf
         self.records_fail = False
         """Whether the records themselves cannot be written: then the next start closes what this one leaves."""
 
     def watch(self, look: Callable[[], str | None]) -> None:
         """Ask `look` for a reason from now on."""
-        self._look = look
+        self._look, self._looked = look, -math.inf
+
+    def look(self) -> None:
+        """Ask now: what comes next may be a consequence."""
+        self._looked = time.monotonic()
+        self._why = self._why or self._look()
 
     @property
     def reason(self) -> str | None:
-        """Why the run must end; None while it need not."""
-        self._why = self._why or self._look()
+        """Why the run must end; None while it need not. Looked into a few times a second, however often it is asked."""
+        if time.monotonic() - self._looked >= _LOOK_EVERY:
+            self.look()
         return self._why
 
     def stop(self, reason: str) -> None:

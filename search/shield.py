@@ -36,10 +36,12 @@ class Shield(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker was lost, and another one takes over."""
+        self._halt.look()
         self._pass(self._recorder.on_trial_recover, iteration, trials, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker was lost once too often."""
+        self._halt.look()
         self._pass(self._recorder.on_trial_error, iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -75,6 +75,7 @@ def ours(arguments: argparse.Namespace) -> None:
 
     from search.config import SweepConfig
     from search.engine import Machine, run_ray
+    from search.faults import Halt
     from search.folder import CLASSIFIERS, RECORD, folder_of
     from search.ledger import Ledger
     from search.progress import Progress
@@ -97,7 +98,7 @@ def ours(arguments: argparse.Namespace) -> None:
         return assignment_of(config, entry, CLASSIFIERS, machine.threads, gpus=machine.gpus_per_trial)
 
     with Clock("the sweep", arguments.trials):
-        run_ray(config, machine, ledger, recorder, assign, folder, nothing)
+        run_ray(config, machine, ledger, recorder, assign, folder, Halt(folder), nothing)
     with Clock("the rest of what MLflow has to hear", arguments.trials):
         recorder.finish()
     reports = sum(len(entry.values) for entry in ledger.entries())
@@ -109,7 +110,8 @@ def ours(arguments: argparse.Namespace) -> None:
 
 
 def ray_alone(trials: int) -> None:
-    from search.engine import Machine, quiet_environment
+    from search.cluster import quiet_environment
+    from search.engine import Machine
 
     quiet_environment()
     import logging
