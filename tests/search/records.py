@@ -29,7 +29,7 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     """Run every trial in this process and folder, as a driver would.
 
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
-    and `fail` trials whose worker dies after its first report, with the last line of its error.
+    and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
     folder = folder_of(config.name)
     folder.mkdir(parents=True)
@@ -54,7 +54,8 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
         if number in fail:
             trial.error_file = str(folder / "ray-error.txt")
             Path(trial.error_file).write_text(f"Traceback (most recent call last):\n  …\n{fail[number]}\n")
-            recorder.on_trial_recover(0, [], trial)
+            for _ in range(config.retries):
+                recorder.on_trial_recover(0, [], trial)
             recorder.on_trial_error(0, [], trial)
             Path(trial.error_file).unlink()
         elif number not in leave:

@@ -341,7 +341,7 @@ def test_a_failed_trial_says_why_and_where_to_read_more() -> None:
     run = client().get_run(run_of(3))
     assert run.info.status == "FAILED"
     assert run.data.tags["sweep.reason"] == "ray.exceptions.OutOfMemoryError: too much"
-    assert run.data.tags["sweep.retries"] == "1"
+    assert run.data.tags["sweep.retries"] == "2"
     log = Path(run.data.tags["sweep.log"])
     assert log == trial_folder(SWEEPS / "tiny", 3) / LOG and log.read_text().startswith("Traceback")
 
