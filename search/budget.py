@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from search.config import SweepConfig
-from search.ledger import Entry
+from search.entry import Entry
 from search.ranking import trials_without_gain
 from search.space import grid_size
 

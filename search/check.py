@@ -23,8 +23,9 @@ from search import folder as places
 from search import storage, warm_start
 from search.config import SweepConfig
 from search.disk import Saved, leftovers, saved
+from search.entry import Entry
 from search.folder import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, WARM_START, trial_folder
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.lock import HOLDER
 from search.ranking import results
 from search.storage import Place

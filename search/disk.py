@@ -19,8 +19,8 @@ from gbc import checkpoint
 from gbc.errors import BadInput, CorruptFile
 from search import storage
 from search.config import SweepConfig
+from search.entry import Entry
 from search.folder import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, home_of, trial_folder
-from search.ledger import Entry
 from search.lock import LOCK
 from search.ranking import worth_keeping
 from search.storage import Place, Remote

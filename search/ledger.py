@@ -9,90 +9,18 @@ The driver is the only one who writes, so it holds all trials in memory and neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from gbc.errors import DIVERGED
 from search.config import SweepConfig
+from search.entry import GPUS, LOST, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
 from search.ranking import best
-from search.samplers import ORIGIN, Prior, Proposer
+from search.samplers import Prior, Proposer
+from search.study import open_study
 from search.transaction import Value, write
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-_STOPPED: Final = "stopped_at"
-_REASON: Final = "reason"
-_SECOND: Final = "second_objective"
-_SECONDS: Final = "seconds"
-_LOST: Final = "lost_workers"
-_RETRIED: Final = "retried"
-_GPUS: Final = "gpus"
-_STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One trial as the ledger knows it."""
-
-    number: int
-    params: dict[str, Any]
-    state: str
-    """running, complete, stopped or failed."""
-    values: dict[int, float]
-    """Objective by optimiser step, in order."""
-    stopped_at: int | None
-    """The step at which the scheduler decided to stop it."""
-    reason: str | None
-    """Why it failed."""
-    second: float | None = None
-    """The second objective at the last recorded step, in a sweep that has two."""
-    origin: str | None = None
-    """The trial of another sweep whose settings it took (warm start)."""
-    lost: int = 0
-    """How often its worker died or raised and was replaced."""
-    retried: int = 0
-    """How often it was opened again after it had failed."""
-    gpus: float = 0.0
-    """The share of a GPU that it needs more than others, after it ran out of memory."""
-    ended: float | None = None
-    """When it was told, in seconds since 1970."""
-
-    @property
-    def last_step(self) -> int:
-        """The last step that was recorded, 0 before the first."""
-        return max(self.values, default=0)
-
-    @property
-    def value(self) -> float | None:
-        """The objective at the last recorded step."""
-        return self.values[self.last_step] if self.values else None
-
-    @property
-    def objectives(self) -> tuple[float, ...]:
-        """Every objective at the last recorded step."""
-        return tuple(value for value in (self.value, self.second) if value is not None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the trial was told."""
-        return self.state != "running"
-
-    @property
-    def can_go_on(self) -> bool:
-        """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
-        return self.state == "failed" and not (self.reason or "").startswith(DIVERGED)
-
-    def outcome(self, horizon: int) -> str | None:
-        """`complete`, `stopped` or `failed`; None for a trial that must go on to step `horizon`."""
-        if self.finished:
-            return self.state
-        if self.last_step >= horizon:
-            return "complete"
-        return "stopped" if self.stopped_at is not None else None
 
 
 class Ledger:
@@ -105,8 +33,6 @@ class Ledger:
             CorruptFile: the study's file is damaged.
             BadInput: it cannot be written, or its database cannot be reached.
         """
-        from search.study import open_study
-
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
@@ -115,8 +41,6 @@ class Ledger:
         self._seconds = seconds_of(self.study.user_attrs)
         self._values: list[Value] = []
         self._attributes: dict[tuple[int, str], Any] = {}
-        self.changes = 0
-        """How often something was noted by this object."""
 
     def entries(self) -> list[Entry]:
         """Every trial, by number."""
@@ -136,7 +60,6 @@ class Ledger:
         proposed = self._proposer.propose(self._trials)
         self._trials.append(self._storage.get_trial(self._storage.create_new_trial(self.study._study_id, proposed)))
         self._entries.append(_entry(self._trials[-1]))
-        self.changes += 1
         return self._entries[-1]
 
     def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
@@ -149,9 +72,9 @@ class Ledger:
         if step in trial.intermediate_values:
             return
         if stop:
-            self._note(number, _STOPPED, step)
+            self._note(number, STOPPED, step)
         if second is not None:
-            self._note(number, _SECOND, second)
+            self._note(number, SECOND, second)
         trial.intermediate_values[step] = value
         self._values.append(Value(trial._trial_id, step, value))
         self._changed(number)
@@ -174,7 +97,7 @@ class Ledger:
         if entry.finished:
             return
         if reason:
-            self._note(number, _REASON, reason)
+            self._note(number, REASON, reason)
         self.flush()
         state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
         # A stopped trial gets the last of its values, as Optuna's own `tell` has it: that is what TPE ranks it by.
@@ -186,7 +109,7 @@ class Ledger:
 
     def lost_worker(self, number: int) -> None:
         """Note that the worker of a trial died or raised, and that another one takes over."""
-        self._note(number, _LOST, self._entries[number].lost + 1)
+        self._note(number, LOST, self._entries[number].lost + 1)
         self.flush()
 
     def may_retry(self, number: int) -> bool:
@@ -195,7 +118,7 @@ class Ledger:
 
     def needs(self, number: int, gpus: float) -> None:
         """Note that a trial ran out of memory and wants this share of a GPU from now on."""
-        self._note(number, _GPUS, gpus)
+        self._note(number, GPUS, gpus)
         self.flush()
 
     def reopen(self, number: int) -> None:
@@ -220,9 +143,9 @@ class Ledger:
         self._storage.remove_session()
         # Optuna remembers ended trials for good: only a new study object looks again.
         self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
-        self._note(number, _REASON, None)
-        self._note(number, _LOST, 0)
-        self._note(number, _RETRIED, entry.retried + 1)
+        self._note(number, REASON, None)
+        self._note(number, LOST, 0)
+        self._note(number, RETRIED, entry.retried + 1)
         self.flush()
         self._look(number)
 
@@ -238,7 +161,7 @@ class Ledger:
     def spent(self, seconds: float) -> None:
         """Note the wall time spent so far."""
         self.flush()
-        self.study.set_user_attr(_SECONDS, seconds)
+        self.study.set_user_attr(SECONDS, seconds)
         self._seconds = seconds
 
     def close(self) -> None:
@@ -257,7 +180,6 @@ class Ledger:
 
     def _changed(self, number: int) -> None:
         self._entries[number] = _entry(self._trials[number])
-        self.changes += 1
 
     def _look(self, number: int) -> None:
         """Read a trial again as the study has it now."""
@@ -269,33 +191,3 @@ def _entry(trial: FrozenTrial) -> Entry:
     return entry_of(
         trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
     )
-
-
-def entry_of(
-    number: int,
-    state: str,
-    ended: datetime | None,
-    params: dict[str, Any],
-    values: Mapping[int, float],
-    attributes: Mapping[str, Any],
-) -> Entry:
-    """A trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
-    return Entry(
-        number=number,
-        params=params,
-        state=_STATES[state],
-        values=dict(sorted(values.items())),
-        stopped_at=attributes.get(_STOPPED),
-        reason=attributes.get(_REASON),
-        second=attributes.get(_SECOND),
-        origin=attributes.get(ORIGIN),
-        lost=attributes.get(_LOST, 0),
-        retried=attributes.get(_RETRIED, 0),
-        gpus=attributes.get(_GPUS, 0.0),
-        ended=ended.timestamp() if ended else None,
-    )
-
-
-def seconds_of(attributes: Mapping[str, Any]) -> float:
-    """Wall time spent on a sweep, from its study's attributes."""
-    return float(attributes.get(_SECONDS, 0.0))

@@ -25,8 +25,8 @@ from gbc.tasks import World
 from gbc.trainer import Trainer
 from search import shared, storage
 from search.config import SweepConfig
-from search.engine import Machine
 from search.folder import CLASSIFIERS
+from search.machine import Machine
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from search.config import SweepConfig
 
 if TYPE_CHECKING:
-    from search.ledger import Entry
+    from search.entry import Entry
 
 
 def goodness(config: SweepConfig, entry: Entry) -> tuple[float, ...]:

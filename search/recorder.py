@@ -14,8 +14,9 @@ from ray import tune
 
 from search import faults, storage
 from search.disk import Keeper, saved
+from search.entry import Entry
 from search.folder import LOG, PICTURE, folder_of, hang_note, trial_folder
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.node_deaths import of_a_node
 from search.progress import Progress
 from search.storage import Place

@@ -143,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> int:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     else:
-        from search.engine import Machine
+        from search.machine import Machine
 
         summary = sweep.run_sweep(config, Machine.wanted(config), console, retry_failed=arguments.retry_failed)
         if summary.ended_by in ("steps", "patience", "grid"):
@@ -176,7 +176,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.settings import parse_assignment
     from search import cluster
     from search.config import Resources, objective_flags, resolve
-    from search.engine import Machine
+    from search.machine import Machine
     from search.places import Places
 
     flags: dict[str, Any] = {

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from search.config import SweepConfig
+from search.entry import ORIGIN
 from search.space import grid_size
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
-
-ORIGIN: Final = "warm_start"
-"""Attribute of a trial whose settings came from another sweep: which sweep and trial."""
 
 
 _SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing

@@ -10,7 +10,8 @@ from typing import Any, Final
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search.config import SweepConfig
-from search.ledger import Entry, Ledger
+from search.entry import Entry
+from search.ledger import Ledger
 
 _FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray
 

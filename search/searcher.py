@@ -7,8 +7,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.budget import used_up
+from search.entry import Entry
 from search.faults import Halt
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.trial import Assignment
 
 

@@ -13,12 +13,11 @@ from search.ledger import Ledger
 
 
 class LedgerStopper(tune.Stopper):
-    """Looks into the ledger whenever it has changed, and at the clock: trials may be silent for long."""
+    """Looks into the ledger, and at the clock: trials may be silent for long."""
 
     def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: Halt) -> None:
         """`elapsed` gives the wall seconds spent on the sweep so far."""
         self._ledger, self._elapsed, self._halt = ledger, elapsed, halt
-        self._entries, self._seen = ledger.entries(), ledger.changes
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never a single trial."""
@@ -30,14 +29,11 @@ class LedgerStopper(tune.Stopper):
         Raises:
             Abandon: Ray is dead.
         """
-        with self._halt.guard():
-            if self._seen != self._ledger.changes:
-                self._entries, self._seen = self._ledger.entries(), self._ledger.changes
         if self._halt.reason is not None:
             if not self._halt.records_fail:
                 raise Abandon
             return True
-        return spent(self._ledger.config, self._entries, self._elapsed() - MOMENT) is not None
+        return spent(self._ledger.config, self._ledger.entries(), self._elapsed() - MOMENT) is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles stoppers into a file that nobody reads; keep the open study out of it."""

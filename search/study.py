@@ -22,8 +22,8 @@ from urllib.parse import quote
 from gbc.errors import BadInput, CorruptFile
 from search import faults
 from search.config import SweepConfig
+from search.entry import Entry, entry_of, seconds_of
 from search.folder import STUDY_FILE
-from search.ledger import Entry, entry_of, seconds_of
 from search.lock import Driver, driver_of, me, only_driver
 from search.places import public, told
 

@@ -14,8 +14,9 @@ from gbc.report import rank_correlation
 from search.budget import used_up
 from search.config import SweepConfig
 from search.disk import footprint
+from search.entry import Entry
 from search.folder import LOG, PICTURE, home_of, trial_folder
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.ranking import front
 from search.storage import Place
 

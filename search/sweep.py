@@ -16,10 +16,12 @@ from search import processes, storage, tracking, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
 from search.disk import leftovers
-from search.engine import Machine, run_ray
+from search.engine import run_ray
+from search.entry import Entry
 from search.faults import Halt, halting
 from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
+from search.machine import Machine
 from search.prepare import Prepared, prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder

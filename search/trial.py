@@ -16,9 +16,9 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 from search import shared, storage
 from search.config import SweepConfig
+from search.entry import Entry
 from search.faults import outside
 from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, hang_note, home_of, trial_folder
-from search.ledger import Entry
 from search.places import public
 from search.space import settle
 from search.storage import Place

@@ -15,8 +15,8 @@ from typing import Any
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
 from search.config import SweepConfig
+from search.entry import Entry
 from search.folder import WARM_START, existing, folder_of, recorded, started
-from search.ledger import Entry
 from search.ranking import ranked
 from search.samplers import Known, Prior
 from search.space import settle

@@ -74,10 +74,11 @@ def ours(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from search.config import SweepConfig
-    from search.engine import Machine, run_ray
+    from search.engine import run_ray
     from search.faults import Halt
     from search.folder import CLASSIFIERS, RECORD, folder_of
     from search.ledger import Ledger
+    from search.machine import Machine
     from search.progress import Progress
     from search.recorder import Recorder
     from search.tracking import Tracker
@@ -111,7 +112,7 @@ def ours(arguments: argparse.Namespace) -> None:
 
 def ray_alone(trials: int) -> None:
     from search.cluster import quiet_environment
-    from search.engine import Machine
+    from search.machine import Machine
 
     quiet_environment()
     import logging

@@ -7,8 +7,9 @@ from typing import Any
 
 from search.budget import mend, spent, used_up, work_left
 from search.config import SweepConfig
+from search.entry import Entry
 from search.faults import Halt
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.stopper import LedgerStopper
 from tests.search.conftest import tiny_sweep
 

@@ -11,8 +11,9 @@ from mlflow.tracking._tracking_service import utils
 
 from search.check import audit
 from search.config import SweepConfig
+from search.entry import Entry
 from search.folder import CHECKPOINT, SWEEPS, WARM_START, recorded
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.overview import look
 from search.ranking import results
 from search.run import main

@@ -18,8 +18,8 @@ import yaml
 
 from gbc.errors import BadInput
 from search.config import Resources, SweepConfig
-from search.engine import Machine
-from search.ledger import Entry
+from search.entry import Entry
+from search.machine import Machine
 from search.node_deaths import NodeDeaths
 from search.recorder import reason_of
 from search.trial import assignment_of

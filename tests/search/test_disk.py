@@ -14,8 +14,8 @@ from gbc import checkpoint
 from search import storage
 from search.config import SweepConfig
 from search.disk import Keeper, footprint, leftovers, saved, size
+from search.entry import Entry
 from search.folder import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
-from search.ledger import Entry
 from tests.search.conftest import tiny_sweep
 
 

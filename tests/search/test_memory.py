@@ -32,7 +32,7 @@ import yaml
 from rich.console import Console
 from search import sweep
 from search.config import SweepConfig
-from search.engine import Machine
+from search.machine import Machine
 config = SweepConfig.parse(yaml.safe_load(open(sys.argv[1])), "test")
 sys.path.insert(0, ".")
 summary = sweep.run_sweep(config, Machine.of(config.resources, cpus=2, gpus=1), Console())

@@ -14,8 +14,8 @@ from gbc import datasets
 from gbc.errors import BadInput
 from search import sweep
 from search.config import Resources, SweepConfig
-from search.engine import Machine
 from search.ledger import Ledger
+from search.machine import Machine
 from search.prepare import largest_trial
 from search.run import main, parse_duration
 from tests.search.conftest import tiny_sweep

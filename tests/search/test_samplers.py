@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from search.config import SweepConfig
-from search.ledger import Entry, Ledger
+from search.entry import Entry
+from search.ledger import Ledger
 from search.samplers import LEARNING, SAMPLERS, SEQUENCES
 from tests.search.conftest import tiny_sweep
 

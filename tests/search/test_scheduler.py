@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from search.config import SweepConfig
-from search.ledger import Entry
+from search.entry import Entry
 from search.scheduler import LedgerASHA, LedgerMedian
 from tests.search.conftest import tiny_sweep
 

@@ -12,8 +12,9 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from search.config import SweepConfig
+from search.entry import Entry
 from search.faults import Halt
-from search.ledger import Entry, Ledger
+from search.ledger import Ledger
 from search.progress import Progress
 from search.recorder import Recorder
 from search.searcher import LedgerSearcher

@@ -1,0 +1,112 @@
+"""One trial of a sweep, as its study has it, and under which names the study has what Optuna has no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from gbc.errors import DIVERGED
+
+STOPPED: Final = "stopped_at"
+REASON: Final = "reason"
+SECOND: Final = "second_objective"
+SECONDS: Final = "seconds"
+LOST: Final = "lost_workers"
+RETRIED: Final = "retried"
+GPUS: Final = "gpus"
+ORIGIN: Final = "warm_start"
+"""Of a trial whose settings came from another sweep: which sweep and trial."""
+_STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial as the ledger knows it."""
+
+    number: int
+    params: dict[str, Any]
+    state: str
+    """running, complete, stopped or failed."""
+    values: dict[int, float]
+    """Objective by optimiser step, in order."""
+    stopped_at: int | None
+    """The step at which the scheduler decided to stop it."""
+    reason: str | None
+    """Why it failed."""
+    second: float | None = None
+    """The second objective at the last recorded step, in a sweep that has two."""
+    origin: str | None = None
+    """The trial of another sweep whose settings it took (warm start)."""
+    lost: int = 0
+    """How often its worker died or raised and was replaced."""
+    retried: int = 0
+    """How often it was opened again after it had failed."""
+    gpus: float = 0.0
+    """The share of a GPU that it needs more than others, after it ran out of memory."""
+    ended: float | None = None
+    """When it was told, in seconds since 1970."""
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was recorded, 0 before the first."""
+        return max(self.values, default=0)
+
+    @property
+    def value(self) -> float | None:
+        """The objective at the last recorded step."""
+        return self.values[self.last_step] if self.values else None
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """Every objective at the last recorded step."""
+        return tuple(value for value in (self.value, self.second) if value is not None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial was told."""
+        return self.state != "running"
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
+        return self.state == "failed" and not (self.reason or "").startswith(DIVERGED)
+
+    def outcome(self, horizon: int) -> str | None:
+        """`complete`, `stopped` or `failed`; None for a trial that must go on to step `horizon`."""
+        if self.finished:
+            return self.state
+        if self.last_step >= horizon:
+            return "complete"
+        return "stopped" if self.stopped_at is not None else None
+
+
+def entry_of(
+    number: int,
+    state: str,
+    ended: datetime | None,
+    params: dict[str, Any],
+    values: Mapping[int, float],
+    attributes: Mapping[str, Any],
+) -> Entry:
+    """A trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
+    return Entry(
+        number=number,
+        params=params,
+        state=_STATES[state],
+        values=dict(sorted(values.items())),
+        stopped_at=attributes.get(STOPPED),
+        reason=attributes.get(REASON),
+        second=attributes.get(SECOND),
+        origin=attributes.get(ORIGIN),
+        lost=attributes.get(LOST, 0),
+        retried=attributes.get(RETRIED, 0),
+        gpus=attributes.get(GPUS, 0.0),
+        ended=ended.timestamp() if ended else None,
+    )
+
+
+def seconds_of(attributes: Mapping[str, Any]) -> float:
+    """Wall time spent on a sweep, from its study's attributes."""
+    return float(attributes.get(SECONDS, 0.0))
