@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from gbc.config import TrialConfig
 
+JUDGED_SEED: Final = 0
+"""Of the latents whose samples are judged and shown: every trial has the same."""
+
 _FEATURES: Final = 64
 _FREQUENCY: Final = 10.0  # standard deviation; 2 and 3 leave more of the points out (docs/log.md)
 

@@ -17,7 +17,7 @@ from gbc import losses, pictures
 from gbc.classifiers import Classifier, kaiming, normalising_by, two_logits
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.generator import Pixels, build
+from gbc.generator import JUDGED_SEED, Pixels, build
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
@@ -66,10 +66,11 @@ class Trainer:
             network.to(self.device)
 
         self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
-        judged = torch.Generator(self.device).manual_seed(derive(config.seed, 2))
-        self.judged_labels = torch.arange(classes, device=self.device).repeat(config.eval_per_class)
+        # The same latents for every trial, on every device: pictures and scores compare, and an export makes the picture again.
+        judged = torch.arange(classes).repeat(config.eval_per_class)
+        latents = self.generator.judged_latents(judged, torch.Generator().manual_seed(JUDGED_SEED))
+        self.judged_labels, self.judged_noise = judged.to(self.device), latents.to(self.device)
         self.judged_tasks = tasks_for(self.judged_labels, self.labels_of_task)
-        self.judged_noise = self.generator.judged_latents(self.judged_labels, judged)
         self.bank = torch.randn(
             config.bank, config.noise_dim, device=self.device,
             generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
