@@ -21,6 +21,7 @@ from gbc.generator import JUDGED_SEED, Pixels, build
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
+from gbc.optimiser import Adam
 from gbc.report import Report, free_score
 from gbc.runtime import derive, pick_device
 from gbc.subject import Pass, Subject, check_factors, labels_of_task, union
@@ -81,7 +82,7 @@ class Trainer:
         self.trained = [*networks, *alphas]
         # Weight decay would pull α to 0 for no reason.
         groups: list[dict[str, Any]] = [{"params": networks}, {"params": alphas, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimiser = Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         if config.stationarity_weight:
             self._fit_multiplier_scale()
         self._clear_sums()

@@ -24,14 +24,16 @@ from search import storage, warm_start
 from search.config import SweepConfig
 from search.disk import Saved, leftovers, saved
 from search.entry import Entry
+from search.facts import Facts, read
 from search.folder import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, WARM_START, trial_folder
 from search.ledger import Ledger
 from search.lock import HOLDER
 from search.ranking import results
 from search.storage import Place
-from search.study import one_driver, recorded_trials, running_driver
+from search.study import one_driver, running_driver
 from search.summary import ended_by
-from search.tracking import Facts, Report, Tracker, front_text, read
+from search.tables import recorded_trials
+from search.tracking import Report, Tracker, front_text
 from search.trial import Row, assignment_of, rows, settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow

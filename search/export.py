@@ -59,7 +59,7 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from search import shared, storage
     from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, existing, home_of, recorded, trial_folder
     from search.ranking import best as best_of
-    from search.study import recorded_trials
+    from search.tables import recorded_trials
 
     folder = existing(name)
     config = recorded(folder)

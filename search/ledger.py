@@ -17,6 +17,7 @@ from search.entry import GPUS, LOST, REASON, RETRIED, SECOND, SECONDS, STOPPED, 
 from search.ranking import best
 from search.samplers import Prior, Proposer
 from search.study import open_study
+from search.tables import frozen_trials
 from search.transaction import Value, write
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Ledger:
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
-        self._trials = self.study.get_trials()
+        self._trials = frozen_trials(config, folder)
         self._entries = [_entry(trial) for trial in self._trials]
         self._seconds = seconds_of(self.study.user_attrs)
         self._values: list[Value] = []

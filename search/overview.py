@@ -17,8 +17,9 @@ from search.disk import footprint, size
 from search.places import public
 from search.progress import duration
 from search.ranking import best, trials_without_gain
-from search.study import recorded_trials, running_driver
+from search.study import running_driver
 from search.summary import ended_by, failure, front_of
+from search.tables import recorded_trials
 
 
 @dataclass(frozen=True)

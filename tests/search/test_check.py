@@ -22,7 +22,7 @@ from search.config import SweepConfig
 from search.folder import CHECKPOINT, HISTORY, LOG, PICTURE, PREVIOUS, SWEEPS, trial_folder
 from search.lock import HOLDER
 from search.run import main
-from search.study import read_study
+from search.tables import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.records import move, play
 from tests.search.test_lock import another_driver

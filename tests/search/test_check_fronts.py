@@ -17,7 +17,7 @@ from search.ledger import Ledger
 from search.overview import look
 from search.ranking import results
 from search.run import main
-from search.study import read_study
+from search.tables import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.records import move, play
 from tests.search.test_check import check, client, run_of, store, study

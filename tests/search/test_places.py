@@ -10,8 +10,9 @@ import yaml
 from gbc.errors import BadInput
 from search import sweep
 from search.config import SweepConfig
+from search.mlflow_store import address
 from search.places import Places, public, public_words, secrets, told
-from search.tracking import Tracker, address
+from search.tracking import Tracker
 from tests.search.conftest import tiny_sweep
 
 
