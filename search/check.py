@@ -502,6 +502,8 @@ class _Mender:
         if keep is not None:
             self.tracker.adopt(number, keep.run)
         self.tracker.open_trial(number, settings)
+        if keep is None and others:
+            self.tracker.copy_pictures(others[-1].run, number)
         self.tracker.log(number, [Report.of(history[step]) for step in missing])
         if entry.finished:
             folder, retries = trial_folder(self.home, number), entry.lost + entry.retried

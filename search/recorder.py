@@ -118,6 +118,7 @@ class Recorder(tune.Callback):
                 for report in map(Report.of, self._saved(entry.number)):
                     if report.step <= entry.last_step:
                         self._writer.log(entry.number, report)
+                self._writer.show(entry.number, self._trial_folder(entry.number))
             elif entry.finished:
                 continue
             if outcome:
@@ -171,6 +172,7 @@ class Recorder(tune.Callback):
         self._ledger.tell(number, outcome, reason)
         folder = self._trial_folder(number)
         entry = self._ledger.entry(number)
+        self._writer.show(number, folder)
         self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
         self._progress.closed(number, outcome, reason)
         self._keeper.tidy(self._ledger.entries())
@@ -197,6 +199,8 @@ class Recorder(tune.Callback):
         self._ledger.flush()
         for number, report in self._held:
             self._writer.log(number, report)
+        for number in {number for number, _ in self._held}:
+            self._writer.show(number, self._trial_folder(number))
         self._held, self._flushed = [], time.monotonic()
 
     def _saved(self, number: int) -> list[dict[str, Any]]:

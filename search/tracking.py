@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import storage
+from search import storage, usage
 from search.config import SweepConfig
+from search.gallery import Gallery
 from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach, reason
 from search.places import public
 from search.storage import Place
@@ -57,6 +58,7 @@ class Tracker:
         reach(config)
         try:
             self._client: MlflowClient = MlflowClient(patient(self.uri))
+            self._gallery = Gallery(self._client)
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
@@ -123,6 +125,11 @@ class Tracker:
                 child.metrics |= report.metrics
             new = new[count:]
 
+    def show(self, number: int, folder: Place) -> None:
+        """Move the pictures that the worker of a trial left in its folder into its run, by step."""
+        if (child := self._child(number)) is not None:
+            self._gallery.move(child.run, folder)
+
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
     ) -> None:
@@ -172,6 +179,10 @@ class Tracker:
         child = self._child(number)
         return child.run if child else None
 
+    def copy_pictures(self, run: str, number: int) -> None:
+        """Give the run of a trial the pictures of another run."""
+        self._gallery.copy(run, self._known[number].run)
+
     def adopt(self, number: int, run: str) -> None:
         """From now on `run` is the run of trial `number`."""
         found = self._client.get_run(run)
@@ -197,7 +208,7 @@ class Tracker:
     def reports(self, run: str) -> list[dict[str, Any]]:
         """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
         rows: dict[int, dict[str, Any]] = {}
-        for name in self._client.get_run(run).data.metrics:
+        for name in usage.without(self._client.get_run(run).data.metrics):
             for point in self._client.get_metric_history(run, name):
                 rows.setdefault(point.step, {"step": point.step})[name] = point.value
         return [row for _, row in sorted(rows.items())]
@@ -239,7 +250,7 @@ class Tracker:
     def metrics(self, number: int) -> dict[str, float]:
         """Last value of every metric of a trial; empty when it has no run."""
         child = self._child(number)
-        return dict(child.metrics) if child else {}
+        return usage.without(child.metrics) if child else {}
 
     def _attach(self, run: str, picture: Place) -> None:
         with storage.as_local(picture) as path:

@@ -77,7 +77,7 @@ def create(engine: Any, study: int, trial: FrozenTrial) -> int:
 def write(engine: Any, values: Sequence[Value], attributes: Mapping[tuple[int, str], Any], end: End | None = None) -> None:
     """Put intermediate values, user attributes by (trial, key) and the end of a trial into the tables: all of it or nothing.
 
-    No value may be there yet; attributes replace older ones; a trial that ends must be running.
+    No value may be there yet; attributes, and values of objectives, replace older ones.
 
     Raises:
         OperationalError: of SQLAlchemy; nothing was written.
@@ -107,6 +107,7 @@ def write(engine: Any, values: Sequence[Value], attributes: Mapping[tuple[int, s
         if end is not None:
             told = {"state": end.state, "datetime_complete": end.when}
             connection.execute(update(TrialModel).where(TrialModel.trial_id == end.trial).values(told))
+            connection.execute(delete(TrialValueModel).where(TrialValueModel.trial_id == end.trial))
             if end.values:
                 connection.execute(insert(TrialValueModel), [_objective(end.trial, *one) for one in enumerate(end.values)])
 
