@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from gbc.report import METRIC_DIRECTIONS
-from search.check import audit
+from search.audit import audit
 from search.config import SweepConfig
 from search.folder import RECORD
 from search.ledger import Ledger

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking._tracking_service import utils
 
-from search.check import audit
+from search.audit import audit
 from search.config import SweepConfig
 from search.entry import Entry
 from search.folder import CHECKPOINT, SWEEPS, WARM_START, recorded
