@@ -16,7 +16,7 @@ from gbc.errors import BadInput
 from gbc.settings import flatten
 from search import faults, storage
 from search.config import SweepConfig
-from search.places import public, told
+from search.places import first_line, public
 from search.storage import Place
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Tracker:
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
             mend = "move it away or set MLFLOW_TRACKING_URI" if self.uri.startswith("sqlite") else "see --tracking-uri"
-            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {_reason(fault, self.uri)}; {mend}") from None
+            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {first_line(fault, self.uri)}; {mend}") from None
 
     def look(self) -> None:
         """Read all runs of the sweep's trials, a page at a time. Done by itself before the first use of one."""
@@ -353,7 +353,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {_reason(fault, uri)}") from None
+        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}") from None
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
     ]
@@ -384,11 +384,7 @@ def reach(config: SweepConfig) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {_reason(fault, uri)}; see --tracking-uri") from None
-
-
-def _reason(fault: Exception, uri: str) -> str:
-    return told(str(fault).splitlines()[0] if str(fault) else type(fault).__name__, uri)
+        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; see --tracking-uri") from None
 
 
 def _patient(uri: str) -> str:
