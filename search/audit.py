@@ -182,8 +182,8 @@ def _study_findings(audit: Audit, entry: Entry) -> Iterator[Finding]:
         yield Finding(number, f"the study has settings {listed(entry.params)}, the space {listed(config.space)}")
     if entry.state == "complete" and entry.last_step != config.trial.steps:
         yield Finding(number, f"complete in the study at step {entry.last_step} of {config.trial.steps}")
-    if entry.state == "complete" and len(entry.objectives) != len(config.objectives):
-        yield Finding(number, "complete in the study without a value of each objective")
+    if (entry.values or entry.state == "complete") and len(entry.objectives) != len(config.objectives):
+        yield Finding(number, f"{entry.state} in the study without a value of each objective")
     if entry.stopped_at is not None and entry.values and entry.stopped_at != entry.last_step and entry.state == "stopped":
         yield Finding(number, f"stopped at step {entry.stopped_at}, but the study's last report is of step {entry.last_step}")
     if not audit.live and not entry.finished and (outcome := entry.outcome(config.trial.steps)):
@@ -287,18 +287,15 @@ def _file_findings(audit: Audit, entry: Entry) -> Iterator[Finding]:
 
 
 def _second_differs(config: SweepConfig, entry: Entry, told: Mapping[int, float | None], record: str) -> str | None:
-    """How the study's second objective differs from that of another record; None when it does not, or there is none.
+    """How the study's second objective differs from that of another record; None when it does not.
 
-    It is written before the report that it is of: a driver that died in between left it a report ahead. What counts is that
-    of a full trial, which was told with both.
+    The study keeps the last value alone, and writes it together with its report. Nothing can be said where the other record
+    ends before that report, as MLflow may by some and a checkpoint by one.
     """
     if config.second_objective is None or entry.second is None or entry.last_step not in told:
         return None
-    steps = [entry.last_step] if entry.state == "complete" else [entry.last_step, entry.last_step + config.trial.report_every]
-    if any(entry.second == told[step] for step in steps if step in told):
+    if entry.second == told[entry.last_step]:
         return None
-    if len(steps) == 2 and steps[1] not in told:
-        return None  # perhaps that of a report which no other record has
     return f"{config.second_objective.metric} differs between {record} and the study at step {entry.last_step}"
 
 
