@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow.tracking._tracking_service import utils
 
 from search.audit import audit
 from search.config import SweepConfig
@@ -19,9 +18,10 @@ from search.ranking import results
 from search.run import main
 from search.study import read_study
 from tests.search.conftest import tiny_sweep
-from tests.search.records import move, play
-from tests.search.test_check import check, client, run_of, store, study
+from tests.search.records import check, client, play, run_of, store, study
 from tests.search.test_warm_start import other_sweep
+
+pytestmark = pytest.mark.usefixtures("records")
 
 TINY = SWEEPS / "tiny"
 SECOND = {"metric": "kkt/rho", "direction": "min"}
@@ -42,15 +42,6 @@ def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
         config = SweepConfig.parse(tiny_sweep(second_objective=SECOND, scheduler={"name": "none"}, **more), "test")
         play(config, classifier_cache, stop={}, leave={3: 6, 4: 0}, fail={})
         yield folder
-
-
-@pytest.fixture(autouse=True)
-def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    move(template, tmp_path)
-    utils._artifact_repos_cache.clear()  # by run, and every copy of the template has the same runs
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
 
 
 def entries() -> list[Entry]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +19,6 @@ from tests.search.conftest import tiny_sweep
 from tests.search.workplace import EXPORT, Workplace
 
 pytestmark = pytest.mark.sweep
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
-    old = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    yield Workplace(tmp_path_factory.mktemp("sweeps"))
-    if old:
-        os.environ["MLFLOW_TRACKING_URI"] = old
 
 
 def test_a_sweep_from_start_to_export(place: Workplace) -> None:
@@ -144,14 +133,11 @@ def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(pl
 
 def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workplace) -> None:
     """A factory that kills its worker as long as a file says so; then the same trials go on under the same names."""
-    (place.folder / "flaky.py").write_text(
-        "import os\nimport sys\nfrom pathlib import Path\nfrom torch import nn\n\n\n"
-        "def net():\n"
-        "    if Path(__file__).with_name('broken').exists() and 'worker' in sys.argv[0]:\n"
-        "        os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+    dies = (
+        "if Path(__file__).with_name('broken').exists() and 'worker' in sys.argv[0]:\n"
+        "    os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left"
     )
-    classifier = {"factory": "flaky:net", "steps": 60, "lr": 0.1}
+    classifier = place.factory("flaky", "import os\nimport sys\nfrom pathlib import Path", dies)
     file = place.file("flaky", trials=2, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     (place.folder / "broken").touch()
     code, output = place.run("--config", file, "--retries", "1")
@@ -182,14 +168,8 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
 
 
 def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace) -> None:
-    (place.folder / "hanging.py").write_text(
-        "import sys\nimport time\nfrom torch import nn\n\n\n"
-        "def net():\n"
-        "    if 'worker' in sys.argv[0]:\n"
-        "        time.sleep(600)  # a lock that nobody releases\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
-    )
-    classifier = {"factory": "hanging:net", "steps": 60, "lr": 0.1}
+    hangs = "if 'worker' in sys.argv[0]:\n    time.sleep(600)  # a lock that nobody releases"
+    classifier = place.factory("hanging", "import sys\nimport time", hangs)
     file = place.file("hanging", trials=1, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     code, output = place.run("--config", file, "--retries", "1", "--hang-limit", "2s")
     assert code == 1, output

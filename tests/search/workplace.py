@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import psutil
@@ -29,6 +30,13 @@ class Workplace:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(tiny_sweep(name=name, **changes)))
         return path.name
+
+    def factory(self, name: str, imports: str, before: str) -> dict[str, Any]:
+        """A network of the user's own, in a file; `before` is what its factory does first. Gives the classifier's settings."""
+        text = f"{imports}\nfrom torch import nn\n\n\ndef net():\n{indent(before, '    ')}\n"
+        text += "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+        (self.folder / f"{name}.py").write_text(text)
+        return {"factory": f"{name}:net", "steps": 60, "lr": 0.1}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         # A session of its own, so that all of it can be killed at once.
