@@ -1,6 +1,7 @@
 """Time to propose one setting of the quick preset, by sampler, late in a sweep: `python tests/benchmarks/ask.py`.
 
-Every third trial is full, the others were stopped at their first rung.
+Every third trial is full, the others were stopped at their first rung. CPU time with one thread, so that it counts
+little what else the machine does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from search.config import resolve
@@ -22,6 +25,7 @@ TRIALS, LAST = 120, 10
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     print(f"{'sampler':<10}{'ms a trial':>12}   (median of the last {LAST} of {TRIALS} trials)")
     for sampler in SAMPLERS:
         flags = {"sampler": sampler, "trials": TRIALS}
@@ -32,9 +36,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             ledger = Ledger(config, Path(folder))
             for _ in range(TRIALS):
-                began = time.perf_counter()
+                began = time.process_time()
                 number = ledger.ask().number
-                times.append(time.perf_counter() - began)
+                times.append(time.process_time() - began)
                 full = number % 3 == 0
                 ledger.record(number, config.first_rung, scores.random(), stop=not full)
                 if full:
