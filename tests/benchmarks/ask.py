@@ -6,6 +6,7 @@ little what else the machine does.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tempfile
@@ -13,9 +14,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 from search.config import resolve
 from search.ledger import Ledger
@@ -25,7 +25,6 @@ TRIALS, LAST = 120, 10
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     print(f"{'sampler':<10}{'ms a trial':>12}   (median of the last {LAST} of {TRIALS} trials)")
     for sampler in SAMPLERS:
         flags = {"sampler": sampler, "trials": TRIALS}

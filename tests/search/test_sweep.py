@@ -68,14 +68,12 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     complete = {t.number: t.value for t in place.study("whole") if t.state.name == "COMPLETE"}
     assert result["trial"] == max(complete, key=lambda number: complete[number])
     assert (place.folder / "exported" / "samples.png").exists()
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and "exported: exists already" in again.stderr
-    command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "new", "--trial", "77"]
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and "has no trial 77; it has 0 to 5" in again.stderr
-    command = [*command[:-1], str((best + 1) % 6)]
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and f"was not kept; there are those of {best} (--keep K)" in again.stderr
+    code, output = place.export("--sweep", "whole", "--out", "exported")
+    assert code == 2 and "exported: exists already" in output
+    code, output = place.export("--sweep", "whole", "--out", "new", "--trial", "77")
+    assert code == 2 and "has no trial 77; it has 0 to 5" in output
+    code, output = place.export("--sweep", "whole", "--out", "new", "--trial", str((best + 1) % 6))
+    assert code == 2 and f"was not kept; there are those of {best} (--keep K)" in output
 
 
 def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
@@ -109,7 +107,7 @@ def test_a_second_driver_is_refused_by_name(place: Workplace) -> None:
     place.wait_for(first, "  step ")
     status = place.status("shared")
     assert status["state"] == "running" and status["driver"]["pid"] == first.pid and status["running"]
-    code, output = place.run("--check", "shared")
+    code, output = place.look("--check", "shared")
     assert code == 0, output
     code, output = place.run("--config", file)
     assert code == 2
@@ -151,7 +149,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
         assert run.data.tags["sweep.reason"] == why
         assert (place.folder / run.data.tags["sweep.log"]).read_text().count("The actor died unexpectedly") == 2
     assert [trial.state.name for trial in place.study("flaky")] == ["FAIL", "FAIL"]
-    assert place.run("--check", "flaky")[0] == 0
+    assert place.look("--check", "flaky")[0] == 0
 
     (place.folder / "broken").unlink()
     code, output = place.run("--config", file, "--retry-failed")
@@ -161,7 +159,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     for run in after:
         assert run.data.tags["sweep.outcome"] == "complete" and "sweep.reason" not in run.data.tags
     place.check_records_agree("flaky", 2)
-    code, output = place.run("--check", "flaky")
+    code, output = place.look("--check", "flaky")
     assert code == 0, output
     code, output = place.run("--config", file, "--retry-failed")
     assert code == 0 and "finished already" in output
@@ -179,7 +177,7 @@ def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace)
     assert run.data.tags["sweep.reason"] == why and run.data.tags["sweep.log"] == log
     text = (place.folder / log).read_text()
     assert text.count("Timeout (0:00:02)!") == 2 and 'hanging.py", line 8 in net' in text and "The actor died" in text
-    assert place.run("--check", "hanging")[0] == 0
+    assert place.look("--check", "hanging")[0] == 0
 
 
 def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
