@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from gbc.errors import BadInput
 from search import faults
 from search.config import SweepConfig
-from search.places import public, told
+from search.places import first_line, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,12 +70,7 @@ def reach(config: SweepConfig) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {reason(fault, uri)}; see --tracking-uri") from None
-
-
-def reason(fault: Exception, uri: str) -> str:
-    """The first line of what the store at `uri` said, without its password."""
-    return told(str(fault).splitlines()[0] if str(fault) else type(fault).__name__, uri)
+        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; see --tracking-uri") from None
 
 
 def patient(uri: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from gbc.errors import BadInput, CorruptFile
 from search import faults
 from search.config import SweepConfig
 from search.folder import STUDY_FILE
-from search.lock import Driver, driver_of, me, only_driver
+from search.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
 from search.places import public, told
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
             return
         with connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
-                detail = f" ({who.words()})" if (who := _noted(connection, config.name)) else ""
-                raise BadInput(f"sweep {config.name!r} is being run already{detail}; wait for it, or choose another --name")
+                raise refusal(config.name, _noted(connection, config.name))
             connection.commit()
             yield
 
@@ -137,7 +136,7 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     with connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted(connection, config.name) or Driver(0, "unknown", "a moment ago")
+        return _noted(connection, config.name) or UNKNOWN
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
@@ -201,11 +200,7 @@ def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
 
 
 def _noted(connection: Any, name: str) -> Driver | None:
-    found: Mapping[str, Any] = (_attributes(connection, name) or {}).get(_DRIVER, {})
-    try:
-        return Driver(int(found["pid"]), str(found["host"]), str(found["since"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
 
 
 def _unreachable(url: str, fault: Any) -> BadInput:
