@@ -102,8 +102,8 @@ def write_folder(path: Path, wanted: SyntheticSet, told: Told) -> None:
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
     """Of each label, so that their order by name is the order of labels, which is how ImageFolder numbers classes."""
-    digits = len(str(len(class_names) - 1))
-    return [f"{label:0{digits}}-{re.sub(r'[^\w .+-]', '_', name)}" for label, name in enumerate(class_names)]
+    digits, plain = len(str(len(class_names) - 1)), [re.sub(r"[^\w .+-]", "_", name) for name in class_names]
+    return [f"{label:0{digits}}-{name}" for label, name in enumerate(plain)]
 
 
 def as_bytes(images: Tensor) -> NDArray[np.uint8]:
