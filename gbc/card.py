@@ -43,9 +43,9 @@ _LIMITS: Final = """## Limits
 
 The authors of the method warn that a generator trained from a classifier may leak what the classifier has seen: of a model
 trained on medical records, personal photographs or posts, what comes out can harm the people in it, and generated images can
-be misused for false news, fraud or identity theft (Yu & Wang, Generator Born from Classifier, NeurIPS 2023, supplement B.5). That
-no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat this
-generator as private too, and let it out only where the data might go.
+be misused for false news, fraud or identity theft (Yu & Wang, Generator Born from Classifier, NeurIPS 2023, supplement B.5).
+That no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat
+this generator as private too, and let it out only where the data might go.
 """
 
 
@@ -155,9 +155,8 @@ inputs = {{"noise": noise, "labels": labels{f', "tasks": np.array({tasks})' if s
 (logged,) = generator.run(None, dict(np.load("{JUDGED_INPUTS}")))
 ```""")
     if files:
-        blocks.append(
-            f"`{JUDGED_INPUTS}` holds the noise, labels{' and classifier numbers' if several else ''} of the samples that were judged."
-        )
+        held = "noise, labels and classifier numbers" if several else "noise and labels"
+        blocks.append(f"`{JUDGED_INPUTS}` holds the {held} of the samples that were judged.")
     return "\n\n".join(blocks)
 
 

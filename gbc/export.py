@@ -46,6 +46,8 @@ class ExportedGenerator:
     """A generator ready for use."""
 
     module: Generator
+    shape: tuple[int, int, int]
+    """(channels, height, width) of an image."""
     class_names: tuple[str, ...]
     settings: TrialConfig
     metrics: dict[str, float]
@@ -56,12 +58,6 @@ class ExportedGenerator:
     """Of the samples that `metrics` speak of."""
     origin: dict[str, Any]
     """What it was born from: `says`, `data` with name and digest, `classifiers` with name, digest and regime."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
-        _, height, width = self.module.grid
-        return int(self.module.transposed[-1].out_channels), 4 * height, 4 * width
 
     def sample(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Tensor:
         """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
@@ -284,7 +280,7 @@ def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Exported
     )  # fmt: skip
     module.load_state_dict(dict(weights))
     return ExportedGenerator(
-        module.eval(), tuple(header["classes"]), settings, header["metrics"], header["labels_of_task"],
+        module.eval(), tuple(header["shape"]), tuple(header["classes"]), settings, header["metrics"], header["labels_of_task"],
         Judged(**header["judged"]), header["origin"],
     )  # fmt: skip
 

@@ -83,7 +83,8 @@ def inputs(generator: ExportedGenerator) -> bytes:
     import numpy as np
 
     content = io.BytesIO()
-    np.savez(content, **{name: tensor.numpy() for name, tensor in _judged(generator).items()})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _judged(generator).items()}
+    np.savez(content, **arrays)
     return content.getvalue()
 
 

@@ -29,7 +29,7 @@ class Painter:
     def __init__(self, module: Generator) -> None:
         """`module` is in eval mode, on the CPU."""
         # Channels last is twice as fast. It sums in another order, which is why the judged samples are not drawn so.
-        self._module = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = copy.deepcopy(module).to(memory_format=torch.channels_last)
 
     def paint(self, latents: Iterable[Latents]) -> Iterator[Tensor]:
         """Images [k, channels, height, width] in order, a part at a time; latents are asked for as images are taken."""

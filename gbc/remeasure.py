@@ -39,7 +39,7 @@ class Remeasured:
     """Metrics that were measured with the same data and classifiers."""
 
     def differences(self) -> dict[str, float]:
-        """now − logged, where both are known."""
+        """Now − logged, where both are known."""
         return {name: value - self.logged[name] for name, value in self.now.items() if name in self.logged}
 
     def disagreeing(self) -> list[str]:

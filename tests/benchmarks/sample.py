@@ -33,7 +33,7 @@ def quick() -> ExportedGenerator:
     module(torch.randn(256, settings.noise_dim), torch.arange(256) % 10)
     labels = list(range(10))
     judged = Judged.of(settings, [labels], 10, threads=1)
-    return ExportedGenerator(module.eval(), tuple(map(str, labels)), settings, {}, [labels], judged, {})
+    return ExportedGenerator(module.eval(), (1, 28, 28), tuple(map(str, labels)), settings, {}, [labels], judged, {})
 
 
 def as_it_is(generator: ExportedGenerator, count: int) -> Iterator[Tensor]:
