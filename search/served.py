@@ -1,4 +1,4 @@
-"""A registered generator as MLflow serves it. MLflow copies this file into the model, away from its package: it imports none of it.
+"""A registered generator as MLflow serves it. MLflow copies this file into the model, so it imports nothing of its package.
 
 Input: a table with the columns `label` and `seed`. Output: images [K, channels, height, width] in [0, 1], float32. Row i is a
 function of its label and seed alone: what `gbc.export.load(folder).sample([label], seed)` draws.
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import mlflow
 import numpy as np
+import pandas as pd
 import torch
 from mlflow.pyfunc import PythonModel
 
@@ -33,8 +34,7 @@ class ServedGenerator(PythonModel):  # type: ignore[misc]
             self.knows[labels, task] = 1
         self.program = torch.export.load(folder / "generator.pt2").module()
 
-    # MLflow would take a hint for the type of a single row.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """Images of the rows of `model_input`; a ValueError names a label that is not known."""
         labels = [int(label) for label in model_input["label"]]
         if unknown := [label for label in labels if not 0 <= label < len(self.classes)]:
