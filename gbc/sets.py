@@ -5,6 +5,7 @@ Each takes images a part at a time and appears under its name when it is whole; 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -91,13 +92,21 @@ def write_folder(path: Path, wanted: SyntheticSet, told: Told) -> None:
         for label in set(wanted.classes):
             (temporary / folders[label]).mkdir(parents=True)
         for images in wanted.images():
-            for image in as_bytes(images):
+            for content in small_pngs(as_bytes(images)):
                 label = wanted.classes[number % len(wanted.classes)]
-                # Not pathlib: it would take as long as the drawing.
-                with open(f"{temporary}/{folders[label]}/{number:0{digits}}.png", "xb", buffering=0) as file:
-                    file.write(small_png(image))
+                _write(f"{temporary}/{folders[label]}/{number:0{digits}}.png", content)
                 number += 1
             told(len(images))
+
+
+def _write(path: str, content: bytes) -> None:
+    """A new file. Python's own `open` takes as long as the drawing."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        if os.write(file, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(file)
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
@@ -112,19 +121,24 @@ def as_bytes(images: Tensor) -> NDArray[np.uint8]:
     return np.rint(images.numpy() * np.float32(255)).astype(np.uint8)
 
 
-def small_png(image: NDArray[np.uint8]) -> bytes:
-    """The PNG of one image [channels, height, width] with one channel or three; for small images three times as fast as Pillow.
+def small_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
+    """PNG files of images [k, channels, height, width] with one channel or three; small ones four times as fast as Pillow.
 
-    PNG specification, third edition: an 8-bit greyscale or truecolour image in one IDAT chunk, every row with filter 0.
+    PNG specification, third edition: 8-bit greyscale or truecolour images in one IDAT chunk, every row with filter 0.
     """
-    channels, height, width = image.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)
-    rows[:, 1:] = image.transpose(1, 2, 0).reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    count, channels, height, width = images.shape
+    rows = np.zeros((count, height, 1 + width * channels), np.uint8)
+    rows[:, :, 1:] = images.transpose(0, 2, 3, 1).reshape(count, height, -1)
+    start = b"\x89PNG\r\n\x1a\n" + _chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
     )
+    end = _chunk(b"IEND", b"")
+    for image in rows:
+        yield start + _chunk(b"IDAT", zlib.compress(image, 1)) + end
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 @contextmanager

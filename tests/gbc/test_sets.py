@@ -26,9 +26,10 @@ def made(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 @pytest.mark.parametrize("shape", [(1, 5, 9), (3, 6, 4)])
 def test_a_small_png_is_read_as_it_was(shape: tuple[int, int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    found = np.asarray(Image.open(io.BytesIO(sets.small_png(image))))
-    np.testing.assert_array_equal(found.reshape(*shape[1:], shape[0]), image.transpose(1, 2, 0))
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    for image, content in zip(images, sets.small_pngs(images), strict=True):
+        found = np.asarray(Image.open(io.BytesIO(content)))
+        np.testing.assert_array_equal(found.reshape(*shape[1:], shape[0]), image.transpose(1, 2, 0))
 
 
 def test_an_image_folder_holds_the_samples_and_trains_other_models(made: Trained, tmp_path: Path) -> None:
