@@ -13,7 +13,7 @@ from gbc.metrics import METRICS, controls
 from gbc.tasks import World
 
 if TYPE_CHECKING:
-    from gbc.export import ExportedGenerator
+    from gbc.drawing import ExportedGenerator
 
 
 class Licence(NamedTuple):

@@ -13,115 +13,30 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig
+from gbc.drawing import ExportedGenerator
 from gbc.errors import BadInput, CorruptFile
 from gbc.generator import Generator
 from gbc.judged import Judged
-from gbc.painter import Latents, Painter
+from gbc.samples import ImageDataset
 from gbc.settings import digest
 from gbc.tasks import World
+
+__all__ = ["ExportedGenerator", "check", "check_new", "load", "write"]
 
 VERSION: Final = 2
 WEIGHTS: Final = "generator.safetensors"
 CONFIG: Final = "config.json"
 CARD: Final = "README.md"
 PICTURE: Final = "samples.png"
-BATCH: Final = 512
-"""Latents that are drawn at a time: the same seed gives the same images however many are asked for."""
-
-
-@dataclass(frozen=True)
-class ExportedGenerator:
-    """A generator ready for use."""
-
-    module: Generator
-    shape: tuple[int, int, int]
-    """(channels, height, width) of an image."""
-    class_names: tuple[str, ...]
-    settings: TrialConfig
-    metrics: dict[str, float]
-    """What was measured when it was trained."""
-    labels_of_task: list[list[int]]
-    """Which labels each of the classifiers that it was born from knows (Algorithm 2)."""
-    judging: Judged
-    """Of the samples that `metrics` speak of."""
-    origin: dict[str, Any]
-    """What it was born from: `says`, `data` with name and digest, `classifiers` with name, digest and regime."""
-
-    def sample(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Tensor:
-        """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
-
-        Raises:
-            BadInput: a label the generator does not know.
-        """
-        return torch.cat(list(self.batches(labels, seed)))
-
-    def batches(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Iterator[Tensor]:
-        """As `sample`, a part at a time."""
-        labels = torch.as_tensor(labels, dtype=torch.long)
-        self.check_labels(labels)
-        return self.stream(labels.split(BATCH), seed)
-
-    def stream(self, labels: Iterable[Tensor], seed: int = 0) -> Iterator[Tensor]:
-        """As `batches`, for any number of labels: they come `BATCH` at a time (the last may be fewer), as images are taken.
-
-        Labels that the generator does not know are not noticed here.
-        """
-        return self._painter.paint(self._latents(labels, torch.Generator().manual_seed(seed)))
-
-    @torch.no_grad()
-    def judged(self, device: torch.device | str = "cpu") -> Tensor:
-        """The samples that training judged last, [K, channels, height, width], with labels `judging.labels`.
-
-        The same to the last bit on a machine, device and torch like those of the training; the picture shows the first.
-        """
-        latents = (tensor.to(device) for tensor in self.judging.latents(self.module.noise_dim))
-        try:
-            with self.judging.as_trained():  # at once, as the trainer draws them
-                images: Tensor = self.module.to(device)(*latents)
-        finally:
-            self.module.to("cpu")
-        return images
-
-    def check_labels(self, labels: Tensor) -> None:
-        """Whether the generator knows each of `labels`.
-
-        Raises:
-            BadInput: it does not.
-        """
-        classes = len(self.class_names)
-        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
-            unknown = next(int(label) for label in labels if not 0 <= label < classes)
-            raise BadInput(
-                f"label {unknown} is unknown to this generator; it has 0 to {classes - 1}: {', '.join(self.class_names)}"
-            )
-
-    @cached_property
-    def _painter(self) -> Painter:
-        return Painter(self.module)
-
-    def _latents(self, labels: Iterable[Tensor], rng: torch.Generator) -> Iterator[Latents]:
-        for part in labels:
-            noise = torch.randn(len(part), self.module.noise_dim, generator=rng)
-            yield noise, part, self._draw_tasks(part, rng) if len(self.labels_of_task) > 1 else None
-
-    def _draw_tasks(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """One of the classifiers that know the label, all alike, for each label [K]."""
-        knows = torch.zeros(len(self.labels_of_task), len(self.class_names))
-        for task, known in enumerate(self.labels_of_task):
-            knows[task, known] = 1
-        return torch.multinomial(knows[:, labels].T, 1, generator=rng).squeeze(1)
 
 
 def write(
@@ -153,6 +68,7 @@ def write(
 
     check(out, settings)
     require(formats)
+    data = world.images  # points are refused before anything is written
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
     names, known = union(world.classifiers), labels_of_task(settings.subjects(), world.classifiers)
     header: dict[str, Any] = {
@@ -163,7 +79,7 @@ def write(
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
         "judged": Judged.of(settings, known, len(names), threads).plain(),
-        "origin": {"says": origin, **born_from(world)},
+        "origin": {"says": origin, **born_from(world, data)},
         "weights": weights_digest(weights),
         "files": {},
     }
@@ -253,7 +169,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest({name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in weights.items()})
 
 
-def born_from(world: World) -> dict[str, Any]:
+def born_from(world: World, data: ImageDataset) -> dict[str, Any]:
     """What a card says of data and classifiers, as plain data; a regime that is not known is left out."""
     classifiers = []
     for number, (classifier, regime) in enumerate(zip(world.classifiers, world.regimes, strict=True)):
@@ -264,7 +180,7 @@ def born_from(world: World) -> dict[str, Any]:
         if "margins" in regime:
             found["smallest_margin"] = regime["margins"]["min"]
         classifiers.append(found)
-    return {"data": {"name": world.data.name, "digest": world.data.digest()}, "classifiers": classifiers}
+    return {"data": {"name": data.name, "digest": data.digest()}, "classifiers": classifiers}
 
 
 def file_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from gbc.errors import BadInput
 from gbc.settings import suggest
 
 if TYPE_CHECKING:
-    from gbc.export import ExportedGenerator
+    from gbc.drawing import ExportedGenerator
 
 ALWAYS: Final = "safetensors"
 JUDGED_INPUTS: Final = "judged.npz"

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from gbc.classifiers import BatchNormInputs, Classifier
+from gbc.drawing import ExportedGenerator
 from gbc.errors import BadInput
-from gbc.export import ExportedGenerator, weights_digest
+from gbc.export import weights_digest
 from gbc.metrics import METRICS, Judge, Verdict
 from gbc.runtime import pick_device
 from gbc.samples import ImageDataset

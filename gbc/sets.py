@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gbc.drawing import BATCH, ExportedGenerator
 from gbc.errors import BadInput
-from gbc.export import BATCH, ExportedGenerator
 
 Labels = NDArray[np.int64]
 Told = Callable[[int], None]

@@ -58,7 +58,7 @@ def model_name(config: SweepConfig) -> str:
 
 
 def register_best(config: SweepConfig, entries: Sequence[Entry], *, client_uri: str, run_id: str) -> Version | None:
-    """Register the best full trial of a sweep; None when it has none. `run_id` is the sweep's run.
+    """Register the best full trial of a sweep; None when it has none, or its trials have no generator. `run_id` is its run.
 
     Raises:
         BadInput: its generator was not kept, or MLflow refuses.
@@ -68,7 +68,7 @@ def register_best(config: SweepConfig, entries: Sequence[Entry], *, client_uri: 
 
     tracking.reach(config)
     chosen = best(config, entries)
-    if chosen is None or chosen.value is None:
+    if chosen is None or chosen.value is None or chosen.params.get("generator", config.trial.generator) == "pixels":
         return None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"

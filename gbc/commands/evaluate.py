@@ -11,7 +11,7 @@ from gbc.commands.options import Commands
 
 if TYPE_CHECKING:
     from gbc.config import TrialConfig
-    from gbc.export import ExportedGenerator
+    from gbc.drawing import ExportedGenerator
     from gbc.remeasure import Remeasured
     from gbc.samples import ImageDataset
 

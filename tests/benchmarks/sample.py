@@ -20,7 +20,7 @@ from torch import Tensor
 from gbc import sets
 from gbc.classifiers import kaiming
 from gbc.config import TrialConfig
-from gbc.export import ExportedGenerator
+from gbc.drawing import ExportedGenerator
 from gbc.generator import Generator
 from gbc.judged import Judged
 

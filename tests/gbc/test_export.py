@@ -17,7 +17,9 @@ import yaml
 from PIL import Image
 
 from gbc import card, datasets, export, formats, pictures, tasks
+from gbc.__main__ import main
 from gbc.config import TrialConfig
+from gbc.drawing import BATCH
 from gbc.errors import BadInput, CorruptFile
 from gbc.metrics import NEAREST
 from tests.conftest import TINY
@@ -111,6 +113,8 @@ def test_an_altered_file_of_any_format_is_noticed(made: Trained, tmp_path: Path,
     (copy / name).write_bytes(content)
     with pytest.raises(CorruptFile, match=f"{name}: was altered"):
         export.load(copy)
+    assert main(["sample", "--model", str(copy), "--out", str(tmp_path / "a.png")]) == 2
+    assert not (tmp_path / "a.png").exists()
     (copy / name).unlink()
     export.load(copy)  # what is not there is not asked for
 
@@ -130,7 +134,7 @@ def test_drawing_in_parts_gives_what_the_module_gives(made: Trained) -> None:
     drawn = generator.sample(labels, seed=4)
     assert drawn.is_contiguous() and drawn.shape == (1300, 1, 28, 28)
     rng, expected = torch.Generator().manual_seed(4), []
-    for part in labels.split(export.BATCH):
+    for part in labels.split(BATCH):
         noise = torch.randn(len(part), generator.module.noise_dim, generator=rng)
         drawn_tasks = generator._draw_tasks(part, rng) if generator.module.tasks > 1 else None
         with torch.no_grad():
