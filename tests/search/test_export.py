@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gbc import export
+from gbc.__main__ import main as evaluate
 from search import folder
 from search.config import SweepConfig
 from search.export import main
@@ -54,6 +55,10 @@ def test_the_best_trial_in_all_formats(capsys: pytest.CaptureFixture[str]) -> No
     assert found["trial"] == max((0, 1), key=lambda number: entries[number].value or 0.0)
     generator = export.load("new")
     assert generator.metrics == found["metrics"]
+    # From the checkpoint of a worker to the folder no bit was lost.
+    assert evaluate(["evaluate", "--model", "new", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["judged"]
+    assert [row["difference"] for row in again["metrics"].values()] == [0.0] * 6 and again["notes"] == []
     card = Path("new/README.md").read_text()
     assert f"Trial {found['trial']} of 4 in sweep `tiny`, after 12 steps." in card and "torch.export.load" in card
 
