@@ -115,7 +115,7 @@ def _use(name: str, generator: ExportedGenerator, files: Sequence[str]) -> str:
     tasks = [next(t for t, known in enumerate(generator.labels_of_task) if label in known) for label in labels]
     several, dim = generator.module.tasks > 1, generator.module.noise_dim
     blocks = [
-        f"""With the package (`pip install gbc-search`), from the folder above this one:
+        f"""With the package gbc-search, from the folder above this one:
 
 ```python
 from gbc import export

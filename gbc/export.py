@@ -150,18 +150,21 @@ def load(folder: str | Path) -> ExportedGenerator:
         raise BadInput(f"{folder}: not an exported generator ({fault.filename}: {fault.strerror})") from None
     except (ValueError, SafetensorError) as fault:
         raise CorruptFile(f"{folder}: damaged ({fault}); export it again") from None
-    if header.get("version") != VERSION:
-        raise BadInput(
-            f"{folder}: export version {header.get('version')}, this package reads version {VERSION}; export it again"
-        )
-    if header["weights"] != weights_digest(weights):
-        raise CorruptFile(
-            f"{folder / WEIGHTS}: the weights were altered (their digest does not match {CONFIG}); export it again"
-        )
-    for name, expected in header["files"].items():
-        if (folder / name).exists() and file_digest(folder / name) != expected:
-            raise CorruptFile(f"{folder / name}: was altered (its digest does not match {CONFIG}); export it again")
-    return _built(header, weights)
+    if not isinstance(header, dict) or header.get("version") != VERSION:
+        found = header.get("version") if isinstance(header, dict) else None
+        raise BadInput(f"{folder}: export version {found}, this package reads version {VERSION}; export it again")
+    try:
+        if header["weights"] != weights_digest(weights):
+            raise CorruptFile(
+                f"{folder / WEIGHTS}: the weights were altered (their digest does not match {CONFIG}); export it again"
+            )
+        for name, expected in header["files"].items():
+            if (folder / name).exists() and file_digest(folder / name) != expected:
+                raise CorruptFile(f"{folder / name}: was altered (its digest does not match {CONFIG}); export it again")
+        return _built(header, weights)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise CorruptFile(f"{folder / CONFIG}: damaged ({type(fault).__name__}: {reason}); export it again") from None
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

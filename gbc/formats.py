@@ -74,7 +74,8 @@ def require(formats: Sequence[str]) -> None:
                 importlib.import_module(module)
             except ImportError as fault:
                 raise BadInput(
-                    f"--format {name}: the package {fault.name or module} is missing; pip install 'gbc-search[{name}]'"
+                    f"--format {name}: the package {fault.name or module} is missing; pip install {' '.join(FORMATS[name].needs)}, "
+                    f"or '.[{name}]' in a copy of this repository"
                 ) from None
 
 

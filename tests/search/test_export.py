@@ -102,4 +102,7 @@ def test_a_running_sweep_needs_a_finished_trial(capsys: pytest.CaptureFixture[st
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     assert main(["--sweep", "tiny", "--out", "new", "--format", "onnx"]) == 2
-    assert capsys.readouterr().err == ("error: --format onnx: the package onnx is missing; pip install 'gbc-search[onnx]'\n")
+    assert capsys.readouterr().err == (
+        "error: --format onnx: the package onnx is missing; pip install onnx onnxruntime onnxscript, "
+        "or '.[onnx]' in a copy of this repository\n"
+    )
