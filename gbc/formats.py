@@ -73,8 +73,9 @@ def require(formats: Sequence[str]) -> None:
             try:
                 importlib.import_module(module)
             except ImportError as fault:
+                needs = " ".join(FORMATS[name].needs)
                 raise BadInput(
-                    f"--format {name}: the package {fault.name or module} is missing; pip install {' '.join(FORMATS[name].needs)}, "
+                    f"--format {name}: the package {fault.name or module} is missing; pip install {needs}, "
                     f"or '.[{name}]' in a copy of this repository"
                 ) from None
 
