@@ -16,7 +16,7 @@ _FRAMES: Final = 8
 """Steps of a trial that are shown, the first and the last among them."""
 _ROWS: Final = 4
 """Rows of generated images of a sheet that are shown: with ten classes, forty images."""
-_ROOM: Final = 1_500_000
+_ROOM: Final = 1_200_000
 """Bytes for all frames of a page together."""
 _QUALITIES: Final = (75, 50, 30, 15)
 """Of WebP, from hardly any loss to what still shows which trial is better."""

@@ -56,6 +56,7 @@
       autosize: true, height: chart.clientHeight, hovermode: "closest", margin: { l: 48, r: 12, t: 12, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: colour("--ink") },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: colour("--paper"), bordercolor: colour("--grid"), font: { color: colour("--ink") } },
       // A finger that scrolls the page must not zoom the figure.
@@ -68,7 +69,10 @@
         // On a phone plotly writes 0.002 beside every grid line of a log axis; powers and their halves are enough.
         if (full[key].type === "log" && !full[key].dtick) full[key] = { nticks: 6, exponentformat: "power", ...full[key] };
       }
-    const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+    const config = {
+      displaylogo: false, responsive: true, displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+      modeBarButtons: [["toImage", "resetScale2d"]],
+    };
     Plotly.react(chart, data, full, config).then(() => { chart.dataset.drawn = "true"; });
     if (spec.curve && !chart.listens) {
       chart.listens = true;
@@ -91,7 +95,13 @@
     for (const entry of entries)
       if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
   }, { rootMargin: "300px" });
-  charts.forEach((chart) => seen.observe(chart));
+  // Plotly takes a while to start: the page is there to be read before.
+  addEventListener("load", () => setTimeout(() => {
+    const plotly = document.createElement("script");
+    plotly.textContent = document.getElementById("plotly").textContent;
+    document.body.append(plotly);
+    charts.forEach((chart) => seen.observe(chart));
+  }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => again(() => true));
   addEventListener("beforeprint", () => charts.forEach((chart) => chart.dataset.drawn || draw(chart)));
   picker?.addEventListener("change", () => again((chart) => chart.spec.curve));

@@ -50,7 +50,7 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
         if value is not None and value is not False
     )
     opened = f"<{tag}{shown}>"
-    if tag in ("img", "input", "link", "meta"):
+    if tag in ("br", "img", "input", "link", "meta"):
         return Html(opened)
     return Html(f"{opened}{''.join(text(child) for child in children)}</{tag}>")
 
@@ -137,7 +137,11 @@ def _compact(data: Any) -> Any:
 
 
 def document(title: str, header: Html, sections: Sequence[tuple[str, str, Html]], data: Html, made: str) -> str:
-    """The whole file: sections are (id, name in the table of contents, content); plotly.js comes last and once."""
+    """The whole file.
+
+    Sections are (id, name in the table of contents, content); plotly.js comes last, once, and is
+    run when the page is there to be read.
+    """
     from plotly.offline import get_plotlyjs
 
     here = files("dashboards")
@@ -158,7 +162,7 @@ def document(title: str, header: Html, sections: Sequence[tuple[str, str, Html]]
         element("main", *[content for _, _, content in sections]),
         element("footer", paragraph(made)),
         data,
-        element("script", Html(get_plotlyjs())),
+        element("script", Html(get_plotlyjs()), type="text/plain", id="plotly"),
         element("script", Html(script)),
     )
     return f"<!doctype html>\n{element('html', element('head', *head), element('body', *body), lang='en')}\n"

@@ -74,7 +74,7 @@ def between_floor_and_ceiling(found: Evaluation) -> Panel:
         {
             "type": "scatter", "mode": "markers", "name": name,
             "x": [found.scores[name].get(metric) for metric in metrics], "y": metrics,
-            "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2.5 if size > 10 else 1.5}},
+            "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"width": 0 if name == generator else 2}},
             "hovertemplate": f"{name}: %{{x:.3f}}<extra></extra>",
         }
         for name in [*controls, ceiling, generator]
@@ -127,9 +127,11 @@ def _classes(found: Evaluation, metric: str) -> Panel:
     )  # fmt: skip
 
 
+_EXPLAINED: Final = "1 − ρ"
 _CURVES: Final = {
     "kkt/rho": ("ρ, relative stationarity residual", "1: the samples explain nothing of the parameters. Lower is better."),
-    "loss/stationarity": ("Stationarity loss", "Falls also when Λ̄ζ shrinks; only together with ρ is it good news."),
+    _EXPLAINED: ("1 − ρ, what the samples explain", "The same on a log axis, where small gains show. ρ of 1 and more is drawn at the lower edge."),
+    "loss/stationarity": ("Stationarity loss", "Falls also when the scaled parameters Λζ shrink: good news only when ρ falls too."),
     "loss/duality": ("Duality loss", "Complementary slackness: multipliers where margins are large."),
     "kkt/alpha": ("α, log of the parameters' scale", "Should level off. A drift without end while ρ stands still is a collapse."),
     "kkt/mu_mean": ("Mean multiplier", "Zeros are drawn at the lower edge."),
@@ -144,7 +146,7 @@ def curves_of(sweep: Sweep) -> tuple[Curves, list[Panel]]:
     """Curves of all trials and the panels that draw them, for what the trials logged of the KKT conditions."""
     logged = {name for trial in sweep.trials for name in trial.logged.curves}
     several = sorted(name for name in logged if name.startswith(("kkt/alpha_", "kkt/rho_")))
-    metrics = [name for name in _CURVES if name in logged] + several
+    metrics = [name for name in _CURVES if name in logged or (name == _EXPLAINED and "kkt/rho" in logged)] + several
     if sweep.objective.metric in logged and sweep.objective.metric not in metrics:
         metrics.insert(0, sweep.objective.metric)
     steps = _thinned(sorted({step for t in sweep.trials for m in metrics for step in t.logged.curves.get(m, {})}))
@@ -171,7 +173,9 @@ def _curve_panel(metric: str, values: list[list[float | None]], sweep: Sweep) ->
 
 
 def _aligned(trial: Trial, metric: str, steps: Sequence[int]) -> list[float | None]:
-    points = trial.logged.curves.get(metric, {})
+    points = trial.logged.curves.get("kkt/rho" if metric == _EXPLAINED else metric, {})
+    if metric == _EXPLAINED:
+        points = {step: max(0.0, 1 - rho) for step, rho in points.items()}
     row = [points.get(step) for step in steps]
     kept = [value if value is not None and math.isfinite(value) else None for value in row]
     while kept and kept[-1] is None:
@@ -281,7 +285,7 @@ def importances(sweep: Sweep) -> dict[str, float]:
 
     Empty where there are too few full trials, or they all have the same value.
     """
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import FrozenTrial
 
     if len(sweep.ranked) < _FEW or len({trial.value for trial in sweep.ranked}) < 2 or not sweep.record.space:
@@ -291,7 +295,7 @@ def importances(sweep: Sweep) -> dict[str, float]:
         return float(trial.values[0])
 
     try:
-        found = get_param_importances(sweep.ledger.study, target=value)
+        found = get_param_importances(sweep.ledger.study, evaluator=FanovaImportanceEvaluator(seed=0), target=value)
     except (ValueError, RuntimeError):  # a setting that has one value only, or is not in every trial
         return {}
     return {name: share for name, share in found.items() if math.isfinite(share)}
@@ -305,7 +309,7 @@ def importance(sweep: Sweep, shares: dict[str, float]) -> Panel:
     layout = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"tickformat": ".0%", "rangemode": "tozero"}}
     return Panel(
         "Importance of settings",
-        f"How much of the differences in {sweep.objective.metric} among full trials each setting explains.{warning} "
+        f"How much of the differences in {sweep.objective.metric} among full trials each setting explains (fANOVA).{warning} "
         "Trials that were stopped early take no part.",
         {"data": [{**bars, "hovertemplate": "%{y}: %{x:.0%}<extra></extra>"}], "layout": layout}, height=110 + 24 * len(shares),
     )  # fmt: skip
@@ -411,7 +415,7 @@ def _contour(sweep: Sweep, x: Dimension, y: Dimension) -> Panel | None:
     data = [
         {
             "type": "contour", "x": _shorts(shown[0]), "y": _shorts(shown[1]), "z": [_shorts(row) for row in surface], **scale,
-            "showscale": False, "contours": {"coloring": "heatmap", "showlines": False}, "hoverinfo": "skip",
+            "showscale": False, "contours": {"coloring": "heatmap"}, "line": {"width": 0}, "hoverinfo": "skip",
         },
         {
             "type": "scatter", "mode": "markers", "x": [trial.params[x.name] for trial in trials],

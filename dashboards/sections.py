@@ -77,7 +77,7 @@ def _tiles(sweep: Sweep, signs: Signs) -> list[tuple[str, object]]:
     spent = cost(sweep)
     return [
         (f"best {sweep.objective.metric}", number(sweep.best.value)),
-        ("trials", Html(f"{len(sweep.trials)}<br>{element('span', counts, class_='caption')}")),
+        ("trials", Html(f"{len(sweep.trials)}{element('span', counts, class_='caption')}")),
         ("wall time", duration(sweep.seconds)),
         ("trial time saved by early stopping", duration(spent["saved"])),
         ("trials with signs of collapse", str(sum(bool(found) for found in signs.values()))),
@@ -191,15 +191,15 @@ def training(sweep: Sweep) -> tuple[Html, Html]:
     section = page.section(
         "training", "Training: KKT conditions, multipliers, margins",
         paragraph("Thin: every trial, coloured by how it ended. Bold: the highlighted one. Click a curve to highlight its trial."),
-        legend(sweep), control, page.grid(found),
+        legend(sweep, "highlighted"), control, page.grid(found),
     )  # fmt: skip
     return section, page.data_script("curves", data, "curves")
 
 
-def legend(sweep: Sweep) -> Html:
-    """What the colours of outcomes mean, once for the page."""
+def legend(sweep: Sweep, strongest: str) -> Html:
+    """What the colours of outcomes mean; `strongest` is the name of the one that stands out."""
     badges = [element("span", _WORDS[o], class_=f"badge {o}") for o in OUTCOMES if sweep.of(o)]
-    return paragraph(*[part for badge in badges for part in (badge, " ")], element("span", "highlighted", class_="badge best"))
+    return paragraph(*[part for badge in badges for part in (badge, " ")], element("span", strongest, class_="badge best"))
 
 
 def collapses(sweep: Sweep, signs: Signs) -> Html:
@@ -244,7 +244,7 @@ def search(sweep: Sweep) -> Html:
     if slices := panels.slices(sweep, order):
         parts.append(element("h3", "Slices"))
         parts.append(paragraph(f"{sweep.objective.metric} against each setting, the most important first. Diamond: the best."))
-        parts.append(legend(sweep))
+        parts.append(legend(sweep, "the best"))
         parts.append(page.grid(slices))
     if contours := panels.contours(sweep, order):
         parts.append(element("h3", "Contours"))
