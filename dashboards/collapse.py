@@ -83,7 +83,8 @@ def _idle_multipliers(trial: Trial, _: Variety | None) -> str | None:
     late = rho.iloc[len(rho) // 2 :]
     if late.min() < _STAYS_AT_ONE:
         return None
-    return f"ρ stays at {late.iloc[-1]:.3f}: {active.iloc[-1]:.0%} of the multipliers are above 0, but too small to explain anything"
+    share = f"{active.iloc[-1]:.0%} of the multipliers are above 0"
+    return f"ρ stays at {late.iloc[-1]:.3f}: {share}, but too small to explain anything"
 
 
 def _runaway(trial: Trial, _: Variety | None) -> str | None:
@@ -165,8 +166,8 @@ RULES: Final = (
     ),
     Rule(
         "over-confident samples",
-        f"with the closed form, the mean probability of the label is above {_CERTAIN} and the closed form's loss is no lower than "
-        "at the first report",
+        f"with the closed form, the mean probability of the label is above {_CERTAIN} and the closed form's loss is no lower "
+        "than at the first report",
         "lower ce_weight, or raise closed_weight",
         _certain,
     ),

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from dashboards import page, panels, pictures
+from dashboards import landscape, page, pictures
 from dashboards.page import Html, element, number, paragraph
-from dashboards.panels import SCORES, Json, Panel
+from dashboards.panels import Json, Panel
 from dashboards.records import Sweep
-from dashboards.sections import cost, duration, verdict
+from dashboards.running import cost
+from dashboards.scores import SCORES
+from dashboards.sections import duration, verdict
 
 _COLOURS = 6
 """Colours of sweeps that the page has; more sweeps take turns."""
@@ -25,8 +27,8 @@ def build(sweeps: Sequence[Sweep]) -> str:
     notes = []
     if len(datasets) > 1:
         notes.append(
-            f"The data sets differ ({', '.join(sorted(datasets))}), so bare scores do not compare; how far of the way to real images "
-            "a score is does."
+            f"The data sets differ ({', '.join(sorted(datasets))}), so bare scores do not compare; how far of the way to "
+            "real images a score is does."
         )
     if open_ones := [sweep.name for sweep in sweeps if not sweep.finished]:
         notes.append(f"Not finished: {', '.join(open_ones)}. What they have found so far is shown.")
@@ -53,8 +55,8 @@ def _results(sweeps: Sequence[Sweep]) -> Html:
         ["stopped early", *[len(sweep.of("stopped")) for sweep in sweeps]],
         ["failed", *[len(sweep.of("failed")) for sweep in sweeps]],
         ["wall time", *[duration(sweep.seconds) for sweep in sweeps]],
-        ["optimiser steps", *[int(cost(sweep)["steps"]) for sweep in sweeps]],
-        ["steps/s of the median trial", *[cost(sweep)["speed"] for sweep in sweeps]],
+        ["optimiser steps", *[cost(sweep).steps for sweep in sweeps]],
+        ["steps/s of the median trial", *[cost(sweep).speed for sweep in sweeps]],
         ["best trial", *[sweep.best.number for sweep in sweeps]],
     ]
     for metric in (*SCORES, "classifier/accuracy", "kkt/rho"):
@@ -108,7 +110,7 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
     """The best full trial so far, by trials or by hours since the start."""
     data: list[Json] = []
     for sweep, colour in zip(sweeps, _colours(), strict=False):
-        found = panels.best_so_far(sweep)
+        found = landscape.best_so_far(sweep)
         x: list[float] = [float(step) + 1 for step in found.index]
         if unit == "hours":
             found, x = _by_time(sweep)
@@ -117,7 +119,11 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
             "line": {"shape": "hv", "color": colour, "width": 2},
             "hovertemplate": f"{sweep.name}: %{{y:.4g}} after %{{x:.3g}} {unit}<extra></extra>",
         })  # fmt: skip
-    layout = {"xaxis": {"title": {"text": unit}, "rangemode": "tozero"}, "yaxis": {"title": {"text": metric}}, "showlegend": True}
+    layout = {
+        "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": metric}},
+        "showlegend": True,
+    }
     caption = {
         "trials": "The best full trial so far, by the number of trials begun.",
         "hours": "The same by time on the clock since the first trial began; interruptions count.",
@@ -143,11 +149,14 @@ def _spread(sweeps: Sequence[Sweep], metric: str) -> Panel:
         trials = [trial for trial in sweep.ranked if trial.score(metric) is not None]
         data.append({
             "type": "box", "name": sweep.name, "y": [trial.score(metric) for trial in trials],
-            "customdata": [trial.number for trial in trials], "boxpoints": "all", "pointpos": 0, "jitter": 0.4, "fillcolor": "rgba(0,0,0,0)",
+            "customdata": [trial.number for trial in trials], "boxpoints": "all", "pointpos": 0, "jitter": 0.4,
+            "fillcolor": "rgba(0,0,0,0)",
             "marker": {"color": colour, "size": 5}, "line": {"color": colour, "width": 1},
             "hovertemplate": f"{sweep.name}, trial %{{customdata}}: %{{y:.4g}}<extra></extra>",
         })  # fmt: skip
-    return Panel(metric, "Full trials; the box holds the middle half.", {"data": data, "layout": {"showlegend": False}}, height=300)
+    return Panel(
+        metric, "Full trials; the box holds the middle half.", {"data": data, "layout": {"showlegend": False}}, height=300
+    )
 
 
 def _differences(sweeps: Sequence[Sweep]) -> Iterator[Html]:

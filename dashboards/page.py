@@ -17,9 +17,7 @@ from dashboards.errors import BadInput, reason
 from dashboards.panels import Panel
 
 # A page asks the network for nothing. Plotly's WebGL figures compile their own code, hence unsafe-eval.
-_POLICY: Final = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"
-)
+_POLICY: Final = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"
 
 
 class Html(str):

@@ -70,7 +70,7 @@ def variety(sheet: Pixels) -> tuple[float, float] | None:
     found = samples(sheet)
     if found is None or len(found) < 2:
         return None
-    filled = (found < _WHITE / 255).any(axis=2)  # the last row is filled up with white
+    filled: NDArray[np.bool_] = np.any(found < _WHITE / 255, axis=2)  # the last row is filled up with white
     within = [_spread(found[filled[:, column], column]) for column in range(found.shape[1])]
     return max(within), _spread(found[filled])
 

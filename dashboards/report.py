@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dashboards.errors import BadInput
 
     try:
-        out, size = write_comparison(arguments.compare, arguments.out) if arguments.compare else write(arguments.sweep, arguments.out)
+        out, size = (
+            write_comparison(arguments.compare, arguments.out) if arguments.compare else write(arguments.sweep, arguments.out)
+        )
     except BadInput as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2

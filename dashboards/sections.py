@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import yaml
 
-from dashboards import gallery, page, panels
+from dashboards import curves, gallery, landscape, page, running, scores
 from dashboards.collapse import RULES, Sign
 from dashboards.page import Html, element, number, paragraph, text
-from dashboards.panels import SCORES
 from dashboards.pictures import Pixels, cell, webp
 from dashboards.records import OUTCOMES, Sweep, Trial
+from dashboards.scores import SCORES
 
 Signs = Mapping[int, Sequence[Sign]]
 """Of collapse, by trial number."""
@@ -33,11 +33,13 @@ def header(sweep: Sweep, signs: Signs) -> Html:
     parts = [element("h1", f"Sweep {sweep.name}"), *[paragraph(line, class_="lead") for line in lead]]
     if not sweep.finished:
         open_trials = len(sweep.of("running"))
-        state = "still running when this page was made, or its driver died" if sweep.store.status == "RUNNING" else "interrupted"
+        state = (
+            "still running when this page was made, or its driver died" if sweep.store.status == "RUNNING" else "interrupted"
+        )
         parts.append(
             paragraph(
-                f"Not the last word: the sweep was {state}. {open_trials} {_plural(open_trials, 'trial is', 'trials are')} open; "
-                "the command that started it continues it.", class_="alert",
+                f"Not the last word: the sweep was {state}. {open_trials} {_plural(open_trials, 'trial is', 'trials are')} "
+                "open; the command that started it continues it.", class_="alert",
             )
         )  # fmt: skip
     if signs.get(best.number):
@@ -74,12 +76,12 @@ def verdict(sweep: Sweep) -> str:
 
 def _tiles(sweep: Sweep, signs: Signs) -> list[tuple[str, object]]:
     counts = ", ".join(f"{len(sweep.of(o))} {_WORDS[o]}" for o in OUTCOMES if sweep.of(o))
-    spent = cost(sweep)
+    spent = running.cost(sweep)
     return [
         (f"best {sweep.objective.metric}", number(sweep.best.value)),
         ("trials", Html(f"{len(sweep.trials)}{element('span', counts, class_='caption')}")),
         ("wall time", duration(sweep.seconds)),
-        ("trial time saved by early stopping", duration(spent["saved"])),
+        ("trial time saved by early stopping", duration(spent.saved)),
         ("trials with signs of collapse", str(sum(bool(found) for found in signs.values()))),
     ]
 
@@ -99,10 +101,11 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Html:
     if found:
         if found.trial != best.number:
             right.append(paragraph(
-                f"These scores are of trial {found.trial}, the best when the evaluation was made; trial {best.number} is better now.",
+                f"These scores are of trial {found.trial}, the best when the evaluation was made; "
+                f"trial {best.number} is better now.",
                 class_="alert",
             ))  # fmt: skip
-        right += [page.figure(panels.between_floor_and_ceiling(found)), _score_table(found.scores)]
+        right += [page.figure(scores.between_floor_and_ceiling(found)), _score_table(found.scores)]
     else:
         right.append(paragraph("No evaluation with controls is logged, so scores stand alone:", class_="note"))
         right.append(page.table(["metric", "last value"], [[m, best.score(m)] for m in _TABLE if best.score(m) is not None]))
@@ -110,7 +113,7 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Html:
     right.append(page.table(["setting", "value"], settings, caption=f"What was searched, in trial {best.number}"))
     parts: list[object] = [element("div", element("div", *left), element("div", *right), class_="columns")]
     if found and found.by_class:
-        parts.append(page.grid(panels.by_class(found)))
+        parts.append(page.grid(scores.by_class(found)))
     if signs.get(best.number):
         parts.append(paragraph("Signs of collapse: ", _words(signs[best.number]), class_="alert"))
     return page.section("best", f"The best: trial {best.number}", *parts)
@@ -118,18 +121,24 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Html:
 
 def _sheet_figure(trial: Trial, sheet: Pixels, classes: Sequence[str]) -> Html:
     side = cell(sheet)
-    columns = f" Columns, from the left: {', '.join(classes)}." if classes and side and sheet.shape[1] // side % len(classes) == 0 else ""
+    columns = (
+        f" Columns, from the left: {', '.join(classes)}."
+        if classes and side and sheet.shape[1] // side % len(classes) == 0
+        else ""
+    )
     caption = (
         f"Odd rows: made by trial {trial.number} at step {trial.last_step:,}. Even rows: the training image that is nearest "
         f"to the one above by SSIM, which the generator has never seen.{columns}"
     )
-    image = element("img", src=webp(sheet), alt=f"Samples of trial {trial.number} above their nearest training images", class_="sheet")
+    image = element(
+        "img", src=webp(sheet), alt=f"Samples of trial {trial.number} above their nearest training images", class_="sheet"
+    )
     return element("figure", image, element("figcaption", caption))
 
 
-def _score_table(scores: Mapping[str, Mapping[str, float]]) -> Html:
-    metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
-    rows = [[name, *[row.get(metric) for metric in metrics]] for name, row in scores.items()]
+def _score_table(found: Mapping[str, Mapping[str, float]]) -> Html:
+    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    rows = [[name, *[row.get(metric) for metric in metrics]] for name, row in found.items()]
     return page.table(["images", *metrics], rows, caption="The generator, then the floors, last the ceiling")
 
 
@@ -169,8 +178,8 @@ def _card(sweep: Sweep, card: gallery.Card, signs: Signs) -> Html:
         )
         for index, frame in enumerate(card.frames)
     ]  # fmt: skip
-    scores = f"{sweep.objective.metric} {number(trial.value)}"
-    caption = [element("strong", f"Trial {trial.number}"), " ", _badge(trial), f" {scores}, {trial.last_step:,} steps"]
+    came = f" {sweep.objective.metric} {number(trial.value)}, {trial.last_step:,} steps"
+    caption = [element("strong", f"Trial {trial.number}"), " ", _badge(trial), came]
     if signs.get(trial.number):
         caption += [element("br"), _words(signs[trial.number])]
     return element("div", *images, element("div", *caption, class_="caption"), class_="card", data_last=trial.last_step)
@@ -178,19 +187,21 @@ def _card(sweep: Sweep, card: gallery.Card, signs: Signs) -> Html:
 
 def training(sweep: Sweep) -> tuple[Html, Html]:
     """Curves of all trials, and the data that they are drawn from."""
-    curves, found = panels.curves_of(sweep)
-    if not curves.trials or not found:
+    drawn, found = curves.curves_of(sweep)
+    if not drawn.trials or not found:
         return page.section("training", "Training", paragraph("No curves are in MLflow.", class_="note")), Html("")
-    data = {"best": sweep.best.number, "steps": curves.steps, "trials": curves.trials, "metrics": curves.metrics}
+    data = {"best": sweep.best.number, "steps": drawn.steps, "trials": drawn.trials, "metrics": drawn.metrics}
     options = [
         element("option", f"trial {one['n']}{', the best' if one['n'] == sweep.best.number else ''}", value=one["n"],
                 selected=one["n"] == sweep.best.number)
-        for one in curves.trials
+        for one in drawn.trials
     ]  # fmt: skip
-    control = element("div", element("label", "Highlight", for_="highlight"), element("select", *options, id="highlight"), class_="controls")
+    control = element(
+        "div", element("label", "Highlight", for_="highlight"), element("select", *options, id="highlight"), class_="controls"
+    )
     section = page.section(
         "training", "Training: KKT conditions, multipliers, margins",
-        paragraph("Thin: every trial, coloured by how it ended. Bold: the highlighted one. Click a curve to highlight its trial."),
+        paragraph("Thin: every trial, coloured by how it ended. Bold: the highlighted one. Click a curve to highlight it."),
         legend(sweep, "highlighted"), control, page.grid(found),
     )  # fmt: skip
     return section, page.data_script("curves", data, "curves")
@@ -208,8 +219,8 @@ def collapses(sweep: Sweep, signs: Signs) -> Html:
     parts: list[object] = []
     if flagged:
         parts.append(paragraph(
-            f"{len(flagged)} of {len(sweep.trials)} trials show a sign. A sign is about the KKT conditions or the pictures, not "
-            "about the score: where other losses carry a trial it may score well all the same."
+            f"{len(flagged)} of {len(sweep.trials)} trials show a sign. A sign is about the KKT conditions or the pictures, "
+            "not about the score: where other losses carry a trial it may score well all the same."
         ))  # fmt: skip
         rows = [[trial.number, _badge(trial), trial.value, _words(signs[trial.number])] for trial in flagged]
         parts.append(page.table(["trial", "outcome", sweep.objective.metric, "signs"], rows, sortable=True))
@@ -224,29 +235,29 @@ def collapses(sweep: Sweep, signs: Signs) -> Html:
 def search(sweep: Sweep) -> Html:
     """How the search went: history, importance, coordinates, slices, contours, early stopping."""
     full = len(sweep.ranked)
-    shares = panels.importances(sweep)
+    shares = landscape.importances(sweep)
     parts: list[object] = []
-    first = [panels.history(sweep)]
-    if (two := panels.front(sweep)) is not None:
+    first = [landscape.history(sweep)]
+    if (two := landscape.front(sweep)) is not None:
         first.append(two)
     if shares:
-        first.append(panels.importance(sweep, shares))
-    first.append(panels.survival(sweep))
+        first.append(landscape.importance(sweep, shares))
+    first.append(running.survival(sweep))
     parts.append(page.grid(first))
     if not shares:
         parts.append(paragraph(
-            f"Importance of settings is left out: {full} full {_plural(full, 'trial is', 'trials are')} too few to tell, or all "
-            "have the same value.", class_="note",
+            f"Importance of settings is left out: {full} full {_plural(full, 'trial is', 'trials are')} too few to tell, or "
+            "all have the same value.", class_="note",
         ))  # fmt: skip
-    if (parallel := panels.parallel(sweep)) is not None:
+    if (parallel := landscape.parallel(sweep)) is not None:
         parts.append(page.grid([parallel]))
     order = list(shares)
-    if slices := panels.slices(sweep, order):
+    if slices := landscape.slices(sweep, order):
         parts.append(element("h3", "Slices"))
         parts.append(paragraph(f"{sweep.objective.metric} against each setting, the most important first. Diamond: the best."))
         parts.append(legend(sweep, "the best"))
         parts.append(page.grid(slices))
-    if contours := panels.contours(sweep, order):
+    if contours := landscape.contours(sweep, order):
         parts.append(element("h3", "Contours"))
         parts.append(paragraph(
             f"Mean {sweep.objective.metric} of the trials near by, over pairs of settings; stronger is better, blank where no "
@@ -256,50 +267,38 @@ def search(sweep: Sweep) -> Html:
     return page.section("search", "The search", *parts)
 
 
-def cost(sweep: Sweep) -> dict[str, float]:
-    """`steps`, `saved_steps` and `saved` (seconds of trials) by early stopping, `speed` in steps/s of the median trial."""
-    speeds = {trial.number: speed.median() for trial in sweep.trials if not (speed := trial.curve("time/steps_per_s")).empty}
-    usual = sorted(speeds.values())[len(speeds) // 2] if speeds else float("nan")
-    left = {trial.number: sweep.record.horizon - trial.last_step for trial in sweep.of("stopped")}
-    return {
-        "steps": sum(trial.last_step for trial in sweep.trials),
-        "saved_steps": sum(left.values()),
-        "saved": sum(steps / speeds.get(number, usual) for number, steps in left.items()),
-        "speed": usual,
-    }
-
-
 def costs(sweep: Sweep) -> Html:
     """What the sweep cost, and what early stopping saved."""
-    spent = cost(sweep)
+    spent = running.cost(sweep)
     stopped, full = sweep.of("stopped"), len(sweep.of("complete"))
-    busy = sum(end - begin for trial in sweep.trials for begin, end in panels.work_of(trial))
     retries = sum(trial.lost for trial in sweep.trials)
     pairs: list[tuple[str, object]] = [
         ("trials", f"{len(sweep.trials)}"),
         ("complete", f"{full}"),
         ("stopped early", f"{len(stopped)}"),
         ("failed", f"{len(sweep.of('failed'))}"),
-        ("optimiser steps", f"{spent['steps']:,}"),
-        ("steps not taken", f"{spent['saved_steps']:,}"),
+        ("optimiser steps", f"{spent.steps:,}"),
+        ("steps not taken", f"{spent.saved_steps:,}"),
         ("wall time", duration(sweep.seconds)),
-        ("time in trials", duration(busy)),
-        ("saved by early stopping", duration(spent["saved"])),
-        ("steps/s of the median trial", number(spent["speed"], 3)),
-        ("steps/s of the whole sweep", number(spent["steps"] / sweep.seconds, 3) if sweep.seconds else "–"),
+        ("time in trials", duration(spent.busy)),
+        ("saved by early stopping", duration(spent.saved)),
+        ("steps/s of the median trial", number(spent.speed, 3)),
+        ("steps/s of the whole sweep", number(spent.steps / sweep.seconds, 3) if sweep.seconds else "–"),
         ("workers replaced", f"{retries}"),
     ]
     note = paragraph(
-        "Saved: the steps that stopped trials did not take, at each trial's own speed. It is time of trials; on the clock, divide "
-        "by how many ran at once.", class_="caption",
+        "Saved: the steps that stopped trials did not take, at each trial's own speed. It is time of trials; on the clock, "
+        "divide by how many ran at once.", class_="caption",
     )  # fmt: skip
-    line = panels.timeline(sweep)
+    line = running.timeline(sweep)
     return page.section("cost", "What it cost", page.facts(pairs), note, *([page.grid([line])] if line else []))
 
 
 def every_trial(sweep: Sweep, signs: Signs) -> Html:
     """A table of all trials, the best first."""
-    metrics = list(dict.fromkeys([sweep.objective.metric, *(m for m in _TABLE if any(t.score(m) is not None for t in sweep.trials))]))
+    metrics = list(
+        dict.fromkeys([sweep.objective.metric, *(m for m in _TABLE if any(t.score(m) is not None for t in sweep.trials))])
+    )
     names = [dimension.name for dimension in sweep.record.space]
     rows = [
         [
@@ -341,16 +340,26 @@ def _conditions(conditions: Sequence[Mapping[str, Any]]) -> Html:
 
     def cells(condition: Mapping[str, Any]) -> list[object]:
         cosines = condition.get("cosines") or {}
-        shown = [f"{number(condition['values'].get(name), 3)}" + (f" ({cosines[name]:.2f})" if name in cosines else "") for name in sets]
+        shown = [
+            f"{number(condition['values'].get(name), 3)}" + (f" ({cosines[name]:.2f})" if name in cosines else "")
+            for name in sets
+        ]
         return [condition.get("name", ""), *shown, "yes" if condition.get("separates") else "no"]
 
-    caption = "Relative residual of each condition (cosine of its two sides); of use if it tells the training images from others"
+    caption = (
+        "Relative residual of each condition (cosine of its two sides); of use if it tells the training images from others"
+    )
     return page.table(["condition", *sets, "of use"], [cells(one) for one in conditions], caption=caption)
 
 
 def _policies(found: Mapping[str, Any]) -> Html:
     rows = [
-        [one.get("policy", ""), one.get("mode", ""), one.get("refused") or ", ".join(one.get("kept") or ()) or "–", one.get("same_as") or ""]
+        [
+            one.get("policy", ""),
+            one.get("mode", ""),
+            one.get("refused") or ", ".join(one.get("kept") or ()) or "–",
+            one.get("same_as") or "",
+        ]
         for one in found.get("policies") or []
     ]
     return page.table(["policy of Λ", "BatchNorm", "tensors on the left-hand side", "same as"], rows) if rows else Html("")
@@ -364,10 +373,12 @@ def reproduce(sweep: Sweep) -> Html:
     lines += [
         f"python search/run.py --config sweep.yaml --name {record.name}-again   # the file below",
         f"python -m gbc train --config trial-{sweep.best.number:04d}.yaml --out best   # the best trial alone, the file below",
-        f"python search/export.py --sweep {record.name} --out exports/{record.name}   # its generator, where the sweep was made",
+        f"python search/export.py --sweep {record.name} --out exports/{record.name}   # its generator",
     ]
     versions = [[name.removeprefix("version."), value] for name, value in sorted(tags.items()) if name.startswith("version.")]
-    versions += [[name, tags[name]] for name in ("data.digest", "classifier.digest", "mlflow.source.git.commit") if name in tags]
+    versions += [
+        [name, tags[name]] for name in ("data.digest", "classifier.digest", "mlflow.source.git.commit") if name in tags
+    ]
     best = yaml.safe_dump(_settings_of(sweep, sweep.best), sort_keys=False)
     return page.section(
         "reproduce", "Reproduce",
@@ -377,7 +388,8 @@ def reproduce(sweep: Sweep) -> Html:
             page.download(f"trial-{sweep.best.number:04d}.yaml", best, f"Save trial-{sweep.best.number:04d}.yaml"),
         ),
         paragraph(
-            "Numbers are the same to the last bit with one trial at a time, on the same machine and versions; otherwise they are close.",
+            "Numbers are the same to the last bit with one trial at a time, on the same machine and versions; otherwise they "
+            "are close.",
             class_="caption",
         ),
         page.table(["what", "version"], versions) if versions else Html(""),

@@ -184,7 +184,9 @@ def _reach(uri: str) -> None:
     if uri.startswith("sqlite:"):
         path = Path(uri.partition("?")[0].removeprefix("sqlite:///"))
         if not path.exists():
-            raise BadInput(f"MLflow store {path}: no such file; run this in the folder of the sweep, or set MLFLOW_TRACKING_URI")
+            raise BadInput(
+                f"MLflow store {path}: no such file; run this in the folder of the sweep, or set MLFLOW_TRACKING_URI"
+            )
     elif uri.startswith("http"):
         try:
             parts = urlsplit(uri)

@@ -80,9 +80,7 @@ def _load(name: str, url: str, connect: dict[str, object]) -> Ledger:
     """Into memory, so that nothing is open when it returns. Creates no tables."""
     import optuna
 
-    storage: RDBStorage = optuna.storages.RDBStorage(
-        url, engine_kwargs={"connect_args": connect}, skip_table_creation=True
-    )
+    storage: RDBStorage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect}, skip_table_creation=True)
     try:
         stored = optuna.load_study(study_name=name, storage=storage)
         study = optuna.create_study(study_name=name, directions=stored.directions)

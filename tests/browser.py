@@ -41,7 +41,9 @@ class Page:
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False) -> float:
         """Load an address; returns the seconds from the start of navigation to the load event, as the browser has them."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.send(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        )
         self.loaded = False
         self.send("Page.navigate", url=url)
         self.until(lambda: self.loaded, "the load event")
@@ -82,7 +84,8 @@ def browse() -> Iterator[Page]:
         flags = [
             "--headless=new", "--no-sandbox", "--disable-gpu-sandbox", "--remote-debugging-pipe", "--no-first-run",
             "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-            "--force-color-profile=srgb", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
+            "--force-color-profile=srgb", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage",
+            f"--user-data-dir={profile}",
         ]  # fmt: skip
         commands, answers = _pipe(), _pipe()
         # The browser reads commands from descriptor 3 and answers on 4; ours are kept above both.

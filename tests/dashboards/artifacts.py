@@ -53,7 +53,9 @@ def evaluation(run: Run, trial: int) -> dict[str, object]:
         return {name: value * (0.7 + 0.06 * index) for index, name in enumerate(CLASSES)}
 
     by_class = {
-        "generator": {metric: spread(run.data.metrics[metric]) for metric in ("ssim/coverage", "tstr/1nn", "classifier/accuracy")},
+        "generator": {
+            metric: spread(run.data.metrics[metric]) for metric in ("ssim/coverage", "tstr/1nn", "classifier/accuracy")
+        },
         **{
             name: {metric: spread(scores[name][metric]) for metric in ("ssim/coverage", "tstr/1nn")}
             for name in ("class means", "other real images")
@@ -71,7 +73,8 @@ AUDIT = [
             "policies": [
                 {"policy": "last_layer", "mode": "train", "degrees": {"7.weight": 1.0}, "kept": ["7.weight", "7.bias"],
                  "same_as": None, "refused": None},
-                {"policy": "uniform", "mode": "eval", "degrees": None, "kept": [], "same_as": None, "refused": "no <uniform> Λ"},
+                {"policy": "uniform", "mode": "eval", "degrees": None, "kept": [], "same_as": None,
+                 "refused": "no <uniform> Λ"},
             ],
         },
         "conditions": [
