@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import pandas as pd
+
 from dashboards.records import Trial
 
 _FEWEST: Final = 4
@@ -24,7 +26,7 @@ _DEAD: Final = 0.01
 _DRIFT: Final = 0.5
 """Change of α in the second half: Λ̄ζ is then scaled by e^0.5 or more, a change that training ought to have settled before."""
 _LEVELS_OFF: Final = 0.5
-"""An α that settles moves less than half as far in the last quarter of a run as in the quarter before."""
+"""An α that settles moves less than half as fast in the last quarter of a run as in the quarter before."""
 _FALLS: Final = 0.005
 """Less than ρ falls by in the second half of runs whose multipliers work."""
 _LOSS_FALLS: Final = 0.9
@@ -99,15 +101,25 @@ def _runaway(trial: Trial, _: Variety | None) -> str | None:
         return None
     for name in sorted(names):
         alpha = trial.curve(name)
-        half, quarter = alpha.iloc[len(alpha) // 2], alpha.iloc[len(alpha) * 3 // 4]
-        before, last = quarter - half, alpha.iloc[-1] - quarter
-        if abs(before + last) >= _DRIFT and before * last > 0 and abs(last) >= _LEVELS_OFF * abs(before):
+        late = alpha.iloc[len(alpha) // 2 :]
+        before, last = _speeds(late)
+        if abs(late.iloc[-1] - late.iloc[0]) >= _DRIFT and before * last > 0 and abs(last) >= _LEVELS_OFF * abs(before):
             label = "α" if name == "kkt/alpha" else name.replace("kkt/alpha_", "α of classifier ")
             return (
-                f"{label} runs away, from {half:.2f} to {alpha.iloc[-1]:.2f} in the second half: "
+                f"{label} runs away, from {late.iloc[0]:.2f} to {late.iloc[-1]:.2f} in the second half: "
                 f"the stationarity loss falls and ρ ({rho.iloc[-1]:.3f}) does not"
             )
     return None
+
+
+def _speeds(curve: pd.Series) -> tuple[float, float]:
+    """Mean change a step in the first and in the second half of a curve."""
+    middle = len(curve) // 2
+
+    def speed(begin: int, end: int) -> float:
+        return float((curve.iloc[end] - curve.iloc[begin]) / (curve.index[end] - curve.index[begin]))
+
+    return speed(0, middle), speed(middle, len(curve) - 1)
 
 
 def _certain(trial: Trial, _: Variety | None) -> str | None:

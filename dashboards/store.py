@@ -69,6 +69,7 @@ class Store:
             BadInput: the store does not exist, cannot be read, has an old schema, or holds no such sweep.
         """
         self._record, self.uri = record, record.tracking_uri
+        self._listed: dict[tuple[str, str], frozenset[str]] = {}
         _reach(self.uri)
         _be_quiet()
         with self._told():
@@ -123,8 +124,7 @@ class Store:
 
     def step_images(self, run: str) -> list[StepImage]:
         """Pictures of a trial by step, the last one logged at each; the lossless PNG before its WebP twin."""
-        with self._told():
-            paths = [file.path for file in self._client.list_artifacts(run, "images")]
+        paths = self._files(run, "images") if "images" in self._files(run, "") else ()
         found: dict[int, tuple[tuple[int, bool], str]] = {}
         for path in paths:
             if match := _STEP_IMAGE.search(path):
@@ -135,12 +135,18 @@ class Store:
         return [StepImage(step, path) for step, (_, path) in sorted(found.items())]
 
     def _content(self, run: str, path: str) -> bytes | None:
-        with self._told():
-            folder = path.rpartition("/")[0]
-            if path not in {file.path for file in self._client.list_artifacts(run, folder or None)}:
-                return None
-            with tempfile.TemporaryDirectory() as target:
-                return Path(self._client.download_artifacts(run, path, target)).read_bytes()
+        if path not in self._files(run, path.rpartition("/")[0]):
+            return None
+        with self._told(), tempfile.TemporaryDirectory() as target:
+            return Path(self._client.download_artifacts(run, path, target)).read_bytes()
+
+    def _files(self, run: str, folder: str) -> frozenset[str]:
+        """Paths of what a run holds in a folder; asked for once."""
+        if (run, folder) not in self._listed:
+            with self._told():
+                found = frozenset(file.path for file in self._client.list_artifacts(run, folder or None))
+            self._listed[run, folder] = found
+        return self._listed[run, folder]
 
     def _logged(self, run: Run, extra: tuple[str, ...]) -> Logged:
         identity, last = run.info.run_id, dict(run.data.metrics)
