@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+import pandas as pd
 
 from dashboards import landscape, page, pictures
 from dashboards.page import Html, element, number, paragraph
@@ -14,7 +16,8 @@ from dashboards.running import cost
 from dashboards.scores import SCORES
 from dashboards.sections import duration, verdict
 
-_COLOURS = 6
+_SECONDS: Final = {"minutes": 60.0, "hours": 3600.0}
+_COLOURS: Final = 6
 """Colours of sweeps that the page has; more sweeps take turns."""
 
 
@@ -99,7 +102,8 @@ def _figures(sweeps: Sequence[Sweep]) -> Iterator[Html]:
     objectives = {sweep.objective for sweep in sweeps}
     if len(objectives) == 1:
         metric = next(iter(objectives)).metric
-        yield page.grid([_progress(sweeps, metric, "trials"), _progress(sweeps, metric, "hours")])
+        unit = "hours" if max(sweep.seconds for sweep in sweeps) > 2 * _SECONDS["hours"] else "minutes"
+        yield page.grid([_progress(sweeps, metric, "trials"), _progress(sweeps, metric, unit)])
     else:
         yield paragraph("The objectives differ, so there is no common line of progress.", class_="note")
     shown = [metric for metric in SCORES if all(sweep.best.score(metric) is not None for sweep in sweeps)]
@@ -107,13 +111,14 @@ def _figures(sweeps: Sequence[Sweep]) -> Iterator[Html]:
 
 
 def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
-    """The best full trial so far, by trials or by hours since the start."""
+    """The best full trial so far, by `trials`, or by `minutes` or `hours` since the start."""
     data: list[Json] = []
     for sweep, colour in zip(sweeps, _colours(), strict=False):
-        found = landscape.best_so_far(sweep)
-        x: list[float] = [float(step) + 1 for step in found.index]
-        if unit == "hours":
-            found, x = _by_time(sweep)
+        if unit == "trials":
+            found = landscape.best_so_far(sweep)
+            x = [float(number) + 1 for number in found.index]
+        else:
+            found, x = _by_time(sweep, _SECONDS[unit])
         data.append({
             "type": "scatter", "mode": "lines", "name": sweep.name, "x": x, "y": list(found),
             "line": {"shape": "hv", "color": colour, "width": 2},
@@ -124,22 +129,20 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
         "yaxis": {"title": {"text": metric}},
         "showlegend": True,
     }
-    caption = {
-        "trials": "The best full trial so far, by the number of trials begun.",
-        "hours": "The same by time on the clock since the first trial began; interruptions count.",
-    }
-    return Panel(f"Best so far by {unit}", caption[unit], {"data": data, "layout": layout})
+    if unit == "trials":
+        caption = "The best full trial so far, by the number of trials begun."
+    else:
+        caption = "The same by time on the clock since the first trial began; interruptions count."
+    return Panel(f"Best so far by {unit}", caption, {"data": data, "layout": layout})
 
 
-def _by_time(sweep: Sweep) -> tuple[Any, list[float]]:
-    """The best so far in the order in which full trials ended, and the hours until each did."""
-    import pandas as pd
-
+def _by_time(sweep: Sweep, unit: float) -> tuple[pd.Series, list[float]]:
+    """The best so far in the order in which full trials ended, and the time until each did, in units of so many seconds."""
     begins = [trial.started for trial in sweep.trials if trial.started is not None]
     ended = sorted((trial.ended, trial.value) for trial in sweep.ranked if trial.ended is not None and trial.value is not None)
     values = pd.Series([value for _, value in ended], dtype=float)
     best = values.cummin() if sweep.objective.sign < 0 else values.cummax()
-    return best, [(when - min(begins, default=when)) / 3600 for when, _ in ended]
+    return best, [(when - min(begins, default=when)) / unit for when, _ in ended]
 
 
 def _spread(sweeps: Sequence[Sweep], metric: str) -> Panel:

@@ -40,7 +40,7 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outline = Outline(path.read_text())
     for words in (
         "Sweeps tiny and other", "Not finished: other", "test", "paper", "random", "way to real images in ssim/coverage",
-        "Best so far by trials", "Best so far by hours", "What the sweeps were started with, where it differs",
+        "Best so far by trials", "Best so far by minutes", "What the sweeps were started with, where it differs",
     ):  # fmt: skip
         assert words in outline.words, words
     assert all(image.get("alt") for image in outline.all("img"))
