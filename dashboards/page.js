@@ -40,7 +40,7 @@
       ({ name, mode: few ? "lines+markers" : "lines", line: { color: colour, width }, marker: { color: colour, size: 3 }, opacity });
     const data = ["stopped", "failed", "running", "complete"]
       .filter((outcome) => curves.trials.some((trial) => trial.o === outcome))
-      .map((outcome) => lines(spec.curve, spec.lowest, (trial) => trial.o === outcome, look(outcome, `--${outcome}`, 1, 0.5)));
+      .map((outcome) => lines(spec.curve, spec.lowest, (trial) => trial.o === outcome, look(outcome, `--${outcome}`, 1, curves.trials.length > 60 ? 0.3 : 0.5)));
     data.push(lines(spec.curve, spec.lowest, (trial) => trial.n === chosen, look(`trial ${chosen}`, "--best", 2.5, 1)));
     const layout = { xaxis: { title: { text: "step" } }, yaxis: { type: spec.log ? "log" : "linear" }, showlegend: false };
     return { data, layout };

@@ -157,12 +157,12 @@ class Sweep:
     @cached_property
     def ranked_all(self) -> list[Trial]:
         """Full trials best first, then those that were stopped, are open or failed, each by how far they came and how well."""
-        rest = [trial for trial in self.trials if trial not in self.ranked]
+        full = {trial.number for trial in self.ranked}
+        rest = [trial for trial in self.trials if trial.number not in full]
         sign = self.objective.sign
-        worst = -math.inf
 
         def key(trial: Trial) -> tuple[int, float]:
-            return trial.last_step, sign * trial.value if trial.value is not None else worst
+            return trial.last_step, -math.inf if trial.value is None else sign * trial.value
 
         return self.ranked + sorted(rest, key=key, reverse=True)
 

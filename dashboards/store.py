@@ -31,7 +31,8 @@ _THREADS: Final = 8
 _STEP_IMAGE: Final = re.compile(r"(?:^|/)samples[%+]step[%+](\d+)[%+]timestamp[%+](\d+)[%+][^/]*\.(png|webp)$")
 """MLflow's `log_image(key="samples")`: the separator depends on its version."""
 _CLOCK: Final = "loss/total"  # in every report, so its history says when reports were made
-_PREFIXES: Final = ("kkt/", "margin/", "loss/", "ssim/", "tstr/", "classifier/", "free/", "time/")
+_CURVES: Final = ("kkt/", "margin/", "loss/", "free/confidence", "time/steps_per_s")
+"""Beginnings of the metrics whose course is read; of the others the last value will do."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Store:
         identity, last = run.info.run_id, dict(run.data.metrics)
         curves, times = dict[str, dict[int, float]](), dict[int, float]()
         for name in last:
-            if name.startswith(_PREFIXES) or name in extra:
+            if name.startswith(_CURVES) or name in extra:
                 history = self._client.get_metric_history(identity, name)
                 curves[name] = {point.step: point.value for point in history}
                 if name == _CLOCK:

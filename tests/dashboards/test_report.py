@@ -23,6 +23,8 @@ from gbc.config import TrialConfig
 from search.config import SweepConfig
 from tests.dashboards.artifacts import runs
 from tests.dashboards.conftest import client
+from tests.search.conftest import tiny_sweep
+from tests.search.records import play
 
 SWEEP = Path("mlruns/sweeps/tiny")
 
@@ -174,6 +176,26 @@ def test_what_is_not_logged_is_left_out_and_named(place: Path) -> None:
     ):  # fmt: skip
         assert missing in words, missing
     assert "Mean multiplier" not in words
+
+
+def test_two_objectives_and_a_smaller_that_is_better(
+    tmp_path: Path, classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    objectives = {"objective": {"metric": "kkt/rho", "direction": "min"}, "second_objective": {"metric": "tstr/1nn"}}
+    settings = tiny_sweep(**objectives, scheduler={"name": "none"}, trials=3, keep=1)
+    play(SweepConfig.parse(settings, "test"), classifier_cache, stop={}, leave={}, fail={})
+    assert main(["--sweep", "tiny"]) == 0
+    sweep = read("tiny")
+    assert sweep.best.value == min(trial.value for trial in sweep.trials if trial.value is not None)
+    assert sweep.best.number in sweep.front and all(trial.second is not None for trial in sweep.trials)
+    words = Outline((SWEEP / "report.html").read_text()).words
+    for expected in (
+        "Pareto front", "kkt/rho (min) and tstr/1nn (max)", "without controls", "3 full trials are too few to tell",
+        "Only last pictures are logged", "lower is better",
+    ):  # fmt: skip
+        assert expected in words, expected
 
 
 def test_a_sweep_that_does_not_exist(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
