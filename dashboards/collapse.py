@@ -75,7 +75,9 @@ def _no_multipliers(trial: Trial, _: Variety | None) -> str | None:
     late, rho = active.iloc[len(active) // 2 :], rho.iloc[len(rho) // 2 :]
     if late.max() > _DEAD or rho.min() < _STAYS_AT_ONE:
         return None
-    return f"all multipliers are 0 from step {late.index[0]} on, so ρ stays at {rho.iloc[-1]:.3f}"
+    alive = active.index[active > _DEAD]
+    since = f"from step {active.index[active.index > alive[-1]][0]} on" if len(alive) else "throughout"
+    return f"all multipliers are 0 {since}, so ρ stays at {rho.iloc[-1]:.3f}"
 
 
 def _idle_multipliers(trial: Trial, _: Variety | None) -> str | None:

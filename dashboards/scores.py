@@ -62,7 +62,7 @@ def _classes(found: Evaluation, metric: str) -> Panel:
             is_ceiling = name == found.ceiling
             marker = {
                 "symbol": "line-ns-open" if is_ceiling else "circle-open", "size": 13 if is_ceiling else 8,
-                "color": "--ceiling" if is_ceiling else "--floor", "line": {"width": 2},
+                "color": "--ceiling" if is_ceiling else "--ink", "line": {"width": 2},
             }  # fmt: skip
             data.append({
                 "type": "scatter", "mode": "markers", "name": name, "y": list(values), "x": list(values.values()),

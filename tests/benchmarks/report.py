@@ -31,6 +31,8 @@ from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images, run
 TRIALS, REPORTS = 200, 24
 PICTURED = 8  # trials from either end that have pictures of each step: more than the gallery shows
 
+_MOST_BYTES, _LONGEST = 8_000_000, 2.0  # what a report may take on disk, and in seconds to open
+
 
 def record(config: SweepConfig, random: np.random.Generator) -> None:
     """Every other trial is full, the others were stopped at the first rung."""
@@ -96,6 +98,7 @@ def main() -> None:
         began = time.perf_counter()
         path, size = report.write(config.name)
         print(f"report: {size:,} bytes, made in {time.perf_counter() - began:.1f} s", flush=True)
+        assert size < _MOST_BYTES, "too large"
         if chromium() is None:
             print("no Chromium here, so nothing opens it")
             return
@@ -106,6 +109,7 @@ def main() -> None:
                 tab.wait("document.querySelector('.chart[data-drawn]') !== null")
                 first = float(tab.run("performance.now()")) / 1000
                 print(f"{words}: load event after {loaded:.2f} s, first figure within {first:.2f} s, errors: {tab.errors}")
+                assert loaded < _LONGEST and not tab.errors, "too slow, or with errors"
 
 
 if __name__ == "__main__":

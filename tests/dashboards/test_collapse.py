@@ -39,7 +39,9 @@ def test_a_trial_that_works_shows_no_sign() -> None:
 def test_multipliers_that_died() -> None:
     found = signs(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.3, 0.0, 0.0, 0.0]))
     assert [sign.name for sign in found] == ["no multipliers"]
-    assert found[0].words == "all multipliers are 0 from step 150 on, so ρ stays at 1.000"
+    assert found[0].words == "all multipliers are 0 from step 100 on, so ρ stays at 1.000"
+    (never,) = signs(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.0, 0.0, 0.0, 0.0]))
+    assert never.words == "all multipliers are 0 throughout, so ρ stays at 1.000"
     # They died late: the second half has a report with multipliers.
     assert names(trial(kkt__rho=[1.0, 0.99, 0.99, 1.0], kkt__mu_active=[0.3, 0.3, 0.3, 0.0])) == []
 
