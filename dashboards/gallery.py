@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,10 @@ _QUALITIES: Final = (75, 50, 30, 15)
 """Of WebP, from hardly any loss to what still shows which trial is better."""
 
 
+Sheet = tuple[int, Pixels]
+"""A step, and a trial's samples at it."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """A trial's samples at one step, as a `data:` URL."""
@@ -40,36 +45,37 @@ class Card:
 
 def cards(sweep: Sweep) -> tuple[list[Card], list[Card]]:
     """The best and the worst trials that have pictures, best first in both; no trial is in both."""
-    best, worst = list[Trial](), list[Trial]()
-    sheets: dict[int, list[tuple[int, Pixels]]] = {}
+    sheets: dict[int, list[Sheet]] = {}
 
-    def take(trials: list[Trial], into: list[Trial]) -> None:
+    def take(trials: list[Trial]) -> list[Trial]:
+        taken: list[Trial] = []
         for trial in trials:
-            if len(into) == _EACH:
-                return
-            if trial.number not in sheets and (found := _sheets(sweep, trial)):
+            if len(taken) < _EACH and trial.number not in sheets and (found := _sheets(sweep, trial)):
                 sheets[trial.number] = found
-                into.append(trial)
+                taken.append(trial)
+        return taken
 
-    take(sweep.ranked, best)
-    scored = [trial for trial in sweep.ranked_all if trial.value is not None and trial not in best]
+    best = take(sweep.ranked)
     # Worst first by value alone: what was stopped early was stopped because it was bad.
-    scored.sort(key=lambda trial: sweep.objective.sign * (trial.value or 0.0))
-    take(scored, worst)
-    quality = next((q for q in _QUALITIES if _size(sheets, q) <= _ROOM), _QUALITIES[-1])
-
-    def card(trial: Trial) -> Card:
-        return Card(trial, [Frame(step, webp(sheet, quality=quality)) for step, sheet in sheets[trial.number]])
-
-    return [card(trial) for trial in best], [card(trial) for trial in reversed(worst)]
+    scored = [(sweep.objective.sign * trial.value, trial) for trial in sweep.ranked_all if trial.value is not None]
+    worst = take([trial for _, trial in sorted(scored, key=lambda pair: pair[0])])
+    frames = encoded(sheets)
+    return [Card(trial, frames[trial.number]) for trial in best], [Card(trial, frames[trial.number]) for trial in worst[::-1]]
 
 
-def _size(sheets: dict[int, list[tuple[int, Pixels]]], quality: int) -> int:
-    """Bytes of all frames; of each trial the last one stands for the others, for they are about as large."""
-    return sum(len(found) * len(webp(found[-1][1], quality=quality)) for found in sheets.values())
+def encoded(sheets: Mapping[int, Sequence[Sheet]], room: int = _ROOM) -> dict[int, list[Frame]]:
+    """Frames by trial, in the best quality with which all of them take at most `room` bytes, or else in the lowest."""
+    found: dict[int, list[Frame]] = {}
+    for quality in _QUALITIES:
+        found = {
+            number: [Frame(step, webp(sheet, quality=quality)) for step, sheet in steps] for number, steps in sheets.items()
+        }
+        if sum(len(frame.url) for frames in found.values() for frame in frames) <= room:
+            break
+    return found
 
 
-def _sheets(sweep: Sweep, trial: Trial) -> list[tuple[int, Pixels]]:
+def _sheets(sweep: Sweep, trial: Trial) -> list[Sheet]:
     """The first rows of generated images by step; of a trial without step images its last picture."""
     if not trial.logged.run:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dashboards import pictures
+from dashboards import gallery, pictures
 from gbc.pictures import pairs, png
 
 
@@ -51,9 +52,21 @@ def test_a_sheet_without_a_grid_stays_whole() -> None:
 
 
 def test_lossless_is_lossless() -> None:
-    import base64
-
     made = sheet(torch.rand(20, 1, 28, 28))
     content = base64.b64decode(pictures.webp(made).partition(",")[2])
     assert (np.asarray(Image.open(io.BytesIO(content)).convert("L")) == made).all()
     assert len(pictures.webp(made, quality=30)) < len(pictures.webp(made))
+
+
+def test_a_gallery_fits_its_room_in_the_best_quality_that_does() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 300), np.uint8)
+    sheets = {3: [(10, noise), (20, noise)], 5: [(10, noise)]}
+
+    def size(room: int) -> int:
+        found = gallery.encoded(sheets, room)
+        assert {number: [frame.step for frame in frames] for number, frames in found.items()} == {3: [10, 20], 5: [10]}
+        return sum(len(frame.url) for frames in found.values() for frame in frames)
+
+    best, lowest = size(10**9), size(1)
+    assert lowest < size(best - 1) < best
+    assert size(best) == best

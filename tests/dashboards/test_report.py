@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dashboards import gallery
 from dashboards import page as page_module
 from dashboards.errors import BadInput
 from dashboards.records import read
@@ -95,6 +96,18 @@ def test_it_can_be_read_without_eyes(outline: Outline) -> None:
     assert len(charts) > 20 and all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     labels = {label["for"] for label in outline.all("label")}
     assert labels == {"step", "highlight"} == {one["id"] for tag in ("input", "select") for one in outline.all(tag)}
+
+
+def test_the_gallery_shows_either_end_once(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(recorded)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweep = read("tiny")
+    best, worst = gallery.cards(sweep)
+    assert [card.trial.number for card in best] == [trial.number for trial in sweep.ranked[:5]]
+    values = [card.trial.value for card in worst if card.trial.value is not None]
+    assert values == sorted(values, reverse=True) and values[-1] == min(t.value for t in sweep.trials if t.value is not None)
+    assert not {card.trial.number for card in best} & {card.trial.number for card in worst}
+    assert all([frame.step for frame in card.frames] == [3, 6, 9, 12] for card in (*best, *worst))
 
 
 def test_what_others_wrote_is_escaped(page: Path, outline: Outline) -> None:
