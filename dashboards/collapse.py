@@ -175,7 +175,7 @@ RULES: Final = (
         "α runs away",
         f"α moves by {_DRIFT} or more in the second half and does not level off, while the stationarity loss falls by a tenth "
         f"and ρ by less than {_FALLS}",
-        "the loss is lowered by shrinking Λ̄ζ, not by better samples: another lambda_policy, or a smaller lr",
+        "the loss is lowered by shrinking the scaled parameters, not by better samples: another lambda_policy, or a smaller lr",
         _runaway,
     ),
     Rule(
