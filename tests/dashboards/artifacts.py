@@ -1,0 +1,97 @@
+"""What the driver logs for the report beside curves: step images, an evaluation, an audit; written by MLflow's own client."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from dashboards.pictures import pixels
+
+CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CONTROLS = {
+    "black": (0.488, 0.118, 0.036),
+    "uniform noise": (0.081, 0.059, 0.128),
+    "mean image": (0.337, 0.171, 0.100),
+    "class means": (0.583, 0.410, 0.660),
+    "other real images": (0.598, 0.589, 0.723),
+}
+METRICS = ("ssim/nearest", "ssim/coverage", "tstr/1nn")
+
+
+def runs(client: MlflowClient, experiment: str, sweep: str, role: str) -> list[Run]:
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    query = f"tags.`sweep.name` = '{sweep}' and tags.`sweep.role` = '{role}'"
+    return list(client.search_runs([found.experiment_id], query, max_results=1000))
+
+
+def log_step_images(client: MlflowClient, run: Run, steps: list[int], seed: int = 0) -> None:
+    """Pictures on the way from noise to the trial's last one."""
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    if "samples.png" not in files:
+        return
+    with open(client.download_artifacts(run.info.run_id, "samples.png"), "rb") as file:
+        last = pixels(Image.open(io.BytesIO(file.read())))
+    noise = np.random.default_rng(seed).integers(0, 255, last.shape)
+    for step in steps:
+        share = step / max(steps)
+        sheet = np.where(last >= 250, last, share * last + (1 - share) * noise).astype(np.uint8)
+        client.log_image(run.info.run_id, sheet, key="samples", step=step, synchronous=True)
+
+
+def evaluation(run: Run, trial: int) -> dict[str, object]:
+    """With the controls that Fashion-MNIST really has."""
+    scores = {"generator": {metric: run.data.metrics[metric] for metric in METRICS}}
+    scores |= {name: dict(zip(METRICS, values, strict=True)) for name, values in CONTROLS.items()}
+
+    def spread(value: float) -> dict[str, float]:
+        return {name: value * (0.7 + 0.06 * index) for index, name in enumerate(CLASSES)}
+
+    by_class = {
+        "generator": {
+            metric: spread(run.data.metrics[metric]) for metric in ("ssim/coverage", "tstr/1nn", "classifier/accuracy")
+        },
+        **{
+            name: {metric: spread(scores[name][metric]) for metric in ("ssim/coverage", "tstr/1nn")}
+            for name in ("class means", "other real images")
+        },
+    }
+    return {"trial": trial, "eval_per_class": 50, "scores": scores, "by_class": by_class}
+
+
+AUDIT = [
+    {
+        "classifier": "fashion_mnist-mlp_bn",
+        "verdict": "No condition tells the training images from other real images: a KKT loss has nothing to follow here.",
+        "lambda": {
+            "freedom": {"train": 3, "eval": 2},
+            "policies": [
+                {"policy": "last_layer", "mode": "train", "degrees": {"7.weight": 1.0}, "kept": ["7.weight", "7.bias"],
+                 "same_as": None, "refused": None},
+                {"policy": "uniform", "mode": "eval", "degrees": None, "kept": [], "same_as": None,
+                 "refused": "no <uniform> Λ"},
+            ],
+        },
+        "conditions": [
+            {"name": "wd·ζ = −∇CE", "values": {"training set": 85.6, "other real images": 80.1},
+             "cosines": {"training set": 0.41, "other real images": 0.39}, "parts": [], "separates": False},
+        ],
+        "regime": {"loss": 0.0857, "accuracy": 1.0, "margins": {"min": 0.34, "q50": 3.83}, "imbalance": {}},
+    }
+]  # fmt: skip
+
+
+def log_all(client: MlflowClient, experiment: str, sweep: str, steps: list[int]) -> None:
+    """Everything, for a sweep that is recorded already."""
+    (parent,) = runs(client, experiment, sweep, "sweep")
+    children = {int(run.data.tags["sweep.trial"]): run for run in runs(client, experiment, sweep, "trial")}
+    for number, run in children.items():
+        log_step_images(client, run, steps, seed=number)
+    best = int(parent.data.tags["sweep.best_trial"])
+    client.log_dict(parent.info.run_id, evaluation(children[best], best), "evaluation.json")
+    client.log_text(parent.info.run_id, json.dumps(AUDIT), "audit.json")
