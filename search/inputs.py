@@ -67,8 +67,7 @@ def _data(world: World, settings: TrialConfig) -> Sequence[DatasetInput]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = world.data
-    root = settings.dataset.data_root
-    source = f"torchvision root {root}" if root else f"gbc.assets: {data.name}"
+    source = settings.dataset.data_root or "gbc/assets"
     parts: dict[str, tuple[Any, Any]] = {}
     if isinstance(data, ImageDataset):
         parts["classifier training"] = data.train_images, data.train_labels
