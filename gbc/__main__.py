@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 diverged, 2 bad input, 130 interrupted and resumable."""
+    """Returns the exit code: 0 done, 1 diverged or not as logged, 2 bad input, 130 interrupted and resumable."""
     arguments = parser().parse_args(argv)
-    from gbc.errors import BadInput, Diverged
+    from gbc.errors import BadInput, Disagreement, Diverged
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except Diverged as fault:
         print(f"failed: {fault}; lower lr or the loss weights", file=sys.stderr)
+        return 1
+    except Disagreement as fault:
+        print(f"failed: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

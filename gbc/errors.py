@@ -36,3 +36,7 @@ class Diverged(Exception):
     def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:
         """Rebuild from (step, part): the default would call the constructor with the message."""
         return type(self), (self.step, self.part)
+
+
+class Disagreement(Exception):
+    """What was measured is not what was logged. The result was printed; commands end with this message and exit code 1."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gbc import homogeneity, losses
 from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
@@ -165,6 +165,23 @@ class Pass:
         if self.subject.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
         return losses.relative_residual(self.target, self.pull)
+
+
+@torch.no_grad()
+def opinion(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """What a classifier alone says of `images` [K, …] with its own labels [K]; `inputs` are those of its BatchNorm layers.
+
+    Normalised by its own statistics, whatever a trial's `bn_mode` is, so that trials compare.
+    """
+    with normalising_by(phi, "eval"):
+        logits = two_logits(phi(images))
+    found = {
+        "classifier/accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
+        "free/confidence": logits.softmax(dim=1).gather(1, labels[:, None]).mean().item(),
+    }
+    if inputs.layers:
+        found["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
+    return found
 
 
 def union(classifiers: Sequence[Classifier]) -> tuple[str, ...]:

@@ -66,6 +66,17 @@ def obtain(
     return World(classifiers, regimes, folders, union(sets))
 
 
+def cached(config: TrialConfig, cache: Path) -> bool:
+    """Whether `obtain` finds every classifier in the cache, and trains none.
+
+    Raises:
+        BadInput: as `datasets.load`; the weights of the user's own classifier cannot be read.
+    """
+    return all(
+        pretrain.place(subject.classifier, datasets.load_any(subject.dataset), cache).exists() for subject in config.subjects()
+    )
+
+
 def union(sets: Sequence[Dataset]) -> Dataset:
     """The samples of several data sets once each, labels numbered by class name in order of first appearance.
 

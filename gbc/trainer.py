@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from gbc import losses, pictures
-from gbc.classifiers import Classifier, kaiming, normalising_by, two_logits
+from gbc.classifiers import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.generator import JUDGED_SEED, Pixels, build
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
+from gbc.optimiser import Adam
 from gbc.report import Report, free_score
 from gbc.runtime import derive, pick_device
-from gbc.subject import Pass, Subject, check_factors, labels_of_task, union
+from gbc.subject import Pass, Subject, check_factors, labels_of_task, opinion, union
 
 # As many fresh samples as a large batch: more would only cost time at every report.
 _FREE: Final = 512
@@ -81,7 +82,7 @@ class Trainer:
         self.trained = [*networks, *alphas]
         # Weight decay would pull α to 0 for no reason.
         groups: list[dict[str, Any]] = [{"params": networks}, {"params": alphas, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimiser = Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         if config.stationarity_weight:
             self._fit_multiplier_scale()
         self._clear_sums()
@@ -292,15 +293,8 @@ class Trainer:
         for subject in self.subjects:
             mine = self.judged_tasks == subject.task
             samples, labels = images[mine], subject.local[self.judged_labels[mine]]
-            with normalising_by(subject.phi, "eval"):
-                logits = two_logits(subject.phi(samples))
-            agreed = (logits.argmax(dim=1) == labels).float().mean().item()
-            found.setdefault("classifier/accuracy", []).append(agreed)
-            confidence = logits.softmax(dim=1).gather(1, labels[:, None]).mean().item()
-            found.setdefault("free/confidence", []).append(confidence)
-            if subject.batch_norm_inputs.layers:
-                distance = losses.batch_norm_statistics(subject.batch_norm_inputs.statistics()).item()
-                found.setdefault("free/bn", []).append(distance)
+            for name, value in opinion(subject.phi, subject.batch_norm_inputs, samples, labels).items():
+                found.setdefault(name, []).append(value)
             if subject.weights["stationarity"]:
                 with torch.enable_grad():
                     fresh = Pass(subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE])

@@ -7,10 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+if TYPE_CHECKING:
+    from search.config import SweepConfig
+    from search.entry import Entry
+    from search.lock import Driver
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +24,10 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--sweep", required=True, metavar="NAME")
     cli.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     cli.add_argument("--trial", type=int, metavar="N", help="a certain trial instead of the best")
+    cli.add_argument(
+        "--format", default="safetensors", metavar="F,F…",
+        help="safetensors (always written), torch (a torch.export program), onnx; default: safetensors",
+    )  # fmt: skip
     cli.add_argument("--json", action="store_true", help="print the result as JSON")
     return cli
 
@@ -29,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gbc.errors import BadInput
 
     try:
-        result = export_trial(arguments.sweep, arguments.trial, arguments.out)
+        result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
     except BadInput as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
@@ -45,11 +54,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
+def export_trial(name: str, number: int | None, out: Path, formats: str = "safetensors") -> dict[str, Any]:
     """Write the folder `out` for trial `number`, or for the best full-horizon trial (by the first of two objectives).
 
+    Whatever can be refused is refused before anything is written.
+
     Raises:
-        BadInput: no such sweep or trial, no finished trial, or `out` exists.
+        BadInput: no such sweep, trial or format, no finished trial, a sweep that is running and whose best may change, a
+            package that is missing, or `out` exists.
+    """
+    from gbc import export
+    from gbc.formats import named, require
+    from search.folder import existing, recorded
+    from search.study import running_driver
+    from search.tables import recorded_trials
+
+    wanted = named(formats)
+    export.check_new(out)
+    folder = existing(name)
+    config = recorded(folder)
+    require(wanted)
+    entries, _ = recorded_trials(config, folder)
+    chosen = _chosen(config, entries, number, running_driver(config, folder))
+    return write_trial(config, entries, chosen, out, wanted)
+
+
+def write_trial(
+    config: SweepConfig, entries: Sequence[Entry], chosen: Entry, out: Path, formats: Sequence[str]
+) -> dict[str, Any]:
+    """Write the folder `out` for one of the trials of a sweep; `formats` as `gbc.export.write` takes them.
+
+    Raises:
+        BadInput: its generator was not kept, or `out` cannot be written.
     """
     from contextlib import ExitStack
 
@@ -57,19 +93,9 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
     from search import shared, storage
-    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, existing, home_of, recorded, trial_folder
-    from search.ranking import best as best_of
-    from search.study import recorded_trials
+    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, home_of, trial_folder
 
-    folder = existing(name)
-    config = recorded(folder)
-    entries, _ = recorded_trials(config, folder)
-    best, home = best_of(config, entries), home_of(config)
-    if number is not None and not 0 <= number < len(entries):
-        raise BadInput(f"sweep {name!r} has no trial {number}; it has 0 to {len(entries) - 1}")
-    chosen = entries[number] if number is not None else best
-    if chosen is None:
-        raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
+    home = home_of(config)
     path = trial_folder(home, chosen.number) / CHECKPOINT
     if chosen.finished and not path.exists():
         kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(home, entry.number) / CHECKPOINT).exists())
@@ -82,11 +108,36 @@ def export_trial(name: str, number: int | None, out: Path) -> dict[str, Any]:
     world = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared.source(root) if root else None)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
     picture = trial_folder(home, chosen.number) / PICTURE
-    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{name}`, after {chosen.last_step} steps."
+    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{config.name}`, after {chosen.last_step} steps."
     with ExitStack() as stack:
         shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
-        export.write(out, state["trainer"]["generator"], settings, world, metrics, origin=origin, picture=shown)
-    return {"out": str(out), "sweep": name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}
+        export.write(
+            out, state["trainer"]["generator"], settings, world, metrics,
+            origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),
+        )  # fmt: skip
+    return {"out": str(out), "sweep": config.name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}
+
+
+def _chosen(config: SweepConfig, entries: Sequence[Entry], number: int | None, driver: Driver | None) -> Entry:
+    """The trial `number`, or the best; `driver` runs the sweep at this moment."""
+    from gbc.errors import BadInput
+    from search.ranking import best
+
+    name = config.name
+    if number is not None and not 0 <= number < len(entries):
+        known = f"it has 0 to {len(entries) - 1}" if entries else "it has none yet"
+        raise BadInput(f"sweep {name!r} has no trial {number}; {known}")
+    if driver and number is None:
+        raise BadInput(
+            f"sweep {name!r} is still running ({driver.words()}) and its best may change; wait for it, or name a finished "
+            "trial with --trial N"
+        )
+    if driver and number is not None and not entries[number].finished:
+        raise BadInput(f"trial {number} of sweep {name!r} is still running ({driver.words()}); wait for it")
+    chosen = entries[number] if number is not None else best(config, entries)
+    if chosen is None:
+        raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def outside(fault: BaseException, folder: Path) -> str | None:
             return f"no space left on the disk of {_fullest(folder)}; free some"
         if isinstance(one, sqlite3.OperationalError | OperationalError):
             text = str(one.orig if isinstance(one, OperationalError) else one).partition("\n")[0]
-            store = "MLflow's store" if _through(fault, "mlflow") else "the study"
+            store = "MLflow's store" if _through(fault, "mlflow", "search.mlflow_store") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"
             if not isinstance(fault, BadInput):  # else: refused at the start, with a mend
@@ -147,11 +147,12 @@ def _causes(fault: BaseException | None) -> Iterator[BaseException]:
         yield fault
 
 
-def _through(fault: BaseException, package: str) -> bool:
+def _through(fault: BaseException, *packages: str) -> bool:
     for one in _causes(fault):
         trace = one.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            name = trace.tb_frame.f_globals.get("__name__", "")
+            if any(name == package or name.startswith(f"{package}.") for package in packages):
                 return True
             trace = trace.tb_next
     return False

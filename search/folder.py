@@ -24,6 +24,8 @@ PREVIOUS: Final = "previous.ckpt"
 HISTORY: Final = "history.json"
 """What stays of a trial whose checkpoint is no longer needed: its settings and its reports."""
 PICTURE: Final = "samples.png"
+STEP_PICTURE: Final = "samples-{:06d}.png"
+"""The picture of a step, until MLflow has it."""
 LOG: Final = "error.log"
 
 

@@ -9,6 +9,7 @@ The driver is the only one who writes, so it holds all trials in memory and neve
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from search.entry import GPUS, LOST, REASON, RETRIED, SECOND, SECONDS, STOPPED, 
 from search.ranking import best
 from search.samplers import Prior, Proposer
 from search.study import open_study
-from search.transaction import Value, write
+from search.tables import frozen_trials
+from search.transaction import End, Value, create, write
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -36,7 +38,7 @@ class Ledger:
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
-        self._trials = self.study.get_trials()
+        self._trials = frozen_trials(config, folder)
         self._entries = [_entry(trial) for trial in self._trials]
         self._seconds = seconds_of(self.study.user_attrs)
         self._values: list[Value] = []
@@ -57,9 +59,11 @@ class Ledger:
         and, one trial at a time, samples what an unbroken sweep samples.
         """
         self.flush()
-        proposed = self._proposer.propose(self._trials)
-        self._trials.append(self._storage.get_trial(self._storage.create_new_trial(self.study._study_id, proposed)))
-        self._entries.append(_entry(self._trials[-1]))
+        trial = self._proposer.propose(self._trials)
+        trial.number = len(self._trials)
+        trial._trial_id = create(self._storage.engine, self.study._study_id, trial)
+        self._trials.append(trial)
+        self._entries.append(_entry(trial))
         return self._entries[-1]
 
     def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
@@ -86,8 +90,7 @@ class Ledger:
             OperationalError: of SQLAlchemy; nothing was written, and the next call tries again.
         """
         if self._values or self._attributes:
-            write(self._storage.engine, self._values, self._attributes)
-            self._values, self._attributes = [], {}
+            self._write()
 
     def tell(self, number: int, outcome: str, reason: str | None = None) -> None:
         """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
@@ -98,14 +101,16 @@ class Ledger:
             return
         if reason:
             self._note(number, REASON, reason)
-        self.flush()
         state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
         # A stopped trial gets the last of its values, as Optuna's own `tell` has it: that is what TPE ranks it by.
         values = {"complete": entry.objectives, "stopped": entry.objectives[:1], "failed": ()}[outcome]
         if len(values) < len(self.config.objectives):
             values = ()
-        self._storage.set_trial_state_values(self._id(number), state, values or None)
-        self._look(number)
+        end = End(self._id(number), state, values, datetime.now())  # without a time zone, as Optuna has it
+        self._write(end)
+        trial = self._trials[number]
+        trial.state, trial.values, trial.datetime_complete = state, list(values) or None, end.when
+        self._changed(number)
 
     def lost_worker(self, number: int) -> None:
         """Note that the worker of a trial died or raised, and that another one takes over."""
@@ -168,6 +173,10 @@ class Ledger:
         """Let go of the study; what was not flushed is as if it had not been recorded."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def _write(self, end: End | None = None) -> None:
+        write(self._storage.engine, self._values, self._attributes, end)
+        self._values, self._attributes = [], {}
 
     def _id(self, number: int) -> int:
         found: int = self._trials[number]._trial_id

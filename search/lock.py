@@ -6,11 +6,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
@@ -29,6 +29,14 @@ class Driver:
     host: str
     since: str
 
+    @classmethod
+    def of(cls, note: Mapping[str, Any]) -> Driver | None:
+        """From what `asdict` made of it, in a file or a study; None when that is no driver."""
+        try:
+            return cls(int(note["pid"]), str(note["host"]), str(note["since"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def words(self) -> str:
         """For people."""
         return f"pid {self.pid} on {self.host}, since {self.since}"
@@ -37,6 +45,16 @@ class Driver:
 def me() -> Driver:
     """This process."""
     return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+UNKNOWN: Final = Driver(0, "unknown", "a moment ago")
+"""Who holds the lock of a sweep and has not said so yet."""
+
+
+def refusal(name: str, who: Driver | None) -> BadInput:
+    """Why a second driver cannot run the sweep."""
+    detail = f" ({who.words()})" if who else ""
+    return BadInput(f"sweep {name!r} is being run already{detail}; wait for it, or choose another --name")
 
 
 @contextmanager
@@ -54,9 +72,7 @@ def only_driver(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / LOCK, timeout=_PATIENCE)
         lock.acquire()
     except Timeout:
-        who = _noted(holder)
-        detail = f" ({who.words()})" if who else ""
-        raise BadInput(f"sweep {folder.name!r} is being run already{detail}; wait for it, or choose another --name") from None
+        raise refusal(folder.name, _noted(holder)) from None
     except OSError as fault:
         raise BadInput(f"{folder}: cannot be written: {fault.strerror}") from None
     try:
@@ -79,7 +95,7 @@ def driver_of(folder: Path) -> Driver | None:
         # Shared: those who only ask do not hide a driver from each other.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return _noted(folder / HOLDER) or Driver(0, "unknown", "a moment ago")
+        return _noted(folder / HOLDER) or UNKNOWN
     finally:
         os.close(handle)
     return None
@@ -87,7 +103,6 @@ def driver_of(folder: Path) -> Driver | None:
 
 def _noted(holder: Path) -> Driver | None:
     try:
-        found = json.loads(holder.read_text())
-        return Driver(int(found["pid"]), str(found["host"]), str(found["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Driver.of(json.loads(holder.read_text()))
+    except (OSError, ValueError):
         return None

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gbc.errors import BadInput
-from search import folder as places
 from search.budget import mend
 from search.disk import footprint, size
+from search.folder import existing, folder_of, home_of, known, recorded
 from search.places import public
 from search.progress import duration
 from search.ranking import best, trials_without_gain
-from search.study import recorded_trials, running_driver
+from search.study import running_driver
 from search.summary import ended_by, failure, front_of
+from search.tables import recorded_trials
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def look(name: str) -> Overview:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
-    sweep = places.existing(name)
-    config = places.recorded(sweep)
-    driver, home = running_driver(config, sweep), places.home_of(config)
+    sweep = existing(name)
+    config = recorded(sweep)
+    driver, home = running_driver(config, sweep), home_of(config)
     entries, seconds = recorded_trials(config, sweep)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
     reason, leader = ended_by(config, entries, seconds), best(config, entries)
@@ -136,11 +137,11 @@ def look(name: str) -> Overview:
 def look_at_all() -> list[Overview]:
     """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
     found = []
-    for name in places.known():
+    for name in known():
         try:
             found.append(look(name))
         except BadInput as fault:
-            sweep = places.folder_of(name)
+            sweep = folder_of(name)
             found.append(Overview(name, str(sweep), "damaged", -1, bytes=footprint(sweep), fault=str(fault)))
     return found
 

@@ -146,3 +146,8 @@ def told(fault: object, url: str | None) -> str:
     for secret in secrets(url):
         text = text.replace(secret, "***")
     return text[:300]
+
+
+def first_line(fault: BaseException, url: str | None) -> str:
+    """The first line of what an exception says that came from `url`, without its secrets; its kind, when it says nothing."""
+    return told(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)

@@ -18,6 +18,7 @@ from search.entry import Entry
 from search.folder import LOG, PICTURE, folder_of, hang_note, trial_folder
 from search.ledger import Ledger
 from search.node_deaths import of_a_node
+from search.places import first_line
 from search.progress import Progress
 from search.storage import Place
 from search.tracking import Report, Tracker
@@ -75,9 +76,11 @@ class Recorder(tune.Callback):
             self._noted = now
         if self._held and now - self._flushed >= _HOLD:
             self._flush()
-        refused = self._writer.fault is not None and now - self._writer.since >= _SILENCE
-        if refused and not self._refused:
-            self._progress.note(f"MLflow's store refuses: {_line(self._writer.fault)}; trials go on, and it is tried again")
+        fault = self._writer.fault  # before `since`, which the writer's thread sets before it
+        refused = fault is not None and now - self._writer.since >= _SILENCE
+        if fault is not None and refused and not self._refused:
+            why = first_line(fault, self._tracker.uri)
+            self._progress.note(f"MLflow's store refuses: {why}; trials go on, and it is tried again")
         self._refused = refused
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -118,6 +121,7 @@ class Recorder(tune.Callback):
                 for report in map(Report.of, self._saved(entry.number)):
                     if report.step <= entry.last_step:
                         self._writer.log(entry.number, report)
+                self._writer.show(entry.number, self._trial_folder(entry.number))
             elif entry.finished:
                 continue
             if outcome:
@@ -171,6 +175,7 @@ class Recorder(tune.Callback):
         self._ledger.tell(number, outcome, reason)
         folder = self._trial_folder(number)
         entry = self._ledger.entry(number)
+        self._writer.show(number, folder)
         self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
         self._progress.closed(number, outcome, reason)
         self._keeper.tidy(self._ledger.entries())
@@ -197,6 +202,8 @@ class Recorder(tune.Callback):
         self._ledger.flush()
         for number, report in self._held:
             self._writer.log(number, report)
+        for number in {number for number, _ in self._held}:
+            self._writer.show(number, self._trial_folder(number))
         self._held, self._flushed = [], time.monotonic()
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
@@ -209,10 +216,6 @@ class Recorder(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks into a file that nobody reads; keep the open stores out of it."""
         return {}
-
-
-def _line(fault: Exception | None) -> str:
-    return next((line.strip() for line in str(fault).splitlines() if line.strip()), type(fault).__name__)[:200]
 
 
 def reason_of(log: str) -> str:

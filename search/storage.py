@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -247,18 +248,23 @@ def files(place: Place) -> list[tuple[Place, int]]:
         BadInput: the store cannot be asked.
     """
     if isinstance(place, Path):
-        return [(path, path.stat().st_size) for path in sorted(place.rglob("*")) if path.is_file()]
+        found = list[tuple[Place, int]]()
+        for path in sorted(place.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # replaced in the meantime
+                if stat.S_ISREG((about := path.stat()).st_mode):
+                    found.append((path, about.st_size))
+        return found
     from pyarrow import fs
 
     try:
         with place._plainly():
-            found = place._system.get_file_info(fs.FileSelector(place._path, allow_not_found=True, recursive=True))
+            listed = place._system.get_file_info(fs.FileSelector(place._path, allow_not_found=True, recursive=True))
     except OSError as fault:
         raise BadInput(f"{place}: cannot be listed: {fault.strerror}") from None
     base = place._path.rstrip("/") + "/"
     return [
         (place / one.path.removeprefix(base), one.size or 0)
-        for one in sorted(found, key=lambda one: str(one.path))
+        for one in sorted(listed, key=lambda one: str(one.path))
         if one.is_file
     ]
 

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from gbc.errors import BadInput, CorruptFile
 from search import faults
 from search.config import SweepConfig
-from search.entry import Entry, entry_of, seconds_of
 from search.folder import STUDY_FILE
-from search.lock import Driver, driver_of, me, only_driver
+from search.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
 from search.places import public, told
 
 if TYPE_CHECKING:
@@ -33,9 +28,9 @@ if TYPE_CHECKING:
 
 _RECORD: Final = "sweep"
 _DRIVER: Final = "driver"
-_NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
-_NAMED: Final = "study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
-_ATTRIBUTES: Final = f"SELECT key, value_json FROM study_user_attributes WHERE {_NAMED}"
+_ATTRIBUTES: Final = (
+    "SELECT key, value_json FROM study_user_attributes WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
+)
 _HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -116,10 +111,9 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         if url is None:
             yield
             return
-        with _connected(url) as engine, engine.connect() as connection:
+        with connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
-                detail = f" ({who.words()})" if (who := _noted(connection, config.name)) else ""
-                raise BadInput(f"sweep {config.name!r} is being run already{detail}; wait for it, or choose another --name")
+                raise refusal(config.name, _noted(connection, config.name))
             connection.commit()
             yield
 
@@ -139,10 +133,10 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     if found or url is None:
         return found
     key = _key(config.name) % 2**64
-    with _connected(url) as engine, engine.connect() as connection:
+    with connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted(connection, config.name) or Driver(0, "unknown", "a moment ago")
+        return _noted(connection, config.name) or UNKNOWN
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
@@ -153,7 +147,7 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     """
     url = config.places.study_url
     assert url is not None
-    with _connected(url) as engine, engine.connect() as connection:
+    with connected(url) as engine, engine.connect() as connection:
         attributes = _attributes(connection, config.name)
         if attributes is None:
             return None
@@ -162,92 +156,13 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
 
 
-def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
-    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it. Writes nothing.
-
-    Raises:
-        CorruptFile: the study's file is damaged.
-        BadInput: the database cannot be reached.
-    """
-    if config.places.study_url:
-        return _entries(_database_tables(config.places.study_url, config.name))
-    return read_study(folder / STUDY_FILE)
-
-
-def read_study(path: Path) -> tuple[list[Entry], float]:
-    """The same of the study in this file, of which there is one.
-
-    The file is read as what it is: Optuna's own storage would open it for writing, and takes longer to import than all of
-    this takes to run. `tests/search/test_overview.py` compares with what Optuna says.
-
-    Raises:
-        CorruptFile: it is no study.
-    """
-    try:
-        try:
-            return _entries(_file_tables(path))
-        except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
-            return _entries(_file_tables(path))
-    except sqlite3.DatabaseError as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
-
-
-def _entries(tables: Sequence[Sequence[Sequence[Any]]]) -> tuple[list[Entry], float]:
-    trials, params, values, notes, shared = tables
-    by_trial: dict[int, tuple[dict[str, Any], dict[int, float], dict[str, Any]]] = {row[0]: ({}, {}, {}) for row in trials}
-    for trial, name, value, distribution in params:
-        by_trial[trial][0][name] = _external(value, distribution)
-    for trial, step, value, kind in values:
-        by_trial[trial][1][step] = _NOT_FINITE.get(kind, value)
-    for trial, key, text in notes:
-        by_trial[trial][2][key] = json.loads(text)
-    entries = [
-        entry_of(number, state, datetime.fromisoformat(ended) if isinstance(ended, str) else ended, *by_trial[trial])
-        for trial, number, state, ended in trials
-    ]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared})
-
-
-def _file_tables(path: Path) -> list[list[tuple[Any, ...]]]:
-    # Without a write-ahead log nobody has the file open, and it is read without creating one.
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
-    address = f"file:{quote(str(path.resolve()))}?{mode}"
-    with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
-        study.execute("BEGIN")
-        return [study.execute(query).fetchall() for query in _queries("1 = 1")]
-
-
-def _database_tables(url: str, name: str) -> list[Sequence[Any]]:
-    with _connected(url) as engine, engine.connect() as connection:
-        connection.execute(_text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        return [connection.execute(_text(query), {"name": name}).all() for query in _queries(_NAMED)]
-
-
-def _queries(which: str) -> tuple[str, ...]:
-    """All that is read of the studies that the condition `which` holds for."""
-    trials = f"SELECT trial_id FROM trials WHERE {which}"
-    return (
-        f"SELECT trial_id, number, state, datetime_complete FROM trials WHERE {which} ORDER BY number",
-        "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params "
-        f"WHERE trial_id IN ({trials}) ORDER BY trial_id, param_id",
-        "SELECT trial_id, step, intermediate_value, intermediate_value_type FROM trial_intermediate_values "
-        f"WHERE trial_id IN ({trials})",
-        f"SELECT trial_id, key, value_json FROM trial_user_attributes WHERE trial_id IN ({trials})",
-        f"SELECT key, value_json FROM study_user_attributes WHERE {which}",
-    )
-
-
-def _external(value: float, distribution: str) -> Any:
-    """A parameter as it was sampled: Optuna stores choices by index."""
-    kind = json.loads(distribution)
-    if kind["name"] == "CategoricalDistribution":
-        return kind["attributes"]["choices"][int(value)]
-    return int(value) if kind["name"] == "IntDistribution" else value
-
-
 @contextmanager
-def _connected(url: str) -> Iterator[Engine]:
-    """An engine for as long as the context lasts; what goes wrong in it is one line."""
+def connected(url: str) -> Iterator[Engine]:
+    """An engine on a study's database for as long as the context lasts.
+
+    Raises:
+        BadInput: whatever goes wrong in it, in one line.
+    """
     import sqlalchemy
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -285,11 +200,7 @@ def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
 
 
 def _noted(connection: Any, name: str) -> Driver | None:
-    found: Mapping[str, Any] = (_attributes(connection, name) or {}).get(_DRIVER, {})
-    try:
-        return Driver(int(found["pid"]), str(found["host"]), str(found["since"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
 
 
 def _unreachable(url: str, fault: Any) -> BadInput:

@@ -12,7 +12,7 @@ from rich.console import Console
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import processes, storage, tracking, warm_start, watch
+from search import mlflow_store, processes, storage, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
 from search.disk import leftovers
@@ -110,7 +110,7 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check(home)
-        tracking.reach(config)
+        mlflow_store.reach(config)
         prepared = prepare(config, machine, console)
         if prepared.memory is not None:
             machine = machine.packed(config.resources, *prepared.memory)

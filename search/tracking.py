@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import faults, storage
+from search import storage, usage
 from search.config import SweepConfig
-from search.places import public, told
+from search.gallery import Gallery
+from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach
+from search.places import first_line, public
 from search.storage import Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
-_MARK: Final = "loss/total"  # in every report, so its last step is how far a run has come
-
-
 _ENDED: Final = ("FINISHED", "FAILED")
-_PAGE: Final = 500
 _LARGEST_BATCH: Final = 1000  # metrics; MLflow's own limit
 
 
@@ -46,21 +38,6 @@ class Report(NamedTuple):
         return cls(row["step"], {name: value for name, value in row.items() if name != "step"}, time.time())
 
 
-@dataclass
-class _Child:
-    """What is known of a trial's run. This process is the only writer, so nothing is asked for twice."""
-
-    run: str
-    status: str = "RUNNING"
-    tags: dict[str, str] = field(default_factory=dict)
-    has_params: bool = False
-    mark: int = 0
-    """The step of the last report."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    time: int | None = None
-    """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
-
-
 class Tracker:
     """Runs of one sweep. Every call may be repeated: nothing is created or logged twice."""
 
@@ -70,29 +47,29 @@ class Tracker:
         Raises:
             BadInput: the store cannot be opened or is of another MLflow schema.
         """
-        _be_quiet()
+        be_quiet()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         self.config = config
         self.uri = address(config)
-        self._children: dict[int, _Child] | None = None
+        self._children: dict[int, Known] | None = None
         reach(config)
         try:
-            self._client: MlflowClient = MlflowClient(_patient(self.uri))
+            self._client: MlflowClient = MlflowClient(patient(self.uri))
+            self._gallery = Gallery(self._client)
             self._experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
             mend = "move it away or set MLFLOW_TRACKING_URI" if self.uri.startswith("sqlite") else "see --tracking-uri"
-            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {_reason(fault, self.uri)}; {mend}") from None
+            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {first_line(fault, self.uri)}; {mend}") from None
 
     def look(self) -> None:
-        """Read all runs of the sweep's trials, a page at a time. Done by itself before the first use of one."""
+        """Read all runs of the sweep's trials. Done by itself before the first use of one."""
         self._children = {}
-        query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'trial'"
-        for run in pages(self._client, self._experiment, query):
-            number, found = int(run.data.tags.get("sweep.trial", -1)), _child_of(run)
+        for found in known_runs(self._client, self.uri, self._experiment, self.config.name):
+            number = int(found.tags.get("sweep.trial", -1))
             other = self._children.get(number)
             if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
                 self._children[number] = found
@@ -109,7 +86,7 @@ class Tracker:
                 **_SOURCE,
             }
             run = self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
-            child = _Child(run, time=0)
+            child = Known(run, time=0)
             self._known[number] = child
         elif child.status != "RUNNING":
             self._client.update_run(child.run, status="RUNNING")
@@ -133,7 +110,7 @@ class Tracker:
                 last = report.step
         # MLflow puts reports in the order of their time, and a clock may be set back.
         if new and child.time is None:
-            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, _MARK)), default=0)
+            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, MARK)), default=0)
         while new:
             count, metrics, now = 0, list[Metric](), child.time or 0
             while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
@@ -147,6 +124,11 @@ class Tracker:
                 child.mark = report.step
                 child.metrics |= report.metrics
             new = new[count:]
+
+    def show(self, number: int, folder: Place) -> None:
+        """Move the pictures that the worker of a trial left in its folder into its run, by step."""
+        if (child := self._child(number)) is not None:
+            self._gallery.move(child.run, folder)
 
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
@@ -192,12 +174,21 @@ class Tracker:
         child = self._child(number)
         return child is None or child.mark < step or (finished and child.status not in _ENDED)
 
+    def run(self, number: int) -> str | None:
+        """The id of a trial's run; None when it has none."""
+        child = self._child(number)
+        return child.run if child else None
+
+    def copy_pictures(self, run: str, number: int) -> None:
+        """Give the run of a trial the pictures of another run."""
+        self._gallery.copy(run, self._known[number].run)
+
     def adopt(self, number: int, run: str) -> None:
         """From now on `run` is the run of trial `number`."""
         found = self._client.get_run(run)
         if found.data.tags.get("mlflow.parentRunId") != self.parent:
             self._client.set_tag(run, "mlflow.parentRunId", self.parent)
-        self._known[number] = _child_of(found)
+        self._known[number] = Known.of(found)
 
     def discard(self, run: str) -> None:
         """Delete a run, as MLflow deletes: it can be restored until `mlflow gc`."""
@@ -217,7 +208,7 @@ class Tracker:
     def reports(self, run: str) -> list[dict[str, Any]]:
         """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
         rows: dict[int, dict[str, Any]] = {}
-        for name in self._client.get_run(run).data.metrics:
+        for name in usage.without(self._client.get_run(run).data.metrics):
             for point in self._client.get_metric_history(run, name):
                 rows.setdefault(point.step, {"step": point.step})[name] = point.value
         return [row for _, row in sorted(rows.items())]
@@ -259,13 +250,7 @@ class Tracker:
     def metrics(self, number: int) -> dict[str, float]:
         """Last value of every metric of a trial; empty when it has no run."""
         child = self._child(number)
-        return dict(child.metrics) if child else {}
-
-    @property
-    def status(self) -> str:
-        """Of the sweep's run: RUNNING, FINISHED or KILLED."""
-        found: str = self._client.get_run(self.parent).info.status
-        return found
+        return usage.without(child.metrics) if child else {}
 
     def _attach(self, run: str, picture: Place) -> None:
         with storage.as_local(picture) as path:
@@ -295,152 +280,19 @@ class Tracker:
         return created
 
     @property
-    def _known(self) -> dict[int, _Child]:
+    def _known(self) -> dict[int, Known]:
         if self._children is None:
             self.look()
         assert self._children is not None
         return self._children
 
-    def _child(self, number: int) -> _Child | None:
+    def _child(self, number: int) -> Known | None:
         return self._known.get(number)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What MLflow holds of one run, for an audit."""
-
-    run: str
-    status: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    steps: list[int]
-    """Of its reports, in the order of logging."""
-    values: dict[int, float]
-    """The objective by step."""
-    second: dict[int, float]
-    """The second objective by step; empty in a sweep of one."""
-    files: frozenset[str]
-
-    @property
-    def number(self) -> int | None:
-        """Of its trial."""
-        text = self.tags.get("sweep.trial", "")
-        return int(text) if text.isdigit() else None
-
-
-def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
-    """The runs of a sweep and of its trials, oldest first; nothing is created, not even the store.
-
-    Raises:
-        BadInput: the store cannot be read.
-    """
-    uri = address(config)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return [], []
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    _be_quiet()
-    reach(config)
-    try:
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            return [], []
-        found = [
-            _facts(client, run, config)
-            for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
-        ][::-1]
-    except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {_reason(fault, uri)}") from None
-    return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
-        one for one in found if one.tags.get("sweep.role") == "trial"
-    ]
 
 
 def front_text(front: Sequence[int]) -> str:
     """The tag `sweep.front`."""
     return " ".join(map(str, front))[:5000]
-
-
-def address(config: SweepConfig) -> str:
-    """Of the MLflow store: where the sweep's places or the environment say, or the database in this folder."""
-    named = config.places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return named or f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
-def reach(config: SweepConfig) -> None:
-    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
-
-    Raises:
-        BadInput: nobody does.
-    """
-    uri = address(config)
-    if not uri.startswith("http"):
-        return
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
-    except (OSError, ValueError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {_reason(fault, uri)}; see --tracking-uri") from None
-
-
-def _reason(fault: Exception, uri: str) -> str:
-    return told(str(fault).splitlines()[0] if str(fault) else type(fault).__name__, uri)
-
-
-def _patient(uri: str) -> str:
-    """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
-    return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
-
-
-def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
-    identity = run.info.run_id
-    is_trial = run.data.tags.get("sweep.role") == "trial"
-
-    def values(metric: str) -> dict[int, float]:
-        return {point.step: point.value for point in client.get_metric_history(identity, metric)} if is_trial else {}
-
-    return Facts(
-        identity,
-        run.info.status,
-        dict(run.data.tags),
-        dict(run.data.params),
-        [point.step for point in client.get_metric_history(identity, _MARK)] if is_trial else [],
-        values(config.objective.metric),
-        values(config.second_objective.metric) if config.second_objective else {},
-        frozenset(file.path for file in client.list_artifacts(identity)),
-    )
-
-
-def _child_of(run: Run) -> _Child:
-    return _Child(
-        run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark(run), dict(run.data.metrics)
-    )
-
-
-def _be_quiet() -> None:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    """Every run that `query` finds, newest first, in as few requests as its number allows."""
-    token: str | None = None
-    while True:
-        found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
-        yield from found
-        token = found.token
-        if not token:
-            return
-
-
-def mark(run: Run) -> int:
-    """The step of a run's last report, 0 before the first; without asking the store again."""
-    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == _MARK), default=0)
 
 
 def _params(values: Mapping[str, Any]) -> list[Any]:

@@ -18,10 +18,11 @@ from search import shared, storage
 from search.config import SweepConfig
 from search.entry import Entry
 from search.faults import outside
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, hang_note, home_of, trial_folder
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, STEP_PICTURE, folder_of, hang_note, home_of, trial_folder
 from search.places import public
 from search.space import settle
 from search.storage import Place
+from search.usage import Usage
 from search.watch import watched
 
 Row = dict[str, Any]
@@ -169,13 +170,15 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
 
     history = resume(trainer, folder)
     yield from history
+    usage = Usage()
     for report in trainer.run():
         history.append({"step": report.step, **report.metrics})
         if report.images is not None:
             storage.write(folder / PICTURE, pictures.png(report.images))
+            storage.write(folder / STEP_PICTURE.format(report.step), pictures.png(report.images, zoom=1))
         state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
         storage.save(folder / CHECKPOINT, state, folder / PREVIOUS)
-        yield history[-1]
+        yield history[-1] | usage.look()
 
 
 def resume(trainer: Any, folder: Place) -> list[Row]:

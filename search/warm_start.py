@@ -20,7 +20,7 @@ from search.folder import WARM_START, existing, folder_of, recorded, started
 from search.ranking import ranked
 from search.samplers import Known, Prior
 from search.space import settle
-from search.study import recorded_trials
+from search.tables import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:

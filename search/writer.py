@@ -42,6 +42,10 @@ class Writer:
         """As `Tracker.log`, for one report."""
         self._add(number, report)
 
+    def show(self, number: int, folder: Place) -> None:
+        """As `Tracker.show`."""
+        self._add(number, partial(self._tracker.show, number, folder))
+
     def close_trial(self, number: int, outcome: str, reason: str | None, picture: Place, log: Place, retries: int) -> None:
         """As `Tracker.close_trial`."""
         self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))

@@ -1,20 +1,27 @@
-"""`python -m gbc evaluate`: an exported generator against real images."""
+"""`python -m gbc evaluate`: an exported generator, measured again and against real images."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from gbc.commands import options
 from gbc.commands.options import Commands
 
+if TYPE_CHECKING:
+    from gbc.config import TrialConfig
+    from gbc.drawing import ExportedGenerator
+    from gbc.remeasure import Remeasured
+    from gbc.samples import ImageDataset
+
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser("evaluate", help="measure an exported generator against real images")
+    parser = commands.add_parser("evaluate", help="measure an exported generator again, and against real images")
     options.add_model(parser)
     parser.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="of other samples than those that training judged, for the controls' table")
     parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     options.add_cache(parser)
     options.add_json(parser)
@@ -22,11 +29,9 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the scores of a generator between those of its controls."""
-    import torch
-
-    from gbc import datasets, evaluation, export, features, tasks
-    from gbc.metrics import Judge, Verdict, controls
+    """Print what is measured now beside what was logged, then the scores between those of controls."""
+    from gbc import datasets, export, tasks
+    from gbc.errors import Disagreement
 
     generator = export.load(arguments.model)
     settings = generator.settings
@@ -34,22 +39,54 @@ def run(arguments: argparse.Namespace) -> None:
         settings = settings.rooted(arguments.data_root)
     data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
     assert isinstance(data, datasets.ImageDataset)
-    labels = torch.arange(len(data.class_names)).repeat(settings.eval_per_class)
-    images = generator.sample(labels, arguments.seed)
+    again = _again(generator, data, arguments)
+    result, text = _between_controls(generator, settings, data, arguments)
+    if arguments.json:
+        print(json.dumps({"judged": again.plain(), **result}, indent=2))
+    else:
+        print(f"{again.text()}\n\n{text}")
+    if wrong := again.disagreeing():
+        raise Disagreement(
+            f"{', '.join(wrong)}: not what was logged; the generator, its data and its classifiers are the same by their "
+            "digests, so another version of torch or of this package measures otherwise"
+        )
+
+
+def _again(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:
+    from gbc import tasks
+    from gbc.errors import BadInput
+    from gbc.remeasure import remeasure
+
+    try:
+        if tasks.cached(generator.settings, arguments.cache):
+            return remeasure(generator, data, tasks.obtain(generator.settings, arguments.cache).classifiers)
+        absent = f"the classifier is not in {arguments.cache}; name the folder that holds it with --cache"
+    except BadInput as fault:  # its weights or its data are not on this machine
+        absent = str(fault)
+    return remeasure(generator, data, None, absent)
+
+
+def _between_controls(
+    generator: ExportedGenerator, settings: TrialConfig, data: ImageDataset, arguments: argparse.Namespace
+) -> tuple[dict[str, Any], str]:
+    """Plain data with `scores` by row, and the same as text."""
+    import torch
+
+    from gbc import evaluation, features
+    from gbc.metrics import Judge, Verdict, controls
+
+    labels, name = torch.tensor(generator.judging.labels), arguments.model.resolve().name
+    images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)
     if arguments.full:
         alone = len({subject.task for subject in settings.subjects()}) == 1
         oracle = features.obtain(settings.dataset if alone else None, data, arguments.cache)
-        result = evaluation.evaluate(arguments.model.name, images, labels, data, oracle)
-        print(json.dumps(result.plain(), indent=2) if arguments.json else result.text())
-        return
+        result = evaluation.evaluate(name, images, labels, data, oracle)
+        return result.plain(), result.text()
     scores = {
-        arguments.model.name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
+        name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
         **controls(data, settings.eval_per_class),
     }
-    if arguments.json:
-        print(json.dumps(scores, indent=2))
-        return
-    names = list(next(iter(scores.values())))
-    print(f"{'':26}" + "".join(f"{name:>16}" for name in names))
-    for row, values in scores.items():
-        print(f"{row:26}" + "".join(f"{values[name]:16.3f}" for name in names))
+    metrics = list(next(iter(scores.values())))
+    lines = [f"{'':26}" + "".join(f"{metric:>16}" for metric in metrics)]
+    lines += [f"{row:26}" + "".join(f"{values[metric]:16.3f}" for metric in metrics) for row, values in scores.items()]
+    return {"scores": scores}, "\n".join(lines)

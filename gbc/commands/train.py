@@ -23,6 +23,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, saving a checkpoint at each report; export at the end."""
+    import torch
+
     from gbc import checkpoint, export, pictures, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     export.write(
         out, trainer.state_dict()["generator"], settings, world, scores,
         origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
+        threads=torch.get_num_threads(),
     )  # fmt: skip
     unfinished.unlink()
     picture.unlink(missing_ok=True)

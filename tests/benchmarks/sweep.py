@@ -2,7 +2,8 @@
 
 Real Ray, a real study and a real MLflow store, with a trainable that reports every metric 20 times and does nothing else.
 Prints the driver's time for each trial (`--bare`: the same trials with Ray alone, to compare with), its memory, the size of
-the stores, and, with `--resume`, how long the command takes to go on after all these trials.
+the stores, what `--check` and `--status` take without the start of their process, and, with `--resume`, how long the command
+takes to go on after all these trials.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def main() -> None:
             ray_alone(arguments.trials)
         else:
             ours(arguments)
+            look()
             if arguments.resume:
                 resume(arguments.trials)
 
@@ -146,6 +148,20 @@ def ray_alone(trials: int) -> None:
             run_config=tune.RunConfig(name="run", storage_path=str(Path.cwd() / "ray"), verbose=0),
         ).fit()  # fmt: skip
         ray.shutdown()
+
+
+def look() -> None:
+    """Time to compare all records, and to say how the sweep stands."""
+    from search import overview
+    from search.audit import audit
+    from search.folder import folder_of
+
+    began = time.perf_counter()
+    audit(folder_of(SWEEP["name"]))
+    audited = time.perf_counter()
+    overview.look(SWEEP["name"])
+    ended = time.perf_counter()
+    print(f"--check: {audited - began:.2f} s; --status: {ended - audited:.2f} s")
 
 
 def resume(trials: int) -> None:

@@ -129,8 +129,9 @@ def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
 
 
 def test_the_command_writes_json_and_markdown(
-    classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("gbc.pull._STEPS", 10)  # what is written, not how well the multipliers fit
     config = tmp_path / "trial.yaml"
     config.write_text(yaml.safe_dump(TINY))
     command = ["audit", "--config", str(config), "--cache", str(classifier_cache), "--out", str(tmp_path / "out")]

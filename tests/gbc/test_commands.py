@@ -38,7 +38,7 @@ def test_train_leaves_an_exported_generator_and_nothing_else(trained: Path) -> N
     ]
     assert sorted(path.name for path in trained.parent.iterdir()) == ["model", "trial.yaml"]
     card = (trained / "README.md").read_text()
-    assert "privacy" in card and "ssim/coverage" in card and "T-shirt" in card
+    assert "## Privacy" in card and "ssim/coverage" in card and "T-shirt" in card
     assert "| black |" in card and "| other real images |" in card  # controls beside the scores
 
 
@@ -101,7 +101,7 @@ def test_sample_writes_a_sheet_and_arrays(trained: Path, tmp_path: Path) -> None
 
 def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--model", str(trained), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["scores"]
     assert list(rows) == ["model", "black", "uniform noise", "mean image", "class means", "other real images"]
     assert main(["evaluate", "--model", str(trained)]) == 0
     assert "ssim/coverage" in capsys.readouterr().out
@@ -176,7 +176,8 @@ def test_any_number_of_samples_makes_a_sheet(
         (["train", "--out", "new", "--set", "classifier.name=vit"], "unknown classifier 'vit'"),
         (["train", "--out", "new", "--set", "device=cuda:9"], "device is 'cuda:9'"),
         (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere: not an exported generator"),
-        (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz"),
+        (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz, or in / for a folder"),
+        (["sample", "--model", "{trained}", "--out", "new/", "--label", "11"], "label 11 is unknown"),
         (["sample", "--model", "{trained}", "--out", "a.png", "--count", "0"], "must be at least 1"),
         (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 is unknown"),
         (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "no FashionMNIST under nowhere"),

@@ -185,10 +185,10 @@ def _ask(cache: Path, log: Path) -> None:
 
 def test_processes_that_ask_at_once_train_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_ask, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(3)]
+    processes = [spawn.Process(target=_ask, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     assert len((tmp_path / "log").read_text().splitlines()) == 1

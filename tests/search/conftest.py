@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from search.config import SweepConfig
 from tests.conftest import TINY
+
+if TYPE_CHECKING:
+    from tests.search.workplace import Workplace
 
 
 def tiny_sweep(**changes: object) -> dict[str, object]:
@@ -35,3 +41,28 @@ def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_sweep()))
     return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
+    from tests.search.workplace import Workplace
+
+    old = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield Workplace(tmp_path_factory.mktemp("sweeps"))
+    if old:
+        os.environ["MLFLOW_TRACKING_URI"] = old
+
+
+@pytest.fixture
+def records(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder that the module's `template` has filled, to work in and to damage."""
+    from mlflow.tracking._tracking_service import utils
+
+    from tests.search.records import move
+
+    move(template, tmp_path)
+    utils._artifact_repos_cache.clear()  # by run, and every copy of the template has the same runs
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path

@@ -1,4 +1,7 @@
-"""The records of a sweep without Ray: real training, a real study and a real MLflow store, written by the recorder itself."""
+"""The records of a sweep without Ray: real training, a real study and a real MLflow store, written by the recorder itself.
+
+What is asked and changed here in SQL is of the sweep `tiny` in this folder.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
+from mlflow import MlflowClient
 from rich.console import Console
 
 from search import warm_start
 from search.budget import spent
 from search.config import SweepConfig
-from search.folder import RECORD, folder_of
+from search.folder import RECORD, SWEEPS, folder_of
 from search.ledger import Ledger
 from search.progress import Progress
 from search.recorder import Recorder
+from search.run import main
 from search.summary import sum_up
 from search.tracking import Tracker
 from search.trial import assignment_of, rows
@@ -75,3 +81,35 @@ def move(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+
+
+def sql(file: Path | str, statement: str, *values: object) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def store(statement: str, *values: object) -> list[tuple[object, ...]]:
+    return sql("mlflow.db", statement, *values)
+
+
+def study(statement: str, *values: object) -> None:
+    sql(SWEEPS / "tiny" / "study.db", statement, *values)
+
+
+def client() -> MlflowClient:
+    return MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")  # MLflow remembers stores by address
+
+
+def run_of(trial: int) -> str:
+    ((run,),) = store(
+        "SELECT run_uuid FROM tags JOIN runs USING (run_uuid) "
+        "WHERE key = 'sweep.trial' AND tags.value = ? AND lifecycle_stage = 'active'",
+        str(trial),
+    )
+    return str(run)
+
+
+def check(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["--check", "tiny", *flags])
+    return code, capsys.readouterr().out

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow.tracking._tracking_service import utils
 
-from search.check import audit
+from search.audit import audit
 from search.config import SweepConfig
 from search.entry import Entry
 from search.folder import CHECKPOINT, SWEEPS, WARM_START, recorded
@@ -17,11 +16,12 @@ from search.ledger import Ledger
 from search.overview import look
 from search.ranking import results
 from search.run import main
-from search.study import read_study
+from search.tables import read_study
 from tests.search.conftest import tiny_sweep
-from tests.search.records import move, play
-from tests.search.test_check import check, client, run_of, store, study
+from tests.search.records import check, client, play, run_of, store, study
 from tests.search.test_warm_start import other_sweep
+
+pytestmark = pytest.mark.usefixtures("records")
 
 TINY = SWEEPS / "tiny"
 SECOND = {"metric": "kkt/rho", "direction": "min"}
@@ -44,15 +44,6 @@ def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    move(template, tmp_path)
-    utils._artifact_repos_cache.clear()  # by run, and every copy of the template has the same runs
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
-
-
 def entries() -> list[Entry]:
     return read_study(TINY / "study.db")[0]
 
@@ -63,6 +54,20 @@ def front() -> list[int]:
 
 def parent() -> str:
     return str(client().get_run(run_of(0)).data.tags["mlflow.parentRunId"])
+
+
+def put_second(trial: int, step: int) -> None:
+    """The study's second objective becomes that of the report at `step`."""
+    (point,) = [one for one in client().get_metric_history(run_of(trial), "kkt/rho") if one.step == step]
+    where = "key = 'second_objective' AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"UPDATE trial_user_attributes SET value_json = ? WHERE {where}", json.dumps(point.value), trial)
+
+
+def lose_a_report(trial: int, step: int) -> None:
+    """The study and MLflow have not heard of it; the second objective in the study stays its."""
+    where = "step = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"DELETE FROM trial_intermediate_values WHERE {where}", step, trial)
+    store("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", run_of(trial), step)
 
 
 def lose_the_front() -> str:
@@ -87,7 +92,7 @@ def lose_the_studys_last_words() -> str:
     study("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 2")
     study(f"DELETE FROM trial_intermediate_values WHERE step = 12 AND trial_id = {trial}")
     study(f"DELETE FROM trial_values WHERE trial_id = {trial}")
-    study(f"UPDATE trial_user_attributes SET value_json = '0.875' WHERE key = 'second_objective' AND trial_id = {trial}")
+    put_second(2, step=9)
     return "trial-0002: the study ends at step 9, MLflow at 12"
 
 
@@ -164,14 +169,19 @@ def test_a_full_trial_without_a_second_value_is_named_and_on_no_front(capsys: py
     assert 0 not in front() and look("tiny").best_trial != 0
 
 
-def test_a_driver_that_died_between_the_two_objectives_of_a_report_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    """The second is written first, so that it is there when a trial is told."""
-    number = "(SELECT trial_id FROM trials WHERE number = 3)"
-    study(f"DELETE FROM trial_intermediate_values WHERE step = 6 AND trial_id = {number}")
-    store("DELETE FROM metrics WHERE run_uuid = ? AND step = 6", run_of(3))
-    _, output = check(capsys)
-    assert "kkt/rho" not in output, output
-    assert "trial-0003: last.ckpt" in output or "trial-0003: history.json" in output
+def test_a_driver_that_died_before_it_wrote_a_report_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """One transaction holds both objectives of a report: the study has the second of the report before."""
+    lose_a_report(3, 6)
+    put_second(3, step=3)
+    code, output = check(capsys)
+    assert code == 0 and "trial-0003: history.json ends at step 6, the study at 3" in output, output
+
+
+def test_a_second_objective_of_another_report_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lose_a_report(3, 6)
+    code, output = check(capsys)
+    assert code == 1 and "trial-0003: kkt/rho differs between MLflow and the study at step 3" in output, output
+    assert "trial-0003: kkt/rho differs between history.json and the study at step 3" in output, output
 
 
 def test_the_status_says_what_ended_the_sweep_and_names_the_front(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,22 +8,14 @@ import sys
 import pytest
 
 from tests.conftest import TINY
-from tests.search.test_sweep import place  # noqa: F401
 from tests.search.workplace import ROOT, Workplace
 
 pytestmark = pytest.mark.sweep
 
-FACTORY = """
-import ray
-import torch
-from torch import nn
-
-
-def net():
-    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if ray.is_initialized() else 9
-    if share < {enough}:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+ASKS_FOR_ROOM = """
+share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if ray.is_initialized() else 9
+if share < {enough}:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 """
 # What search/run.py does, on a machine that Ray takes for one with a GPU: trials compute on the CPU.
 DRIVER = """
@@ -41,14 +33,9 @@ print(summary.to_json())
 
 
 @pytest.mark.parametrize(("name", "enough", "outcome"), [("crowded", 1, "complete"), ("hopeless", 2, "failed")])
-def test_a_trial_without_room_goes_on_with_fewer_neighbours(
-    place: Workplace,  # noqa: F811
-    name: str,
-    enough: int,
-    outcome: str,
-) -> None:
-    (place.folder / f"{name}.py").write_text(FACTORY.format(enough=enough))
-    trial = {**TINY, "classifier": {"factory": f"{name}:net", "steps": 60, "lr": 0.1}}
+def test_a_trial_without_room_goes_on_with_fewer_neighbours(place: Workplace, name: str, enough: int, outcome: str) -> None:
+    classifier = place.factory(name, "import ray\nimport torch", ASKS_FOR_ROOM.format(enough=enough))
+    trial = {**TINY, "classifier": classifier}
     resources = {"gpus_per_trial": 0.5, "concurrency": 2}
     file = place.file(name, trials=3, trial=trial, scheduler={"name": "none"}, resources=resources)
     environment = {"PYTHONPATH": f"{ROOT}:{place.folder}", "PATH": "/usr/bin:/bin", "HOME": str(place.folder)}

@@ -20,7 +20,7 @@ from search.folder import RECORD, folder_of
 from search.ledger import Ledger
 from search.overview import look, look_at_all
 from search.run import main
-from search.study import read_study
+from search.tables import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.test_lock import another_driver
 

@@ -10,8 +10,9 @@ import yaml
 from gbc.errors import BadInput
 from search import sweep
 from search.config import SweepConfig
-from search.places import Places, public, public_words, secrets, told
-from search.tracking import Tracker, address
+from search.mlflow_store import address
+from search.places import Places, first_line, public, public_words, secrets, told
+from search.tracking import Tracker
 from tests.search.conftest import tiny_sweep
 
 
@@ -37,6 +38,12 @@ def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
         assert secret not in told(f"cannot log in with {secret!r}", url)
     assert ("pa55" in url) == ("pa55" in secrets(url))
     assert public(public(url)) == shown and secrets(shown) == ()
+
+
+def test_the_first_line_of_a_fault() -> None:
+    url = "http://me:pa55@host"
+    assert first_line(ValueError(f"\n  no answer from {url}/api\nTraceback"), url) == "no answer from http://me@host/api"
+    assert first_line(ValueError(), url) == "ValueError"
 
 
 def test_a_command_is_shown_without_passwords() -> None:

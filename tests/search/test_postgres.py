@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from gbc.errors import BadInput
 from search import study as studies
+from search import tables
 from search.config import SweepConfig
 from search.folder import folder_of
 from search.ledger import Ledger
@@ -155,8 +156,9 @@ def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) ->
     ledger.tell(0, "complete")
     ledger.tell(1, "failed", "MemoryError")
     ledger.spent(12.5)
-    entries, seconds = studies.recorded_trials(ledger.config, folder_of(ledger.config.name))
+    entries, seconds = tables.recorded_trials(ledger.config, folder_of(ledger.config.name))
     assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
+    assert repr(tables.frozen_trials(ledger.config, Path())) == repr(ledger.study.get_trials())
     other.close()
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +19,6 @@ from tests.search.conftest import tiny_sweep
 from tests.search.workplace import EXPORT, Workplace
 
 pytestmark = pytest.mark.sweep
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
-    old = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    yield Workplace(tmp_path_factory.mktemp("sweeps"))
-    if old:
-        os.environ["MLFLOW_TRACKING_URI"] = old
 
 
 def test_a_sweep_from_start_to_export(place: Workplace) -> None:
@@ -79,14 +68,12 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     complete = {t.number: t.value for t in place.study("whole") if t.state.name == "COMPLETE"}
     assert result["trial"] == max(complete, key=lambda number: complete[number])
     assert (place.folder / "exported" / "samples.png").exists()
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and "exported: exists already" in again.stderr
-    command = [sys.executable, EXPORT, "--sweep", "whole", "--out", "new", "--trial", "77"]
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and "has no trial 77; it has 0 to 5" in again.stderr
-    command = [*command[:-1], str((best + 1) % 6)]
-    again = subprocess.run(command, cwd=place.folder, capture_output=True, text=True)
-    assert again.returncode == 2 and f"was not kept; there are those of {best} (--keep K)" in again.stderr
+    code, output = place.export("--sweep", "whole", "--out", "exported")
+    assert code == 2 and "exported: exists already" in output
+    code, output = place.export("--sweep", "whole", "--out", "new", "--trial", "77")
+    assert code == 2 and "has no trial 77; it has 0 to 5" in output
+    code, output = place.export("--sweep", "whole", "--out", "new", "--trial", str((best + 1) % 6))
+    assert code == 2 and f"was not kept; there are those of {best} (--keep K)" in output
 
 
 def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
@@ -120,7 +107,7 @@ def test_a_second_driver_is_refused_by_name(place: Workplace) -> None:
     place.wait_for(first, "  step ")
     status = place.status("shared")
     assert status["state"] == "running" and status["driver"]["pid"] == first.pid and status["running"]
-    code, output = place.run("--check", "shared")
+    code, output = place.look("--check", "shared")
     assert code == 0, output
     code, output = place.run("--config", file)
     assert code == 2
@@ -144,14 +131,11 @@ def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(pl
 
 def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workplace) -> None:
     """A factory that kills its worker as long as a file says so; then the same trials go on under the same names."""
-    (place.folder / "flaky.py").write_text(
-        "import os\nimport sys\nfrom pathlib import Path\nfrom torch import nn\n\n\n"
-        "def net():\n"
-        "    if Path(__file__).with_name('broken').exists() and 'worker' in sys.argv[0]:\n"
-        "        os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+    dies = (
+        "if Path(__file__).with_name('broken').exists() and 'worker' in sys.argv[0]:\n"
+        "    os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left"
     )
-    classifier = {"factory": "flaky:net", "steps": 60, "lr": 0.1}
+    classifier = place.factory("flaky", "import os\nimport sys\nfrom pathlib import Path", dies)
     file = place.file("flaky", trials=2, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     (place.folder / "broken").touch()
     code, output = place.run("--config", file, "--retries", "1")
@@ -165,7 +149,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
         assert run.data.tags["sweep.reason"] == why
         assert (place.folder / run.data.tags["sweep.log"]).read_text().count("The actor died unexpectedly") == 2
     assert [trial.state.name for trial in place.study("flaky")] == ["FAIL", "FAIL"]
-    assert place.run("--check", "flaky")[0] == 0
+    assert place.look("--check", "flaky")[0] == 0
 
     (place.folder / "broken").unlink()
     code, output = place.run("--config", file, "--retry-failed")
@@ -175,21 +159,15 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     for run in after:
         assert run.data.tags["sweep.outcome"] == "complete" and "sweep.reason" not in run.data.tags
     place.check_records_agree("flaky", 2)
-    code, output = place.run("--check", "flaky")
+    code, output = place.look("--check", "flaky")
     assert code == 0, output
     code, output = place.run("--config", file, "--retry-failed")
     assert code == 0 and "finished already" in output
 
 
 def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace) -> None:
-    (place.folder / "hanging.py").write_text(
-        "import sys\nimport time\nfrom torch import nn\n\n\n"
-        "def net():\n"
-        "    if 'worker' in sys.argv[0]:\n"
-        "        time.sleep(600)  # a lock that nobody releases\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
-    )
-    classifier = {"factory": "hanging:net", "steps": 60, "lr": 0.1}
+    hangs = "if 'worker' in sys.argv[0]:\n    time.sleep(600)  # a lock that nobody releases"
+    classifier = place.factory("hanging", "import sys\nimport time", hangs)
     file = place.file("hanging", trials=1, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     code, output = place.run("--config", file, "--retries", "1", "--hang-limit", "2s")
     assert code == 1, output
@@ -199,7 +177,7 @@ def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace)
     assert run.data.tags["sweep.reason"] == why and run.data.tags["sweep.log"] == log
     text = (place.folder / log).read_text()
     assert text.count("Timeout (0:00:02)!") == 2 and 'hanging.py", line 8 in net' in text and "The actor died" in text
-    assert place.run("--check", "hanging")[0] == 0
+    assert place.look("--check", "hanging")[0] == 0
 
 
 def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:

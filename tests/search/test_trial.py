@@ -12,7 +12,7 @@ from gbc import checkpoint, datasets, pretrain
 from gbc.config import TrialConfig
 from gbc.errors import DIVERGED
 from gbc.trainer import Trainer
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, STEP_PICTURE
 from search.trial import Assignment, Row, rows
 
 
@@ -34,7 +34,7 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
 
 
 def plain(found: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found]
+    return [{key: value for key, value in row.items() if not key.startswith(("time/", "system/"))} for row in found]
 
 
 def take(assignment: Assignment, count: int, **changes: Any) -> list[Row]:
@@ -55,7 +55,13 @@ def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assig
     found = take(assignment, 99)
     assert [row["step"] for row in found] == [3, 6, 9, 12]
     assert plain(found) == plain(unbroken)
-    assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [CHECKPOINT, PREVIOUS, PICTURE]
+    assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [
+        CHECKPOINT,
+        PREVIOUS,
+        *(STEP_PICTURE.format(step) for step in (3, 6, 9, 12)),
+        PICTURE,
+    ]
+    assert all(row["system/system_memory_usage_megabytes"] > 100 for row in found)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])

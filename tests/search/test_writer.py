@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -10,8 +11,13 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
+from search import recorder as recording
 from search.config import SweepConfig
+from search.ledger import Ledger
+from search.progress import Progress
+from search.recorder import Recorder
 from search.tracking import Report, Tracker
 from search.writer import Writer
 
@@ -127,3 +133,19 @@ def test_more_reports_than_one_batch_takes(tracker: Tracker) -> None:
     tracker.log(0, reports)
     tracker.log(0, [Report(step, {"loss/total": 1.0, **metrics}, 0.0) for step in (8, 9, 8, 9, 10)])  # a worker died at 9
     assert steps(tracker) == steps(tracker, "loss/299") == {"0": list(range(1, 11))}
+
+
+def test_what_a_store_says_is_shown_once_and_without_its_password(
+    tracker: Tracker, config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_SILENCE", 0.0)
+    screen, ledger = io.StringIO(), Ledger(config, tmp_path)
+    recorder = Recorder(ledger, tracker, Progress(config, Console(file=screen, width=200)), tmp_path)
+    tracker.uri = "http://me:pa55@tracking:5000"
+    recorder._writer.fault = OSError(f"no answer from {tracker.uri}/api\nand more")
+    for _ in range(2):
+        recorder.on_step_end(0, [])
+    recorder.finish()
+    said = "MLflow's store refuses: no answer from http://me@tracking:5000/api; trials go on, and it is tried again"
+    assert screen.getvalue().count("refuses") == 1 and said in screen.getvalue()
+    ledger.close()

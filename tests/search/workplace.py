@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import psutil
 import yaml
 from mlflow import MlflowClient
 
+from search import export
+from search.run import main
 from tests.search.conftest import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +35,13 @@ class Workplace:
         path.write_text(yaml.safe_dump(tiny_sweep(name=name, **changes)))
         return path.name
 
+    def factory(self, name: str, imports: str, before: str) -> dict[str, Any]:
+        """A network of the user's own, in a file; `before` is what its factory does first. Gives the classifier's settings."""
+        text = f"{imports}\nfrom torch import nn\n\n\ndef net():\n{indent(before, '    ')}\n"
+        text += "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))\n"
+        (self.folder / f"{name}.py").write_text(text)
+        return {"factory": f"{name}:net", "steps": 60, "lr": 0.1}
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         # A session of its own, so that all of it can be killed at once.
         return subprocess.Popen(
@@ -41,6 +53,18 @@ class Workplace:
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
+
+    def look(self, *arguments: str) -> tuple[int, str]:
+        """As `run`, in this process: what starts no sweep needs no seconds to start a process of its own."""
+        return self._here(main, arguments)
+
+    def export(self, *arguments: str) -> tuple[int, str]:
+        return self._here(export.main, arguments)
+
+    def _here(self, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[int, str]:
+        output = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return command(arguments), output.getvalue()
 
     def wait_for(self, process: subprocess.Popen[str], text: str) -> str:
         seen = ""
@@ -93,7 +117,7 @@ class Workplace:
         return sum(len(trial.intermediate_values) for trial in self.study(name))
 
     def status(self, name: str) -> dict[str, Any]:
-        code, output = self.run("--status", name, "--json")
+        code, output = self.look("--status", name, "--json")
         assert code == 0, output
         found: dict[str, Any] = json.loads(output)
         return found

@@ -1,0 +1,89 @@
+"""What MLflow holds of a sweep, for an audit: read only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gbc.errors import BadInput
+from search.config import SweepConfig
+from search.mlflow_store import MARK, address, be_quiet, pages, reach
+from search.places import first_line, public
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What MLflow holds of one run, for an audit."""
+
+    run: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    steps: list[int]
+    """Of its reports, in the order of logging."""
+    values: dict[int, float]
+    """The objective by step."""
+    second: dict[int, float]
+    """The second objective by step; empty in a sweep of one."""
+    files: frozenset[str]
+
+    @property
+    def number(self) -> int | None:
+        """Of its trial."""
+        text = self.tags.get("sweep.trial", "")
+        return int(text) if text.isdigit() else None
+
+
+def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
+    """The runs of a sweep and of its trials, oldest first; nothing is created, not even the store.
+
+    Raises:
+        BadInput: the store cannot be read.
+    """
+    uri = address(config)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return [], []
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    be_quiet()
+    reach(config)
+    try:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            return [], []
+        found = [
+            _facts(client, run, config)
+            for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
+        ][::-1]
+    except (MlflowException, SQLAlchemyError, OSError) as fault:
+        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}") from None
+    return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
+        one for one in found if one.tags.get("sweep.role") == "trial"
+    ]
+
+
+def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
+    identity = run.info.run_id
+    is_trial = run.data.tags.get("sweep.role") == "trial"
+
+    def values(metric: str) -> dict[int, float]:
+        return {point.step: point.value for point in client.get_metric_history(identity, metric)} if is_trial else {}
+
+    return Facts(
+        identity,
+        run.info.status,
+        dict(run.data.tags),
+        dict(run.data.params),
+        [point.step for point in client.get_metric_history(identity, MARK)] if is_trial else [],
+        values(config.objective.metric),
+        values(config.second_objective.metric) if config.second_objective else {},
+        frozenset(file.path for file in client.list_artifacts(identity)),
+    )

@@ -1,0 +1,41 @@
+"""A real study, written by Optuna, read as the file it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from search.config import SweepConfig
+from search.ledger import Ledger
+from search.tables import frozen_trials
+from tests.search.conftest import tiny_sweep
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])  # the latter leaves notes of its own
+def test_trials_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> None:
+    """Pins the tables that are read: of every kind of setting, state and value."""
+    space = {"lr": {"log10": [-3.5, -2.0]}, "batch_size": {"choice": [16, 32]}}
+    config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
+    assert frozen_trials(config, _started(config, tmp_path)) == []
+    ledger = Ledger(config, tmp_path)
+    for value, outcome in ((0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None)):
+        number = ledger.ask().number
+        for step in (3, 6, 9, 12) if outcome == "complete" else (3, 6):
+            ledger.record(number, step, value, stop=outcome == "stopped" and step == 6)
+        if outcome:
+            ledger.tell(number, outcome, "MemoryError" if outcome == "failed" else None)
+    ledger.lost_worker(4)
+    wanted = ledger.study.get_trials()
+    found = frozen_trials(config, tmp_path)
+    ledger.close()
+    assert [trial.state.name for trial in wanted] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
+    assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
+    assert math.isnan(found[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
+    assert found == wanted
+
+
+def _started(config: SweepConfig, folder: Path) -> Path:
+    Ledger(config, folder).close()
+    return folder
