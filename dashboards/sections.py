@@ -151,7 +151,7 @@ def samples(sweep: Sweep, signs: Signs) -> Html:
     parts: list[object] = [
         paragraph("The same latents and labels in every picture: what differs is the trial. Columns are classes."),
     ]
-    if len(steps) > 1:
+    if any(len(card.frames) > 1 for card in (*best, *worst)):
         slider = element(
             "input", type="range", id="step", min=0, max=len(steps) - 1, step=1, value=len(steps) - 1,
             data_steps=" ".join(map(str, steps)),
