@@ -101,6 +101,12 @@ class Verdict:
         value, index = ssim(self.features.pick(first), self.judge.train_features).max(dim=1)
         return index, value
 
+    @cached_property
+    def named_right(self) -> Tensor:
+        """Whether the nearest generated image names the class of each test image, [test images] of 0 and 1."""
+        found = self.labels[nearest_neighbour(self.judge.test_images, self.images)]
+        return (found == self.judge.test_labels).float()
+
     def scores(self) -> dict[str, float]:
         """Every metric of `METRICS`. Compare only sets of equal size."""
         return {name: float(metric(self)) for name, metric in METRICS.items()}
@@ -134,9 +140,13 @@ def ssim_coverage(verdict: Verdict) -> Tensor:
 
 def tstr_1nn(verdict: Verdict) -> Tensor:
     """Train on synthetic, test on real: accuracy on the test images of 1-NN over the generated images."""
-    judge = verdict.judge
-    found = verdict.labels[nearest_neighbour(judge.test_images, verdict.images)]
-    return (found == judge.test_labels).float().mean()
+    return verdict.named_right.mean()
+
+
+def tstr_1nn_by_class(verdict: Verdict) -> Tensor:
+    """The same over the test images of each class, [classes]."""
+    labels = verdict.judge.test_labels
+    return torch.stack([verdict.named_right[labels == label].mean() for label in labels.unique()])
 
 
 METRICS: Final[dict[str, Callable[[Verdict], Tensor]]] = {

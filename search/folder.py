@@ -16,6 +16,7 @@ RECORD: Final = "sweep.yaml"
 STUDY_FILE: Final = "study.db"
 WARM_START: Final = "warm_start.json"
 """What a warm start took from another sweep."""
+REPORT: Final = "report.html"
 SCRATCH: Final = ".ray"
 
 CHECKPOINT: Final = "last.ckpt"

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from search.config import Objective, SweepConfig
-from search.mlflow_store import patient, reach
+from search.mlflow_store import patient
 from search.places import first_line, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from search.entry import Entry
 
 CHAMPION: Final = "champion"
 _SERVED: Final = Path(__file__).with_name("served.py")
@@ -55,28 +54,6 @@ class Version:
 def model_name(config: SweepConfig) -> str:
     """Of the registered model that a sweep's best becomes a version of."""
     return f"gbc-{config.dataset}"
-
-
-def register_best(config: SweepConfig, entries: Sequence[Entry], *, client_uri: str, run_id: str) -> Version | None:
-    """Register the best full trial of a sweep; None when it has none, or its trials have no generator. `run_id` is its run.
-
-    Raises:
-        BadInput: its generator was not kept, or MLflow refuses.
-    """
-    from search.export import write_trial
-    from search.ranking import best
-
-    reach(config)
-    chosen = best(config, entries)
-    if chosen is None or chosen.value is None or chosen.params.get("generator", config.trial.generator) == "pixels":
-        return None
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
-        write_trial(config, entries, chosen, folder, ["torch"])
-        return register(
-            folder, client_uri=client_uri, name=model_name(config), run_id=run_id, sweep=config.name, trial=chosen.number,
-            objective=config.objective, score=chosen.value,
-        )  # fmt: skip
 
 
 def register(

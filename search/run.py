@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
         "--hang-limit", metavar="TIME", help="replace a worker that is silent for so long, e.g. 30m (default: at least 10m)"
     )
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again, under their numbers")
+    how.add_argument(
+        "--no-report", action="store_true", help="at the end, do not measure and register the best, and write no report"
+    )
     how.add_argument("--keep", type=int, metavar="K", help="generators to keep on disk, the best (default: 5)")
     where = cli.add_argument_group("on what")
     where.add_argument("--concurrency", type=int, help="trials at a time (default: as many as fit)")
@@ -136,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> int:
     explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
     config = sweep.settle_with_record(config, explicit)
     config.places.check_together()
-    summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed)
+    summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed, report=not arguments.no_report)
     if summary:
         console.print(
             f"sweep {config.name} is finished already; {mend(config, summary.ended_by or 'trials')}",
@@ -145,10 +148,12 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         from search.machine import Machine
 
-        summary = sweep.run_sweep(config, Machine.wanted(config), console, retry_failed=arguments.retry_failed)
+        summary = sweep.run_sweep(
+            config, Machine.wanted(config), console, retry_failed=arguments.retry_failed, report=not arguments.no_report
+        )
         if summary.ended_by in ("steps", "patience", "grid"):
             console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
-    _conclude(summary, arguments, console, config.places.tracking_uri)
+    _print_summary(summary, arguments, console, config.places.tracking_uri)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
@@ -267,8 +272,9 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
     print(json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False), end="\n" if as_json else "")
 
 
-def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
+def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
     from search.disk import size
+    from search.folder import REPORT
     from search.overview import failure_lines, front_lines
     from search.places import public, public_words
     from search.progress import duration
@@ -312,6 +318,8 @@ def _conclude(summary: Summary, arguments: argparse.Namespace, console: Console,
             f"  compare   mlflow ui{f' --backend-store-uri {server}' if server else ''}        "
             "(then open the experiment and select runs)"
         )
+    if summary.concluded:
+        say(f"  look      {Path(summary.folder) / REPORT}        (in a browser; needs no server)")
     if summary.best_trial is not None:
         say(f"  export    python search/export.py --sweep {summary.name} --out exports/{summary.name}")
     if arguments.json:

@@ -52,6 +52,8 @@ class Summary:
     """Of each failed trial: `trial`, `reason`, `retries` and `log`, the file with the traceback."""
     bytes: int = 0
     """What the sweep's folder takes on disk."""
+    concluded: bool = False
+    """Whether the best is measured and registered and the report written, as follows the end of a sweep."""
 
     def to_json(self) -> str:
         """For `--json`."""

@@ -15,11 +15,13 @@ from gbc.settings import flatten
 from search import mlflow_store, processes, storage, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
+from search.describe import question
 from search.disk import leftovers
 from search.engine import run_ray
 from search.entry import Entry
 from search.faults import Halt, halting
 from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
+from search.inputs import Inputs
 from search.ledger import Ledger
 from search.machine import Machine
 from search.prepare import Prepared, prepare
@@ -67,8 +69,10 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     return config.model_copy(update=kept)
 
 
-def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summary | None:
+def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report: bool = True) -> Summary | None:
     """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work.
+
+    With `report` a sweep that was not concluded has work.
 
     Raises:
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
@@ -78,7 +82,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summ
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
-    if not retry_failed and (summary is None or not summary.finished or more):
+    if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
         return None  # reading a large study takes seconds, and the run reads it again
     ledger = Ledger(config, folder)
     entries, seconds = ledger.entries(), ledger.seconds
@@ -95,8 +99,12 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False) -> Summ
     return replace(summary, ended_by=reason)
 
 
-def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False) -> Summary:
+def run_sweep(
+    config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False, report: bool = True
+) -> Summary:
     """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
+
+    With `report` a sweep that has ended is concluded (`search.conclude`).
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
@@ -114,7 +122,7 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
         prepared = prepare(config, machine, console)
         if prepared.memory is not None:
             machine = machine.packed(config.resources, *prepared.memory)
-        tracker = Tracker(config, prepared.origin())
+        tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
         record = yaml.safe_dump(config.record(), sort_keys=False)
         noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
         write_atomic(folder / RECORD, record.encode())
@@ -134,6 +142,7 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
             with halt.guard():
                 files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
                 tracker.begin(files, flatten(config.model_dump(mode="json")))
+                tracker.describe(question(config))
                 if retry_failed:
                     recorder.reopen_failed()
                 recorder.catch_up()
@@ -151,6 +160,12 @@ def run_sweep(config: SweepConfig, machine: Machine, console: Console, *, retry_
             ledger.close()
         halt.check()
         assert summary is not None
+        if report and summary.finished:
+            from search.conclude import conclude  # seconds that a start need not wait
+
+            conclude(config, ledger.entries(), tracker, summary, console)
+            summary = replace(summary, concluded=True)
+            summary.write(folder)
         return summary
 
 

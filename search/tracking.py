@@ -12,6 +12,7 @@ from gbc.settings import flatten
 from search import storage, usage
 from search.config import SweepConfig
 from search.gallery import Gallery
+from search.inputs import Inputs
 from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach
 from search.places import first_line, public
 from search.storage import Place
@@ -41,8 +42,8 @@ class Report(NamedTuple):
 class Tracker:
     """Runs of one sweep. Every call may be repeated: nothing is created or logged twice."""
 
-    def __init__(self, config: SweepConfig, tags: Mapping[str, str]) -> None:
-        """Finds the experiment and the parent run, or creates them; `tags` say where the sweep comes from.
+    def __init__(self, config: SweepConfig, tags: Mapping[str, str], inputs: Inputs | None = None) -> None:
+        """Finds the experiment and the parent run, or creates them; `tags` and `inputs` say where the sweep comes from.
 
         Raises:
             BadInput: the store cannot be opened or is of another MLflow schema.
@@ -52,14 +53,14 @@ class Tracker:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        self.config = config
+        self.config, self._inputs = config, inputs
         self.uri = address(config)
         self._children: dict[int, Known] | None = None
         reach(config)
         try:
             self._client: MlflowClient = MlflowClient(patient(self.uri))
             self._gallery = Gallery(self._client)
-            self._experiment = self._find_experiment()
+            self.experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
             mend = "move it away or set MLFLOW_TRACKING_URI" if self.uri.startswith("sqlite") else "see --tracking-uri"
@@ -68,7 +69,7 @@ class Tracker:
     def look(self) -> None:
         """Read all runs of the sweep's trials. Done by itself before the first use of one."""
         self._children = {}
-        for found in known_runs(self._client, self.uri, self._experiment, self.config.name):
+        for found in known_runs(self._client, self.uri, self.experiment, self.config.name):
             number = int(found.tags.get("sweep.trial", -1))
             other = self._children.get(number)
             if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
@@ -85,7 +86,7 @@ class Tracker:
                 "sweep.trial": str(number),
                 **_SOURCE,
             }
-            run = self._client.create_run(self._experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
+            run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
             child = Known(run, time=0)
             self._known[number] = child
         elif child.status != "RUNNING":
@@ -95,6 +96,7 @@ class Tracker:
             if child.tags.pop(tag, None) is not None:
                 self._client.delete_tag(child.run, tag)
         if settings is not None and not child.has_params:
+            self._log_inputs(child.run)  # before the parameters: who finds these looks no further
             self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
             child.has_params = True
 
@@ -218,9 +220,18 @@ class Tracker:
         run = self._client.get_run(self.parent)
         self._client.update_run(self.parent, status="RUNNING")
         if not run.data.params:
+            self._log_inputs(self.parent)
             self._client.log_batch(self.parent, params=_params(params))
+        self.add_files(files)
+
+    def add_files(self, files: Mapping[str, str]) -> None:
+        """Put text files into the sweep's run, in place of those of the same names."""
         for name, text in files.items():
             self._client.log_text(self.parent, text, name)
+
+    def describe(self, text: str) -> None:
+        """What MLflow's pages show on the sweep's run, in Markdown."""
+        self._client.set_tag(self.parent, "mlflow.note.content", text)
 
     def end(
         self,
@@ -252,6 +263,10 @@ class Tracker:
         child = self._child(number)
         return usage.without(child.metrics) if child else {}
 
+    def _log_inputs(self, run: str) -> None:
+        if self._inputs is not None:
+            self._inputs.log(self._client, self.experiment, run)
+
     def _attach(self, run: str, picture: Place) -> None:
         with storage.as_local(picture) as path:
             self._client.log_artifact(run, str(path))
@@ -271,12 +286,12 @@ class Tracker:
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
         query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"
-        found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+        found = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             identity: str = found[0].info.run_id
             return identity
         own = {"sweep.name": self.config.name, "sweep.role": "sweep", **_SOURCE}
-        created: str = self._client.create_run(self._experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
+        created: str = self._client.create_run(self.experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
         return created
 
     @property

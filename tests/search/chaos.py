@@ -61,7 +61,7 @@ class Run:
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, RUN, *command], cwd=folder, text=True, start_new_session=True,
+            [sys.executable, RUN, *command, "--no-report"], cwd=folder, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment},
         )  # fmt: skip
         self.lines: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,14 +16,10 @@ from mlflow.models import get_model_info
 
 from gbc import export
 from gbc.errors import BadInput
-from search import folder, registry
-from search.config import Objective, SweepConfig
+from search import registry
+from search.config import Objective
 from search.registry import CHAMPION, Version
-from search.tables import read_study
-from search.tracking import Tracker, address
 from tests.exports import TWO_TASKS, Trained, trained
-from tests.search.conftest import tiny_sweep
-from tests.search.records import play
 from tests.search.servers import mlflow_server
 
 COVERAGE = Objective()
@@ -178,28 +173,3 @@ def test_what_mlflow_refuses_is_one_line(exported: Path, uri: str, model: str) -
         register(exported, uri, model, 0.4, run="nothing")
     assert "\n" not in str(caught.value)
     assert not MlflowClient(uri).search_model_versions(f"name = '{model}'")
-
-
-def test_the_best_of_a_sweep_is_registered(
-    classifier_cache: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    config = SweepConfig.parse(tiny_sweep(trials=2), "test")
-    shutil.copytree(classifier_cache, folder.CLASSIFIERS)
-    entries = []
-
-    def call() -> Version | None:
-        return registry.register_best(config, entries, client_uri=address(config), run_id=Tracker(config, {}).parent)
-
-    assert call() is None  # nothing finished
-    play(config, classifier_cache, stop={}, leave={}, fail={})
-    entries, _ = read_study(folder.folder_of("tiny") / folder.STUDY_FILE)
-    best = max(entries, key=lambda entry: entry.value or 0.0)
-    found = call()
-    assert found is not None and found.champion and found.name == "gbc-fashion_mnist"
-    again = call()
-    assert again is not None and (again.number, again.created) == (1, False)
-    version = MlflowClient(address(config)).get_model_version_by_alias("gbc-fashion_mnist", CHAMPION)
-    assert (version.tags["sweep.trial"], float(version.tags["objective.value"])) == (str(best.number), best.value)
-    assert version.run_id == Tracker(config, {}).parent

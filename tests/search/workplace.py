@@ -42,15 +42,16 @@ class Workplace:
         (self.folder / f"{name}.py").write_text(text)
         return {"factory": f"{name}:net", "steps": 60, "lr": 0.1}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, report: bool = False) -> subprocess.Popen[str]:
+        arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
         # A session of its own, so that all of it can be killed at once.
         return subprocess.Popen(
             [sys.executable, RUN, *arguments],
             cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str, timeout: float = 240) -> tuple[int, str]:
-        process = self.start(*arguments)
+    def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
+        process = self.start(*arguments, report=report)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
 

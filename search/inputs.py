@@ -1,0 +1,82 @@
+"""What the trials of a sweep start from, as MLflow's inputs of a run: the data sets and the classifiers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from gbc.samples import ImageDataset
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+    from gbc.config import TrialConfig
+    from gbc.tasks import World
+
+_CONTEXT: Final = "mlflow.data.context"
+_UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
+
+
+class Inputs:
+    """Logged for a run once it has been created; every call may be repeated."""
+
+    def __init__(self, world: World, settings: TrialConfig) -> None:
+        self._data = _data(world, settings)
+        self._classifiers = [
+            (_UNFIT.sub("-", folder.name), {"steps": regime["steps"], "accuracy": regime["accuracy"]} | dict(shape))
+            for folder, regime, shape in zip(world.folders, world.regimes, map(_about, settings.subjects()), strict=True)
+        ]
+        self._models: list[Any] | None = None
+
+    def log(self, client: MlflowClient, experiment: str, run: str) -> None:
+        """Name the data sets and the classifiers as inputs of a run."""
+        from mlflow.entities import LoggedModelInput
+
+        if self._models is None:
+            self._models = [
+                LoggedModelInput(_model(client, experiment, run, name, about))
+                for name, about in dict(self._classifiers).items()
+            ]
+        client.log_inputs(run, self._data, self._models)
+
+
+def _about(subject: Any) -> Mapping[str, Any]:
+    return {"name": subject.classifier.name, "hidden": subject.classifier.hidden, "dataset": subject.dataset.name}
+
+
+def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Mapping[str, Any]) -> str:
+    """The id of the logged model that stands for a classifier; one for all sweeps of an experiment."""
+    from mlflow.entities import LoggedModelStatus
+
+    found = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
+    if found:
+        known: str = found[0].model_id
+        return known
+    params = {key: str(value) for key, value in about.items()}
+    model = client.create_logged_model(experiment, name=name, source_run_id=run, model_type="classifier", params=params)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    created: str = model.model_id
+    return created
+
+
+def _data(world: World, settings: TrialConfig) -> Sequence[DatasetInput]:
+    """The images that the classifiers were trained on, and the real ones that samples are judged by."""
+    import mlflow.data
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = world.data
+    source = settings.dataset.data_root or "gbc/assets"
+    parts: dict[str, tuple[Any, Any]] = {}
+    if isinstance(data, ImageDataset):
+        parts["classifier training"] = data.train_images, data.train_labels
+        parts["evaluation"] = data.test_images, data.test_labels
+    else:
+        parts["classifier training"] = data.train_points, data.train_labels
+    found = []
+    for context, (samples, labels) in parts.items():
+        name = data.name if context == "classifier training" else f"{data.name}, test images"
+        described = mlflow.data.from_numpy(samples, source=source, targets=labels, name=name, digest=data.digest()[:36])
+        found.append(DatasetInput(Dataset(**described.to_dict()), [InputTag(_CONTEXT, context)]))
+    return found
