@@ -34,10 +34,10 @@ def text(value: object) -> Html:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """For people: `0.4731`, `2.1e-05`, `–` where there is none."""
+    """For people: `0.4731`, `2.1e-05`, `12,310`, `–` where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def element(tag: str, *children: object, **attributes: object) -> Html:

@@ -18,6 +18,8 @@ from dashboards.store import Logged, Store
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+CEILING: Final = "other real images"
+"""How an evaluation calls the set of images that no generator is expected to beat."""
 OUTCOMES: Final = ("complete", "stopped", "failed", "running")
 _STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
@@ -80,19 +82,23 @@ class Evaluation:
 
     trial: int
     scores: dict[str, dict[str, float]]
-    """By set of images and metric: the generator first, then the controls, real images last."""
+    """By set of images and metric: the generator first, then the controls; real images last, where there are enough."""
     by_class: dict[str, dict[str, dict[str, float]]]
     """By set of images, metric and class."""
 
     @property
-    def controls(self) -> list[str]:
-        """Sets of worthless images: a score that does not beat them says nothing."""
-        return list(self.scores)[1:-1]
+    def generator(self) -> str:
+        """The set that is judged."""
+        return next(iter(self.scores))
 
     @property
-    def ceiling(self) -> str:
-        """The set of other real images: as good as can be hoped for."""
-        return list(self.scores)[-1]
+    def controls(self) -> list[str]:
+        """Sets of worthless images: a score that does not beat them says nothing."""
+        return [name for name in self.scores if name not in (self.generator, CEILING)]
+
+    def level(self, metric: str) -> float | None:
+        """The score of other real images, as good as can be hoped for; None where there are too few of them to tell."""
+        return self.scores.get(CEILING, {}).get(metric)
 
     def floor(self, metric: str) -> tuple[str, float] | None:
         """The control that is best by a metric (larger is better), with its score."""
@@ -101,7 +107,7 @@ class Evaluation:
 
     def share(self, metric: str, value: float) -> float | None:
         """How far of the way from the best control (0) to real images (1) a score is; None where that is not known."""
-        floor, ceiling = self.floor(metric), self.scores[self.ceiling].get(metric)
+        floor, ceiling = self.floor(metric), self.level(metric)
         if floor is None or ceiling is None or ceiling <= floor[1]:
             return None
         return (value - floor[1]) / (ceiling - floor[1])
@@ -111,7 +117,7 @@ class Evaluation:
         """From `evaluation.json`; None where that is missing or holds no controls."""
         try:
             scores = {str(name): dict(values) for name, values in data["scores"].items()}
-            if len(scores) < 3:
+            if len(scores) < 2:
                 return None
             return cls(int(data["trial"]), scores, dict(data.get("by_class") or {}))
         except (TypeError, KeyError, ValueError, AttributeError):

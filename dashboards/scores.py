@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dashboards.panels import Json, Panel
-from dashboards.records import Evaluation
+from dashboards.records import CEILING, Evaluation
 
 SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
 """Metrics that judge images, the most telling first."""
@@ -13,9 +13,10 @@ SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
 
 def between_floor_and_ceiling(found: Evaluation) -> Panel:
     """Scores of the best generator beside those of worthless and of real images."""
-    generator, *controls, ceiling = found.scores
+    generator, controls = found.generator, found.controls
+    shown = [*controls, *([CEILING] if CEILING in found.scores else []), generator]
     metrics = [metric for metric in SCORES if metric in found.scores[generator]]
-    looks = {generator: ("--best", "diamond", 15), ceiling: ("--ceiling", "line-ns-open", 20)}
+    looks = {generator: ("--best", "diamond", 15), CEILING: ("--ceiling", "line-ns-open", 20)}
     signs = ("circle-open", "square-open", "triangle-up-open", "cross-open", "star-open", "hexagon-open")
     looks |= {name: ("--floor", signs[index % len(signs)], 10) for index, name in enumerate(controls)}
     data = [
@@ -25,7 +26,7 @@ def between_floor_and_ceiling(found: Evaluation) -> Panel:
             "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"width": 0 if name == generator else 2}},
             "hovertemplate": f"{name}: %{{x:.3f}}<extra></extra>",
         }
-        for name in [*controls, ceiling, generator]
+        for name in shown
         for colour, symbol, size in [looks[name]]
     ]  # fmt: skip
     layout = {
@@ -35,7 +36,7 @@ def between_floor_and_ceiling(found: Evaluation) -> Panel:
     }
     return Panel(
         "Scores between floor and ceiling",
-        f"Filled: the generator. Hollow: worthless sets of images, the floors. Bar: {ceiling}, the ceiling. "
+        f"Filled: the generator. Hollow: worthless sets of images, the floors. Bar: {CEILING}, the ceiling. "
         "A score counts only where it is right of every hollow mark.",
         {"data": data, "layout": layout}, height=300, wide=True,
     )  # fmt: skip
@@ -59,7 +60,7 @@ def _classes(found: Evaluation, metric: str) -> Panel:
     for name in others:
         values = found.by_class[name].get(metric)
         if values:
-            is_ceiling = name == found.ceiling
+            is_ceiling = name == CEILING
             marker = {
                 "symbol": "line-ns-open" if is_ceiling else "circle-open", "size": 13 if is_ceiling else 8,
                 "color": "--ceiling" if is_ceiling else "--ink", "line": {"width": 2},
@@ -78,9 +79,10 @@ def _classes(found: Evaluation, metric: str) -> Panel:
 def levels(found: Evaluation | None, metric: str) -> Json:
     """The best control and the ceiling as lines across a figure, for its layout; empty where they are not known."""
     floor = found.floor(metric) if found else None
-    if found is None or floor is None or metric not in found.scores[found.ceiling]:
+    level = found.level(metric) if found else None
+    if floor is None:
         return {}
-    lines = [(*floor, "--floor"), (found.ceiling, found.scores[found.ceiling][metric], "--ceiling")]
+    lines = [(*floor, "--floor"), *([(CEILING, level, "--ceiling")] if level is not None else [])]
     shapes = [
         {
             "type": "line",

@@ -11,7 +11,7 @@ from dashboards import curves, gallery, landscape, page, running, scores
 from dashboards.collapse import RULES, Sign
 from dashboards.page import Html, element, number, paragraph, text
 from dashboards.pictures import Pixels, cell, webp
-from dashboards.records import OUTCOMES, Sweep, Trial
+from dashboards.records import CEILING, OUTCOMES, Sweep, Trial
 from dashboards.scores import SCORES
 
 Signs = Mapping[int, Sequence[Sign]]
@@ -54,23 +54,23 @@ def verdict(sweep: Sweep) -> str:
     best, metric = sweep.best, sweep.objective.metric
     assert best.value is not None
     found = sweep.evaluation
-    score = found.scores[next(iter(found.scores))].get(metric) if found and found.trial == best.number else None
+    score = found.scores[found.generator].get(metric) if found and found.trial == best.number else None
     value = best.value if score is None else score
     line = f"Best: trial {best.number} with {metric} {number(value)}"
     if found is None:
         return line + "; without controls (no evaluation is logged) that number alone says little."
     floor, share = found.floor(metric), found.share(metric, value)
-    if floor is None or share is None:
+    if floor is None:
         return line + "; this metric has no controls, so see its scores below."
-    level = found.scores[found.ceiling][metric]
-    if share <= 0:
-        return (
-            f"{line}: no better than {floor[0]}, the best worthless images ({number(floor[1])}); "
-            f"{found.ceiling} have {number(level)}."
-        )
+    level = found.level(metric)
+    if value <= floor[1]:
+        end = "." if level is None else f"; {CEILING} have {number(level)}."
+        return f"{line}: no better than {floor[0]}, the best worthless images ({number(floor[1])}){end}"
+    if share is None:
+        return f"{line}; {floor[0]}, the best worthless images, have {number(floor[1])}."
     return (
         f"{line}, {share:.0%} of the way from {floor[0]} ({number(floor[1])}, the best that worthless images get) "
-        f"to {found.ceiling} ({number(level)})."
+        f"to {CEILING} ({number(level)})."
     )
 
 
@@ -139,7 +139,9 @@ def _sheet_figure(trial: Trial, sheet: Pixels, classes: Sequence[str]) -> Html:
 def _score_table(found: Mapping[str, Mapping[str, float]]) -> Html:
     metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
     rows = [[name, *[row.get(metric) for metric in metrics]] for name, row in found.items()]
-    return page.table(["images", *metrics], rows, caption="The generator, then the floors, last the ceiling")
+    return page.table(
+        ["images", *metrics], rows, caption="The generator, then the floors; last, where there is one, the ceiling"
+    )
 
 
 def samples(sweep: Sweep, signs: Signs) -> Html:
@@ -151,7 +153,7 @@ def samples(sweep: Sweep, signs: Signs) -> Html:
     parts: list[object] = [
         paragraph("The same latents and labels in every picture: what differs is the trial. Columns are classes."),
     ]
-    if len(steps) > 1:
+    if any(len(card.frames) > 1 for card in (*best, *worst)):
         slider = element(
             "input", type="range", id="step", min=0, max=len(steps) - 1, step=1, value=len(steps) - 1,
             data_steps=" ".join(map(str, steps)),

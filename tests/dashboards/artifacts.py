@@ -1,4 +1,4 @@
-"""What the driver logs for the report beside curves: step images, an evaluation, an audit; written by MLflow's own client."""
+"""An evaluation and an audit as a finished sweep has them in MLflow, and pictures by step for the benchmark."""
 
 from __future__ import annotations
 
@@ -86,12 +86,10 @@ AUDIT = [
 ]  # fmt: skip
 
 
-def log_all(client: MlflowClient, experiment: str, sweep: str, steps: list[int]) -> None:
-    """Everything, for a sweep that is recorded already."""
+def log_all(client: MlflowClient, experiment: str, sweep: str) -> None:
+    """What a finished sweep has beside the runs of its trials."""
     (parent,) = runs(client, experiment, sweep, "sweep")
     children = {int(run.data.tags["sweep.trial"]): run for run in runs(client, experiment, sweep, "trial")}
-    for number, run in children.items():
-        log_step_images(client, run, steps, seed=number)
     best = int(parent.data.tags["sweep.best_trial"])
     client.log_dict(parent.info.run_id, evaluation(children[best], best), "evaluation.json")
     client.log_text(parent.info.run_id, json.dumps(AUDIT), "audit.json")

@@ -69,9 +69,7 @@ def test_shares_between_floor_and_ceiling() -> None:
     assert [shape["y0"] for shape in scores.levels(EVALUATION, "ssim/coverage")["shapes"]] == [0.4, 0.6]
 
 
-@pytest.mark.parametrize(
-    "broken", [None, [], {"scores": {}}, {"trial": 1, "scores": {"a": {}, "b": {}}}, {"scores": 3, "trial": 1}]
-)
+@pytest.mark.parametrize("broken", [None, [], {"scores": {}}, {"trial": 1, "scores": {"a": {}}}, {"scores": 3, "trial": 1}])
 def test_an_evaluation_that_says_nothing_is_left_out(broken: object) -> None:
     assert Evaluation.of(broken) is None
 
