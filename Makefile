@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test quick-test lint bench ui clean
+.PHONY: help setup sweep test quick-test lint bench ui optuna-ui clean
 
 help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
 	@echo "make test        set up, then run every test, lint, types and the import contracts"
 	@echo "make quick-test  the tests that start no sweep"
 	@echo "make bench       time a training step"
-	@echo "make ui          MLflow's pages on http://127.0.0.1:5000"
+	@echo "make ui          MLflow's pages on http://127.0.0.1:5000, with a link to each sweep"
+	@echo "make optuna-ui   optuna-dashboard on the latest study, or on that of SWEEP=NAME"
 	@echo "make clean       remove the environment and caches; sweeps stay"
 
 setup: $(READY)
@@ -43,7 +44,11 @@ bench: setup
 	$(BIN)/python tests/benchmarks/step.py
 
 ui: setup
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --workers 1
+	$(BIN)/python search/ui.py
+
+optuna-ui: setup
+	$(BIN)/python -c 'import optuna_dashboard' 2>/dev/null || $(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dashboard]'
+	$(BIN)/python search/ui.py --optuna $(if $(SWEEP),--sweep $(SWEEP))
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -29,8 +29,7 @@ def question(config: SweepConfig) -> str:
 
 def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluation: Mapping[str, Any] | None) -> str:
     """The question and what came of it; `evaluation` is `gbc.scorecard`'s, with the number of the best trial."""
-    counts = f"{summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
-    parts = [question(config), f"**{counts}** in {duration(summary.seconds)}.\n"]
+    parts = [_verdict(summary, evaluation)]
     if summary.best_trial is not None:
         parts += _best(summary, tracker)
     if evaluation is not None:
@@ -38,14 +37,26 @@ def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluat
     if summary.front:
         numbers = ", ".join(f"trial-{point['trial']:04d}" for point in summary.front)
         parts.append(f"Pareto front: {numbers}.\n")
-    parts.append(
+    parts += [
+        "## The question\n",
+        question(config),
         "```sh\n"
         f"python search/run.py {_command(config)}   # continue, or repeat elsewhere\n"
         f"python dashboards/report.py --sweep {config.name}\n"
         f"python search/export.py --sweep {config.name} --out exports/{config.name}\n"
-        "```\n"
-    )
+        "```\n",
+    ]
     return "\n".join(parts)
+
+
+def _verdict(summary: Summary, evaluation: Mapping[str, Any] | None) -> str:
+    counts = f"{summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
+    spent = f"{counts} in {duration(summary.seconds)}.\n"
+    if summary.best_trial is None or evaluation is None:
+        return spent
+    scores: Mapping[str, Mapping[str, float]] = evaluation["scores"]
+    found = ", ".join(f"{metric} {value:.3f}" for metric, value in scores["generator"].items())
+    return f"**trial-{summary.best_trial:04d} is the best: {found}.** {spent}"
 
 
 def _best(summary: Summary, tracker: Tracker) -> list[str]:

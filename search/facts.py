@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from gbc.errors import BadInput
 from search.config import SweepConfig
-from search.mlflow_store import MARK, address, be_quiet, pages, reach
-from search.places import first_line, public
+from search.mlflow_store import MARK, address, be_quiet, pages, reach, unreadable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,7 +63,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}") from None
+        raise BadInput(unreadable(fault, uri)) from None
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
     ]

@@ -52,8 +52,36 @@ class Known:
 
 def address(config: SweepConfig) -> str:
     """Of the MLflow store: where the sweep's places or the environment say, or the database in this folder."""
-    named = config.places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return named or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return config.places.tracking_uri or default_address()
+
+
+def default_address() -> str:
+    """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def experiments(uri: str) -> dict[str, str]:
+    """The ids of the store's experiments by name.
+
+    Raises:
+        BadInput: it cannot be read, as when it was written by another version of MLflow.
+    """
+    be_quiet()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
+    except (MlflowException, SQLAlchemyError, OSError) as fault:
+        raise BadInput(unreadable(fault, uri)) from None
+
+
+def unreadable(fault: Exception, uri: str) -> str:
+    """Why a store cannot be read, in one line with a mend where there is one."""
+    if "schema" in str(fault) or "revision" in str(fault):
+        return f"MLflow store {public(uri)}: written by another version of MLflow; keep a copy and run `mlflow db upgrade {public(uri)}`"
+    return f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}"
 
 
 def reach(config: SweepConfig) -> None:

@@ -314,10 +314,7 @@ def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Con
     if server and server.startswith("http"):
         say(f"  compare   {server}        (open the experiment and select runs)")
     else:
-        say(
-            f"  compare   mlflow ui{f' --backend-store-uri {server}' if server else ''}        "
-            "(then open the experiment and select runs)"
-        )
+        say(f"  compare   python search/ui.py --sweep {summary.name}        (MLflow's pages, with a link to its trials)")
     if summary.concluded:
         say(f"  look      {Path(summary.folder) / REPORT}        (in a browser; needs no server)")
     if summary.best_trial is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
-from search import storage, usage
+from search import storage, usage, view
 from search.config import SweepConfig
 from search.gallery import Gallery
 from search.inputs import Inputs
@@ -223,6 +223,11 @@ class Tracker:
             self._log_inputs(self.parent)
             self._client.log_batch(self.parent, params=_params(params))
         self.add_files(files)
+        # An experiment's kind says which of MLflow's pages it opens with.
+        self._client.set_experiment_tag(self.experiment, "mlflow.experimentKind", "custom_model_development")
+        self._client.set_experiment_tag(
+            self.experiment, view.TAG + view.key_of(self.config), view.state(self.config, self.parent)
+        )
 
     def add_files(self, files: Mapping[str, str]) -> None:
         """Put text files into the sweep's run, in place of those of the same names."""

@@ -1,0 +1,203 @@
+"""MLflow's pages on this folder's sweeps, or optuna-dashboard on one study: `python search/ui.py`. Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+if TYPE_CHECKING:
+    from search.config import SweepConfig
+
+_HOST: Final = "127.0.0.1"
+_PORTS: Final = {"mlflow": 5000, "optuna": 8080}
+_FURTHER: Final = 50  # ports to try
+_PATIENCE: Final = 120.0  # seconds
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(prog="python search/ui.py", description=__doc__.splitlines()[0])
+    cli.add_argument("--port", type=int, help="default: 5000, for optuna-dashboard 8080, or the next that is free")
+    cli.add_argument("--sweep", metavar="NAME", help="link to this sweep alone")
+    cli.add_argument("--optuna", action="store_true", help="optuna-dashboard on the study of --sweep (default: the latest)")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 ended by Ctrl-C, 1 the server failed, 2 bad input."""
+    arguments = parser().parse_args(argv)
+    from gbc.errors import BadInput
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return _study_pages(arguments) if arguments.optuna else _mlflow_pages(arguments)
+    except BadInput as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+
+
+def _mlflow_pages(arguments: argparse.Namespace) -> int:
+    from gbc.errors import BadInput
+    from search.mlflow_store import default_address
+    from search.places import public
+
+    sweeps, uri = _sweeps(arguments.sweep), default_address()
+    if places := {config.places.tracking_uri for config in sweeps if config.places.tracking_uri}:
+        uri = sorted(places)[0]
+    if uri.startswith("http"):
+        _print_links(sweeps, uri, public(uri))
+        return 0
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise BadInput(f"no MLflow store here ({public(uri)}); start a sweep first, or set MLFLOW_TRACKING_URI")
+    port = _port(arguments.port, _PORTS["mlflow"])
+    command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
+    # Without the part that runs jobs it starts in a quarter of the time.
+    quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with _Server(["-m", *command], quick) as server:
+        links = _links(sweeps, uri)  # while it starts: this finds a store of another MLflow, too
+        server.wait(f"http://{_HOST}:{port}/health")
+        _say(f"MLflow on http://{_HOST}:{port}   (Ctrl-C ends it)", [(n, f"http://{_HOST}:{port}{path}") for n, path in links])
+        return server.last()
+
+
+def _study_pages(arguments: argparse.Namespace) -> int:
+    from gbc.errors import BadInput
+    from search.folder import STUDY_FILE, folder_of
+
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
+    sweeps = _sweeps(arguments.sweep)
+    if not sweeps:
+        raise BadInput("no sweep here; start one with python search/run.py")
+    latest = max(sweeps, key=lambda config: folder_of(config.name).stat().st_mtime)
+    url = latest.places.study_url or f"sqlite:///{(folder_of(latest.name) / STUDY_FILE).resolve()}"
+    port = _port(arguments.port, _PORTS["optuna"])
+    with _Server(["-m", "optuna_dashboard._cli", url, "--host", _HOST, "--port", str(port)], {}) as server:
+        server.wait(f"http://{_HOST}:{port}/dashboard/")
+        _say(
+            f"optuna-dashboard on http://{_HOST}:{port}   (Ctrl-C ends it)", [(latest.name, f"http://{_HOST}:{port}/dashboard")]
+        )
+        return server.last()
+
+
+def _sweeps(name: str | None) -> list[SweepConfig]:
+    """The settings of the sweep that is asked for, or of all."""
+    from search.folder import existing, folder_of, known, recorded
+
+    return [recorded(existing(name))] if name else [recorded(folder_of(one)) for one in known()]
+
+
+def _print_links(sweeps: Sequence[SweepConfig], uri: str, shown: str) -> None:
+    _say(f"MLflow on {shown}", [(name, f"{shown}{path}") for name, path in _links(sweeps, uri)])
+
+
+def _links(sweeps: Sequence[SweepConfig], uri: str) -> list[tuple[str, str]]:
+    """Name and path of the view of each sweep that the store knows."""
+    from search import view
+    from search.mlflow_store import experiments
+
+    known = experiments(uri)
+    return [
+        (config.name, view.path(config, known[f"gbc-{config.dataset}"]))
+        for config in sweeps
+        if f"gbc-{config.dataset}" in known
+    ]
+
+
+def _say(head: str, links: Sequence[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in links), default=0)
+    print("\n".join([head, *(f"  {name:{width}}  {link}" for name, link in links)]), flush=True)
+
+
+def _port(wanted: int | None, usual: int) -> int:
+    """The port that is wanted, or the first free one from the usual one on.
+
+    Raises:
+        BadInput: the wanted one is taken, or none is free.
+    """
+    from gbc.errors import BadInput
+
+    for port in [wanted] if wanted is not None else range(usual, usual + _FURTHER):
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((_HOST, port))
+        except (OSError, OverflowError) as fault:
+            if wanted is not None:
+                raise BadInput(f"--port {wanted}: cannot be used: {getattr(fault, 'strerror', None) or fault}") from None
+            continue
+        if port != (wanted or usual):
+            print(f"port {usual} is taken; using {port}", flush=True)
+        return port
+    raise BadInput(f"no port from {usual} to {usual + _FURTHER - 1} is free; name one with --port")
+
+
+class _Server:
+    """A server of Python's, in a process of its own that ends with the context."""
+
+    def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
+        self._log: IO[str] = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, *words], stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(10)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            self._process.kill()
+        self._log.close()
+
+    def wait(self, url: str) -> None:
+        """Until it answers.
+
+        Raises:
+            BadInput: it ended before, or says nothing for minutes.
+        """
+        from gbc.errors import BadInput
+
+        end = time.monotonic() + _PATIENCE
+        while self._process.poll() is None and time.monotonic() < end:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        raise BadInput(f"the server did not start: {self._last_line()}")
+
+    def last(self) -> int:
+        """Wait for its end, which is a failure: it is ended by a signal otherwise."""
+        self._process.wait()
+        print(f"the server ended: {self._last_line()}", file=sys.stderr)
+        return 1
+
+    def _last_line(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log if line.strip()]
+        return lines[-1] if lines else f"exit code {self._process.poll()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
