@@ -80,7 +80,8 @@ def experiments(uri: str) -> dict[str, str]:
 def unreadable(fault: Exception, uri: str) -> str:
     """Why a store cannot be read, in one line with a mend where there is one."""
     if "schema" in str(fault) or "revision" in str(fault):
-        return f"MLflow store {public(uri)}: written by another version of MLflow; keep a copy and run `mlflow db upgrade {public(uri)}`"
+        mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
+        return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
     return f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}"
 
 
