@@ -64,10 +64,11 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
 def _data(world: World, settings: TrialConfig) -> Sequence[DatasetInput]:
     """The images that the classifiers were trained on, and the real ones that samples are judged by."""
     import mlflow.data
+    from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = world.data
-    source = settings.dataset.data_root or "gbc/assets"
+    source = CodeDatasetSource({"path": settings.dataset.data_root or "gbc/assets"})
     parts: dict[str, tuple[Any, Any]] = {}
     if isinstance(data, ImageDataset):
         parts["classifier training"] = data.train_images, data.train_labels

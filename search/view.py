@@ -85,18 +85,17 @@ def _charts(config: SweepConfig) -> dict[str, Any]:
     sections: list[dict[str, Any]] = []
     cards: list[dict[str, Any]] = []
 
-    def section(name: str) -> str:
+    def section(name: str, **size: int) -> str:
         identity = f"section-{len(sections)}"
-        sections.append(
-            {"uuid": identity, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-        )
+        state = {"uuid": identity, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+        sections.append(state | size)
         return identity
 
     def card(kind: str, place: str, **settings: Any) -> None:
         common = {"uuid": f"card-{len(cards)}", "type": kind, "metricSectionId": place, "deleted": False, "isGenerated": False}
         cards.append(common | settings)
 
-    overview = section("Settings and objective")
+    overview = section("Settings and objective", columns=1, cardHeight=420)
     card(
         "PARALLEL", overview, displayName="", runsCountToCompare=100, showAllRuns=False,
         selectedParams=list(config.space), selectedMetrics=[config.objective.metric],
@@ -109,5 +108,16 @@ def _charts(config: SweepConfig) -> dict[str, Any]:
                 xAxisKey="step", xAxisScaleType="linear", scaleType="log" if metric in _LOG else "linear",
                 selectedXAxisMetricKey="", yAxisKey="metric", useGlobalXaxisKey=True, useGlobalLineSmoothing=True,
             )  # fmt: skip
-    card("IMAGE", section("Pictures"), imageKeys=[KEY], step=config.trial.steps, runsCountToCompare=10)
+    card(
+        "IMAGE",
+        section("Pictures", columns=1, cardHeight=700),
+        imageKeys=[KEY],
+        step=_common_step(config),
+        runsCountToCompare=10,
+    )
     return {"compareRunCharts": cards, "compareRunSections": sections}
+
+
+def _common_step(config: SweepConfig) -> int:
+    """The last step that no trial is stopped before, so that all have a picture of it."""
+    return config.trial.steps if config.scheduler.name == "none" else config.first_rung

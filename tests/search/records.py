@@ -18,10 +18,12 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+from gbc import tasks
 from search import warm_start
 from search.budget import spent
 from search.config import SweepConfig
-from search.folder import RECORD, SWEEPS, folder_of
+from search.folder import PICTURE, RECORD, SWEEPS, folder_of, trial_folder
+from search.inputs import Inputs
 from search.ledger import Ledger
 from search.progress import Progress
 from search.recorder import Recorder
@@ -43,7 +45,8 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     (folder / ".lock").touch()
     prior = warm_start.load(config)
     noted = warm_start.note(prior, folder)
-    ledger, tracker = Ledger(config, folder, prior), Tracker(config, {})
+    inputs = Inputs(tasks.obtain(config.trial, cache), config.trial)
+    ledger, tracker = Ledger(config, folder, prior), Tracker(config, {}, inputs)
     tracker.begin(noted, {})
     recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
     for number in range(config.trials):
@@ -71,7 +74,8 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     recorder.finish()
     summary = sum_up(config, ledger, tracker.metrics, folder)
     front = [point["trial"] for point in summary.front]
-    tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, None, front)
+    picture = None if summary.best_trial is None else trial_folder(folder, summary.best_trial) / PICTURE
+    tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, picture, front)
     ledger.close()
 
 

@@ -25,7 +25,7 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     code, output = place.run("--config", place.file("whole"), "--trials", "5", "--keep", "1")
     assert code == 0, output
     assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
-    assert "best: trial-000" in output and "mlflow ui" in output and "python search/export.py --sweep whole" in output
+    assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output and "python search/export.py --sweep whole" in output
     assert "Traceback" not in output and "Warning" not in output
     place.check_records_agree("whole", 5)
 
