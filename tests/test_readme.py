@@ -76,13 +76,18 @@ def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
     assert [subject.task for subject in found[1].trial.subjects()] == [0, 1, 0]
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow says so of itself when it is imported
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exported folder it names is made first."""
+    """The exported folder and the registered model that it names are made first."""
+    from mlflow import MlflowClient
+
     from gbc import datasets, export
     from gbc.classifiers import Classifier, build
     from gbc.config import TrialConfig
     from gbc.generator import Generator
     from gbc.tasks import World
+    from search import registry
+    from search.config import Objective
     from tests.conftest import TINY
 
     settings = TrialConfig.parse(TINY, "test")
@@ -92,10 +97,26 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     phi = Classifier(build(settings.classifier, data.shape, 10), data.class_names, data.shape, 100)
     world = World((phi,), ({},), (), data)
     export.write(
-        tmp_path / "exports" / "fashion", generator.state_dict(), settings, world, scores, origin="Test.", picture=None
+        tmp_path / "exports" / "fashion",
+        generator.state_dict(),
+        settings,
+        world,
+        scores,
+        origin="Test.",
+        picture=None,
+        formats=["torch"],
     )
     monkeypatch.chdir(tmp_path)
-    program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
-    scope: dict[str, object] = {}
-    exec(program, scope)
-    assert scope["images"].shape == (3, 1, 28, 28)  # type: ignore[attr-defined]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("test", artifact_location=(tmp_path / "files").as_uri())).info.run_id
+    registry.register(
+        tmp_path / "exports" / "fashion", client_uri=uri, name="gbc-fashion_mnist", run_id=run, sweep="test", trial=0,
+        objective=Objective(metric="ssim/coverage", direction="max"), score=0.5,
+    )  # fmt: skip
+    programs = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        scope: dict[str, object] = {}
+        exec(program, scope)
+        assert scope["images"].shape == (3, 1, 28, 28)  # type: ignore[attr-defined]

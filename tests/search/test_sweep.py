@@ -22,10 +22,13 @@ pytestmark = pytest.mark.sweep
 
 
 def test_a_sweep_from_start_to_export(place: Workplace) -> None:
-    code, output = place.run("--config", place.file("whole"), "--trials", "5", "--keep", "1")
+    code, output = place.run("--config", place.file("whole"), "--trials", "5", "--keep", "1", report=True)
     assert code == 0, output
+    assert "registered gbc-fashion_mnist version 1 = models:/gbc-fashion_mnist@champion" in output
+    assert "look      mlruns/sweeps/whole/report.html" in output and "note:" not in output
     assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
-    assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output and "python search/export.py --sweep whole" in output
+    assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output
+    assert "python search/export.py --sweep whole" in output
     assert "Traceback" not in output and "Warning" not in output
     place.check_records_agree("whole", 5)
 
@@ -35,19 +38,19 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     assert {"version.ray", "data.digest", "classifier.digest", "mlflow.source.git.commit"} <= set(parent.data.tags)
     assert parent.data.params["trial.classifier.hidden"] == str(TINY["classifier"]["hidden"])
     files = {artifact.path for artifact in place.client().list_artifacts(parent.info.run_id)}
-    assert files == {"sweep.yaml", "classifier.json", "samples.png"}
+    assert files == {"sweep.yaml", "classifier.json", "samples.png", "evaluation.json", "audit.json", "generator"}
     for run in place.trials("whole"):
         assert run.info.run_name == f"trial-{int(run.data.tags['sweep.trial']):04d}"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert {"lr", "batch_size", "tv_weight", "beta", "classifier.hidden", "seed"} <= set(run.data.params)
         assert {"kkt/rho", "kkt/alpha", "ssim/coverage", "tstr/1nn", "time/steps_per_s"} <= set(run.data.metrics)
-        assert [a.path for a in place.client().list_artifacts(run.info.run_id)] == ["samples.png"]
+        assert [a.path for a in place.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
     folder = place.folder / "mlruns" / "sweeps" / "whole"
     left = {path.name for path in folder.iterdir()}
-    assert left == {".lock", "study.db", "summary.json", "sweep.yaml", "trials"}, left
+    assert left == {".lock", "study.db", "summary.json", "sweep.yaml", "trials", "report.html"}, left
 
     # The same command again has nothing to do, and says so.
-    code, output = place.run("--config", place.file("whole"))
+    code, output = place.run("--config", place.file("whole"), report=True)
     assert code == 0 and "finished already" in output and "best: trial-000" in output
     place.check_records_agree("whole", 5)
 
