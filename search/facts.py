@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gbc.errors import BadInput
 from search.config import SweepConfig
-from search.mlflow_store import MARK, address, be_quiet, pages, reach, unreadable
+from search.mlflow_store import MARK, address, be_quiet, pages, reach, unusable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,7 +63,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(unreadable(fault, uri)) from None
+        raise BadInput(unusable(fault, uri)) from None
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
     ]

@@ -74,15 +74,16 @@ def experiments(uri: str) -> dict[str, str]:
     try:
         return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(unreadable(fault, uri)) from None
+        raise BadInput(unusable(fault, uri)) from None
 
 
-def unreadable(fault: Exception, uri: str) -> str:
-    """Why a store cannot be read, in one line with a mend where there is one."""
+def unusable(fault: Exception, uri: str) -> str:
+    """Why a store cannot be used, and what mends it, in one line."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
         return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
-    return f"MLflow store {public(uri)}: cannot be read: {first_line(fault, uri)}"
+    mend = "move it away or set MLFLOW_TRACKING_URI" if uri.startswith("sqlite") else "see --tracking-uri"
+    return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {mend}"
 
 
 def reach(config: SweepConfig) -> None:
@@ -99,7 +100,7 @@ def reach(config: SweepConfig) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
-        raise BadInput(f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; see --tracking-uri") from None
+        raise BadInput(unusable(fault, uri)) from None
 
 
 def patient(uri: str) -> str:

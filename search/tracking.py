@@ -13,8 +13,7 @@ from search import storage, usage, view
 from search.config import SweepConfig
 from search.gallery import Gallery
 from search.inputs import Inputs
-from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach
-from search.places import first_line, public
+from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach, unusable
 from search.storage import Place
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ class Tracker:
             self.experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
         except (MlflowException, SQLAlchemyError, OSError) as fault:
-            mend = "move it away or set MLFLOW_TRACKING_URI" if self.uri.startswith("sqlite") else "see --tracking-uri"
-            raise BadInput(f"MLflow store {public(self.uri)}: cannot be used: {first_line(fault, self.uri)}; {mend}") from None
+            raise BadInput(unusable(fault, self.uri)) from None
 
     def look(self) -> None:
         """Read all runs of the sweep's trials. Done by itself before the first use of one."""

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -217,6 +218,23 @@ def test_pictures_of_trials_can_be_browsed_by_step(tab: Page, address: str) -> N
     for kind in ("keyDown", "keyUp"):
         tab.send("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
     tab.wait(f"{shown}.length == 4 && {shown}.every(e => !{before!r}.includes(e.src))")
+
+
+def test_optunas_pages_are_of_the_same_study(here: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, str(Path(ui.__file__)), "--optuna"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    patience = threading.Timer(120, server.kill)
+    patience.start()
+    assert server.stdout is not None
+    head, link = server.stdout.readline(), server.stdout.readline()
+    patience.cancel()
+    assert head.startswith("optuna-dashboard on http://127.0.0.1:") and link.split()[0] == "tiny", (head, link)
+    with urllib.request.urlopen(link.split()[1].replace("/dashboard", "/api/studies"), timeout=30) as answer:
+        (study,) = json.load(answer)["study_summaries"]
+    assert study["study_name"] == "tiny" and study["directions"] == ["maximize"]
+    server.terminate()
+    assert server.wait(20) == 0
 
 
 def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

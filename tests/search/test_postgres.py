@@ -104,7 +104,7 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
     assert f"compare   {tracking}" in more
     place.check_records_agree("far", 3)
     for run in place.trials("far"):
-        assert [artifact.path for artifact in place.client().list_artifacts(run.info.run_id)] == ["samples.png"]
+        assert [artifact.path for artifact in place.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
     code, output_of_check = place.run("--check", "far")
     assert code == 0, output_of_check
     code, listed = place.run("--list")

@@ -66,7 +66,7 @@ def test_an_interrupted_trial_is_marked_and_opened_again(folder: Path, config: S
     tracker.open_trial(0, {"lr": 1})
     tracker.interrupt_trial(0)
     client = MlflowClient(tracker.uri)
-    (run,) = client.search_runs([tracker._experiment], "tags.`sweep.trial` = '0'")
+    (run,) = client.search_runs([tracker.experiment], "tags.`sweep.trial` = '0'")
     assert run.info.status == "KILLED"
     again = Tracker(config, {})
     assert again.behind(0, 0, False) is False and again.behind(0, 3, False) is True
@@ -82,6 +82,6 @@ def test_a_store_that_is_no_database_is_named(folder: Path, config: SweepConfig)
 
 def test_a_deleted_experiment_says_how_to_get_it_back(folder: Path, config: SweepConfig) -> None:
     tracker = Tracker(config, {})
-    MlflowClient(tracker.uri).delete_experiment(tracker._experiment)
+    MlflowClient(tracker.uri).delete_experiment(tracker.experiment)
     with pytest.raises(BadInput, match="mlflow experiments restore -x"):
         Tracker(config, {})
