@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,7 +89,20 @@ def _init(**options: Any) -> Any:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    with _our_answer_to(signal.SIGTERM):
+        return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextmanager
+def _our_answer_to(number: signal.Signals) -> Iterator[None]:
+    """Afterwards the process answers a signal as before: Ray's C++ aborts it, and Python's `signal` is for the main thread."""
+    libc, answer = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # more than any system's struct sigaction
+    known = libc.sigaction(int(number), None, answer) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaction(int(number), answer, None)
 
 
 def _knock(address: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,58 @@ from search.recorder import Recorder
 from search.trial import Assignment, run_trial
 
 
+class RayStart:
+    """Ray on this machine, started in a thread beside what else a sweep needs first: both take seconds.
+
+    A cluster was joined before, and nothing is started. Who does not come to `take` it leaves it with the context. The thread
+    lives on: to the kernel Ray's processes are its children, and go when it goes.
+    """
+
+    def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
+        """Begins at once; the sweep's lock is held."""
+        cluster.quiet_environment()
+        self._machine, self._folder = machine, folder
+        self._fault: BaseException | None = None
+        self._ready, self._taken = threading.Event(), config.places.address is not None
+        if self._taken:
+            self._ready.set()
+            return
+        processes.forget_session(folder / SCRATCH)
+        threading.Thread(target=self._start, name="ray-start", daemon=True).start()
+
+    def __enter__(self) -> RayStart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            return
+        self._ready.wait()
+        cluster.leave()
+        processes.end(self._folder)
+        processes.forget_session(self._folder / SCRATCH)
+
+    def take(self) -> None:
+        """Wait until it runs. From here on the caller leaves it.
+
+        Raises:
+            Exception: what Ray said when it could not start.
+        """
+        self._ready.wait()
+        self._taken = True
+        if self._fault is not None:
+            raise self._fault
+
+    def _start(self) -> None:
+        try:
+            with processes.marked(self._folder):
+                session = cluster.start(self._machine.cpus, self._machine.gpus)
+            processes.note_session(self._folder / SCRATCH, session)
+        except BaseException as fault:  # `take` raises it
+            self._fault = fault
+        self._ready.set()
+        threading.Event().wait()
+
+
 def run_ray(
     config: SweepConfig,
     machine: Machine,
@@ -30,9 +83,13 @@ def run_ray(
     folder: Path,
     halt: Halt,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
+    start: RayStart | None = None,
 ) -> None:
-    """Run trials until a budget is used up, the process is told to stop (SIGINT, SIGTERM), or `halt` has a reason."""
-    cluster.quiet_environment()
+    """Run trials until a budget is used up, the process is told to stop (SIGINT, SIGTERM), or `halt` has a reason.
+
+    Ray is started here, unless that was begun by `start`.
+    """
+    (start or RayStart(config, machine, folder)).take()
     from ray import tune
 
     from search.node_deaths import NodeDeaths
@@ -43,10 +100,6 @@ def run_ray(
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     scratch = folder / SCRATCH
-    processes.forget_session(scratch)
-    if config.places.address is None:
-        with processes.marked(folder):
-            processes.note_session(scratch, cluster.start(machine.cpus, machine.gpus))
     daemons = processes.daemons()
     clock = Clock()
 

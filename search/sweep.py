@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
 from search.describe import question
 from search.disk import leftovers
-from search.engine import run_ray
+from search.engine import RayStart, run_ray
 from search.entry import Entry
 from search.faults import Halt, halting
 from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
@@ -30,6 +31,7 @@ from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
 from search.study import note_driver, one_driver, recorded_in_database
 from search.summary import Summary, ended_by, sum_up
+from search.tables import recorded_trials
 from search.tracking import Tracker
 from search.trial import Assignment, assignment_of
 
@@ -119,54 +121,80 @@ def run_sweep(
         if places.storage is not None:
             storage.check(home)
         mlflow_store.reach(config)
-        prepared = prepare(config, machine, console)
-        if prepared.memory is not None:
-            machine = machine.packed(config.resources, *prepared.memory)
-        tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
-        record = yaml.safe_dump(config.record(), sort_keys=False)
-        noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
-        write_atomic(folder / RECORD, record.encode())
-        ledger = Ledger(config, folder, prior)
-        note_driver(ledger.study)
-        progress = Progress(config, console)
-        recorder = Recorder(ledger, tracker, progress, home)
-        limit = watch.seconds_of(config, prepared.steps_per_second)
-
-        def assign(entry: Entry) -> Assignment:
-            acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
-            return assignment_of(
-                config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=limit
-            )
-
-        try:
-            with halt.guard():
-                files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
-                tracker.begin(files, flatten(config.model_dump(mode="json")))
-                tracker.describe(question(config))
-                if retry_failed:
-                    recorder.reopen_failed()
-                recorder.catch_up()
-                if work_left(config, ledger.entries(), recorder.elapsed()):
-                    if prior.first:
-                        _announce_warm_start(config, prior, console)
-                    _announce(config, machine, prepared, ledger, console)
-                    with progress:
-                        run_ray(config, machine, ledger, recorder, assign, folder, halt)
-                if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
-                    recorder.close_open()
-        finally:
-            # Else the next start does it: a database that was waited for a minute is not waited for again.
-            summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder)
-            ledger.close()
-        halt.check()
-        assert summary is not None
+        begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
+        with begun or nullcontext():
+            summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
         if report and summary.finished:
             from search.conclude import conclude  # seconds that a start need not wait
 
-            conclude(config, ledger.entries(), tracker, summary, console)
+            conclude(config, entries, tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
         return summary
+
+
+def _has_work(config: SweepConfig, folder: Path) -> bool:
+    """Whether trials are left to run, as far as the study's tables say at once."""
+    if not started(config):
+        return True
+    entries, seconds = recorded_trials(config, folder)
+    return work_left(config, entries, seconds)
+
+
+def _run(
+    config: SweepConfig,
+    machine: Machine,
+    console: Console,
+    prior: Prior,
+    begun: RayStart | None,
+    halt: Halt,
+    *,
+    retry_failed: bool,
+) -> tuple[Summary, list[Entry], Tracker]:
+    """From the classifier to the last word of this run in all records."""
+    folder = folder_of(config.name)
+    prepared = prepare(config, machine, console)
+    if prepared.memory is not None:
+        machine = machine.packed(config.resources, *prepared.memory)
+    tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
+    record = yaml.safe_dump(config.record(), sort_keys=False)
+    noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
+    write_atomic(folder / RECORD, record.encode())
+    ledger = Ledger(config, folder, prior)
+    note_driver(ledger.study)
+    progress = Progress(config, console)
+    recorder = Recorder(ledger, tracker, progress, home_of(config))
+    limit = watch.seconds_of(config, prepared.steps_per_second)
+
+    def assign(entry: Entry) -> Assignment:
+        acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
+        return assignment_of(
+            config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=limit
+        )
+
+    try:
+        with halt.guard():
+            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+            tracker.begin(files, flatten(config.model_dump(mode="json")))
+            tracker.describe(question(config))
+            if retry_failed:
+                recorder.reopen_failed()
+            recorder.catch_up()
+            if work_left(config, ledger.entries(), recorder.elapsed()):
+                if prior.first:
+                    _announce_warm_start(config, prior, console)
+                _announce(config, machine, prepared, ledger, console)
+                with progress:
+                    run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
+            if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
+                recorder.close_open()
+    finally:
+        # Else the next start does it: a database that was waited for a minute is not waited for again.
+        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder)
+        ledger.close()
+    halt.check()
+    assert summary is not None
+    return summary, ledger.entries(), tracker
 
 
 def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path) -> Summary:
