@@ -41,7 +41,7 @@ def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluat
         "## The question\n",
         question(config),
         "```sh\n"
-        f"python search/run.py {_command(config)}   # continue, or repeat elsewhere\n"
+        f"python search/run.py --config sweep.yaml --name {config.name}   # the file is among this run's artifacts\n"
         f"python dashboards/report.py --sweep {config.name}\n"
         f"python search/export.py --sweep {config.name} --out exports/{config.name}\n"
         "```\n",
@@ -86,13 +86,6 @@ def _controls(evaluation: Mapping[str, Any]) -> list[str]:
     head = f"| images | {' | '.join(f'`{metric}`' for metric in metrics)} |\n|---|{'---|' * len(metrics)}"
     note = f"{evaluation['eval_per_class']} images a class; what worthless images get, and last what real ones get.\n"
     return ["\n".join([head, *rows]) + "\n", note]
-
-
-def _command(config: SweepConfig) -> str:
-    """The shortest that continues this sweep; `sweep.yaml` among its files has every setting."""
-    standard = config.name == f"{config.dataset}-{config.preset}"
-    start = f"--dataset {config.dataset} --preset {config.preset}" if standard else "--config sweep.yaml"
-    return start if standard else f"{start} --name {config.name}"
 
 
 def _range(dimension: Dimension) -> str:
