@@ -58,8 +58,12 @@ class RayStart:
         Raises:
             Exception: what Ray said when it could not start.
         """
-        self._ready.wait()
+        self.wait()
         self._taken = True
+
+    def wait(self) -> None:
+        """Until it runs; raises as `take`."""
+        self._ready.wait()
         if self._fault is not None:
             raise self._fault
 

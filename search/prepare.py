@@ -1,4 +1,4 @@
-"""Before anything is started: the data, the classifier, and a few steps with them, so that faults show early."""
+"""Before any trial is started: the data, the classifier, and a step with them, so that faults show early."""
 
 from __future__ import annotations
 
@@ -39,10 +39,21 @@ class Prepared:
     """What every trial of a sweep shares."""
 
     world: World
-    steps_per_second: float
-    """Of one trial alone, measured with the settings that are not searched."""
+    settings: TrialConfig
+    """Those that are not searched."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
+
+    def steps_per_second(self) -> float:
+        """Of one trial alone, measured now: nothing else should be going on."""
+        trainer = Trainer(self.settings, self.world.classifiers)
+        trainer.step()  # the first one allocates
+        began = time.perf_counter()
+        for _ in range(_PROBE_STEPS):
+            trainer.step()
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+        return _PROBE_STEPS / (time.perf_counter() - began)
 
     def origin(self) -> dict[str, str]:
         """Where numbers come from, as MLflow tags: versions, commit, digests."""
@@ -64,7 +75,7 @@ class Prepared:
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared:
-    """Load the data, train the classifier or find it in the cache, and take a few steps.
+    """Load the data, train the classifier or find it in the cache, and take a step.
 
     A classifier that `--storage` holds is not trained again, and one that it lacks is put there for the nodes.
 
@@ -87,23 +98,12 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
-        speed = _steps_per_second(settings, world)
+        Trainer(settings, world.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Prepared(world, speed, _memory(config, world))
+            return Prepared(world, settings, _memory(config, world))
     except torch.OutOfMemoryError:
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Prepared(world, speed)
-
-
-def _steps_per_second(settings: TrialConfig, world: World) -> float:
-    trainer = Trainer(settings, world.classifiers)
-    trainer.step()  # the first one allocates
-    began = time.perf_counter()
-    for _ in range(_PROBE_STEPS):
-        trainer.step()
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
-    return _PROBE_STEPS / (time.perf_counter() - began)
+    return Prepared(world, settings)
 
 
 def _memory(config: SweepConfig, world: World) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home
 from search.inputs import Inputs
 from search.ledger import Ledger
 from search.machine import Machine
-from search.prepare import Prepared, prepare
+from search.prepare import prepare
 from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
@@ -164,14 +165,6 @@ def _run(
     note_driver(ledger.study)
     progress = Progress(config, console)
     recorder = Recorder(ledger, tracker, progress, home_of(config))
-    limit = watch.seconds_of(config, prepared.steps_per_second)
-
-    def assign(entry: Entry) -> Assignment:
-        acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
-        return assignment_of(
-            config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=limit
-        )
-
     try:
         with halt.guard():
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -181,9 +174,13 @@ def _run(
                 recorder.reopen_failed()
             recorder.catch_up()
             if work_left(config, ledger.entries(), recorder.elapsed()):
+                begun = begun or RayStart(config, machine, folder)
+                begun.wait()
+                speed = prepared.steps_per_second()
                 if prior.first:
                     _announce_warm_start(config, prior, console)
-                _announce(config, machine, prepared, ledger, console)
+                _announce(config, machine, speed, ledger, console)
+                assign = _assigning(config, machine, recorder, watch.seconds_of(config, speed))
                 with progress:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
@@ -195,6 +192,16 @@ def _run(
     halt.check()
     assert summary is not None
     return summary, ledger.entries(), tracker
+
+
+def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_limit: float) -> Callable[[Entry], Assignment]:
+    def assign(entry: Entry) -> Assignment:
+        acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
+        return assignment_of(
+            config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=hang_limit
+        )
+
+    return assign
 
 
 def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path) -> Summary:
@@ -217,15 +224,15 @@ def _clear_away(folder: Path) -> None:
         storage.remove(path)
 
 
-def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger: Ledger, console: Console) -> None:
-    """Say what will run and how long it should take."""
+def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, console: Console) -> None:
+    """Say what will run and how long it should take; `speed` is in steps/s of one trial alone."""
     entries = ledger.entries()
     trials = max(config.trials, len(entries))
     left = trials - sum(entry.finished for entry in entries)
     steps = left * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
     if config.max_steps is not None:
         steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
-    seconds = max(steps, 0) / (prepared.steps_per_second * machine.concurrency)
+    seconds = max(steps, 0) / (speed * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
     what = f"continues with {left} of {trials}" if entries else f"{trials}"
@@ -234,7 +241,7 @@ def _announce(config: SweepConfig, machine: Machine, prepared: Prepared, ledger:
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
         f"{machine.concurrency} at a time on {machine.words()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
-        f"{prepared.steps_per_second:.0f} steps/s a trial: about {duration(seconds)}. "
+        f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
         "Ctrl-C is safe: the same command continues.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -13,7 +13,8 @@ from tests.search.workplace import ROOT, Workplace
 pytestmark = pytest.mark.sweep
 
 ASKS_FOR_ROOM = """
-share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if ray.is_initialized() else 9
+in_worker = ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if in_worker else 9
 if share < {enough}:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 """
@@ -27,7 +28,7 @@ from search.config import SweepConfig
 from search.machine import Machine
 config = SweepConfig.parse(yaml.safe_load(open(sys.argv[1])), "test")
 sys.path.insert(0, ".")
-summary = sweep.run_sweep(config, Machine.of(config.resources, cpus=2, gpus=1), Console())
+summary = sweep.run_sweep(config, Machine.of(config.resources, cpus=2, gpus=1), Console(), report=False)
 print(summary.to_json())
 """
 
