@@ -101,6 +101,11 @@ class Run:
         return code
 
 
+def ray_sessions() -> set[Path]:
+    """Where Ray's sessions on this machine keep their logs."""
+    return set(Path("/tmp/ray").glob("session_2*"))
+
+
 class Chaos:
     """One sweep, its faults, and what is needed to do them."""
 
@@ -110,6 +115,7 @@ class Chaos:
         self.sweep = place.folder / "mlruns" / "sweeps" / name
         self.clock = JumpingClock(place.folder)
         self.runs: list[Run] = []
+        self.sessions = ray_sessions()
         (place.folder / "chaotic.py").write_text(NETWORK)
 
     @property
