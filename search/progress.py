@@ -75,7 +75,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Something about the sweep as a whole; above the live table."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def crowded(self, number: int, reason: str, gpus: float) -> None:
         """A trial ran out of a GPU's memory and goes on with a larger share of it."""
@@ -123,7 +123,7 @@ class Progress:
 
     def _say(self, text: str) -> None:
         if not self._live:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")

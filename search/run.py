@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _print_resolved(config, as_json=arguments.json)
         return 0
 
-    console = Console(stderr=arguments.json)
+    console = Console(stderr=arguments.json, markup=False)  # what failed may hold brackets
     from search import sweep
     from search.budget import mend
     from search.config import MAY_CHANGE

@@ -45,6 +45,16 @@ def test_a_terminal_shows_a_table_with_the_overall_progress(config: SweepConfig)
         assert word in text
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_failed_is_shown_letter_for_letter(config: SweepConfig, terminal: bool) -> None:
+    """Brackets of an error are no style."""
+    out = io.StringIO()
+    with Progress(config, Console(file=out, force_terminal=terminal, width=160, markup=False)) as progress:
+        progress.closed(0, "failed", "KeyError: [bold]x[/y]")
+        progress.note("MLflow's store refuses: [/x]")
+    assert "KeyError: [bold]x[/y]" in out.getvalue() and "refuses: [/x]" in out.getvalue()
+
+
 def test_the_objective_has_a_column_of_its_own() -> None:
     config = SweepConfig.parse(tiny_sweep(objective={"metric": "loss/bn", "direction": "min"}), "test")
     console, out = plain_console()
