@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from gbc import checkpoint
+from gbc import checkpoint, pretrain
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
+from gbc.samples import ImageDataset
 from search import shared, storage
 from search.config import SweepConfig
 from search.disk import Keeper, footprint, leftovers, saved
@@ -121,10 +122,16 @@ def take(assignment: Assignment, url: str | None, count: int) -> list[dict[str, 
 
 
 def test_a_trial_goes_on_from_what_another_node_left(
-    place: Place, url: str, settings: TrialConfig, classifier_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place,
+    url: str,
+    settings: TrialConfig,
+    images: ImageDataset,
+    classifier_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The classifier is fetched, not trained; the numbers are those of an undisturbed trial."""
-    (folder,) = [path for path in classifier_cache.iterdir() if path.is_dir()]
+    folder = pretrain.place(settings.classifier, images, classifier_cache)
     shared.put(place, folder)
     config = SweepConfig.parse(tiny_sweep(trial=settings.model_dump(mode="json"), places={"storage": url}), "test")
     home = home_of(config)
@@ -164,8 +171,10 @@ def test_a_trial_goes_on_from_what_another_node_left(
     assert [path.name for path in leftovers(tmp_path / "none", config)] == [".last.ckpt.1-part"]
 
 
-def test_a_classifier_is_not_there_before_all_of_it_is(place: Place, classifier_cache: Path) -> None:
-    (folder,) = [path for path in classifier_cache.iterdir() if path.is_dir()]
+def test_a_classifier_is_not_there_before_all_of_it_is(
+    place: Place, settings: TrialConfig, images: ImageDataset, classifier_cache: Path
+) -> None:
+    folder = pretrain.place(settings.classifier, images, classifier_cache)
     with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         written = []
         write = storage.write
