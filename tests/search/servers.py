@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -60,6 +60,8 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
     reason = why_no_postgres()
     if reason:
         pytest.skip(reason)
+    import psycopg
+
     programs, port, password = postgres_programs(), free_port(), secrets.token_hex(12)
     assert programs is not None
     # Its owner must be able to get there, and pytest's folders are its user's alone.
@@ -79,6 +81,18 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
     )  # fmt: skip
     running: list[subprocess.Popen[bytes]] = []
 
+    def session() -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1", port=port, user="sweeper", password=password, dbname="postgres", autocommit=True
+        )
+
+    def takes_sessions() -> bool:
+        try:
+            session().close()
+        except psycopg.OperationalError:  # its port is open before it is ready
+            return False
+        return True
+
     def start() -> None:
         options = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={place}",
                    "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]  # fmt: skip
@@ -88,7 +102,7 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
                     [*prefix, str(programs / "postgres"), "-D", str(data), *options], stdout=log, stderr=log, cwd="/"
                 )
             )
-        wait_until(lambda: connects(port), running[-1], "PostgreSQL")
+        wait_until(takes_sessions, running[-1], "PostgreSQL")
 
     def stop() -> None:
         pid = int((data / "postmaster.pid").read_text().split()[0])
@@ -97,11 +111,7 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
 
     try:
         start()
-        import psycopg
-
-        with psycopg.connect(
-            host="127.0.0.1", port=port, user="sweeper", password=password, dbname="postgres", autocommit=True
-        ) as connection:
+        with session() as connection:
             for database in databases:
                 connection.execute(f'CREATE DATABASE "{database}"'.encode())
         yield Postgres(port, password, stop, start)
@@ -154,14 +164,6 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def connects(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def answers(url: str) -> bool:
