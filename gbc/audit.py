@@ -99,7 +99,7 @@ def probes(data: ImageDataset) -> dict[str, tuple[Tensor, Tensor]]:
 
 def max_margin(module: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], choices: Sequence[Choice]) -> list[Condition]:
     """(1/N) Λ̄ζ = Σ μ (∇Φ_y − ∇Φ_c), Eq. (4), with the best μ ≥ 0 for each choice of Λ that is new and each set."""
-    zeta = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    zeta = [parameter.detach() for parameter in module.parameters()]
     several = len({choice.mode for choice in choices}) > 1
     sides: dict[tuple[str, str], dict[str, Sides]] = {}
     for mode in dict.fromkeys(choice.mode for choice in choices):
@@ -108,8 +108,14 @@ def max_margin(module: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], cho
             pull = Pull(module, images, labels, mode)
             for choice in new:
                 assert choice.degrees is not None
-                degrees = homogeneity.flat(choice.degrees, module)
-                target = losses.scaled_parameters(zeta, degrees, torch.zeros(()), len(labels))
+                degrees = [choice.degrees[name] for name, _ in module.named_parameters()]
+                parts = losses.Target(zeta, degrees, len(labels)).still
+                target = torch.cat(
+                    [
+                        (torch.zeros_like(parameter) if part is None else part).flatten()
+                        for part, parameter in zip(parts, zeta, strict=True)
+                    ]
+                )
                 if not target.any():
                     continue  # such as the fresh biases of a network that was not trained: 0 = 0 is no condition
                 sides.setdefault((choice.policy, mode), {})[name] = target, best_multipliers(pull, target)[1]
@@ -164,7 +170,7 @@ def _condition(name: str, sides: Mapping[str, Sides], module: nn.Module | None =
                 parts.append(_condition(tensor, mine))
             else:
                 parts.append(Condition(tensor, {key: (other.norm() / whole).item() for key, (_, other) in mine.items()}))
-    values = {key: losses.relative_residual(*both).item() for key, both in sides.items()}
+    values = {key: losses.relative_residual([target], [found]).item() for key, (target, found) in sides.items()}
     cosines = {key: nn.functional.cosine_similarity(*both, dim=0).item() for key, both in sides.items()}
     return Condition(name, values, cosines, tuple(parts))
 

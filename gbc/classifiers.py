@@ -230,8 +230,10 @@ class BatchNormInputs:
         for index, layer in enumerate(self.layers):
             values = self._inputs[index]
             over = [axis for axis in range(values.ndim) if axis != 1]
+            # Not `torch.var_mean`, which takes several times as long on a CPU.
+            mean = values.mean(dim=over, keepdim=True)
             # Unbiased, as PyTorch stores it.
-            variance, mean = torch.var_mean(values, dim=over)
+            variance = (values - mean).square().sum(dim=over) / (values.numel() // mean.numel() - 1)
             assert layer.running_mean is not None and layer.running_var is not None
-            result.append((mean, variance, layer.running_mean, layer.running_var))
+            result.append((mean.flatten(), variance, layer.running_mean, layer.running_var))
         return result

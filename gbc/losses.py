@@ -1,7 +1,8 @@
 """The losses: tensors in, a scalar out, an equation number each.
 
-Notation, as in the paper: logits Φ(x; ζ) are [M, C], labels y are [M], multipliers μ are [M, C] and not negative,
-parameters ζ are one flat vector [P]. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them the other way round.
+Notation, as in the paper: logits Φ(x; ζ) are [M, C], labels y are [M], multipliers μ are [M, C] and not negative. What has the
+form of the parameters ζ is a sequence of tensors, one for each parameter tensor: a flat copy would cost as much as the
+losses. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them the other way round.
 """
 
 from __future__ import annotations
@@ -23,40 +24,71 @@ def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
     return (multipliers * (own - logits)).sum(dim=1).mean()
 
 
-def pull(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """∇_ζ S as one flat vector [P]: what the samples pull the parameters towards. Differentiable (second order)."""
-    gradients = torch.autograd.grad(
-        lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True
-    )
-    return torch.cat([gradient.flatten() for gradient in gradients])
+def pull(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """∇_ζ S: what the samples pull each parameter tensor towards. Differentiable (second order)."""
+    return torch.autograd.grad(lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True)
 
 
-def scaled_parameters(parameters: Tensor, degrees: Tensor, alpha: Tensor, samples: int) -> Tensor:
-    """(1/N) Λ̄ζ with Λ̄ = Λ̃ e^{α(2Λ − I)}, Eqs. (3a) and (4), as a flat vector [P].
+Parts = Sequence[Tensor | None]
+"""Something in the form of ζ, by parameter tensor; None is 0."""
 
-    `degrees` is the diagonal of Λ [P], `alpha` the scalar α, `samples` N. Λ̃ keeps the largest degrees and zeroes the rest.
+
+class Target:
+    """(1/N) Λ̄ζ with Λ̄ = Λ̃ e^{α(2Λ − I)}, Eqs. (3a) and (4): what the pull should be, as a function of α.
+
+    Λ̃ keeps the largest degrees and zeroes the rest: parameter tensors without them are None and cost nothing.
     """
-    largest = degrees.max()
-    kept = torch.where(degrees == largest, degrees, torch.zeros_like(degrees))
-    return kept * torch.exp(alpha * (2 * largest - 1)) * parameters / samples
+
+    def __init__(self, parameters: Sequence[Tensor], degrees: Sequence[float], samples: int) -> None:
+        """`degrees` is the diagonal of Λ, a λ for each parameter tensor; `samples` is N."""
+        # Degrees that come from a linear system are equal up to rounding: in the precision of ζ, equal.
+        rounded = torch.tensor(degrees, dtype=parameters[0].dtype).tolist()
+        self.largest = max(rounded)
+        self.still: list[Tensor | None] = [
+            degree * parameter.detach() / samples if degree == self.largest else None
+            for degree, parameter in zip(rounded, parameters, strict=True)
+        ]
+        """(1/N) Λ̃ζ, the target at α = 0."""
+
+    def at(self, alpha: Tensor) -> list[Tensor | None]:
+        """The target for the scalar α; differentiable."""
+        growth = torch.exp(alpha * (2 * self.largest - 1))
+        return [None if part is None else growth * part for part in self.still]
 
 
-def stationarity(target: Tensor, pulled: Tensor) -> Tensor:
-    """‖(1/N) Λ̄ζ − ∇_ζ S‖, Eq. (5). Both are flat parameter vectors [P]."""
-    return torch.linalg.vector_norm(target - pulled)
+def inner(first: Parts, second: Parts) -> Tensor:
+    """⟨first, second⟩ over all parameter tensors."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return torch.stack([a.flatten() @ b.flatten() for a, b in pairs]).sum()
 
 
-def relative_residual(target: Tensor, pulled: Tensor) -> Tensor:
+def size(parts: Parts) -> Tensor:
+    """The Euclidean norm over all parameter tensors."""
+    norms = [torch.linalg.vector_norm(part) for part in parts if part is not None]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def residual(target: Parts, pulled: Sequence[Tensor]) -> list[Tensor]:
+    """What the pull has too much, pull − target."""
+    return [found if part is None else found - part for part, found in zip(target, pulled, strict=True)]
+
+
+def stationarity(target: Parts, pulled: Sequence[Tensor]) -> Tensor:
+    """‖(1/N) Λ̄ζ − ∇_ζ S‖, Eq. (5)."""
+    return size(residual(target, pulled))
+
+
+def relative_residual(target: Parts, pulled: Sequence[Tensor]) -> Tensor:
     """ρ = ‖target − pull‖ / ‖target‖: the stationarity loss in a form that compares across classifiers."""
-    return stationarity(target, pulled) / torch.linalg.vector_norm(target)
+    return stationarity(target, pulled) / size(target)
 
 
-def stationarity_halves(target: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """⟨ĝ_A − t, ĝ_B − t⟩ / ‖t‖², an unbiased estimate of ρ² from the pulls [P] of two independent half batches.
+def stationarity_halves(target: Parts, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """⟨ĝ_A − t, ĝ_B − t⟩ / ‖t‖², an unbiased estimate of ρ² from the pulls of two independent half batches.
 
     The plain norm also counts the variance of ĝ, E‖ĝ − t‖² = ‖g − t‖² + Var/M, and so rewards samples that are all alike.
     """
-    return ((first - target) @ (second - target)) / (target @ target)
+    return inner(residual(target, first), residual(target, second)) / inner(target, target)
 
 
 def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight: float = 0.3) -> Tensor:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import ctypes
+from typing import TYPE_CHECKING, Final
 
 from gbc.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
+
+# <malloc.h> of glibc.
+_MMAP_MAX: Final = -4
+_TRIM_THRESHOLD: Final = -1
 
 
 def pick_device(name: str) -> torch.device:
@@ -31,3 +37,15 @@ def derive(seed: int, stream: int) -> int:
     import numpy as np
 
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def keep_memory() -> None:
+    """What this process frees stays its own, for the next step to use.
+
+    glibc gives large blocks back to the system, which clears their pages before it hands them out again: a tenth of a step's
+    time at batch 256. The most memory that a trial takes stays the same. With another C library nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)

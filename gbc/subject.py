@@ -45,8 +45,7 @@ class Subject:
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
-        self.zeta_flat = torch.cat([parameter.detach().flatten() for parameter in self.zeta])
-        self.degrees = homogeneity.flat(degrees, self.phi)
+        self.target = losses.Target(self.zeta, [degrees[name] for name, _ in self.phi.named_parameters()], classifier.samples)
         self.batch_norm_inputs = BatchNormInputs(self.phi)
         self.alpha: Tensor = torch.tensor(config.alpha_init, device=device, requires_grad=True)
 
@@ -117,26 +116,30 @@ class Pass:
         return found[:, : self.logits.shape[1]]
 
     @cached_property
-    def pull(self) -> Tensor:
-        """Right-hand side of Eq. (4), [P]."""
+    def pull(self) -> tuple[Tensor, ...]:
+        """Right-hand side of Eq. (4), by parameter tensor."""
         return losses.pull(self.logits, self.labels, self.multipliers, self.subject.zeta)
 
     @cached_property
-    def half_pulls(self) -> tuple[Tensor, Tensor]:
-        """The same from every second sample and from the others, [P] each; labels are as balanced in both."""
+    def half_pulls(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same from every second sample and from the others; labels are as balanced in both."""
         rows = torch.arange(len(self.labels), device=self.labels.device)
         # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
         first = (rows // self.logits.shape[1]) % 2 == 0
         return self._pull_of(torch.nonzero(first).squeeze(1)), self._pull_of(torch.nonzero(~first).squeeze(1))
 
-    def _pull_of(self, rows: Tensor) -> Tensor:
+    def _pull_of(self, rows: Tensor) -> tuple[Tensor, ...]:
         return losses.pull(self.logits[rows], self.labels[rows], self.multipliers[rows], self.subject.zeta)
 
     @cached_property
-    def target(self) -> Tensor:
-        """Left-hand side of Eq. (4), [P]."""
-        subject = self.subject
-        return losses.scaled_parameters(subject.zeta_flat, subject.degrees, subject.alpha, subject.classifier.samples)
+    def target(self) -> losses.Parts:
+        """Left-hand side of Eq. (4), by parameter tensor."""
+        return self.subject.target.at(self.subject.alpha)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """‖target − pull‖, Eq. (5)."""
+        return losses.stationarity(self.target, self.pull)
 
     @cached_property
     def descent(self) -> list[Tensor]:
@@ -158,13 +161,13 @@ class Pass:
         """Eq. (5), or its unbiased estimate."""
         if self.subject.config.estimator == "halves":
             return losses.stationarity_halves(self.target, *self.half_pulls)
-        return losses.stationarity(self.target, self.pull)
+        return self.distance
 
     def rho(self) -> Tensor:
         """ρ; with the unbiased estimator √ρ̂², 0 where the estimate is negative."""
         if self.subject.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
-        return losses.relative_residual(self.target, self.pull)
+        return self.distance / losses.size(self.target)
 
 
 @torch.no_grad()

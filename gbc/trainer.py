@@ -23,7 +23,7 @@ from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
 from gbc.optimiser import Adam
 from gbc.report import Report, free_score
-from gbc.runtime import derive, pick_device
+from gbc.runtime import derive, keep_memory, pick_device
 from gbc.subject import Pass, Subject, check_factors, labels_of_task, opinion, union
 
 # As many fresh samples as a large batch: more would only cost time at every report.
@@ -40,6 +40,7 @@ class Trainer:
             BadInput: a device that is not there, or settings that do not fit the classifiers.
             NotQuasiHomogeneous: Λ does not satisfy its definition on a classifier.
         """
+        keep_memory()
         self.config, self.judge = config, judge
         self.device = pick_device(config.device)
         self.step_count = 0
@@ -219,12 +220,13 @@ class Trainer:
         for subject in self.subjects:
             batch = self._sample(subject.task)
             seen = Pass(subject, self.multipliers, batch.images, batch.labels)
-            target, pull = seen.target.detach(), seen.pull.detach()
-            fitted = (target @ pull) / (pull @ pull)
-            # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
-            scale = torch.where(fitted > 0, fitted, 0.1 * target.norm() / pull.norm())
-            if torch.isfinite(scale):
-                self.multipliers.scale[subject.index] = scale
+            target, pull = seen.target, seen.pull
+            with torch.no_grad():
+                fitted = losses.inner(target, pull) / losses.inner(pull, pull)
+                # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
+                scale = torch.where(fitted > 0, fitted, 0.1 * losses.size(target) / losses.size(pull))
+                if torch.isfinite(scale):
+                    self.multipliers.scale[subject.index] = scale
 
     def _add_up(self, parts: dict[str, Tensor]) -> None:
         values = {f"loss/{name}": value.detach() for name, value in parts.items()}
@@ -298,7 +300,7 @@ class Trainer:
             if subject.weights["stationarity"]:
                 with torch.enable_grad():
                     fresh = Pass(subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE])
-                    rho = losses.relative_residual(fresh.target, fresh.pull).item()
+                    rho = (fresh.distance / losses.size(fresh.target)).item()
                 found.setdefault("free/rho", []).append(rho)
         means = {name: sum(values) / len(values) for name, values in found.items()}
         means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))

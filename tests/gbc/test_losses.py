@@ -28,9 +28,9 @@ def test_the_two_point_svm_is_a_kkt_point() -> None:
 
     # Stationarity, Eq. (2a): W = Σ_i μ_i (∇Φ_y − ∇Φ_c) = μ [[2, 0], [−2, 0]], so μ = ¼ of each point.
     multipliers = torch.tensor([[0.0, 0.25], [0.25, 0.0]], dtype=torch.float64)
-    degrees, alpha = torch.ones(4, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    alpha = torch.zeros((), dtype=torch.float64)
     # A linear map is homogeneous of degree 1 with every λ = 1; N = M = 2 on both sides.
-    target = losses.scaled_parameters(zeta[0].detach().flatten(), degrees, alpha, samples=2)
+    target = losses.Target(zeta, [1.0], samples=2).at(alpha)
     pulled = losses.pull(logits, labels, multipliers, zeta)
     assert losses.stationarity(target, pulled).item() == 0.0
     assert losses.relative_residual(target, pulled).item() == 0.0
@@ -44,7 +44,7 @@ def test_the_sign_is_that_of_equation_5() -> None:
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     multipliers = torch.full((2, 2), 0.25, dtype=torch.float64)
     pulled = losses.pull(phi(points), torch.tensor([0, 1]), multipliers, zeta)
-    assert pulled @ zeta[0].detach().flatten() > 0
+    assert losses.inner(pulled, zeta) > 0
 
 
 def test_one_reverse_pass_is_the_sum_over_samples_and_classes() -> None:
@@ -62,17 +62,40 @@ def test_one_reverse_pass_is_the_sum_over_samples_and_classes() -> None:
             if c != label:
                 expected += multipliers[i, c] * (flat[label] - flat[c])
     pulled = losses.pull(phi(x), labels, multipliers, zeta)
-    torch.testing.assert_close(pulled, expected / 6, rtol=1e-12, atol=1e-14)  # float64 sums in another order
+    torch.testing.assert_close(
+        torch.cat([part.flatten() for part in pulled]), expected / 6, rtol=1e-12, atol=1e-14
+    )  # float64 sums in another order
 
 
-def test_scaled_parameters_keep_only_the_largest_degrees() -> None:
-    """Λ̄ = Λ̃ e^{α(2Λ − I)}: with λ_max = 1 and α = log 2 the kept entries double, the others vanish."""
-    zeta, degrees = torch.tensor([3.0, 5.0, 7.0]), torch.tensor([1.0, 0.5, 1.0])
-    found = losses.scaled_parameters(zeta, degrees, torch.tensor(math.log(2)), samples=10)
-    torch.testing.assert_close(found, torch.tensor([0.6, 0.0, 1.4]))
+def test_the_target_keeps_only_the_largest_degrees() -> None:
+    """Λ̄ = Λ̃ e^{α(2Λ − I)}: with λ_max = 1 and α = log 2 the kept tensors double, the others vanish."""
+    zeta = [torch.tensor([3.0, 1.0]), torch.tensor([5.0]), torch.tensor([7.0])]
+    first, second, third = losses.Target(zeta, [1.0, 0.5, 1.0], samples=10).at(torch.tensor(math.log(2)))
+    torch.testing.assert_close((first, third), (torch.tensor([0.6, 0.2]), torch.tensor([1.4])))
+    assert second is None
     # λ_max = ½ makes the factor e^0.
-    found = losses.scaled_parameters(zeta, torch.full((3,), 0.5), torch.tensor(5.0), samples=1)
-    torch.testing.assert_close(found, 0.5 * zeta)
+    found = losses.Target(zeta, [0.5, 0.5, 0.5], samples=1).at(torch.tensor(5.0))
+    torch.testing.assert_close(found, [0.5 * part for part in zeta])
+
+
+def test_degrees_that_differ_by_rounding_are_equal() -> None:
+    """As a linear system leaves them: ⅓ and ⅓ + 6e-17 are both the largest."""
+    found = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).still
+    assert all(part is not None for part in found)
+
+
+def test_a_tensor_without_a_target_counts_as_one_whose_target_is_zero() -> None:
+    torch.manual_seed(0)
+    pulled, other = [torch.randn(3), torch.randn(2, 2)], [torch.randn(3), torch.randn(2, 2)]
+    target = torch.randn(3)
+    left_out, written = [target, None], [target, torch.zeros(2, 2)]
+    torch.testing.assert_close(losses.stationarity(left_out, pulled), losses.stationarity(written, pulled))
+    flat = torch.cat([part.flatten() for part in written]), torch.cat([part.flatten() for part in pulled])
+    torch.testing.assert_close(losses.stationarity(left_out, pulled), (flat[0] - flat[1]).norm())
+    torch.testing.assert_close(losses.relative_residual(left_out, pulled), (flat[0] - flat[1]).norm() / target.norm())
+    torch.testing.assert_close(
+        losses.stationarity_halves(left_out, pulled, other), losses.stationarity_halves(written, pulled, other)
+    )
 
 
 def test_margins_by_hand() -> None:
@@ -135,8 +158,8 @@ def test_the_half_batch_estimate_is_unbiased_where_the_norm_is_not() -> None:
     torch.manual_seed(0)
     target = torch.randn(50)
     draws = target + torch.randn(4000, 2, 50)
-    halves = torch.stack([losses.stationarity_halves(target, a, b) for a, b in draws])
-    plain = torch.stack([losses.relative_residual(target, (a + b) / 2).square() for a, b in draws])
+    halves = torch.stack([losses.stationarity_halves([target], [a], [b]) for a, b in draws])
+    plain = torch.stack([losses.relative_residual([target], [(a + b) / 2]).square() for a, b in draws])
     error = halves.std() / 4000**0.5
     assert halves.mean().abs() < 4 * error  # four standard errors
     assert plain.mean() == pytest.approx(0.5 * 50 / target.square().sum().item(), rel=0.05)
@@ -189,14 +212,14 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
 @pytest.mark.parametrize(
     ("loss", "inputs"),
     [
-        (losses.stationarity, lambda: (_double(7), _double(7))),
-        (losses.relative_residual, lambda: (_double(7), _double(7))),
+        (lambda a, b, c: losses.stationarity([a, None], [b, c]), lambda: (_double(7), _double(7), _double(3))),
+        (lambda a, b, c: losses.relative_residual([a, None], [b, c]), lambda: (_double(7), _double(7), _double(3))),
         (lambda logits, mu: losses.lagrangian(logits, LABELS, mu), lambda: (_double(3, 4), _positive(3, 4))),
         (lambda logits, alpha: losses.duality(losses.margins(logits, LABELS), alpha, 0.1), lambda: (_double(3, 4), _double())),
         (losses.total_variation, lambda: (_double(2, 1, 4, 4),)),
         (lambda m, v: losses.batch_norm_statistics([(m, v, STORED_MEAN, STORED_VARIANCE)]), lambda: (_double(5), _positive(5))),
         (lambda logits: losses.cross_entropy(logits, LABELS), lambda: (_double(3, 4),)),
-        (losses.stationarity_halves, lambda: (_double(7), _double(7), _double(7))),
+        (lambda a, b, c: losses.stationarity_halves([a], [b], [c]), lambda: (_double(7), _double(7), _double(7))),
         (
             lambda a, b: losses.closed_form([TARGET, TARGET.flip(0)], [TARGET + 0.3 * a, TARGET + 0.3 * b]),
             lambda: (_double(5), _double(5)),
@@ -204,8 +227,8 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
         (lambda noise, images: losses.diversity(noise, images, 2), lambda: (_double(6, 3), _double(6, 1, 2, 2))),
         (lambda outputs: losses.exponential(outputs, torch.tensor([0, 1, 1])), lambda: (_double(3, 1),)),
         (
-            lambda zeta, alpha: losses.scaled_parameters(zeta, torch.tensor([1.0, 0.5, 1.0]).double(), alpha, 3),
-            lambda: (_double(3), _double()),
+            lambda alpha: losses.Target(list(torch.eye(3).double()), [1.0, 0.5, 1.0], 3).at(alpha)[0],
+            lambda: (_double(),),
         ),
     ],
 )
@@ -222,6 +245,6 @@ def test_the_pull_can_be_differentiated_again() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
 
     def residual(x: Tensor) -> Tensor:
-        return losses.pull(phi(x), labels, multipliers, list(phi.parameters())).square().sum()
+        return losses.size(losses.pull(phi(x), labels, multipliers, list(phi.parameters())))
 
     assert torch.autograd.gradcheck(residual, _double(6, 3))

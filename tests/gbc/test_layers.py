@@ -1,0 +1,113 @@
+"""Layers against torch's own in float64, and the generator against one of torch's own layers in their own order."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gbc.generator import Generator
+from gbc.layers import BatchNormReLU
+
+# Batch 7 and 9×5 pixels have no divisor near 128/channels; 260 channels are more than a row.
+SHAPES = [(16, 8, 14, 14), (7, 3, 9, 5), (4, 260, 3, 3), (3, 1, 1, 2)]
+
+
+def channels_last(*shape: int) -> Tensor:
+    """Far from 0, as what comes out of a network may be."""
+    return (3 + torch.randn(shape)).contiguous(memory_format=torch.channels_last)
+
+
+def with_gradients(layer: nn.Module, images: Tensor, direction: Tensor) -> list[Tensor]:
+    images = images.clone(memory_format=torch.preserve_format).requires_grad_()
+    found = layer(images)
+    found.backward(direction)
+    assert images.grad is not None
+    return [found.detach(), images.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()]
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    return ((found.double() - exact).norm() / exact.double().norm().clamp_min(1e-300)).item()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_norm_and_relu_are_torchs(shape: tuple[int, ...]) -> None:
+    """Output, all gradients and the stored statistics after a step, and the output in eval mode."""
+    torch.manual_seed(0)
+    ours = BatchNormReLU(shape[1])
+    nn.init.uniform_(ours.weight, 0.5, 2)
+    nn.init.normal_(ours.bias)
+    theirs = nn.Sequential(nn.BatchNorm2d(shape[1]), nn.ReLU()).double()
+    theirs[0].load_state_dict(ours.state_dict())
+    images, direction = channels_last(*shape), channels_last(*shape)
+    found = with_gradients(ours, images, direction)
+    exact = with_gradients(theirs, images.double(), direction.double())
+    for mine, right in zip(found, exact, strict=True):
+        assert relative_error(mine, right) < 1e-6  # some roundings of float32
+    torch.testing.assert_close(ours.eval()(images).double(), theirs.eval()(images.double()), rtol=1e-5, atol=1e-6)
+
+
+def test_sums_over_a_large_batch_are_as_exact_as_over_a_small_one() -> None:
+    """Where torch's own layer in this order is off by 1e-5 and more."""
+    torch.manual_seed(0)
+    images = channels_last(256, 8, 28, 28)
+    exact = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()).double()(images.double())
+    assert relative_error(BatchNormReLU(8)(images), exact) < 1e-6
+    assert relative_error(torch.relu(nn.BatchNorm2d(8)(images)), exact) > 3e-6
+
+
+def test_gradients_of_batch_norm_and_relu() -> None:
+    torch.manual_seed(0)
+    layer = BatchNormReLU(3).double()
+    nn.init.normal_(layer.bias)
+    images = torch.randn(4, 3, 2, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradcheck(layer, images)
+
+
+def test_a_checkpoint_of_torchs_own_layers_fits() -> None:
+    assert BatchNormReLU(4).state_dict().keys() == nn.BatchNorm2d(4).state_dict().keys()
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_the_generator_is_the_papers_in_torchs_own_layers(colours: int, training: bool) -> None:
+    """The same function of the same parameters: images and, while training, gradients."""
+    torch.manual_seed(0)
+    ours = Generator(classes=10, shape=(colours, 28, 28), noise_dim=16, width=64, channels=16).train(training)
+    noise, labels = torch.randn(64, 16), torch.arange(64) % 10
+    plain = PlainGenerator(ours).train(training)
+    found, expected = ours(noise, labels), plain(noise, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.is_contiguous()
+    exact = copy.deepcopy(plain).double()
+    direction = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, list(ours.parameters()), direction)
+    right = torch.autograd.grad(exact(noise.double(), labels), list(exact.parameters()), direction.double())
+    for (name, _), mine, theirs in zip(ours.named_parameters(), gradients, right, strict=True):
+        if training and name.endswith("bias") and name != "transposed.6.bias" and theirs.norm() < 1e-9:
+            continue  # a bias before BatchNorm moves nothing: what is left is rounding
+        # A pre-activation within rounding of 0 may fall on the other side of a ReLU.
+        assert relative_error(mine, theirs) < 1e-3, name
+
+
+class PlainGenerator(nn.Module):
+    """The paper's network of torch's own layers, with the parameters of ours."""
+
+    def __init__(self, ours: Generator) -> None:
+        super().__init__()
+        self.fully_connected, self.grid = copy.deepcopy(ours.fully_connected), ours.grid
+        layers: list[nn.Module] = []
+        for layer in copy.deepcopy(ours.transposed):
+            if isinstance(layer, BatchNormReLU):
+                norm = nn.BatchNorm2d(layer.num_features)
+                norm.load_state_dict(layer.state_dict())
+                layers += [norm, nn.ReLU()]
+            elif not isinstance(layer, nn.Identity):
+                layers.append(layer)
+        self.transposed = nn.Sequential(*layers)
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        features = self.fully_connected(torch.cat([noise, nn.functional.one_hot(labels, 10).to(noise.dtype)], dim=1))
+        return torch.sigmoid(self.transposed(features.view(-1, *self.grid)))
