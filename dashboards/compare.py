@@ -13,8 +13,9 @@ from dashboards.page import Html, element, number, paragraph
 from dashboards.panels import Json, Panel
 from dashboards.records import Sweep
 from dashboards.running import cost
-from dashboards.scores import SCORES
-from dashboards.sections import duration, verdict
+from dashboards.scores import SCORES, TABLED
+from dashboards.sections.outcome import verdict
+from dashboards.words import duration
 
 _SECONDS: Final = {"minutes": 60.0, "hours": 3600.0}
 _COLOURS: Final = 6
@@ -62,7 +63,7 @@ def _results(sweeps: Sequence[Sweep]) -> Html:
         ["steps/s of the median trial", *[cost(sweep).speed for sweep in sweeps]],
         ["best trial", *[sweep.best.number for sweep in sweeps]],
     ]
-    for metric in (*SCORES, "classifier/accuracy", "kkt/rho"):
+    for metric in TABLED:
         values = [sweep.best.score(metric) for sweep in sweeps]
         if any(value is not None for value in values):
             rows.append([f"its {metric}", *values])

@@ -9,6 +9,8 @@ from dashboards.records import CEILING, Evaluation
 
 SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
 """Metrics that judge images, the most telling first."""
+TABLED: Final = (*SCORES, "classifier/accuracy", "kkt/rho")
+"""What tables tell of a trial, where it is logged."""
 
 
 def between_floor_and_ceiling(found: Evaluation) -> Panel:

@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from dashboards import page, pictures, sections
+from dashboards import page, pictures
 from dashboards.collapse import Sign, signs
 from dashboards.pictures import Pixels
 from dashboards.records import Sweep
+from dashboards.sections import course, origin, outcome
+from dashboards.words import Signs
 
 
 def build(sweep: Sweep) -> str:
     """The whole page."""
     found, best = _look(sweep)
-    training, data = sections.training(sweep)
+    training, data = course.training(sweep)
     parts = [
-        ("best", "Best trial", sections.best_trial(sweep, best, found)),
-        ("gallery", "Gallery", sections.samples(sweep, found)),
+        ("best", "Best trial", outcome.best_trial(sweep, best, found)),
+        ("gallery", "Gallery", outcome.samples(sweep, found)),
         ("training", "Training", training),
-        ("collapse", "Collapse", sections.collapses(sweep, found)),
-        ("search", "Search", sections.search(sweep)),
-        ("cost", "Cost", sections.costs(sweep)),
-        ("trials", "All trials", sections.every_trial(sweep, found)),
-        ("classifier", "Classifier", sections.classifiers(sweep)),
-        ("reproduce", "Reproduce", sections.reproduce(sweep)),
+        ("collapse", "Collapse", course.collapses(sweep, found)),
+        ("search", "Search", course.search(sweep)),
+        ("cost", "Cost", course.costs(sweep)),
+        ("trials", "All trials", course.every_trial(sweep, found)),
+        ("classifier", "Classifier", origin.classifiers(sweep)),
+        ("reproduce", "Reproduce", origin.reproduce(sweep)),
     ]
     made = f"Made {datetime.now():%Y-%m-%d %H:%M} by python dashboards/report.py --sweep {sweep.name}"
-    return page.document(f"Sweep {sweep.name}", sections.header(sweep, found), parts, data, made)
+    return page.document(f"Sweep {sweep.name}", outcome.header(sweep, found), parts, data, made)
 
 
-def _look(sweep: Sweep) -> tuple[dict[int, Sequence[Sign]], Pixels | None]:
+def _look(sweep: Sweep) -> tuple[Signs, Pixels | None]:
     """Signs of collapse by trial, from its curves and its last picture; and the picture of the best trial."""
     found, best = dict[int, Sequence[Sign]](), None
     for trial in sweep.trials:

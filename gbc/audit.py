@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gbc import homogeneity, losses
-from gbc.classifiers import BATCH_NORMS, normalising_by, two_logits
+from gbc.classifiers import BATCH_NORMS, Classifier, normalising_by, two_logits
+from gbc.config import ClassifierConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.findings import OTHER, TRAIN, Audit, Choice, Condition
@@ -61,6 +62,13 @@ def audit(
     sets = probes(data)
     conditions = max_margin(module, sets, choices) + closed_form(module, sets, weight_decay, loss)
     return Audit(conditions, known, freedom, choices)
+
+
+def of_classifier(
+    config: ClassifierConfig, classifier: Classifier, regime: Mapping[str, Any], data: ImageDataset | None
+) -> Audit:
+    """`audit` of a classifier as `pretrain.obtain` gives it, with what `config` says of its training."""
+    return audit(classifier.module, data, config.weight_decay, regime, shape=classifier.shape, loss=config.loss)
 
 
 def policies(module: nn.Module, mode: str, example: Tensor) -> list[Choice]:

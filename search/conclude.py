@@ -9,21 +9,19 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
-from gbc import datasets, export, tasks
-from gbc.audit import audit
-from gbc.checkpoint import write_atomic
-from gbc.config import TrialConfig
+from gbc import export, tasks
 from gbc.errors import BadInput
-from gbc.samples import ImageDataset
 from gbc.scorecard import scorecard
-from gbc.tasks import World
 from search import registry
+from search.classifier_audits import audits_of
 from search.config import SweepConfig
 from search.describe import description
 from search.entry import Entry
@@ -36,9 +34,10 @@ from search.trial import settings_of
 
 EVALUATION: Final = "evaluation.json"
 AUDIT: Final = "audit.json"
-_AUDITS: Final = Path("mlruns") / "audits"
-_AUDITED: Final = 2  # classifiers of a sweep; each takes about half a minute, once
 _DASHBOARD: Final = Path(__file__).resolve().parents[1] / "dashboards" / "report.py"
+
+Say = Callable[[str], None]
+"""Prints a line."""
 
 
 def conclude(config: SweepConfig, entries: Sequence[Entry], tracker: Tracker, summary: Summary, console: Console) -> None:
@@ -46,35 +45,46 @@ def conclude(config: SweepConfig, entries: Sequence[Entry], tracker: Tracker, su
 
     What cannot be done is said in a line, and the rest is done.
     """
-
-    def attempt(what: str, step: Callable[[], Any]) -> Any:
-        try:
-            return step()
-        except (BadInput, OSError) as fault:
-            say(f"note: {what}: {fault}")
-            return None
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     chosen, evaluation = best(config, entries), None
     if chosen is not None and settings_of(config, chosen).generator != "pixels":
         say("measuring and registering the best …")
-        settings = settings_of(config, chosen)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
-            if attempt("the best is not exported", lambda: write_trial(config, entries, chosen, folder, ["torch"])):
-                world = tasks.obtain(settings, CLASSIFIERS)
-                evaluation = {"trial": chosen.number} | scorecard(export.load(folder), world.images, world.classifiers)
-                tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
-                version = attempt("the best is not registered", lambda: _register(config, chosen, folder, tracker))
-                if version is not None:
-                    say(f"registered {version.words()}")
-                if audits := attempt("the classifier is not audited", lambda: _audits(settings, world)):
-                    tracker.add_files({AUDIT: json.dumps(audits, indent=2)})
+        evaluation = _judge(config, entries, chosen, tracker, say)
     tracker.describe(description(config, summary, tracker, evaluation))
     say("writing the report …")
-    attempt("there is no report", lambda: _report(config.name))
+    with _noting(say, "there is no report"):
+        _report(config.name)
+
+
+@contextmanager
+def _noting(say: Say, what: str) -> Iterator[None]:
+    """What fails in here is said, as `what` with its cause, and not raised."""
+    try:
+        yield
+    except (BadInput, OSError) as fault:
+        say(f"note: {what}: {fault}")
+
+
+def _judge(config: SweepConfig, entries: Sequence[Entry], chosen: Entry, tracker: Tracker, say: Say) -> dict[str, Any] | None:
+    """Measure the best and register it, and audit its classifiers; its evaluation, None where it cannot be exported."""
+    settings, exported, audits = settings_of(config, chosen), None, None
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
+        with _noting(say, "the best is not exported"):
+            exported = write_trial(config, entries, chosen, folder, ["torch"])
+        if exported is None:
+            return None
+        world = tasks.obtain(settings, CLASSIFIERS)
+        evaluation = {"trial": chosen.number} | scorecard(export.load(folder), world.images, world.classifiers)
+        tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
+        with _noting(say, "the best is not registered"):
+            version = _register(config, chosen, folder, tracker)
+            say(f"registered {version.words()}")
+        with _noting(say, "the classifier is not audited"):
+            audits = audits_of(settings, world)
+        if audits:
+            tracker.add_files({AUDIT: json.dumps(audits, indent=2)})
+    return evaluation
 
 
 def _register(config: SweepConfig, chosen: Entry, folder: Path, tracker: Tracker) -> registry.Version:
@@ -83,26 +93,6 @@ def _register(config: SweepConfig, chosen: Entry, folder: Path, tracker: Tracker
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
         trial=chosen.number, objective=config.objective, score=chosen.value,
     )  # fmt: skip
-
-
-def _audits(settings: TrialConfig, world: World) -> list[dict[str, Any]]:
-    """Which conditions each classifier satisfies, the first ones at least; measured once for a classifier."""
-    found = []
-    for subject, classifier, regime, folder in list(
-        zip(settings.subjects(), world.classifiers, world.regimes, world.folders, strict=True)
-    )[:_AUDITED]:
-        path = _AUDITS / f"{folder.name}.json"
-        if not path.exists():
-            data = datasets.load_any(subject.dataset)
-            assert isinstance(data, ImageDataset)
-            seen = audit(
-                classifier.module, data, subject.classifier.weight_decay, regime,
-                shape=classifier.shape, loss=subject.classifier.loss,
-            )  # fmt: skip
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps({"classifier": folder.name, **seen.to_json()}).encode())
-        found.append(json.loads(path.read_text()))
-    return found
 
 
 def _report(name: str) -> None:

@@ -165,7 +165,7 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.repair and not arguments.check:
         raise BadInput("--repair needs to know which sweep; write --check NAME --repair")
     if arguments.check:
-        from search import check
+        from search.audit import check
 
         return check.run(arguments.check, repair=arguments.repair, as_json=arguments.json)
     from search import overview

@@ -23,8 +23,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every condition of every classifier of the trial."""
-    from gbc import datasets, pretrain
-    from gbc.audit import audit
+    from gbc import audit, datasets, pretrain
     from gbc.checkpoint import write_atomic
 
     subjects = options.trial(arguments).subjects()
@@ -34,8 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         needed = not arguments.no_data or config.weights is None
         data = datasets.load(subject.dataset) if needed else None
         classifier, regime, _ = pretrain.obtain(config, data, arguments.cache, options.announce(config))
-        seen = None if arguments.no_data else data
-        found = audit(classifier.module, seen, config.weight_decay, regime, shape=classifier.shape, loss=config.loss)
+        found = audit.of_classifier(config, classifier, regime, None if arguments.no_data else data)
         if arguments.out:
             name = f"audit-{number}" if len(subjects) > 1 else "audit"
             write_atomic(arguments.out / f"{name}.json", json.dumps(found.to_json(), indent=2).encode())

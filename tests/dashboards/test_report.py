@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards import gallery, sections
+from dashboards import gallery
 from dashboards import page as page_module
 from dashboards.errors import BadInput
 from dashboards.records import read
 from dashboards.report import main
-from dashboards.sections import verdict
+from dashboards.sections.outcome import samples, verdict
 from gbc.config import TrialConfig
 from search.config import SweepConfig
 from tests.dashboards.artifacts import runs
@@ -179,7 +179,7 @@ def test_what_is_not_logged_is_left_out_and_named(place: Path) -> None:
         path.unlink()
     for path in place.glob("mlruns/artifacts/**/images/*"):
         path.unlink()
-    assert "Only last pictures are logged" in sections.samples(read("tiny"), {})
+    assert "Only last pictures are logged" in samples(read("tiny"), {})
     for path in place.glob("mlruns/artifacts/**/samples.png"):
         path.unlink()
     with closing(sqlite3.connect("mlflow.db")) as store, store:

@@ -1,4 +1,4 @@
-"""What MLflow holds of a sweep, for an audit: read only."""
+"""What MLflow holds of a sweep: read only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What MLflow holds of one run, for an audit."""
+    """What MLflow holds of one run."""
 
     run: str
     status: str

@@ -16,10 +16,11 @@ from gbc import checkpoint
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from search import storage, warm_start
-from search.audit import Audit, Finding, is_beginning, listed
+from search.audit.comparisons import is_beginning
+from search.audit.facts import Facts
+from search.audit.findings import Audit, Finding, listed
 from search.disk import saved
 from search.entry import Entry
-from search.facts import Facts
 from search.folder import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, RECORD, WARM_START, trial_folder
 from search.ledger import Ledger
 from search.ranking import results

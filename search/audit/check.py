@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from search.audit import Audit, audit
+from search.audit.findings import Audit
+from search.audit.look import audit
+from search.audit.repair import WORDS, mend
 from search.folder import existing
 from search.lock import HOLDER
-from search.repair import WORDS, mend
 from search.study import one_driver
 
 
