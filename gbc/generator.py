@@ -34,6 +34,9 @@ class _FromNoise(nn.Module):
 class Generator(_FromNoise):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
+    layout = torch.channels_last
+    """In this order the transposed convolutions take a third of the time on a CPU (docs/performance.md)."""
+
     def __init__(
         self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, channels: int, tasks: int = 1
     ) -> None:
@@ -69,8 +72,7 @@ class Generator(_FromNoise):
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         features = self.fully_connected(_conditioned(self, noise, labels, tasks)).view(-1, *self.grid)
-        # In this order the transposed convolutions take a third of the time on a CPU (docs/performance.md).
-        features = features.contiguous(memory_format=torch.channels_last)
+        features = features.contiguous(memory_format=self.layout)
         return torch.sigmoid(self.transposed(features)).contiguous()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +38,16 @@ class Subject:
         Raises:
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
         """
-        self.classifier, self.config, self.index, self.task = classifier, config, index, trained.task
+        self.classifier, self.index, self.task = classifier, index, trained.task
         self.phi = classifier.module.to(device)
         probe = torch.rand(32, *classifier.shape, generator=torch.Generator().manual_seed(0)).to(device)
         degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {}, probe)
-        self._check(degrees, probe)
+        self._check(degrees, probe, config)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
         self.target = losses.Target(self.zeta, [degrees[name] for name, _ in self.phi.named_parameters()], classifier.samples)
         self.batch_norm_inputs = BatchNormInputs(self.phi)
-        self.alpha: Tensor = torch.tensor(config.alpha_init, device=device, requires_grad=True)
 
         # The closed form asks nothing of weights whose scale Φ ignores: gradient descent leads those to ∇ = 0.
         invariant = before_batch_norm(self.phi, torch.rand(2, *classifier.shape, device=device))
@@ -59,15 +59,27 @@ class Subject:
         known = [classifier.class_names.index(name) if name in classifier.class_names else -1 for name in class_names]
         self.local = torch.tensor(known, device=device)
         """Its own number of each of the generator's labels; −1 for those it does not know."""
+        self._take(config, trained)
+
+    def twin(self, config: TrialConfig, trained: SubjectConfig) -> Self:
+        """The same classifier under another trial, whose settings differ in nothing that Λ depends on."""
+        found = copy.copy(self)
+        found._take(config, trained)
+        return found
+
+    def _take(self, config: TrialConfig, trained: SubjectConfig) -> None:
+        """What is a trial's own."""
+        self.config = config
+        self.alpha: Tensor = torch.tensor(config.alpha_init, device=self.local.device, requires_grad=True)
         self.weights = {name: weight * trained.weights.get(name, 1.0) for name, weight in loss_weights(config).items()}
         if not self.batch_norm_inputs.layers:
             self.weights["bn"] = 0.0
 
-    def _check(self, degrees: homogeneity.Degrees, probe: Tensor) -> None:
+    def _check(self, degrees: homogeneity.Degrees, probe: Tensor, config: TrialConfig) -> None:
         # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
+        error = homogeneity.relative_error(self.phi, degrees, probe, mode=config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:
-            raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
+            raise NotQuasiHomogeneous(config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 
 
 def loss_weights(config: TrialConfig) -> dict[str, float]:
@@ -123,10 +135,8 @@ class Pass:
     @cached_property
     def half_pulls(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same from every second sample and from the others; labels are as balanced in both."""
-        rows = torch.arange(len(self.labels), device=self.labels.device)
-        # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
-        first = (rows // self.logits.shape[1]) % 2 == 0
-        return self._pull_of(torch.nonzero(first).squeeze(1)), self._pull_of(torch.nonzero(~first).squeeze(1))
+        first, second = halves(len(self.labels), self.logits.shape[1], self.labels.device)
+        return self._pull_of(first), self._pull_of(second)
 
     def _pull_of(self, rows: Tensor) -> tuple[Tensor, ...]:
         return losses.pull(self.logits[rows], self.labels[rows], self.multipliers[rows], self.subject.zeta)
@@ -168,6 +178,14 @@ class Pass:
         if self.subject.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
         return self.distance / losses.size(self.target)
+
+
+def halves(samples: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows of two half batches."""
+    rows = torch.arange(samples, device=device)
+    # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
+    first = (rows // classes) % 2 == 0
+    return torch.nonzero(first).squeeze(1), torch.nonzero(~first).squeeze(1)
 
 
 @torch.no_grad()

@@ -33,8 +33,16 @@ _FREE: Final = 512
 class Trainer:
     """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
 
-    def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        classifiers: Sequence[Classifier],
+        judge: Judge | None = None,
+        subjects: Sequence[Subject] = (),
+    ) -> None:
         """`classifiers` are those of `config.subjects()`, in order. `judge` scores the samples at each report.
+
+        `subjects` are another trainer's on the same classifiers: what was found out about these is not found out again.
 
         Raises:
             BadInput: a device that is not there, or settings that do not fit the classifiers.
@@ -48,7 +56,9 @@ class Trainer:
         wanted = config.subjects()
         check_factors(wanted, config)
         self.subjects = [
-            Subject(classifier, subject, config, index, self.class_names, self.device)
+            subjects[index].twin(config, subject)
+            if subjects
+            else Subject(classifier, subject, config, index, self.class_names, self.device)
             for index, (classifier, subject) in enumerate(zip(classifiers, wanted, strict=True))
         ]
         self._check_fit()
@@ -187,15 +197,23 @@ class Trainer:
 
     def _sample(self, task: int = 0) -> Batch:
         """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
-        size, known = self.config.batch_size, self.labels_of_task[task]
-        # Systematic sampling: unbiased, and no class is over-represented by chance.
-        start = torch.randint(len(known), (), generator=self.rng, device=self.device)
-        labels = known[(torch.arange(size, device=self.device) + start) % len(known)]
-        noise = self.generator.latents(labels, self.rng)
-        if self.config.bank:
-            noise = self._from_bank(noise, labels)
+        labels = self._labels(task, self._start(task))
+        noise = self._noise(labels)
         images = self.generator(noise, labels, torch.full_like(labels, task))
-        return Batch(images, noise, labels, len(known))
+        return Batch(images, noise, labels, len(self.labels_of_task[task]))
+
+    def _start(self, task: int) -> Tensor:
+        return torch.randint(len(self.labels_of_task[task]), (), generator=self.rng, device=self.device)
+
+    def _labels(self, task: int, start: Tensor) -> Tensor:
+        """Labels [M] from where they start, or [K, M] for [K, 1]."""
+        known = self.labels_of_task[task]
+        # Systematic sampling: unbiased, and no class is over-represented by chance.
+        return known[(torch.arange(self.config.batch_size, device=self.device) + start) % len(known)]
+
+    def _noise(self, labels: Tensor) -> Tensor:
+        noise = self.generator.latents(labels, self.rng)
+        return self._from_bank(noise, labels) if self.config.bank else noise
 
     def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
         """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them."""
