@@ -229,6 +229,10 @@ class BatchNormInputs:
 
         return hook
 
+    def forget(self) -> None:
+        """Let the last inputs go."""
+        self._inputs.clear()
+
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""
         result = []

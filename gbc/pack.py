@@ -1,0 +1,447 @@
+"""Several trials at once on one device: their tensors are stacked, so that K trials cost about the launches of one.
+
+A member is a `Trainer`, which starts it, draws its batches and makes its reports. While a pack steps, parameters, buffers and
+Adam's moments of all members are rows of common tensors; what is asked of one member is handed back to its trainer first.
+Members never meet: every product is a batched one, and the gradient of a sum over members is each member's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from gbc import losses
+from gbc.classifiers import Classifier, normalising_by, two_logits
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.generator import Generator
+from gbc.layers import BatchNormReLU
+from gbc.metrics import Judge
+from gbc.objectives import IMAGE_LOSSES, LOSSES, Batch, weights
+from gbc.optimiser import StackedAdam
+from gbc.report import Report
+from gbc.settings import digest
+from gbc.subject import Pass, Subject, halves
+from gbc.trainer import Trainer
+
+_OWN: Final = frozenset({
+    "lr", "lr_schedule", "weight_decay", "steps", "report_every", "seed", "alpha_init", "delta",
+    "beta", "tv_weight", "stationarity_weight", "bn_weight", "ce_weight", "closed_weight", "diversity_weight",
+    "bank", "bank_share", "bank_jitter",
+})  # fmt: skip
+"""Settings in which members may differ; weights of losses only between numbers that are not 0."""
+
+_ALIGNED: Final = 4  # floats: matrix products read 16 bytes at a time
+
+
+def key(config: TrialConfig) -> Hashable:
+    """What settings that share a pack have in common.
+
+    Raises:
+        BadInput: settings with which no pack can do.
+    """
+    if config.kkt_from:
+        raise BadInput(f"kkt_from is {config.kkt_from}: losses of a pack cannot join in late; set it to 0 or train alone")
+    return digest(_common(config))
+
+
+def _common(config: TrialConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(_OWN)) | {
+        "losses": [n for n, weight in weights(config).items() if weight]
+    }
+
+
+class Member:
+    """One trial of a pack."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._began = time.perf_counter()
+
+    @property
+    def config(self) -> TrialConfig:
+        """Its settings."""
+        return self._trainer.config
+
+    @property
+    def step_count(self) -> int:
+        """How many steps it has made."""
+        return self._trainer.step_count
+
+    @property
+    def done(self) -> bool:
+        """Whether it has made all its steps."""
+        return self.step_count >= self.config.steps
+
+    @property
+    def due(self) -> bool:
+        """Whether its settings ask for a report after the step it has just made."""
+        return self.step_count % self.config.report_every == 0
+
+
+class Pack:
+    """Trials on the same classifiers that make their steps together. They join and leave at any time."""
+
+    def __init__(self, classifiers: Sequence[Classifier], judge: Judge | None = None) -> None:
+        """`classifiers` and `judge` as a `Trainer` takes them; they are every member's."""
+        self._classifiers, self._judge = classifiers, judge
+        self.members: list[Member] = []
+        self._first: TrialConfig | None = None
+        self._subjects: Sequence[Subject] = ()
+        self._stack: _Stack | None = None
+
+    def add(self, config: TrialConfig, state: dict[str, Any] | None = None) -> Member:
+        """A new member; `state` is the `state_dict()` of a trainer or of a member with the same settings.
+
+        Raises:
+            BadInput: settings that do not fit the pack, or whatever a `Trainer` says.
+        """
+        if self._first is not None and key(config) != key(self._first):
+            theirs, mine = _common(self._first), _common(config)
+            name = next(name for name in mine if mine[name] != theirs[name])
+            raise BadInput(f"{name} is {mine[name]!r} and in this pack {theirs[name]!r}: train it in another")
+        if self._first is None and not _common(config)["losses"]:
+            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+        key(config)
+        trainer = Trainer(config, self._classifiers, self._judge, self._subjects)
+        if state is not None:
+            trainer.load_state_dict(state)
+        self._first, self._subjects = self._first or config, self._subjects or trainer.subjects
+        member = Member(trainer)
+        self._unstack()
+        self.members.append(member)
+        return member
+
+    def remove(self, member: Member) -> None:
+        """Go on without it."""
+        self._unstack()
+        self.members.remove(member)
+
+    def step(self) -> None:
+        """One step of every member that is not at its end. The device is waited for only where who steps has changed."""
+        active = [member for member in self.members if not member.done]
+        if self._stack is None or self._stack.members != active:
+            self._unstack()
+            self._stack = _Stack(active) if active else None
+        if self._stack is not None:
+            self._stack.step()
+
+    def report(self, member: Member) -> Report:
+        """What its trainer would say after as many steps; means are over the steps since its last report, at least one.
+
+        Raises:
+            Diverged: a loss of this member is not finite. Its neighbours go on as if it were not there.
+        """
+        self._hand_back(member)
+        began, member._began = member._began, time.perf_counter()
+        return member._trainer._report(began)
+
+    def state_dict(self, member: Member) -> dict[str, Any]:
+        """What its trainer would save: a trial may go on alone, or in another pack."""
+        self._hand_back(member)
+        return member._trainer.state_dict()
+
+    def _hand_back(self, member: Member) -> None:
+        if self._stack is not None and member in self._stack.members:
+            self._stack.hand_back(self._stack.members.index(member))
+
+    def _unstack(self) -> None:
+        if self._stack is not None:
+            for row in range(len(self._stack.members)):
+                self._stack.hand_back(row)
+        self._stack = None
+
+
+class _Stack:
+    """The tensors of some members, a row each."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+        self._trainers = [member._trainer for member in members]
+        self._first = self._trainers[0]
+        configs = [member.config for member in members]
+        device = self._first.device
+
+        self._columns = _Columns(self._first.trained)
+        moments = [[trainer.optimiser.state.get(p, {}) for p in trainer.trained] for trainer in self._trainers]
+        self._adam = StackedAdam(
+            torch.stack([self._columns.row([p.detach() for p in trainer.trained]) for trainer in self._trainers]),
+            torch.stack([self._columns.row([one.get("exp_avg") for one in row]) for row in moments]),
+            torch.stack([self._columns.row([one.get("exp_avg_sq") for one in row]) for row in moments]),
+            torch.tensor([member.step_count for member in members], dtype=torch.float64, device=device),
+        )
+        self._leaves = [view.detach().requires_grad_() for view in self._columns.views(self._adam.values)]
+        at = 0
+        self._networks: list[_Network] = []
+        for modules in ([t.generator for t in self._trainers], [t.multipliers for t in self._trainers]):
+            count = len(list(modules[0].parameters()))
+            self._networks.append(_Network(modules, self._leaves[at : at + count]))
+            at += count
+        self._alphas = self._leaves[at:]
+
+        def numbers(values: Iterator[float], dtype: torch.dtype | None = None) -> Tensor:
+            return torch.tensor(list(values), dtype=dtype, device=device)
+
+        self._lr = numbers((config.lr for config in configs), torch.float64)
+        self._horizon = numbers((config.steps for config in configs), torch.float64)
+        self._cosine = torch.tensor([config.lr_schedule == "cosine" for config in configs], device=device)
+        self._decay = numbers(config.weight_decay for config in configs)
+        self._delta = numbers(config.delta for config in configs)
+        self._image_weights = {
+            name: numbers(weights(config)[name] for config in configs) for name in IMAGE_LOSSES if weights(configs[0])[name]
+        }
+        self._subjects = [
+            _StackedSubject([trainer.subjects[index] for trainer in self._trainers]) for index in range(len(self._alphas))
+        ]
+        # Of the steps since the last report of each member, or since it was stacked.
+        self._names: list[str] = []
+        self._sums: Tensor | None = None  # [names, K]
+        self._counts = [0] * len(members)
+        self._last: list[dict[str, Tensor]] = []
+        self._stale = [False] * len(members)
+
+    def step(self) -> None:
+        parts: dict[str, Tensor] = {}
+        terms: list[Tensor] = []
+
+        def add(name: str, weight: Tensor, value: Tensor) -> None:
+            parts[name] = parts.get(name, 0) + value
+            terms.append(weight * value)
+
+        self._last = []
+        rhos: dict[int, Tensor] = {}
+        for task in range(len(self._first.labels_of_task)):
+            images, noise, labels = self._sample(task)
+            classes = len(self._first.labels_of_task[task])
+            for name, weight in self._image_weights.items():
+                loss = partial(_image_loss, name, classes)
+                add(name, weight, vmap(loss)(images, noise, labels))
+            for index, subject in enumerate(self._subjects):
+                if subject.task == task:
+                    found = subject.look(images, labels, self._alphas[index], self._delta, self._networks[1])
+                    for name, weight in subject.weights.items():
+                        add(name, weight, found[name])
+                    if "rho" in found:
+                        rhos[index] = found["rho"].detach()
+                    self._last.append({name: found[name].detach() for name in ("multipliers", "margins") if name in found})
+        total = torch.stack(terms).sum(dim=0)
+        gradients = torch.autograd.grad(total.sum(), self._leaves, allow_unused=True)
+        self._advance(total.detach(), {name: value.detach() for name, value in parts.items()}, rhos, gradients)
+
+    @torch.no_grad()
+    def _advance(
+        self, total: Tensor, parts: dict[str, Tensor], rhos: dict[int, Tensor], gradients: Sequence[Tensor | None]
+    ) -> None:
+        """Adam's step, and what the step was like."""
+        used = [gradient is not None for gradient in gradients]
+        gradient = self._columns.rows(gradients, like=self._adam.values)
+        values = {"loss/total": total, **{f"loss/{name}": value for name, value in parts.items()}}
+        for index, rho in rhos.items():
+            values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(self._last)
+            if len(self._last) > 1:
+                values[f"kkt/rho_{index + 1}"] = rho
+        first, second = (len(network.leaves) for network in self._networks)
+        edges = self._columns.starts[0], self._columns.starts[first], self._columns.starts[first + second]
+        if any(used[:first]):
+            values["grad/generator"] = torch.linalg.vector_norm(gradient[:, : edges[1]], dim=1)
+        if any(used[first : first + second]):  # without stationarity nothing asks for multipliers
+            values["grad/multipliers"] = torch.linalg.vector_norm(gradient[:, edges[1] : edges[2]], dim=1)
+        stacked = torch.stack(list(values.values()))
+        self._sums = stacked if self._sums is None else self._sums.add_(stacked)
+        self._names = list(values)
+
+        # A member that is lost stays as it is, so that not even a kernel that pads with 0 takes its NaN to a neighbour.
+        gradient.masked_fill_(~stacked.isfinite().all(dim=0)[:, None], 0)
+        wave = 0.5 * (1 + torch.cos(torch.pi * self._adam.steps / self._horizon))
+        decayed = edges[2] if any(used[first : first + second]) else edges[1]
+        self._adam.step(gradient, torch.where(self._cosine, self._lr * wave, self._lr), self._decay, decayed)
+        self._used = used
+        for row, trainer in enumerate(self._trainers):
+            trainer.step_count += 1
+            self._counts[row] += 1
+            self._stale[row] = True
+
+    def _sample(self, task: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [K, M, …], noise [K, M, …] and labels [K, M], from each member's own numbers in its own order."""
+        starts = torch.stack([trainer._start(task) for trainer in self._trainers])
+        labels = self._first._labels(task, starts[:, None])
+        noise = torch.stack([trainer._noise(row) for trainer, row in zip(self._trainers, labels, strict=True)])
+        return self._networks[0](noise, labels, torch.full_like(labels, task)), noise, labels
+
+    @torch.no_grad()
+    def hand_back(self, row: int) -> None:
+        """Bring the trainer of a member to where the member is."""
+        if not self._stale[row]:
+            return
+        self._stale[row] = False
+        trainer, adam = self._trainers[row], self._adam
+        moments = zip(
+            *(self._columns.views(tensor[row : row + 1]) for tensor in (adam.values, adam.mean, adam.square)), strict=True
+        )
+        for parameter, used, (value, mean, square) in zip(trainer.trained, self._used, moments, strict=True):
+            if used:
+                parameter.copy_(value[0])
+                trainer.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(trainer.step_count), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": mean[0].clone(memory_format=torch.contiguous_format),
+                    "exp_avg_sq": square[0].clone(memory_format=torch.contiguous_format),
+                }
+        for network, module in zip(self._networks, (trainer.generator, trainer.multipliers), strict=True):
+            for name, buffer in module.named_buffers():
+                buffer.copy_(network.buffers[name][row])
+        trainer.step_count -= 1
+        trainer._schedule()  # as at the last step
+        trainer.step_count += 1
+
+        assert self._sums is not None
+        for name, value in zip(self._names, self._sums[:, row].clone(), strict=True):
+            total, count = trainer._sums.get(name, (0, 0))
+            trainer._sums[name] = (total + value, count + self._counts[row])
+        self._sums[:, row] = 0
+        self._counts[row] = 0
+        in_order = sorted(trainer.subjects, key=lambda subject: subject.task)  # as a step takes them
+        trainer._last = [
+            _seen(subject, {name: value[row] for name, value in known.items()})
+            for subject, known in zip(in_order, self._last, strict=True)
+        ]
+
+
+class _StackedSubject:
+    """One classifier before the samples of every member."""
+
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        self.subject, members, device = subjects[0], len(subjects), subjects[0].local.device
+        self.task = self.subject.task
+        self.weights = {
+            name: torch.tensor([subject.weights[name] for subject in subjects], device=device)
+            for name, weight in self.subject.weights.items() if weight
+        }  # fmt: skip
+        self._pulled = "stationarity" in self.weights or "closed" in self.weights
+        self._names = [name for name, _ in self.subject.phi.named_parameters()]
+        self._zeta = [parameter.detach() for parameter in self.subject.zeta]
+        if self._pulled:  # a gradient for each member, so a ζ for each; none of them is ever copied
+            self._zeta = [part.expand(members, *part.shape).requires_grad_() for part in self._zeta]
+        mine = [id(parameter) for parameter in self.subject.zeta]
+        self._decayed = [self._zeta[mine.index(id(parameter))] for parameter in self.subject.decayed]
+
+    def look(self, images: Tensor, labels: Tensor, alpha: Tensor, delta: Tensor, network: _Network) -> dict[str, Tensor]:
+        """Every loss [K], `margins` [K, M], and with stationarity `rho` [K] and `multipliers` [K, M, C]."""
+        subject = self.subject
+        labels = subject.local[labels]
+        with normalising_by(subject.phi, subject.config.bn_mode):
+            logits, statistics = vmap(self._forward, in_dims=(0 if self._pulled else None, 0))(self._zeta, images)
+        subject.batch_norm_inputs.forget()
+        known: dict[str, Any] = {"logits": logits, "labels": labels, "batch_norm": statistics}
+        if "stationarity" in self.weights:
+            known["multipliers"] = network(images, labels, subject=subject.index)[..., : logits.shape[2]]
+            if subject.config.estimator == "halves":
+                rows = halves(labels.shape[1], logits.shape[2], labels.device)
+                known["half_pulls"] = tuple(self._pull(known, part) for part in rows)
+            else:
+                known["pull"] = self._pull(known)
+        if "closed" in self.weights:
+            loss = vmap(lambda logits, labels: losses.trained_with(logits, labels, subject.loss))(logits, labels)
+            known["descent"] = list(
+                torch.autograd.grad(-loss.sum(), self._decayed, create_graph=True, materialize_grads=True)
+            )  # fmt: skip
+        found: dict[str, Tensor] = vmap(self._judge)(alpha, delta, known)
+        return found | {name: known[name] for name in ("multipliers",) if name in known}
+
+    def _forward(self, zeta: Sequence[Tensor], images: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        named = dict(zip(self._names, zeta, strict=True))
+        logits = two_logits(functional_call(self.subject.phi, named, (images,)))
+        return logits, list(self.subject.batch_norm_inputs.statistics()) if "bn" in self.weights else []
+
+    def _pull(self, known: dict[str, Any], rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        parts = [known[name] if rows is None else known[name][:, rows] for name in ("logits", "labels", "multipliers")]
+        sums = vmap(losses.lagrangian)(*parts)
+        return torch.autograd.grad(sums.sum(), self._zeta, create_graph=True, materialize_grads=True)
+
+    def _judge(self, alpha: Tensor, delta: Tensor, known: dict[str, Any]) -> dict[str, Tensor]:
+        subject = copy.copy(self.subject)
+        subject.alpha, subject.config = alpha, subject.config.model_copy(update={"delta": delta})
+        seen = _seen(subject, known)
+        found = {name: LOSSES[name](seen) for name in self.weights} | {"margins": seen.margins}
+        if "stationarity" in self.weights:
+            found["rho"] = seen.rho()
+        return found
+
+
+class _Network:
+    """A network of every member: called, it is theirs side by side."""
+
+    def __init__(self, modules: Sequence[nn.Module], leaves: Sequence[Tensor]) -> None:
+        """`leaves` [K, …] are the parameters, in order; buffers are stacked here."""
+        self.leaves = leaves
+        self._parameters = dict(zip((name for name, _ in modules[0].named_parameters()), leaves, strict=True))
+        named = [dict(module.named_buffers()) for module in modules]
+        self.buffers = {name: torch.stack([buffers[name] for buffers in named]) for name in named[0]}
+        self._skeleton = copy.deepcopy(modules[0]).to("meta")
+        for layer in self._skeleton.modules():
+            if isinstance(layer, BatchNormReLU):
+                layer.plain = True
+            if isinstance(layer, Generator):
+                layer.layout = torch.contiguous_format
+
+    def __call__(self, *inputs: Tensor, **same: Any) -> Tensor:
+        """Outputs [K, M, …] for inputs [K, M, …]; `same` is everyone's. Buffers change as training changes them."""
+
+        def one(parameters: dict[str, Tensor], *mine: Tensor) -> Tensor:
+            found: Tensor = functional_call(self._skeleton, parameters, mine, same)
+            return found
+
+        found: Tensor = vmap(one)({**self._parameters, **self.buffers}, *inputs)
+        return found
+
+
+class _Columns:
+    """Tensors of one member side by side in a row [P]."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._shapes = [tensor.shape for tensor in tensors]
+        self._gaps = [-tensor.numel() % _ALIGNED for tensor in tensors]
+        self.starts = [0]
+        """Where each tensor starts, and where the last one ends."""
+        for tensor, gap in zip(tensors, self._gaps, strict=True):
+            self.starts.append(self.starts[-1] + tensor.numel() + gap)
+        self._device, self._dtype = tensors[0].device, tensors[0].dtype
+
+    def row(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """[P] from a member's own tensors; None is 0."""
+        like = torch.zeros(1, self.starts[-1], dtype=self._dtype, device=self._device)
+        return self.rows([None if tensor is None else tensor[None] for tensor in tensors], like)[0]
+
+    def rows(self, tensors: Sequence[Tensor | None], like: Tensor) -> Tensor:
+        """[K, P] from tensors [K, …]; None is 0."""
+        parts = []
+        for tensor, shape, gap in zip(tensors, self._shapes, self._gaps, strict=True):
+            parts.append(like.new_zeros(len(like), shape.numel()) if tensor is None else tensor.reshape(len(like), -1))
+            if gap:
+                parts.append(like.new_zeros(len(like), gap))
+        return torch.cat(parts, dim=1)
+
+    def views(self, rows: Tensor) -> list[Tensor]:
+        """Tensors [K, …] that lie in `rows` [K, P]."""
+        return [
+            rows[:, start : start + shape.numel()].view(len(rows), *shape)
+            for start, shape in zip(self.starts[:-1], self._shapes, strict=True)
+        ]
+
+
+def _image_loss(name: str, classes: int, images: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+    return IMAGE_LOSSES[name](Batch(images, noise, labels, classes))
+
+
+def _seen(subject: Subject, known: dict[str, Any]) -> Pass:
+    """A pass of which some quantities are known; it finds the others by itself, as ever."""
+    found = Pass.__new__(Pass)
+    found.subject = subject
+    vars(found).update(known)
+    return found
