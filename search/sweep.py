@@ -174,8 +174,8 @@ def _run(
                 recorder.reopen_failed()
             recorder.catch_up()
             if work_left(config, ledger.entries(), recorder.elapsed()):
-                begun = begun or RayStart(config, machine, folder)
-                begun.wait()
+                if begun is not None:
+                    begun.wait()  # else its start would count in the speed
                 speed = prepared.steps_per_second()
                 if prior.first:
                     _announce_warm_start(config, prior, console)
