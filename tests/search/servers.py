@@ -30,6 +30,15 @@ def postgres_programs() -> Path | None:
     return None
 
 
+def _unprivileged() -> str | None:
+    import pwd
+
+    try:
+        return pwd.getpwnam("postgres").pw_name
+    except KeyError:
+        return None
+
+
 def why_no_postgres() -> str | None:
     """A reason to skip, or None."""
     if postgres_programs() is None:
@@ -37,6 +46,12 @@ def why_no_postgres() -> str | None:
     if os.getuid() == 0 and (shutil.which("runuser") is None or _unprivileged() is None):
         return "PostgreSQL does not run as root, and there is no user postgres to run it"
     return None
+
+
+NEEDS_POSTGRES: Final = [
+    pytest.mark.postgres,
+    pytest.mark.skipif(why_no_postgres() is not None, reason=why_no_postgres() or ""),
+]
 
 
 @dataclass(frozen=True)
@@ -182,12 +197,3 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what
         assert process.poll() is None, f"{what} ended at once"
         assert time.monotonic() < end, f"{what} does not answer"
         time.sleep(0.1)
-
-
-def _unprivileged() -> str | None:
-    import pwd
-
-    try:
-        return pwd.getpwnam("postgres").pw_name
-    except KeyError:
-        return None
