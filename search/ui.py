@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.mlflow_store import default_address
+    from search.mlflow_store import default_address, missing
     from search.places import public
 
     sweeps, uri = _sweeps(arguments.sweep), default_address()
@@ -63,7 +63,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
     if uri.startswith("http"):
         _print_links(sweeps, uri, public(uri))
         return 0
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if missing(uri):
         raise BadInput(f"no MLflow store here ({public(uri)}); start a sweep first, or set MLFLOW_TRACKING_URI")
     port = _port(arguments.port, _PORTS["mlflow"])
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
