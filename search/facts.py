@@ -45,7 +45,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
     uri = address(config)
     if missing(uri):
         return [], []
-    reach(config)
+    reach(uri)
     with usable(uri):
         from mlflow import MlflowClient
 

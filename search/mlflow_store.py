@@ -66,6 +66,7 @@ def experiments(uri: str) -> dict[str, str]:
     Raises:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
     """
+    reach(uri)
     with usable(uri):
         from mlflow import MlflowClient
 
@@ -103,13 +104,12 @@ def _why_not(fault: Exception, uri: str) -> str:
     return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {mend}"
 
 
-def reach(config: SweepConfig) -> None:
+def reach(uri: str) -> None:
     """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
 
     Raises:
         BadInput: nobody does.
     """
-    uri = address(config)
     if not uri.startswith("http"):
         return
     try:

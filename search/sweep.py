@@ -121,7 +121,7 @@ def run_sweep(
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check(home)
-        mlflow_store.reach(config)
+        mlflow_store.reach(mlflow_store.address(config))
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
             summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)

@@ -50,7 +50,7 @@ class Tracker:
         self.config, self._inputs = config, inputs
         self.uri = address(config)
         self._children: dict[int, Known] | None = None
-        reach(config)
+        reach(self.uri)
         with usable(self.uri):
             from mlflow import MlflowClient
 
