@@ -126,8 +126,9 @@ def patient(uri: str) -> str:
 
 
 def _be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables: before its first import."""
+    """No telemetry, and no word from MLflow about its tables and runs: before its first import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
