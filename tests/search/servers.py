@@ -137,9 +137,9 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
 
 
 @contextmanager
-def mlflow_server(folder: Path, store: str, environment: Mapping[str, str]) -> Iterator[str]:
+def mlflow_server(folder: Path, store: str, environment: Mapping[str, str], port: int | None = None) -> Iterator[str]:
     """An MLflow tracking server that keeps artifacts in `folder` and hands them through. Gives its URL."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
