@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gbc.config import TrialConfig
-from gbc.layers import BatchNormReLU
+from gbc.layers import BatchNormReLU, one_hot
 
 JUDGED_SEED: Final = 0
 """Of the latents whose samples are judged and shown: every trial has the same."""
@@ -157,8 +157,8 @@ def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: i
 
 def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
     """Noise, one-hot label and, with several tasks, one-hot t side by side, [M, inputs]."""
-    parts = [noise, nn.functional.one_hot(labels, network.classes).to(noise.dtype)]
+    parts = [noise, one_hot(labels, network.classes).to(noise.dtype)]
     if network.tasks > 1:
         assert tasks is not None, "this generator was trained from several classifiers: it needs t"
-        parts.append(nn.functional.one_hot(tasks, network.tasks).to(noise.dtype))
+        parts.append(one_hot(tasks, network.tasks).to(noise.dtype))
     return torch.cat(parts, dim=1)

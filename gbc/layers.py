@@ -11,6 +11,11 @@ from torch import Tensor, nn
 _ROW: Final = 128
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """True where the column is the label, [M, classes]. torch's own looks at the labels first, and so waits for the device."""
+    return labels[:, None] == torch.arange(classes, device=labels.device)
+
+
 class BatchNormReLU(nn.BatchNorm2d):
     """BatchNorm and then ReLU, for images [M, channels, height, width] in torch's channels-last order.
 

@@ -123,13 +123,15 @@ class Pass:
     @cached_property
     def half_pulls(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same from every second sample and from the others; labels are as balanced in both."""
-        rows = torch.arange(len(self.labels), device=self.labels.device)
         # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
-        first = (rows // self.logits.shape[1]) % 2 == 0
-        return self._pull_of(torch.nonzero(first).squeeze(1)), self._pull_of(torch.nonzero(~first).squeeze(1))
+        first, second = (
+            [torch.cat(values.split(self.logits.shape[1])[half::2]) for values in (self.logits, self.labels, self.multipliers)]
+            for half in (0, 1)
+        )
+        return self._pull_of(*first), self._pull_of(*second)
 
-    def _pull_of(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return losses.pull(self.logits[rows], self.labels[rows], self.multipliers[rows], self.subject.zeta)
+    def _pull_of(self, logits: Tensor, labels: Tensor, multipliers: Tensor) -> tuple[Tensor, ...]:
+        return losses.pull(logits, labels, multipliers, self.subject.zeta)
 
     @cached_property
     def target(self) -> losses.Parts:

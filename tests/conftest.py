@@ -43,11 +43,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
     if full_data_root() is None:
-        skip = pytest.mark.skip(reason="set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST")
-        for item in items:
-            if "full_data" in item.keywords:
-                item.add_marker(skip)
+        missing["full_data"] = "set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST"
+    if not torch.cuda.is_available():
+        missing["gpu"] = "there is no CUDA device"
+    for item in items:
+        for mark in missing.keys() & item.keywords.keys():
+            item.add_marker(pytest.mark.skip(reason=missing[mark]))
 
 
 def full_data_root() -> Path | None:
