@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gbc.config import TrialConfig
-from gbc.layers import BatchNormReLU, one_hot
+from gbc.layers import BatchNormReLU, Doubling, one_hot
 
 JUDGED_SEED: Final = 0
 """Of the latents whose samples are judged and shown: every trial has the same."""
@@ -59,9 +59,9 @@ class Generator(_FromNoise):
             nn.Linear(width, cells), nn.BatchNorm1d(cells), nn.ReLU(),
         )  # fmt: skip
         self.transposed = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1),
+            Doubling(channels, channels // 2, 4, stride=2, padding=1),
             BatchNormReLU(channels // 2), nn.Identity(),
-            nn.ConvTranspose2d(channels // 2, channels // 4, 4, stride=2, padding=1),
+            Doubling(channels // 2, channels // 4, 4, stride=2, padding=1),
             BatchNormReLU(channels // 4), nn.Identity(),
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
