@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gbc.config import TrialConfig
-from gbc.layers import BatchNormReLU
+from gbc.layers import BatchNormReLU, Doubling, one_hot
 
 JUDGED_SEED: Final = 0
 """Of the latents whose samples are judged and shown: every trial has the same."""
@@ -62,9 +62,9 @@ class Generator(_FromNoise):
             nn.Linear(width, cells), nn.BatchNorm1d(cells), nn.ReLU(),
         )  # fmt: skip
         self.transposed = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1),
+            Doubling(channels, channels // 2, 4, stride=2, padding=1),
             BatchNormReLU(channels // 2), nn.Identity(),
-            nn.ConvTranspose2d(channels // 2, channels // 4, 4, stride=2, padding=1),
+            Doubling(channels // 2, channels // 4, 4, stride=2, padding=1),
             BatchNormReLU(channels // 4), nn.Identity(),
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
@@ -159,8 +159,8 @@ def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: i
 
 def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
     """Noise, one-hot label and, with several tasks, one-hot t side by side, [M, inputs]."""
-    parts = [noise, nn.functional.one_hot(labels, network.classes).to(noise.dtype)]
+    parts = [noise, one_hot(labels, network.classes).to(noise.dtype)]
     if network.tasks > 1:
         assert tasks is not None, "this generator was trained from several classifiers: it needs t"
-        parts.append(nn.functional.one_hot(tasks, network.tasks).to(noise.dtype))
+        parts.append(one_hot(tasks, network.tasks).to(noise.dtype))
     return torch.cat(parts, dim=1)

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 _ROW: Final = 128
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """True where the column is the label, [M, classes]. torch's own looks at the labels first, and so waits for the device."""
+    return labels[:, None] == torch.arange(classes, device=labels.device)
+
+
 class BatchNormReLU(nn.BatchNorm2d):
     """BatchNorm and then ReLU, for images [M, channels, height, width] in torch's channels-last order.
 
@@ -95,3 +100,46 @@ class _Layout:
     def spread(self, channels: Tensor) -> Tensor:
         """One row with a number a channel."""
         return channels.repeat(self.pixels)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """A transposed convolution of 4×4 with stride 2 and padding 1, for images in channels-last order.
+
+    Each 2×2 window of the input decides 2×2 pixels of the output: one ordinary convolution with four times the channels.
+    """
+
+    plain = False
+    """Whether torch's own is taken all the same, as for `BatchNormReLU`."""
+
+    def forward(self, images: Tensor, output_size: Any = None) -> Tensor:
+        """[M, outputs, 2 height, 2 width] for [M, inputs, height, width]; `output_size` is torch's and says nothing here."""
+        if self.plain or not self.training or images.device.type != "cpu":
+            return super().forward(images)
+        found: Tensor = _Doubled.apply(images, self.weight, self.bias)
+        return found
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        batch, inputs, height, width = images.shape
+        outputs = weight.shape[1]
+        # [inputs, outputs, window row, row, window column, column]
+        windows = weight.view(inputs, outputs, 2, 2, 2, 2).flip(2, 4).permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, 2, 2)
+        windows = windows.contiguous(memory_format=torch.channels_last)
+        seen = torch.conv2d(images, windows, bias.repeat(4), padding=1).permute(0, 2, 3, 1)
+        seen = seen.view(batch, height + 1, width + 1, 2, 2, outputs)
+        found = images.new_empty(batch, height, 2, width, 2, outputs)
+        for row in (0, 1):
+            for column in (0, 1):
+                window = seen[:, row : row + height, column : column + width]
+                found[:, :, row, :, column] = window[:, :, :, 1 - row, 1 - column]
+        return found.view(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor]:
+        images, weight = ctx.saved_tensors
+        return torch.ops.aten.convolution_backward(
+            gradients[0], images, weight, [weight.shape[1]], [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [True, True, True]
+        )

@@ -27,12 +27,11 @@ class SSIMFeatures:
     def __init__(self, images: Tensor) -> None:
         """Cuts every 7×7 window of every channel, centres it and scales it to sample covariance."""
         size = WINDOW * WINDOW
-        channels = images.shape[1]
-        patches = torch.nn.functional.unfold(images, WINDOW)  # [K, channels·49, windows]
-        patches = patches.unflatten(1, (channels, size)).permute(1, 3, 0, 2).flatten(0, 1)  # [windows, K, 49]
+        windows = images.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [K, channels, rows, columns, 7, 7], a view
+        patches = windows.permute(1, 2, 3, 0, 4, 5).reshape(-1, len(images), size)  # [windows, K, 49], the one copy
         self.mean = patches.mean(dim=2)  # [windows, K]
-        self.centred = (patches - self.mean[..., None]) / (size - 1) ** 0.5
-        self.variance = self.centred.square().sum(dim=2)  # [windows, K]
+        self.centred = patches.sub_(self.mean[..., None]).div_((size - 1) ** 0.5)
+        self.variance = torch.linalg.vecdot(self.centred, self.centred)  # [windows, K]
 
     def pick(self, index: Tensor) -> SSIMFeatures:
         """The features of some of the images."""

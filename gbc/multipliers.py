@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gbc.layers import one_hot
+
 
 class MultiplierNetwork(nn.Module):
     """Turns samples [M, …] with labels [M] and the number of a subject into multipliers μ ≥ 0, [M, C]."""
@@ -27,7 +29,7 @@ class MultiplierNetwork(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
         """Multipliers [M, C]; the entry of a sample's own class takes no part in Eq. (5)."""
-        condition = [images.flatten(1), nn.functional.one_hot(labels, self.classes).to(images.dtype)]
+        condition = [images.flatten(1), one_hot(labels, self.classes).to(images.dtype)]
         if self.subjects > 1:
             which = torch.zeros(len(images), self.subjects, device=images.device)
             which[:, subject] = 1

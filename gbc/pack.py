@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,15 @@ from gbc.classifiers import Classifier, normalising_by, two_logits
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.generator import Generator
-from gbc.layers import BatchNormReLU
+from gbc.graph import Replayed
+from gbc.layers import BatchNormReLU, Doubling
 from gbc.metrics import Judge
 from gbc.objectives import IMAGE_LOSSES, LOSSES, Batch, weights
 from gbc.optimiser import StackedAdam
 from gbc.report import Report
 from gbc.settings import digest
 from gbc.subject import Pass, Subject, halves
-from gbc.trainer import Trainer
+from gbc.trainer import Seen, Trainer
 
 _OWN: Final = frozenset({
     "lr", "lr_schedule", "weight_decay", "steps", "report_every", "seed", "alpha_init", "delta",
@@ -201,13 +202,19 @@ class _Stack:
             _StackedSubject([trainer.subjects[index] for trainer in self._trainers]) for index in range(len(self._alphas))
         ]
         # Of the steps since the last report of each member, or since it was stacked.
-        self._names: list[str] = []
         self._sums: Tensor | None = None  # [names, K]
         self._counts = [0] * len(members)
-        self._last: list[dict[str, Tensor]] = []
-        self._stale = [False] * len(members)
+        self._made: _Made | None = None
+        self._replayed = Replayed(self._body, [trainer.rng for trainer in self._trainers], self._moving)
 
     def step(self) -> None:
+        self._made = self._replayed()
+        for row, trainer in enumerate(self._trainers):
+            trainer.step_count += 1
+            self._counts[row] += 1
+
+    def _body(self) -> _Made:
+        """What the device does in a step."""
         parts: dict[str, Tensor] = {}
         terms: list[Tensor] = []
 
@@ -215,58 +222,59 @@ class _Stack:
             parts[name] = parts.get(name, 0) + value
             terms.append(weight * value)
 
-        self._last = []
+        seen: dict[int, Seen] = {}
         rhos: dict[int, Tensor] = {}
         for task in range(len(self._first.labels_of_task)):
             images, noise, labels = self._sample(task)
-            classes = len(self._first.labels_of_task[task])
             for name, weight in self._image_weights.items():
-                loss = partial(_image_loss, name, classes)
+                loss = partial(_image_loss, name, len(self._first.labels_of_task[task]))
                 add(name, weight, vmap(loss)(images, noise, labels))
             for index, subject in enumerate(self._subjects):
                 if subject.task == task:
                     found = subject.look(images, labels, self._alphas[index], self._delta, self._networks[1])
                     for name, weight in subject.weights.items():
-                        add(name, weight, found[name])
-                    if "rho" in found:
-                        rhos[index] = found["rho"].detach()
-                    self._last.append({name: found[name].detach() for name in ("multipliers", "margins") if name in found})
+                        add(name, weight, found.losses[name])
+                    seen[index] = found.seen
+                    if found.rho is not None:
+                        rhos[index] = found.rho
         total = torch.stack(terms).sum(dim=0)
         gradients = torch.autograd.grad(total.sum(), self._leaves, allow_unused=True)
-        self._advance(total.detach(), {name: value.detach() for name, value in parts.items()}, rhos, gradients)
+        values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()}
+        for index, rho in rhos.items():
+            values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(seen)
+            if len(seen) > 1:
+                values[f"kkt/rho_{index + 1}"] = rho
+        return _Made(list(seen.values()), *self._advance(values, gradients))
 
     @torch.no_grad()
-    def _advance(
-        self, total: Tensor, parts: dict[str, Tensor], rhos: dict[int, Tensor], gradients: Sequence[Tensor | None]
-    ) -> None:
-        """Adam's step, and what the step was like."""
+    def _advance(self, values: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> tuple[list[str], list[bool]]:
+        """Adam's step. Returns the names of what was added up, and which parameters something asked for."""
         used = [gradient is not None for gradient in gradients]
         gradient = self._columns.rows(gradients, like=self._adam.values)
-        values = {"loss/total": total, **{f"loss/{name}": value for name, value in parts.items()}}
-        for index, rho in rhos.items():
-            values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(self._last)
-            if len(self._last) > 1:
-                values[f"kkt/rho_{index + 1}"] = rho
-        first, second = (len(network.leaves) for network in self._networks)
-        edges = self._columns.starts[0], self._columns.starts[first], self._columns.starts[first + second]
+        first = len(self._networks[0].leaves)
+        second = first + len(self._networks[1].leaves)
+        generator, networks = self._columns.starts[first], self._columns.starts[second]
         if any(used[:first]):
-            values["grad/generator"] = torch.linalg.vector_norm(gradient[:, : edges[1]], dim=1)
-        if any(used[first : first + second]):  # without stationarity nothing asks for multipliers
-            values["grad/multipliers"] = torch.linalg.vector_norm(gradient[:, edges[1] : edges[2]], dim=1)
+            values["grad/generator"] = torch.linalg.vector_norm(gradient[:, :generator], dim=1)
+        if any(used[first:second]):  # without stationarity nothing asks for multipliers
+            values["grad/multipliers"] = torch.linalg.vector_norm(gradient[:, generator:networks], dim=1)
         stacked = torch.stack(list(values.values()))
-        self._sums = stacked if self._sums is None else self._sums.add_(stacked)
-        self._names = list(values)
+        if self._sums is None:
+            self._sums = torch.zeros_like(stacked)
+        self._sums.add_(stacked)
 
         # A member that is lost stays as it is, so that not even a kernel that pads with 0 takes its NaN to a neighbour.
         gradient.masked_fill_(~stacked.isfinite().all(dim=0)[:, None], 0)
         wave = 0.5 * (1 + torch.cos(torch.pi * self._adam.steps / self._horizon))
-        decayed = edges[2] if any(used[first : first + second]) else edges[1]
-        self._adam.step(gradient, torch.where(self._cosine, self._lr * wave, self._lr), self._decay, decayed)
-        self._used = used
-        for row, trainer in enumerate(self._trainers):
-            trainer.step_count += 1
-            self._counts[row] += 1
-            self._stale[row] = True
+        rate = torch.where(self._cosine, self._lr * wave, self._lr)
+        self._adam.step(gradient, rate, self._decay, networks if any(used[first:second]) else generator)
+        return list(values), used
+
+    def _moving(self) -> list[Tensor]:
+        """Every tensor that a step changes, except for the random generators'."""
+        adam = self._adam
+        buffers = [buffer for network in self._networks for buffer in network.buffers.values()]
+        return [adam.values, adam.mean, adam.square, adam.steps, *buffers, *([] if self._sums is None else [self._sums])]
 
     def _sample(self, task: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images [K, M, …], noise [K, M, …] and labels [K, M], from each member's own numbers in its own order."""
@@ -278,14 +286,14 @@ class _Stack:
     @torch.no_grad()
     def hand_back(self, row: int) -> None:
         """Bring the trainer of a member to where the member is."""
-        if not self._stale[row]:
+        if not self._counts[row]:
             return
-        self._stale[row] = False
         trainer, adam = self._trainers[row], self._adam
-        moments = zip(
-            *(self._columns.views(tensor[row : row + 1]) for tensor in (adam.values, adam.mean, adam.square)), strict=True
-        )
-        for parameter, used, (value, mean, square) in zip(trainer.trained, self._used, moments, strict=True):
+        assert self._made is not None and self._sums is not None
+        mine = (self._columns.views(tensor[row : row + 1]) for tensor in (adam.values, adam.mean, adam.square))
+        for parameter, used, (value, mean, square) in zip(
+            trainer.trained, self._made.used, zip(*mine, strict=True), strict=True
+        ):
             if used:
                 parameter.copy_(value[0])
                 trainer.optimiser.state[parameter] = {
@@ -300,17 +308,37 @@ class _Stack:
         trainer._schedule()  # as at the last step
         trainer.step_count += 1
 
-        assert self._sums is not None
-        for name, value in zip(self._names, self._sums[:, row].clone(), strict=True):
-            total, count = trainer._sums.get(name, (0, 0))
-            trainer._sums[name] = (total + value, count + self._counts[row])
+        for name, value in zip(self._made.names, self._sums[:, row].clone(), strict=True):
+            trainer._sums[name] = trainer._sums.get(name, 0) + value
+            trainer._counts[name] = trainer._counts.get(name, 0) + self._counts[row]
         self._sums[:, row] = 0
         self._counts[row] = 0
-        in_order = sorted(trainer.subjects, key=lambda subject: subject.task)  # as a step takes them
-        trainer._last = [
-            _seen(subject, {name: value[row] for name, value in known.items()})
-            for subject, known in zip(in_order, self._last, strict=True)
+        trainer._seen = [
+            Seen(margins[row].clone(), None if multipliers is None else multipliers[row].clone())
+            for margins, multipliers in self._made.seen
         ]
+
+
+class _Made(NamedTuple):
+    """What a step leaves behind."""
+
+    seen: list[Seen]
+    """Of each classifier in the order of the passes; a row a member."""
+    names: list[str]
+    """Of the rows of the sums."""
+    used: list[bool]
+    """Which parameters got a gradient."""
+
+
+class _Look(NamedTuple):
+    """What a classifier makes of a batch of every member."""
+
+    losses: dict[str, Tensor]
+    """[K] each."""
+    rho: Tensor | None
+    """[K]; with stationarity alone."""
+    seen: Seen
+    """A row a member."""
 
 
 class _StackedSubject:
@@ -331,8 +359,8 @@ class _StackedSubject:
         mine = [id(parameter) for parameter in self.subject.zeta]
         self._decayed = [self._zeta[mine.index(id(parameter))] for parameter in self.subject.decayed]
 
-    def look(self, images: Tensor, labels: Tensor, alpha: Tensor, delta: Tensor, network: _Network) -> dict[str, Tensor]:
-        """Every loss [K], `margins` [K, M], and with stationarity `rho` [K] and `multipliers` [K, M, C]."""
+    def look(self, images: Tensor, labels: Tensor, alpha: Tensor, delta: Tensor, network: _Network) -> _Look:
+        """Images [K, M, …] with the generator's labels [K, M] through Φ; α and δ are [K]."""
         subject = self.subject
         labels = subject.local[labels]
         with normalising_by(subject.phi, subject.config.bn_mode):
@@ -342,36 +370,40 @@ class _StackedSubject:
         if "stationarity" in self.weights:
             known["multipliers"] = network(images, labels, subject=subject.index)[..., : logits.shape[2]]
             if subject.config.estimator == "halves":
-                rows = halves(labels.shape[1], logits.shape[2], labels.device)
-                known["half_pulls"] = tuple(self._pull(known, part) for part in rows)
+                parts = [halves(values, logits.shape[2], dim=1) for values in (logits, labels, known["multipliers"])]
+                known["half_pulls"] = tuple(self._pull(*half) for half in zip(*parts, strict=True))
             else:
-                known["pull"] = self._pull(known)
+                known["pull"] = self._pull(logits, labels, known["multipliers"])
         if "closed" in self.weights:
             loss = vmap(lambda logits, labels: losses.trained_with(logits, labels, subject.loss))(logits, labels)
             known["descent"] = list(
                 torch.autograd.grad(-loss.sum(), self._decayed, create_graph=True, materialize_grads=True)
             )  # fmt: skip
-        found: dict[str, Tensor] = vmap(self._judge)(alpha, delta, known)
-        return found | {name: known[name] for name in ("multipliers",) if name in known}
+        found, margins, rho = vmap(self._judge)(alpha, delta, known)
+        multipliers = known["multipliers"].detach() if "multipliers" in known else None
+        return _Look(found, rho.detach() if multipliers is not None else None, Seen(margins.detach(), multipliers))
 
     def _forward(self, zeta: Sequence[Tensor], images: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         named = dict(zip(self._names, zeta, strict=True))
         logits = two_logits(functional_call(self.subject.phi, named, (images,)))
         return logits, list(self.subject.batch_norm_inputs.statistics()) if "bn" in self.weights else []
 
-    def _pull(self, known: dict[str, Any], rows: Tensor | None = None) -> tuple[Tensor, ...]:
-        parts = [known[name] if rows is None else known[name][:, rows] for name in ("logits", "labels", "multipliers")]
-        sums = vmap(losses.lagrangian)(*parts)
+    def _pull(self, logits: Tensor, labels: Tensor, multipliers: Tensor) -> tuple[Tensor, ...]:
+        sums = vmap(losses.lagrangian)(logits, labels, multipliers)
         return torch.autograd.grad(sums.sum(), self._zeta, create_graph=True, materialize_grads=True)
 
-    def _judge(self, alpha: Tensor, delta: Tensor, known: dict[str, Any]) -> dict[str, Tensor]:
+    def _judge(self, alpha: Tensor, delta: Tensor, known: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Of one member: losses, margins, and ρ where there are multipliers."""
         subject = copy.copy(self.subject)
         subject.alpha, subject.config = alpha, subject.config.model_copy(update={"delta": delta})
-        seen = _seen(subject, known)
-        found = {name: LOSSES[name](seen) for name in self.weights} | {"margins": seen.margins}
-        if "stationarity" in self.weights:
-            found["rho"] = seen.rho()
-        return found
+        seen = Pass.__new__(Pass)  # of which some quantities are known; it finds the others by itself, as ever
+        seen.subject = subject
+        vars(seen).update(known)
+        return (
+            {name: LOSSES[name](seen) for name in self.weights},
+            seen.margins,
+            seen.rho() if "multipliers" in known else alpha,
+        )
 
 
 class _Network:
@@ -385,7 +417,7 @@ class _Network:
         self.buffers = {name: torch.stack([buffers[name] for buffers in named]) for name in named[0]}
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
         for layer in self._skeleton.modules():
-            if isinstance(layer, BatchNormReLU):
+            if isinstance(layer, BatchNormReLU | Doubling):
                 layer.plain = True
             if isinstance(layer, Generator):
                 layer.layout = torch.contiguous_format
@@ -437,11 +469,3 @@ class _Columns:
 
 def _image_loss(name: str, classes: int, images: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
     return IMAGE_LOSSES[name](Batch(images, noise, labels, classes))
-
-
-def _seen(subject: Subject, known: dict[str, Any]) -> Pass:
-    """A pass of which some quantities are known; it finds the others by itself, as ever."""
-    found = Pass.__new__(Pass)
-    found.subject = subject
-    vars(found).update(known)
-    return found

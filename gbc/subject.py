@@ -135,11 +135,12 @@ class Pass:
     @cached_property
     def half_pulls(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same from every second sample and from the others; labels are as balanced in both."""
-        first, second = halves(len(self.labels), self.logits.shape[1], self.labels.device)
-        return self._pull_of(first), self._pull_of(second)
+        parts = [halves(values, self.logits.shape[1]) for values in (self.logits, self.labels, self.multipliers)]
+        first, second = zip(*parts, strict=True)
+        return self._pull_of(*first), self._pull_of(*second)
 
-    def _pull_of(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return losses.pull(self.logits[rows], self.labels[rows], self.multipliers[rows], self.subject.zeta)
+    def _pull_of(self, logits: Tensor, labels: Tensor, multipliers: Tensor) -> tuple[Tensor, ...]:
+        return losses.pull(logits, labels, multipliers, self.subject.zeta)
 
     @cached_property
     def target(self) -> losses.Parts:
@@ -180,12 +181,13 @@ class Pass:
         return self.distance / losses.size(self.target)
 
 
-def halves(samples: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rows of two half batches."""
-    rows = torch.arange(samples, device=device)
-    # Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
-    first = (rows // classes) % 2 == 0
-    return torch.nonzero(first).squeeze(1), torch.nonzero(~first).squeeze(1)
+def halves(values: Tensor, classes: int, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Two half batches of what lies along `dim`.
+
+    Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
+    """
+    turns = values.split(classes, dim)
+    return torch.cat(turns[::2], dim), torch.cat(turns[1::2], dim)
 
 
 @torch.no_grad()

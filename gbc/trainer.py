@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from gbc.classifiers import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.generator import JUDGED_SEED, Pixels, build
+from gbc.graph import Replayed
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
@@ -28,6 +29,15 @@ from gbc.subject import Pass, Subject, check_factors, labels_of_task, opinion, u
 
 # As many fresh samples as a large batch: more would only cost time at every report.
 _FREE: Final = 512
+
+
+class Seen(NamedTuple):
+    """What a report says of the last batch that a classifier saw."""
+
+    margins: Tensor
+    """[M]"""
+    multipliers: Tensor | None
+    """[M, C]; None where no loss asks for any."""
 
 
 class Trainer:
@@ -93,42 +103,21 @@ class Trainer:
         self.trained = [*networks, *alphas]
         # Weight decay would pull α to 0 for no reason.
         groups: list[dict[str, Any]] = [{"params": networks}, {"params": alphas, "weight_decay": 0.0}]
-        self.optimiser = Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimiser = Adam(
+            groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
+        )
         if config.stationarity_weight:
             self._fit_multiplier_scale()
+        self._sums: dict[str, Tensor] = {}
         self._clear_sums()
+        self._advance = Replayed(self._body, [self.rng], self._moving)
 
     def step(self) -> None:
         """One optimiser step on fresh batches, one for each task; the device is not waited for."""
         self._schedule()
-        parts: dict[str, Tensor] = {}
-        terms: list[Tensor] = []
-
-        def add(name: str, weight: float, value: Tensor) -> None:
-            parts[name] = parts.get(name, 0) + value
-            terms.append(weight * value)
-
-        passes = []
-        for task in range(len(self.labels_of_task)):
-            batch = self._sample(task)
-            for name, weight in weights(self.config).items():
-                if weight and name in IMAGE_LOSSES:
-                    add(name, weight, IMAGE_LOSSES[name](batch))
-            for subject in self.subjects:
-                if subject.task == task:
-                    seen = Pass(subject, self.multipliers, batch.images, batch.labels)
-                    passes.append(seen)
-                    for name, weight in subject.weights.items():
-                        if weight and self._joined(name):
-                            add(name, weight, LOSSES[name](seen))
-        if not terms:
-            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
-        total = torch.stack(terms).sum()
-        self.optimiser.zero_grad()
-        total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
-        self.optimiser.step()
-        self._last = passes
-        self._add_up({"total": total, **parts})
+        self._seen, names = self._advance(self._joined("stationarity"))
+        for name in names:
+            self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
 
     def run(self) -> Iterator[Report]:
@@ -177,11 +166,60 @@ class Trainer:
                 for subject, alpha in zip(self.subjects, state["alphas"], strict=True):
                     subject.alpha.copy_(alpha)
             self.optimiser.load_state_dict(state["optimiser"])
-            self.rng.set_state(state["rng"])
+            for group in self.optimiser.param_groups:  # the state may come from another kind of device
+                group["capturable"], group["lr"] = self.device.type == "cuda", self._rate()
             self.step_count = state["step"]
+            if len(state["rng"]) == len(self.rng.get_state()):
+                self.rng.set_state(state["rng"])
+            else:  # of another kind of device, whose numbers cannot be had here: fresh ones
+                self.rng.manual_seed(derive(self.config.seed, 4 + self.step_count))
         except (KeyError, RuntimeError, ValueError) as fault:
             raise BadInput(f"the checkpoint does not fit these settings: {str(fault).splitlines()[0]}") from None
         self._clear_sums()
+        self._advance.forget()
+
+    def _body(self) -> tuple[list[Seen], tuple[str, ...]]:
+        """What the device does in a step. Returns what the passes saw, and the names of what was added up."""
+        parts: dict[str, Tensor] = {}
+        terms: list[Tensor] = []
+
+        def add(name: str, weight: float, value: Tensor) -> None:
+            parts[name] = parts.get(name, 0) + value
+            terms.append(weight * value)
+
+        passes = []
+        for task in range(len(self.labels_of_task)):
+            batch = self._sample(task)
+            for name, weight in weights(self.config).items():
+                if weight and name in IMAGE_LOSSES:
+                    add(name, weight, IMAGE_LOSSES[name](batch))
+            for subject in self.subjects:
+                if subject.task == task:
+                    seen = Pass(subject, self.multipliers, batch.images, batch.labels)
+                    passes.append(seen)
+                    for name, weight in subject.weights.items():
+                        if weight and self._joined(name):
+                            add(name, weight, LOSSES[name](seen))
+        if not terms:
+            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+        total = torch.stack(terms).sum()
+        self.optimiser.zero_grad()
+        total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
+        self.optimiser.step()
+        values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
+        for name, value in values.items():
+            self._sums.setdefault(name, torch.zeros_like(value)).add_(value)
+        multiplied = [seen.subject.weights["stationarity"] != 0 for seen in passes]
+        return [
+            Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
+            for seen, used in zip(passes, multiplied, strict=True)
+        ], tuple(values)
+
+    def _moving(self) -> list[Tensor]:
+        """Every tensor that a step changes, except for the random generator's."""
+        buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
+        moments = [value for state in self.optimiser.state.values() for value in state.values()]
+        return [*self.trained, *buffers, *moments, *self._sums.values()]
 
     def _check_fit(self) -> None:
         shapes = {subject.classifier.shape for subject in self.subjects}
@@ -191,6 +229,12 @@ class Trainer:
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
         if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
             raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
+        classes = max(len(subject.classifier.class_names) for subject in self.subjects)
+        if self.config.estimator == "halves" and self.config.batch_size <= classes:
+            raise BadInput(
+                f"estimator halves needs samples of each class in both halves: batch_size must be above {classes}, "
+                f"not {self.config.batch_size}"
+            )
 
     def _joined(self, name: str) -> bool:
         return name not in KKT_LOSSES or self.step_count >= self.config.kkt_from * self.config.steps
@@ -227,11 +271,18 @@ class Trainer:
         near = (centre + jitter * fresh[:taken]) / math.sqrt(1 + jitter**2)
         return torch.cat([near, fresh[taken:]])
 
+    def _rate(self) -> float | Tensor:
+        """The learning rate as the optimiser wants it: on a GPU a tensor, so that a captured step follows the schedule."""
+        return torch.tensor(self.config.lr, device=self.device) if self.device.type == "cuda" else self.config.lr
+
     def _schedule(self) -> None:
         if self.config.lr_schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.step_count / self.config.steps))
+            rate = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step_count / self.config.steps))
             for group in self.optimiser.param_groups:
-                group["lr"] = self.config.lr * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def _fit_multiplier_scale(self) -> None:
         """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
@@ -246,29 +297,30 @@ class Trainer:
                 if torch.isfinite(scale):
                     self.multipliers.scale[subject.index] = scale
 
-    def _add_up(self, parts: dict[str, Tensor]) -> None:
-        values = {f"loss/{name}": value.detach() for name, value in parts.items()}
-        for seen in self._last:
+    def _norms(self, passes: Sequence[Pass]) -> dict[str, Tensor]:
+        """ρ of each pass, and the sizes of the gradients."""
+        values: dict[str, Tensor] = {}
+        for seen in passes:
             if seen.subject.weights["stationarity"] and self._joined("stationarity"):
                 rho = seen.rho().detach()
-                values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(self._last)
-                if len(self._last) > 1:
+                values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
+                if len(passes) > 1:
                     values[f"kkt/rho_{seen.subject.index + 1}"] = rho
         for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             if gradients:  # without stationarity nothing asks for multipliers
                 values[f"grad/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        for name, value in values.items():
-            total, count = self._sums.get(name, (0, 0))
-            self._sums[name] = (total + value, count + 1)
+        return values
 
     def _clear_sums(self) -> None:
         # Counted one by one: a loss that joins in late has fewer steps to be averaged over.
-        self._sums: dict[str, tuple[Tensor | int, int]] = {}
+        self._counts: dict[str, int] = {}
+        for value in self._sums.values():
+            value.zero_()  # in place: a captured step adds to these very tensors
 
     @torch.no_grad()
     def _report(self, began: float) -> Report:
-        metrics = {name: float(value) / count for name, (value, count) in self._sums.items()}
+        metrics = {name: float(self._sums[name]) / count for name, count in self._counts.items()}
         self._clear_sums()
         speed = self.config.report_every / (time.perf_counter() - began)
         for name, value in metrics.items():
@@ -294,12 +346,12 @@ class Trainer:
         found["kkt/alpha"] = alphas[0]
         if len(alphas) > 1:
             found |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
-        used = [seen.multipliers.flatten() for seen in self._last if seen.subject.weights["stationarity"]]
+        used = [seen.multipliers.flatten() for seen in self._seen if seen.multipliers is not None]
         if used:
             multipliers = torch.cat(used)
             found["kkt/mu_mean"] = multipliers.mean().item()
             found["kkt/mu_active"] = (multipliers > 0).float().mean().item()
-        margins = torch.cat([seen.margins for seen in self._last])
+        margins = torch.cat([seen.margins for seen in self._seen])
         quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
         return found | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 

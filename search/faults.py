@@ -1,4 +1,4 @@
-"""What comes from outside and stops a sweep in good order: a full disk, a database that is gone or locked, a Ray that died.
+"""What comes from outside and stops a sweep in good order: a full disk, a database or server that is gone, a Ray that died.
 
 None of it is a trial's fault, so no trial is told FAIL for it: everything stays open, and the same command continues.
 """
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from search.places import first_line, public
 
 PATIENCE = 60.0
 """Seconds that a locked database, or Ray after the clock was set back, is waited for."""
@@ -42,9 +44,9 @@ class Abandon(BaseException):
 class Halt:
     """Whether a run must end, and why. The first reason counts; once there is one, nothing more is written down."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is the sweep's."""
-        self._folder = folder
+    def __init__(self, folder: Path, tracking_uri: str | None = None) -> None:
+        """`folder` is the sweep's, `tracking_uri` that of its MLflow store."""
+        self._folder, self._tracking_uri = folder, tracking_uri
         self._why: str | None = None
         self._look: Callable[[], str | None] = lambda: None
         self._looked = -math.inf
@@ -78,7 +80,7 @@ class Halt:
         try:
             yield
         except Exception as fault:
-            why = outside(fault, self._folder)
+            why = outside(fault, self._folder, self._tracking_uri)
             if why is None:
                 raise
             self.stop(why)
@@ -109,20 +111,23 @@ class Clock:
 
 
 @contextmanager
-def halting(folder: Path) -> Iterator[None]:
-    """Faults from outside leave as `Halted`.
+def halting(folder: Path, tracking_uri: str | None = None) -> Iterator[None]:
+    """Faults from outside leave as `Halted`; `folder` and `tracking_uri` as for `Halt`.
 
     Raises:
         Halted: in place of such a fault.
     """
-    halt = Halt(folder)
+    halt = Halt(folder, tracking_uri)
     with halt.guard():
         yield
     halt.check()
 
 
-def outside(fault: BaseException, folder: Path) -> str | None:
-    """What happened, in words, if `fault` comes from a full disk or from a database; None if it is of another kind."""
+def outside(fault: BaseException, folder: Path, tracking_uri: str | None = None) -> str | None:
+    """What happened, in words without a password, if `fault` comes from a full disk, a database or MLflow's server.
+
+    None if it is of another kind.
+    """
     from sqlalchemy.exc import OperationalError
 
     from gbc.errors import BadInput
@@ -137,7 +142,21 @@ def outside(fault: BaseException, folder: Path) -> str | None:
                 return f"{store} has been locked by another process for a minute"
             if not isinstance(fault, BadInput):  # else: refused at the start, with a mend
                 return f"{store} cannot be used: {text}"
+    if tracking_uri is not None and not isinstance(fault, BadInput) and _from_server(fault, tracking_uri):
+        return f"MLflow's server {public(tracking_uri)} cannot be used: {_reason(fault, tracking_uri)}"
     return None
+
+
+def _from_server(fault: BaseException, tracking_uri: str) -> bool:
+    """Whether MLflow's client says that its server did not answer, or what it answered instead of doing as asked."""
+    told = any(isinstance(one, OSError) or type(one).__module__ == "mlflow.exceptions" for one in _causes(fault))
+    return told and tracking_uri.startswith("http") and _through(fault, "mlflow")
+
+
+def _reason(fault: BaseException, tracking_uri: str) -> str:
+    """The system's word, when it has one: around it MLflow says its address and each attempt."""
+    words = (one.strerror for one in _causes(fault) if isinstance(one, OSError) and one.strerror)
+    return next(words, None) or first_line(fault, tracking_uri)
 
 
 def _causes(fault: BaseException | None) -> Iterator[BaseException]:

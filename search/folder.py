@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,9 @@ PREVIOUS: Final = "previous.ckpt"
 HISTORY: Final = "history.json"
 """What stays of a trial whose checkpoint is no longer needed: its settings and its reports."""
 PICTURE: Final = "samples.png"
-STEP_PICTURE: Final = "samples-{:06d}.png"
-"""The picture of a step, until MLflow has it."""
 LOG: Final = "error.log"
+
+_STEP_PICTURE: Final = re.compile(r"samples-(\d+)\.png")
 
 
 def folder_of(name: str) -> Path:
@@ -47,6 +48,17 @@ def home_of(config: SweepConfig) -> Place:
 def trial_folder(home: Place, number: int) -> Place:
     """Where trial `number` of the sweep at home here keeps its checkpoint and picture."""
     return home / "trials" / f"{number:04d}"
+
+
+def step_picture(step: int) -> str:
+    """The name of the picture of a step, which lies in its trial's folder until MLflow has it."""
+    return f"samples-{step:06d}.png"
+
+
+def step_of(name: str) -> int | None:
+    """The step whose picture has this name; None when it is no such name."""
+    match = _STEP_PICTURE.fullmatch(name)
+    return int(match.group(1)) if match else None
 
 
 def started(config: SweepConfig) -> bool:

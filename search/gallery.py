@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from search import storage
+from search.folder import step_of
 from search.storage import Place
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ KEY: Final = "samples"
 """Under which MLflow's pages show them, with a slider over steps."""
 _FOLDER: Final = "images"
 _STEP: Final = re.compile(rf"{_FOLDER}/{KEY}[+%]step[+%](\d+)[+%].*\.png")
-_LEFT: Final = re.compile(r"samples-(\d+)\.png")  # `search.folder.STEP_PICTURE`
 _SHOWN: Final = "mlflow.loggedImages"
 
 
@@ -34,9 +34,8 @@ class Gallery:
         from PIL import Image
 
         for path, _ in storage.files(folder):
-            if not (match := _LEFT.fullmatch(path.name)):
+            if (step := step_of(path.name)) is None:
                 continue
-            step = int(match.group(1))
             if step not in self._known(run):
                 with Image.open(io.BytesIO(path.read_bytes())) as picture:
                     self._client.log_image(run, picture, key=KEY, step=step)

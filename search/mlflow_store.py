@@ -7,7 +7,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -66,18 +66,36 @@ def experiments(uri: str) -> dict[str, str]:
     Raises:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
     """
-    be_quiet()
-    from mlflow import MlflowClient
+    reach(uri)
+    with usable(uri):
+        from mlflow import MlflowClient
+
+        return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
+
+
+def missing(uri: str) -> bool:
+    """Whether the store is a database in a file that does not exist: MLflow would create it."""
+    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists()
+
+
+@contextmanager
+def usable(uri: str) -> Iterator[None]:
+    """What MLflow, its database or its server raise leaves as one line that names the store.
+
+    Raises:
+        BadInput: in place of it.
+    """
+    _be_quiet()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
+        yield
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(unusable(fault, uri)) from None
+        raise BadInput(_why_not(fault, uri)) from None
 
 
-def unusable(fault: Exception, uri: str) -> str:
+def _why_not(fault: Exception, uri: str) -> str:
     """Why a store cannot be used, and what mends it, in one line."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
@@ -86,13 +104,12 @@ def unusable(fault: Exception, uri: str) -> str:
     return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {mend}"
 
 
-def reach(config: SweepConfig) -> None:
+def reach(uri: str) -> None:
     """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
 
     Raises:
         BadInput: nobody does.
     """
-    uri = address(config)
     if not uri.startswith("http"):
         return
     try:
@@ -100,7 +117,7 @@ def reach(config: SweepConfig) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
-        raise BadInput(unusable(fault, uri)) from None
+        raise BadInput(_why_not(fault, uri)) from None
 
 
 def patient(uri: str) -> str:
@@ -108,9 +125,10 @@ def patient(uri: str) -> str:
     return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
-def be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables: before its first import."""
+def _be_quiet() -> None:
+    """No telemetry, and no word from MLflow about its tables and runs: before its first import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -114,14 +114,15 @@ def run_sweep(
         Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
     folder, home, places = folder_of(config.name), home_of(config), config.places
-    halt = Halt(folder)
-    with halting(folder), one_driver(config, folder):
+    tracking_uri = mlflow_store.address(config)
+    halt = Halt(folder, tracking_uri)
+    with halting(folder, tracking_uri), one_driver(config, folder):
         _clear_away(folder)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check(home)
-        mlflow_store.reach(config)
+        mlflow_store.reach(tracking_uri)
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
             summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
@@ -174,8 +175,8 @@ def _run(
                 recorder.reopen_failed()
             recorder.catch_up()
             if work_left(config, ledger.entries(), recorder.elapsed()):
-                begun = begun or RayStart(config, machine, folder)
-                begun.wait()
+                if begun is not None:
+                    begun.wait()  # else its start would count in the speed
                 speed = prepared.steps_per_second()
                 if prior.first:
                     _announce_warm_start(config, prior, console)

@@ -13,7 +13,7 @@ from search import storage, usage, view
 from search.config import SweepConfig
 from search.gallery import Gallery
 from search.inputs import Inputs
-from search.mlflow_store import MARK, Known, address, be_quiet, known_runs, patient, reach, unusable
+from search.mlflow_store import MARK, Known, address, known_runs, patient, reach, usable
 from search.storage import Place
 
 if TYPE_CHECKING:
@@ -47,22 +47,17 @@ class Tracker:
         Raises:
             BadInput: the store cannot be opened or is of another MLflow schema.
         """
-        be_quiet()
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         self.config, self._inputs = config, inputs
         self.uri = address(config)
         self._children: dict[int, Known] | None = None
-        reach(config)
-        try:
+        reach(self.uri)
+        with usable(self.uri):
+            from mlflow import MlflowClient
+
             self._client: MlflowClient = MlflowClient(patient(self.uri))
             self._gallery = Gallery(self._client)
             self.experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
-        except (MlflowException, SQLAlchemyError, OSError) as fault:
-            raise BadInput(unusable(fault, self.uri)) from None
 
     def look(self) -> None:
         """Read all runs of the sweep's trials. Done by itself before the first use of one."""

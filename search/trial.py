@@ -18,7 +18,7 @@ from search import shared, storage
 from search.config import SweepConfig
 from search.entry import Entry
 from search.faults import outside
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, STEP_PICTURE, folder_of, hang_note, home_of, trial_folder
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, hang_note, home_of, step_picture, trial_folder
 from search.places import public
 from search.space import settle
 from search.storage import Place
@@ -175,7 +175,7 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
         history.append({"step": report.step, **report.metrics})
         if report.images is not None:
             storage.write(folder / PICTURE, pictures.png(report.images))
-            storage.write(folder / STEP_PICTURE.format(report.step), pictures.png(report.images, zoom=1))
+            storage.write(folder / step_picture(report.step), pictures.png(report.images, zoom=1))
         state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
         storage.save(folder / CHECKPOINT, state, folder / PREVIOUS)
         yield history[-1] | usage.look()

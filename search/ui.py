@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -54,16 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.mlflow_store import default_address
+    from search.mlflow_store import default_address, missing
     from search.places import public
 
-    sweeps, uri = _sweeps(arguments.sweep), default_address()
-    if places := {config.places.tracking_uri for config in sweeps if config.places.tracking_uri}:
-        uri = sorted(places)[0]
+    stores = _by_store(_sweeps(arguments.sweep))
+    wanted = [*stores] if arguments.sweep else [default_address(), *stores]
+    uri = next((one for one in wanted if not missing(one)), wanted[0])  # all sweeps of a folder may be on servers
+    sweeps = stores.pop(uri, [])
     if uri.startswith("http"):
-        _print_links(sweeps, uri, public(uri))
+        _say_links(sweeps, uri)
+        _say_elsewhere(stores)
         return 0
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if missing(uri):
         raise BadInput(f"no MLflow store here ({public(uri)}); start a sweep first, or set MLFLOW_TRACKING_URI")
     port = _port(arguments.port, _PORTS["mlflow"])
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
@@ -73,6 +75,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
         links = _links(sweeps, uri)  # while it starts: this finds a store of another MLflow, too
         server.wait(f"http://{_HOST}:{port}/health")
         _say(f"MLflow on http://{_HOST}:{port}   (Ctrl-C ends it)", [(n, f"http://{_HOST}:{port}{path}") for n, path in links])
+        _say_elsewhere(stores)
         return server.last()
 
 
@@ -103,8 +106,41 @@ def _sweeps(name: str | None) -> list[SweepConfig]:
     return [recorded(existing(name))] if name else [recorded(folder_of(one)) for one in known()]
 
 
-def _print_links(sweeps: Sequence[SweepConfig], uri: str, shown: str) -> None:
+def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
+    """The sweeps of each MLflow store. Of the usual one the environment may know a password, which is on no record."""
+    from search.mlflow_store import address, default_address
+    from search.places import public
+
+    usual = default_address()
+    found: dict[str, list[SweepConfig]] = {}
+    for config in sweeps:
+        uri = address(config)
+        found.setdefault(usual if public(uri) == public(usual) else uri, []).append(config)
+    return found
+
+
+def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
+    """To a server that runs already."""
+    from search.places import public
+
+    shown = public(uri)
     _say(f"MLflow on {shown}", [(name, f"{shown}{path}") for name, path in _links(sweeps, uri)])
+
+
+def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
+    """Where the sweeps of other stores are; a server that is not there keeps nobody from the rest."""
+    from gbc.errors import BadInput
+    from search.places import public
+
+    for uri, sweeps in stores.items():
+        if uri.startswith("http"):
+            try:
+                _say_links(sweeps, uri)
+            except BadInput as fault:
+                print(f"note: {fault}", flush=True)
+        else:
+            commands = [(one.name, f"python search/ui.py --sweep {one.name}") for one in sweeps]
+            _say(f"in another store, {public(uri)}", commands)
 
 
 def _links(sweeps: Sequence[SweepConfig], uri: str) -> list[tuple[str, str]]:

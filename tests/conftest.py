@@ -1,9 +1,11 @@
-"""Fixtures that several tests share: real images, a small classifier trained for real."""
+"""Fixtures that several tests share: real images, a small classifier trained for real, a database server."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ from gbc.classifiers import CLASSIFIERS, Classifier
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.metrics import Judge
+
+if TYPE_CHECKING:
+    from tests.search.servers import Postgres
 
 TINY_CLASSIFIER = {"hidden": 24, "steps": 60, "lr": 0.1}
 TINY = {
@@ -38,11 +43,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
     if full_data_root() is None:
-        skip = pytest.mark.skip(reason="set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST")
-        for item in items:
-            if "full_data" in item.keywords:
-                item.add_marker(skip)
+        missing["full_data"] = "set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST"
+    if not torch.cuda.is_available():
+        missing["gpu"] = "there is no CUDA device"
+    for item in items:
+        for mark in missing.keys() & item.keywords.keys():
+            item.add_marker(pytest.mark.skip(reason=missing[mark]))
 
 
 def full_data_root() -> Path | None:
@@ -91,6 +99,15 @@ def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Pa
     """Trained once, loaded anew for each test: a trainer leaves hooks on it."""
     found, _, _ = pretrain.obtain(settings.classifier, images, classifier_cache)
     return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """PostgreSQL with three databases, new for each module."""
+    from tests.search.servers import postgres
+
+    with postgres(tmp_path_factory.mktemp("postgres"), "studies", "mlflow", "empty") as found:
+        yield found
 
 
 @pytest.fixture(params=sorted(CLASSIFIERS))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gbc.errors import BadInput
 from search.config import SweepConfig
-from search.mlflow_store import MARK, address, be_quiet, pages, reach, unusable
+from search.mlflow_store import MARK, address, missing, pages, reach, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,15 +43,12 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
         BadInput: the store cannot be read.
     """
     uri = address(config)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if missing(uri):
         return [], []
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    reach(uri)
+    with usable(uri):
+        from mlflow import MlflowClient
 
-    be_quiet()
-    reach(config)
-    try:
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
         if experiment is None or experiment.lifecycle_stage == "deleted":
@@ -62,8 +57,6 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             _facts(client, run, config)
             for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
-    except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(unusable(fault, uri)) from None
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
     ]

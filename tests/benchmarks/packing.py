@@ -37,7 +37,9 @@ TRIAL = 1200
 
 def settings(batch: int, device: str, seed: int = 0) -> TrialConfig:
     """Of one trial; those of a pack differ in more than the seed, at no cost."""
-    return TrialConfig.parse({**SETTINGS, "batch_size": batch, "device": device, "seed": seed, "lr": 1e-3 + 1e-4 * seed}, "here")
+    return TrialConfig.parse(
+        {**SETTINGS, "batch_size": batch, "device": device, "seed": seed, "lr": 1e-3 + 1e-4 * seed}, "here"
+    )
 
 
 def untrained() -> list[Classifier]:
@@ -81,7 +83,9 @@ def rows(
     return [
         {
             "members": count,
-            "ratio": statistics.median(max(1, count) * alone / mine for alone, mine in zip(found[0], found[count], strict=True)),
+            "ratio": statistics.median(
+                max(1, count) * alone / mine for alone, mine in zip(found[0], found[count], strict=True)
+            ),
             "step_ms": 1e3 * statistics.median(found[count]),
             "trials_an_hour": max(1, count) * 3600 / TRIAL / statistics.median(found[count]),
             "batch": batch,
@@ -104,11 +108,18 @@ def main() -> None:
     arguments = cli.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} thread(s), load average {os.getloadavg()[0]:.1f}")
-    found = rows(
-        device=arguments.device, batch=arguments.batch, members=arguments.members, rounds=arguments.rounds, steps=arguments.steps
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} thread(s), load average {os.getloadavg()[0]:.1f}"
     )
-    print(f"batch {arguments.batch} on {found[0]['device']}, medians of {arguments.rounds} rounds; load average {os.getloadavg()[0]:.1f}")
+    found = rows(
+        device=arguments.device,
+        batch=arguments.batch,
+        members=arguments.members,
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+    )
+    load = os.getloadavg()[0]
+    print(f"batch {arguments.batch} on {found[0]['device']}, medians of {arguments.rounds} rounds; load average {load:.1f}")
     print(f"{'':12}{'ratio':>8}{'step ms':>10}{'trials/h':>10}")
     for row in found:
         name = f"pack of {row['members']}" if row["members"] else "alone"

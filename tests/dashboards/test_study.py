@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,9 @@ import pytest
 from dashboards import study
 from dashboards.errors import BadInput
 from dashboards.place import Record
-from tests.search.servers import Postgres, postgres, why_no_postgres
+from tests.search.servers import NEEDS_POSTGRES, Postgres
 
-pytestmark = [
-    pytest.mark.postgres,
-    pytest.mark.skipif(why_no_postgres() is not None, reason=why_no_postgres() or ""),
-]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres"), "studies", "empty") as found:
-        yield found
+pytestmark = NEEDS_POSTGRES
 
 
 def record(url: str, name: str = "far") -> Record:

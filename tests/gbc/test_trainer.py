@@ -272,3 +272,9 @@ def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None
 def test_streams_of_seeds_do_not_meet() -> None:
     found = {derive(seed, stream) for seed in range(20) for stream in range(20)}
     assert len(found) == 400 and min(found) >= 0
+
+
+def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match="batch_size must be above 10, not 10"):
+        fresh(estimator="halves", batch_size=10)
+    assert next(fresh(estimator="halves", batch_size=11).run()).metrics["kkt/rho"] >= 0

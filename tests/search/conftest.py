@@ -14,6 +14,7 @@ from search.config import SweepConfig
 from tests.conftest import TINY
 
 if TYPE_CHECKING:
+    from search.ledger import Ledger
     from tests.search.workplace import Workplace
 
 
@@ -29,6 +30,16 @@ def tiny_sweep(**changes: object) -> dict[str, object]:
         "seed": 1,
         **changes,
     }
+
+
+def fill(ledger: Ledger, *trials: tuple[float, str | None]) -> None:
+    """New trials that report one value each, with their outcomes; one without an outcome stays open."""
+    for value, outcome in trials:
+        number = ledger.ask().number
+        for step in (3, 6, 9, 12) if outcome == "complete" else (3, 6):
+            ledger.record(number, step, value, stop=outcome == "stopped" and step == 6)
+        if outcome:
+            ledger.tell(number, outcome, "MemoryError" if outcome == "failed" else None)
 
 
 @pytest.fixture

@@ -30,6 +30,15 @@ def postgres_programs() -> Path | None:
     return None
 
 
+def _unprivileged() -> str | None:
+    import pwd
+
+    try:
+        return pwd.getpwnam("postgres").pw_name
+    except KeyError:
+        return None
+
+
 def why_no_postgres() -> str | None:
     """A reason to skip, or None."""
     if postgres_programs() is None:
@@ -37,6 +46,12 @@ def why_no_postgres() -> str | None:
     if os.getuid() == 0 and (shutil.which("runuser") is None or _unprivileged() is None):
         return "PostgreSQL does not run as root, and there is no user postgres to run it"
     return None
+
+
+NEEDS_POSTGRES: Final = [
+    pytest.mark.postgres,
+    pytest.mark.skipif(why_no_postgres() is not None, reason=why_no_postgres() or ""),
+]
 
 
 @dataclass(frozen=True)
@@ -122,9 +137,9 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
 
 
 @contextmanager
-def mlflow_server(folder: Path, store: str, environment: Mapping[str, str]) -> Iterator[str]:
+def mlflow_server(folder: Path, store: str, environment: Mapping[str, str], port: int | None = None) -> Iterator[str]:
     """An MLflow tracking server that keeps artifacts in `folder` and hands them through. Gives its URL."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -182,12 +197,3 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what
         assert process.poll() is None, f"{what} ended at once"
         assert time.monotonic() < end, f"{what} does not answer"
         time.sleep(0.1)
-
-
-def _unprivileged() -> str | None:
-    import pwd
-
-    try:
-        return pwd.getpwnam("postgres").pw_name
-    except KeyError:
-        return None

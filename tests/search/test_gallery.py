@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from search.config import SweepConfig
-from search.folder import STEP_PICTURE
+from search.folder import step_picture
 from search.gallery import KEY
 from search.tracking import Tracker
 
@@ -29,7 +29,7 @@ def leave(folder: Path, step: int, grey: int) -> Path:
     content = io.BytesIO()
     Image.new("L", (8, 8), grey).save(content, "PNG")
     folder.mkdir(exist_ok=True)
-    path = folder / STEP_PICTURE.format(step)
+    path = folder / step_picture(step)
     path.write_bytes(content.getvalue())
     return path
 
@@ -57,7 +57,7 @@ def test_pictures_are_moved_once(tracker: Tracker, config: SweepConfig, tmp_path
     assert run.data.tags["mlflow.loggedImages"] == "True"
     leave(folder, 9, 30)
     after.show(7, folder)  # a trial that MLflow does not know
-    assert (folder / STEP_PICTURE.format(9)).exists()
+    assert (folder / step_picture(9)).exists()
 
 
 def test_a_run_that_takes_anothers_place_has_its_pictures(tracker: Tracker, config: SweepConfig, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from search.ledger import Ledger
 from search.overview import look, look_at_all
 from search.run import main
 from search.tables import read_study
-from tests.search.conftest import tiny_sweep
+from tests.search.conftest import fill, tiny_sweep
 from tests.search.test_lock import another_driver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +39,7 @@ def make(name: str, **changes: object) -> tuple[SweepConfig, Path]:
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger = Ledger(config, folder)
-    for value, outcome in ((0.25, "complete"), (0.5, "complete"), (0.125, "stopped"), (0.0625, "failed"), (0.75, None)):
-        number = ledger.ask().number
-        for step in (3, 6, 9, 12) if outcome == "complete" else (3, 6):
-            ledger.record(number, step, value, stop=outcome == "stopped" and step == 6)
-        if outcome:
-            ledger.tell(number, outcome, "MemoryError" if outcome == "failed" else None)
+    fill(ledger, (0.25, "complete"), (0.5, "complete"), (0.125, "stopped"), (0.0625, "failed"), (0.75, None))
     ledger.lost_worker(4)
     ledger.spent(100.0)
     ledger.close()

@@ -25,20 +25,10 @@ from search.ledger import Ledger
 from search.run import main
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
-from tests.search.servers import Postgres, mlflow_server, postgres, why_no_postgres
+from tests.search.servers import NEEDS_POSTGRES, Postgres, mlflow_server
 from tests.search.workplace import Workplace
 
-pytestmark = [
-    pytest.mark.sweep,
-    pytest.mark.postgres,
-    pytest.mark.skipif(why_no_postgres() is not None, reason=why_no_postgres() or ""),
-]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres"), "studies", "mlflow") as found:
-        yield found
+pytestmark = [pytest.mark.sweep, *NEEDS_POSTGRES]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from gbc.samples import ImageDataset
 from search import shared, storage
 from search.config import SweepConfig
 from search.disk import Keeper, footprint, leftovers, saved
-from search.folder import CHECKPOINT, HISTORY, PREVIOUS, STEP_PICTURE, home_of, trial_folder
+from search.folder import CHECKPOINT, HISTORY, PREVIOUS, home_of, step_picture, trial_folder
 from search.places import Places
 from search.storage import Place, Remote, open_storage
 from search.trial import Assignment, rows
@@ -151,7 +151,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
     take(assignment, secret, 2)
     found = take(Assignment(**{**assignment, "acknowledged": 6}), secret, 99)  # type: ignore[typeddict-item]
     assert plain(found) == plain(reference)[2:]
-    pictures = {STEP_PICTURE.format(step) for step in (3, 6, 9, 12)}  # of which a driver would have taken some by now
+    pictures = {step_picture(step) for step in (3, 6, 9, 12)}  # of which a driver would have taken some by now
     assert {path.name for path, _ in storage.files(where)} - pictures == {CHECKPOINT, PREVIOUS, "samples.png"}
 
     # A damaged one gives way to the one before it.

@@ -10,7 +10,7 @@ import pytest
 from search.config import SweepConfig
 from search.ledger import Ledger
 from search.tables import frozen_trials
-from tests.search.conftest import tiny_sweep
+from tests.search.conftest import fill, tiny_sweep
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])  # the latter leaves notes of its own
@@ -20,12 +20,7 @@ def test_trials_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> Non
     config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
     assert frozen_trials(config, _started(config, tmp_path)) == []
     ledger = Ledger(config, tmp_path)
-    for value, outcome in ((0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None)):
-        number = ledger.ask().number
-        for step in (3, 6, 9, 12) if outcome == "complete" else (3, 6):
-            ledger.record(number, step, value, stop=outcome == "stopped" and step == 6)
-        if outcome:
-            ledger.tell(number, outcome, "MemoryError" if outcome == "failed" else None)
+    fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
     ledger.lost_worker(4)
     wanted = ledger.study.get_trials()
     found = frozen_trials(config, tmp_path)

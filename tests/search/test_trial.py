@@ -12,7 +12,7 @@ from gbc import checkpoint, datasets, pretrain
 from gbc.config import TrialConfig
 from gbc.errors import DIVERGED
 from gbc.trainer import Trainer
-from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, STEP_PICTURE
+from search.folder import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
 from search.trial import Assignment, Row, rows
 
 
@@ -58,7 +58,7 @@ def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assig
     assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [
         CHECKPOINT,
         PREVIOUS,
-        *(STEP_PICTURE.format(step) for step in (3, 6, 9, 12)),
+        *(step_picture(step) for step in (3, 6, 9, 12)),
         PICTURE,
     ]
     assert all(row["system/system_memory_usage_megabytes"] > 100 for row in found)

@@ -27,6 +27,9 @@ RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py"
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
+    program: tuple[str, ...] = (RUN,)
+    """What the interpreter is given before the arguments."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -46,7 +49,7 @@ class Workplace:
         arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
         # A session of its own, so that all of it can be killed at once.
         return subprocess.Popen(
-            [sys.executable, RUN, *arguments],
+            [sys.executable, *self.program, *arguments],
             cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 

@@ -1,0 +1,111 @@
+"""A step as one CUDA graph: launching its hundreds of small kernels takes longer than running them, and is paid once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+# Steps before a graph is taken: libraries choose their kernels and workspaces in the first ones.
+_WARM_UP: Final = 3
+# Two orders of a float32 sum, after one step of Adam.
+_TOLERANCE: Final = 1e-3
+
+
+class Replayed(Generic[Result]):
+    """A function of tensors that stay where they are, run step by step and, on a GPU, replayed as a graph from then on.
+
+    Before a graph is used it has to show that it does what the function does: one step is taken both ways from the same state.
+    If the two differ, or the function cannot be captured, a warning says so and steps are run as they are.
+    """
+
+    def __init__(
+        self, body: Callable[[], Result], rngs: Sequence[torch.Generator], state: Callable[[], Sequence[Tensor]]
+    ) -> None:
+        """`body` waits for nothing and draws from `rngs` alone; `state` lists all tensors that it changes."""
+        self._body, self._rngs, self._state = body, rngs, state
+        self._device = rngs[0].device
+        self._usable = self._device.type == "cuda"
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over: the tensors have moved."""
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: Result | None = None
+        self._key: Hashable = None
+        self._warm = 0
+
+    def __call__(self, key: Hashable = None) -> Result:
+        """One step. Where `key` is not that of the last call, the function does something else than before.
+
+        What is returned holds the values of the newest step, and no longer those of earlier ones.
+        """
+        if not self._usable:
+            return self._body()
+        if key != self._key:
+            self.forget()
+            self._key = key
+        if self._graph is None:
+            if self._warm < _WARM_UP:
+                self._warm += 1
+                return self._beside()
+            if not self._capture():
+                self._usable = False
+                return self._body()
+        assert self._graph is not None
+        self._graph.replay()
+        return self._result  # type: ignore[return-value]
+
+    def _beside(self) -> Result:
+        """On a stream of its own, as capturing asks of the steps before it."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            result = self._body()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        return result
+
+    def _capture(self) -> bool:
+        graph = torch.cuda.CUDAGraph()
+        for rng in self._rngs:
+            graph.register_generator_state(rng)
+        before = self._snapshot()
+        try:
+            with torch.cuda.graph(graph):
+                result = self._body()
+            graph.replay()
+        except RuntimeError as fault:
+            self._restore(before)
+            warnings.warn(f"steps are not replayed as a CUDA graph: {str(fault).splitlines()[0]}", stacklevel=2)
+            return False
+        replayed = self._snapshot()
+        self._restore(before)
+        self._beside()
+        same = all(_alike(*pair) for pair in zip(replayed[0], self._snapshot()[0], strict=True))
+        self._restore(before)
+        if not same:
+            warnings.warn("steps are not replayed as a CUDA graph: it computes something else than they do", stacklevel=2)
+            return False
+        self._graph, self._result = graph, result
+        return True
+
+    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
+        return [tensor.detach().clone() for tensor in self._state()], [rng.get_state() for rng in self._rngs]
+
+    @torch.no_grad()
+    def _restore(self, snapshot: tuple[list[Tensor], list[Tensor]]) -> None:
+        for tensor, value in zip(self._state(), snapshot[0], strict=True):
+            tensor.copy_(value)
+        for rng, state in zip(self._rngs, snapshot[1], strict=True):
+            rng.set_state(state)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return bool(torch.linalg.vector_norm(one - other) <= _TOLERANCE * torch.linalg.vector_norm(other) + 1e-12)

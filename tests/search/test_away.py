@@ -1,0 +1,105 @@
+"""A sweep before an MLflow server: what is seen of it, and what happens when it is killed and comes back. Real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from gbc.errors import BadInput
+from search.config import SweepConfig
+from search.faults import Halt, halting, outside
+from search.places import Places
+from search.tracking import Tracker
+from tests.conftest import TINY
+from tests.search.servers import free_port, mlflow_server
+from tests.search.workplace import ROOT, Workplace
+
+
+class Hasty(Workplace):
+    """Its driver waits for a second, not for a minute."""
+
+    program = ("-c", "from search import faults, run; faults.PATIENCE = 1.0; raise SystemExit(run.main())")
+
+
+def test_mlflow_prints_no_links_to_its_server(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They hold the password, and what a sweep prints may be JSON."""
+    monkeypatch.chdir(tmp_path)
+    with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
+        places = Places(tracking_uri=server.replace("://", "://me:pa55@"))
+        tracker = Tracker(config.model_copy(update={"places": places}), {})
+        tracker.open_trial(0, {"lr": 0.1})
+        tracker.close_trial(0, "complete", None, tmp_path / "none.png")
+        tracker.end("FINISHED", None, None, None)
+        shown = capsys.readouterr()
+        assert shown.out == "" and "pa55" not in shown.err
+
+
+@pytest.fixture
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client is: by default it tries for minutes."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+
+
+@pytest.mark.usefixtures("_hasty")
+def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
+        uri, shown = server.replace("://", "://me:pa55@"), server.replace("://", "://me@")
+        config = config.model_copy(update={"places": Places(tracking_uri=uri)})
+        tracker, refused = Tracker(config, {}), Halt(tmp_path, uri)
+        with refused.guard():
+            tracker.discard("nothing")
+        fault = f"MLflow's server {shown} cannot be used: "
+        assert refused.reason == f"{fault}RESOURCE_DOES_NOT_EXIST: Run with id=nothing not found"
+    for job in (lambda: tracker.open_trial(0, {"lr": 0.1}), lambda: tracker.add_files({"notes.txt": "text"})):
+        gone = Halt(tmp_path, uri)
+        with gone.guard():
+            job()
+        assert gone.reason is not None and gone.reason.startswith(fault) and gone.records_fail
+        assert "Connection re" in gone.reason and "pa55" not in gone.reason  # refused; once reset, where one was open
+    with pytest.raises(BadInput, match="see --tracking-uri"), halting(tmp_path, uri):  # at the start: nothing has begun
+        Tracker(config, {})
+    assert outside(FileNotFoundError(2, "No such file"), tmp_path, uri) is None
+
+
+@pytest.mark.usefixtures("_hasty")
+@pytest.mark.sweep
+def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place, port, store = Hasty(tmp_path), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    file = place.file("away", trials=2, trial={**TINY, "steps": 60}, scheduler={"name": "none"})
+    command = ["--config", file, "--tracking-uri", f"http://me:pa55@127.0.0.1:{port}"]
+    with mlflow_server(tmp_path, store, {}, port):
+        process = place.start(*command)
+        output = place.wait_for(process, "  step ")
+    more, _ = process.communicate(timeout=60)
+    output += more
+    assert process.returncode == 130, output
+    reason = (
+        f"stopped: MLflow's server http://me@127.0.0.1:{port} cannot be used: Connection refused; the same command continues"
+    )
+    assert output.splitlines()[-1] == reason
+    assert "Traceback" not in output and "pa55" not in output, output
+    assert {run.info.status for run in place.trials("away")} == {"RUNNING"}  # MLflow did not hear of their end
+    assert place.reports("away") == 40  # the study did: trials go on meanwhile
+
+    with mlflow_server(tmp_path, store, {}, port) as server:
+        code, output = place.look(*command, "--no-report")
+        assert code == 0 and "pa55" not in output, output
+        place.check_records_agree("away", 2)
+        client = MlflowClient(server)
+        for run in place.trials("away"):
+            assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"images", "samples.png"}
+            pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images") if "compressed" not in file.path]
+            assert len(pictures) == 20, pictures
+        code, output = place.look("--check", "away")
+        assert code == 0, output

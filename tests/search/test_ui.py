@@ -1,0 +1,77 @@
+"""MLflow's pages where sweeps have several stores: real ones, a database here and a server elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from search import ui, view
+from search.config import SweepConfig
+from search.folder import RECORD, STUDY_FILE, folder_of
+from search.tracking import Tracker
+from tests.search.conftest import tiny_sweep
+from tests.search.servers import mlflow_server
+
+
+def make(name: str, tracking_uri: str | None = None) -> SweepConfig:
+    """A sweep as far as its folder knows."""
+    config = SweepConfig.parse(tiny_sweep(name=name, places={"tracking_uri": tracking_uri}), "test")
+    folder_of(name).mkdir(parents=True)
+    (folder_of(name) / RECORD).write_text(yaml.safe_dump(config.record()))
+    (folder_of(name) / STUDY_FILE).touch()
+    return config
+
+
+def test_each_sweep_is_linked_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server", f"sqlite:///{tmp_path / 'server' / 'mlflow.db'}", {}) as server:
+        MlflowClient(server).create_experiment("somebody's")  # so that ours has another number than here
+        far, near = make("far", server.replace("://", "://me:pa55@")), make("near")
+        make("gone", "http://127.0.0.1:1")
+        make("other", f"sqlite:///{tmp_path / 'other.db'}")
+        there, here = Tracker(far, {}).experiment, Tracker(near, {}).experiment
+        assert there != here
+        shown = server.replace("://", "://me@")
+        linked = [f"MLflow on {shown}", f"  far  {shown}{view.path(far, there)}"]
+
+        process = subprocess.Popen(
+            [sys.executable, str(Path(ui.__file__))], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        patience = threading.Timer(120, process.kill)
+        patience.start()
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if "--sweep other" in line:
+                break
+        patience.cancel()
+        process.terminate()
+        assert process.wait(20) == 0, "\n".join(lines)
+        head, *rest = lines[1:] if "is taken" in lines[0] else lines
+        assert head.startswith("MLflow on http://127.0.0.1:") and head.endswith("   (Ctrl-C ends it)")
+        assert rest[0] == f"  near  {head.split()[2]}{view.path(near, here)}"
+        assert rest[1:3] == linked
+        assert rest[3].startswith("note: MLflow store http://127.0.0.1:1: cannot be used: ") and "refused" in rest[3]
+        assert rest[4:] == [
+            f"in another store, sqlite:///{tmp_path / 'other.db'}",
+            "  other  python search/ui.py --sweep other",
+        ]
+
+        assert ui.main(["--sweep", "far"]) == 0
+        assert capsys.readouterr().out.splitlines() == linked
+        assert ui.main(["--sweep", "other"]) == 2
+        assert f"no MLflow store here (sqlite:///{tmp_path / 'other.db'})" in capsys.readouterr().err
+        Path("mlflow.db").unlink()  # nothing to serve, and something to show
+        assert ui.main([]) == 0
+        assert capsys.readouterr().out.splitlines()[:2] == linked
