@@ -34,9 +34,6 @@ class _FromNoise(nn.Module):
 class Generator(_FromNoise):
     """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
 
-    layout = torch.channels_last
-    """In this order the transposed convolutions take a third of the time on a CPU (docs/performance.md)."""
-
     def __init__(
         self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, channels: int, tasks: int = 1
     ) -> None:
@@ -71,8 +68,9 @@ class Generator(_FromNoise):
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
-        features = self.fully_connected(_conditioned(self, noise, labels, tasks)).view(-1, *self.grid)
-        features = features.contiguous(memory_format=self.layout)
+        features = self.fully_connected(conditioned(self, noise, labels, tasks)).view(-1, *self.grid)
+        # In this order the transposed convolutions take a third of the time on a CPU (docs/performance.md).
+        features = features.contiguous(memory_format=torch.channels_last)
         return torch.sigmoid(self.transposed(features)).contiguous()
 
 
@@ -103,7 +101,7 @@ class PointGenerator(_FromNoise):
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         phase = noise @ self.frequencies
         # Kaiming makes outputs of order one: samples start all over the points, so that each point has some near it.
-        found: Tensor = self.layers(_conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
+        found: Tensor = self.layers(conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
         return found
 
 
@@ -157,7 +155,7 @@ def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: i
     )
 
 
-def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
+def conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
     """Noise, one-hot label and, with several tasks, one-hot t side by side, [M, inputs]."""
     parts = [noise, one_hot(labels, network.classes).to(noise.dtype)]
     if network.tasks > 1:

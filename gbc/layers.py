@@ -23,12 +23,9 @@ class BatchNormReLU(nn.BatchNorm2d):
     gradients, since it adds up one number after the other. These are off by 1e-7, and take no more time.
     """
 
-    plain = False
-    """Whether torch's own sums are taken all the same: `vmap` knows no others."""
-
     def forward(self, images: Tensor) -> Tensor:
         """Normalised by the batch's statistics while training, by the stored ones otherwise."""
-        if self.plain or not self.training or images.device.type != "cpu":
+        if not self.training or images.device.type != "cpu":
             return torch.relu(super().forward(images))
         found, mean, variance = _Training.apply(images, self.weight, self.bias, self.eps)
         self._remember(mean, variance, images.numel() // images.shape[1])
@@ -108,12 +105,9 @@ class Doubling(nn.ConvTranspose2d):
     Each 2×2 window of the input decides 2×2 pixels of the output: one ordinary convolution with four times the channels.
     """
 
-    plain = False
-    """Whether torch's own is taken all the same, as for `BatchNormReLU`."""
-
     def forward(self, images: Tensor, output_size: Any = None) -> Tensor:
         """[M, outputs, 2 height, 2 width] for [M, inputs, height, width]; `output_size` is torch's and says nothing here."""
-        if self.plain or not self.training or images.device.type != "cpu":
+        if not self.training or images.device.type != "cpu":
             return super().forward(images)
         found: Tensor = _Doubled.apply(images, self.weight, self.bias)
         return found
