@@ -157,6 +157,7 @@ class Pack:
         if self._stack is not None:
             for row in range(len(self._stack.members)):
                 self._stack.hand_back(row)
+            self._stack.let_go()
         self._stack = None
 
 
@@ -298,7 +299,7 @@ class _Stack:
             if used:
                 parameter.copy_(value[0])
                 trainer.optimiser.state[parameter] = {
-                    "step": torch.tensor(float(trainer.step_count), dtype=torch.float32, device=parameter.device),
+                    "step": torch.full((), float(trainer.step_count), dtype=torch.float32, device=parameter.device),
                     "exp_avg": mean[0].clone(memory_format=torch.contiguous_format),
                     "exp_avg_sq": square[0].clone(memory_format=torch.contiguous_format),
                 }
@@ -318,6 +319,11 @@ class _Stack:
             Seen(margins[row].clone(), None if multipliers is None else multipliers[row].clone())
             for margins, multipliers in self._made.seen
         ]
+
+    def let_go(self) -> None:
+        """Of the captured step, which holds this stack: a GPU's memory is free at once and not at the next collection."""
+        self._replayed.forget()
+        del self._replayed
 
 
 class _Made(NamedTuple):

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
+from gbc.graph import _alike
 from gbc.metrics import Judge
 from gbc.report import Report
 from gbc.trainer import Trainer
@@ -127,6 +128,13 @@ def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..
     assert other.step_count == run.step_count
     assert not torch.equal(other.rng.get_state(), run.rng.get_state())
     assert len(list(other.run())) == 3
+
+
+def test_what_is_lost_in_both_ways_of_a_step_is_alike() -> None:
+    one = torch.tensor([1.0, torch.nan, torch.inf, 2.0])
+    assert _alike(one, one + 1e-5) and _alike(torch.arange(3), torch.arange(3))
+    assert not _alike(one, torch.tensor([1.0, 0.0, torch.inf, 2.0]))
+    assert not _alike(one, torch.tensor([1.1, torch.nan, torch.inf, 2.0]))
 
 
 def numbers(reports: list[Report]) -> list[dict[str, float]]:
