@@ -50,7 +50,10 @@ def key(config: TrialConfig) -> Hashable:
     """
     if config.kkt_from:
         raise BadInput(f"kkt_from is {config.kkt_from}: losses of a pack cannot join in late; set it to 0 or train alone")
-    return digest(_common(config))
+    common = _common(config)
+    if not common["losses"]:
+        raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+    return digest(common)
 
 
 def _common(config: TrialConfig) -> dict[str, Any]:
@@ -104,13 +107,11 @@ class Pack:
         Raises:
             BadInput: settings that do not fit the pack, or whatever a `Trainer` says.
         """
-        if self._first is not None and key(config) != key(self._first):
+        wanted = key(config)
+        if self._first is not None and wanted != key(self._first):
             theirs, mine = _common(self._first), _common(config)
             name = next(name for name in mine if mine[name] != theirs[name])
             raise BadInput(f"{name} is {mine[name]!r} and in this pack {theirs[name]!r}: train it in another")
-        if self._first is None and not _common(config)["losses"]:
-            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
-        key(config)
         trainer = Trainer(config, self._classifiers, self._judge, self._subjects)
         if state is not None:
             trainer.load_state_dict(state)
@@ -145,7 +146,7 @@ class Pack:
         return member._trainer._report(began)
 
     def state_dict(self, member: Member) -> dict[str, Any]:
-        """What its trainer would save: a trial may go on alone, or in another pack."""
+        """What its trainer would save: a trial may go on alone, or in another pack. Tensors are not copied, as there."""
         self._hand_back(member)
         return member._trainer.state_dict()
 
