@@ -38,6 +38,7 @@ class Resources(Config):
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
     )
+    pack: int = Field(1, ge=1, le=1024, description="trials that are trained as one stack on a GPU or on a trial's CPUs")
 
 
 class Objective(Config):

@@ -96,6 +96,7 @@ def run_ray(
     (start or RayStart(config, machine, folder)).take()
     from ray import tune
 
+    from search import packing
     from search.node_deaths import NodeDeaths
     from search.scheduler import make_scheduler
     from search.searcher import LedgerSearcher
@@ -115,12 +116,18 @@ def run_ray(
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
-    if config.places.storage:
-        trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
+    services = packing.start(machine) if machine.services else []
+    beside: dict[str, Any] = {"storage_url": config.places.storage} if config.places.storage else {}
+    if services:
+        beside["services"] = services
+    if beside:
+        trainable = tune.with_parameters(trainable, **beside)
 
     def resources(assignment: dict[str, Any]) -> Any:
-        gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
-        return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
+        cpus, gpus = machine.share
+        if not machine.services:  # a trial that had no room has more of a GPU from then on
+            gpus = math.floor(assignment["gpus"] * 10_000) / 10_000
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
 
     try:
         tuner = tune.Tuner(
@@ -137,7 +144,11 @@ def run_ray(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[Shield(recorder, halt), *([NodeDeaths()] if machine.nodes else [])],
+                callbacks=[
+                    Shield(recorder, halt),
+                    *([NodeDeaths()] if machine.nodes else []),
+                    *([packing.Leaving(services)] if services else []),
+                ],
                 stop=LedgerStopper(ledger, recorder.elapsed, halt),
                 failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
             ),

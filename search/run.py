@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--gpus-per-trial", metavar="N|auto", help="share of a GPU, or several (default: auto, measured: what its memory holds)"
     )
+    where.add_argument(
+        "--pack", type=int, metavar="K", help="train K trials at once as one stack, on each GPU or on the CPUs of one trial"
+    )
     where.add_argument("--address", metavar="auto|HOST:PORT", help="a running Ray cluster, which this machine is a node of")
     where.add_argument(
         "--storage", metavar="DIR|URL", help="where trials keep their files: a folder that all nodes share, s3://…, gs://…"
@@ -204,6 +207,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         "resources.concurrency": arguments.concurrency,
         "resources.cpus_per_trial": arguments.cpus_per_trial,
         "resources.gpus_per_trial": arguments.gpus_per_trial and _gpus(arguments.gpus_per_trial),
+        "resources.pack": arguments.pack,
         "places.address": arguments.address,
         "places.storage": arguments.storage,
         "places.study_url": arguments.study_url,

@@ -177,7 +177,7 @@ def _run(
             if work_left(config, ledger.entries(), recorder.elapsed()):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
-                speed = prepared.steps_per_second()
+                speed = prepared.steps_per_second(config.resources.pack)
                 if prior.first:
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)

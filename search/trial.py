@@ -8,12 +8,13 @@ import os
 import socket
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
+from gbc.report import Report
 from search import shared, storage
 from search.config import SweepConfig
 from search.entry import Entry
@@ -92,11 +93,14 @@ def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
     return settle(config.trial, entry.params, derive(config.seed, entry.number))
 
 
-def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
-    """Ray's trainable. `storage_url` is the storage with its password, which comes beside what Ray writes down."""
+def run_trial(config: dict[str, Any], storage_url: str | None = None, services: Sequence[Any] = ()) -> None:
+    """Ray's trainable. What Ray does not write down comes beside it: the storage with its password, and who trains packs."""
     from ray import tune
 
-    for row in rows(Assignment(**config), storage_url):  # type: ignore[typeddict-item]
+    from search.packing import rows_of
+
+    assignment = Assignment(**config)  # type: ignore[typeddict-item]
+    for row in rows_of(services, assignment, storage_url) if services else rows(assignment, storage_url):
         tune.report(row)
 
 
@@ -109,36 +113,44 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
     sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
     So is a full disk: no other worker has more room.
     """
-    import torch
-
     import gbc.trainer  # noqa: F401  (seconds that say nothing about the trial)
 
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
         training = _training(assignment, root)
-        for row in watched(training, limit, _note(assignment)) if limit else training:
+        for row in watched(training, limit, note_of(assignment)) if limit else training:
             if row["step"] > assignment["acknowledged"]:
                 yield row
-    except torch.OutOfMemoryError as fault:
+    except Exception as fault:
+        last = failure(fault, assignment, root)
+        if last is None:
+            raise  # Ray gives the trial to another worker, `SweepConfig.retries` times
+        yield last
+
+
+def failure(fault: Exception, assignment: Assignment, root: str | None) -> Row | None:
+    """The row that says why a trial cannot go on; None where another worker may."""
+    import torch
+
+    if isinstance(fault, torch.OutOfMemoryError):
         _log_error(assignment, root)
         # This process takes another trial next, beside those that had no room.
         fault.__traceback__ = None
         gc.collect()
         torch.cuda.empty_cache()
-        yield {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
-    except Exception as fault:
-        if why := outside(fault, Path(assignment["folder"])):
-            yield {"step": assignment["acknowledged"], "halt": why}
-            return
-        _log_error(assignment, root)
-        if not isinstance(fault, BadInput | Diverged):
-            raise  # Ray gives the trial to another worker, `SweepConfig.retries` times
-        # What is there on one node (`--data-root`, `--weights`) may be missing on another.
-        where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-        yield {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
+        return {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
+    if why := outside(fault, Path(assignment["folder"])):
+        return {"step": assignment["acknowledged"], "halt": why}
+    _log_error(assignment, root)
+    if not isinstance(fault, BadInput | Diverged):
+        return None
+    # What is there on one node (`--data-root`, `--weights`) may be missing on another.
+    where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
+    return {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
 
 
-def _note(assignment: Assignment) -> Path:
+def note_of(assignment: Assignment) -> Path:
+    """Where to leave word of a hang."""
     own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
     return Path(assignment["note"]) if assignment["note"] else own
 
@@ -156,7 +168,7 @@ def _folder(assignment: Assignment, root: str | None) -> Place:
 def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     import torch
 
-    from gbc import pictures, tasks
+    from gbc import tasks
     from gbc.metrics import Judge
     from gbc.runtime import pick_device
     from gbc.trainer import Trainer
@@ -166,44 +178,58 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     cache = Path(assignment["cache"]) if assignment["cache"] else shared.node_cache()
     world = tasks.obtain(settings, cache, elsewhere=shared.source(root) if root else None)
     trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
-    folder = _folder(assignment, root)
-
-    history = resume(trainer, folder)
-    yield from history
-    usage = Usage()
+    keeper = Keeper(assignment, settings, root)
+    if state := keeper.load():
+        trainer.load_state_dict(state)
+    yield from keeper.history
     for report in trainer.run():
-        history.append({"step": report.step, **report.metrics})
+        yield keeper.keep(report, trainer.state_dict())
+
+
+class Keeper:
+    """What a trial leaves in its folder: pictures, and checkpoints that hold its reports so far."""
+
+    def __init__(self, assignment: Assignment, settings: TrialConfig, root: str | None) -> None:
+        """`root` is the storage's URL, with a password if it has one."""
+        self.history: list[Row] = []
+        """Every report so far."""
+        self._settings, self._folder, self._usage = settings, _folder(assignment, root), Usage()
+
+    def load(self) -> dict[str, Any] | None:
+        """The trainer's state of the last whole checkpoint, whose history is taken over; None where there is none.
+
+        A damaged one is removed and the one before it used, or training starts over: no loss but of time, since the numbers
+        are the same.
+
+        Raises:
+            BadInput: the checkpoint belongs to other settings.
+        """
+        from gbc import checkpoint
+
+        for path in (self._folder / CHECKPOINT, self._folder / PREVIOUS):
+            if not path.exists():
+                continue
+            try:
+                found = checkpoint.load(path)
+            except CorruptFile:
+                path.unlink()
+                continue
+            saved = TrialConfig.parse(found["settings"], str(path))
+            if saved.model_copy(update={"device": self._settings.device}) != self._settings:
+                raise BadInput(f"{path}: this checkpoint was written with other settings")
+            self.history = found["history"]
+            state: dict[str, Any] = found["trainer"]
+            return state
+        return None
+
+    def keep(self, report: Report, state: dict[str, Any]) -> Row:
+        """Save what a report shows and the trainer's state after it; the row for Ray."""
+        from gbc import pictures
+
+        self.history.append({"step": report.step, **report.metrics})
         if report.images is not None:
-            storage.write(folder / PICTURE, pictures.png(report.images))
-            storage.write(folder / step_picture(report.step), pictures.png(report.images, zoom=1))
-        state = {"settings": settings.model_dump(mode="json"), "history": history, "trainer": trainer.state_dict()}
-        storage.save(folder / CHECKPOINT, state, folder / PREVIOUS)
-        yield history[-1] | usage.look()
-
-
-def resume(trainer: Any, folder: Place) -> list[Row]:
-    """Load the last whole checkpoint in `folder` into `trainer` and give its history; nothing when there is none.
-
-    A damaged one is removed and the one before it used, or training starts over: no loss but of time, since the numbers are
-    the same.
-
-    Raises:
-        BadInput: the checkpoint belongs to other settings.
-    """
-    from gbc import checkpoint
-
-    for path in (folder / CHECKPOINT, folder / PREVIOUS):
-        if not path.exists():
-            continue
-        try:
-            state = checkpoint.load(path)
-        except CorruptFile:
-            path.unlink()
-            continue
-        saved = TrialConfig.parse(state["settings"], str(path))
-        if saved.model_copy(update={"device": trainer.config.device}) != trainer.config:
-            raise BadInput(f"{path}: this checkpoint was written with other settings")
-        trainer.load_state_dict(state["trainer"])
-        history: list[Row] = state["history"]
-        return history
-    return []
+            storage.write(self._folder / PICTURE, pictures.png(report.images))
+            storage.write(self._folder / step_picture(report.step), pictures.png(report.images, zoom=1))
+        whole = {"settings": self._settings.model_dump(mode="json"), "history": self.history, "trainer": state}
+        storage.save(self._folder / CHECKPOINT, whole, self._folder / PREVIOUS)
+        return self.history[-1] | self._usage.look()
