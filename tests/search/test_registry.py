@@ -40,13 +40,13 @@ def exported(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One store for all: MLflow takes seconds to make one. Each test has a model of its own."""
-    place, before = tmp_path_factory.mktemp("store"), mlflow.get_tracking_uri()
+    place = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         found = f"sqlite:///{place / 'mlflow.db'}"
         MlflowClient(found).create_experiment("e", artifact_location=(place / "artifacts").as_uri())
         yield found
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # the environment's again, for whoever tests in this process next
 
 
 @pytest.fixture
