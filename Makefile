@@ -10,7 +10,7 @@ help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
 	@echo "make test        set up, then run every test, lint, types and the import contracts"
 	@echo "make quick-test  the tests that start no sweep"
-	@echo "make bench       time a training step"
+	@echo "make bench       every benchmark: step, growth, reports, threads, peers (about 15 minutes on 2 CPU cores)"
 	@echo "make ui          MLflow's pages on http://127.0.0.1:5000, with a link to each sweep"
 	@echo "make optuna-ui   optuna-dashboard on the latest study, or on that of SWEEP=NAME"
 	@echo "make clean       remove the environment and caches; sweeps stay"
@@ -41,7 +41,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 bench: setup
-	$(BIN)/python tests/benchmarks/step.py
+	$(BIN)/python tests/benchmarks/run.py
 
 ui: setup
 	$(BIN)/python search/ui.py

@@ -33,10 +33,10 @@ class SSIMFeatures:
         self.centred = patches.sub_(self.mean[..., None]).div_((size - 1) ** 0.5)
         self.variance = torch.linalg.vecdot(self.centred, self.centred)  # [windows, K]
 
-    def pick(self, index: Tensor) -> SSIMFeatures:
-        """The features of some of the images."""
+    def part(self, images: slice) -> SSIMFeatures:
+        """The features of some of the images; a view."""
         part = object.__new__(SSIMFeatures)
-        part.mean, part.centred, part.variance = self.mean[:, index], self.centred[:, index], self.variance[:, index]
+        part.mean, part.centred, part.variance = self.mean[:, images], self.centred[:, images], self.variance[:, images]
         return part
 
 
@@ -67,13 +67,20 @@ def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
 
 
 class Judge:
-    """The real images of one data set, and what every comparison with them needs, computed once."""
+    """The real images of one data set, training images in order of their labels, and what comparisons need, computed once."""
 
     def __init__(self, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> None:
         """Images are [·, channels, height, width] in [0, 1], labels [·]."""
-        self.train_images, self.train_labels = train_images, train_labels
+        order = train_labels.argsort(stable=True)  # a class is then a slice, whose features need no copy
+        self.train_images, self.train_labels = train_images[order], train_labels[order]
         self.test_images, self.test_labels = test_images, test_labels
-        self.train_features = SSIMFeatures(train_images)
+        self.train_features = SSIMFeatures(self.train_images)
+        labels, counts = train_labels.unique(return_counts=True)
+        ends = counts.cumsum(0).tolist()
+        self.classes = {
+            label: slice(end - count, end) for label, count, end in zip(labels.tolist(), counts.tolist(), ends, strict=True)
+        }
+        """Which training images have a label."""
 
     @classmethod
     def of(cls, data: ImageDataset, device: torch.device | str) -> Judge:
@@ -89,15 +96,9 @@ class Verdict:
         self.judge, self.images, self.labels = judge, images, labels
 
     @cached_property
-    def features(self) -> SSIMFeatures:
-        """Of the generated images."""
-        return SSIMFeatures(self.images)
-
-    @cached_property
     def nearest(self) -> tuple[Tensor, Tensor]:
         """(index of the training image with the highest SSIM, that SSIM) for the first `NEAREST` images, any class."""
-        first = torch.arange(min(NEAREST, len(self.images)), device=self.images.device)
-        value, index = ssim(self.features.pick(first), self.judge.train_features).max(dim=1)
+        value, index = ssim(SSIMFeatures(self.images[:NEAREST]), self.judge.train_features).max(dim=1)
         return index, value
 
     @cached_property
@@ -122,13 +123,12 @@ def ssim_coverage_by_class(verdict: Verdict) -> Tensor:
     A class of which nothing was generated counts 0.
     """
     judge, scores = verdict.judge, []
-    for label in judge.train_labels.unique():
-        theirs = torch.nonzero(verdict.labels == label).squeeze(1)
-        if not len(theirs):
-            scores.append(torch.zeros((), device=label.device))
+    for label, real in judge.classes.items():
+        generated = verdict.images[verdict.labels == label]
+        if not len(generated):
+            scores.append(torch.zeros((), device=verdict.images.device))
             continue
-        ours = torch.nonzero(judge.train_labels == label).squeeze(1)
-        scores.append(ssim(verdict.features.pick(theirs), judge.train_features.pick(ours)).max(dim=0).values.mean())
+        scores.append(ssim(SSIMFeatures(generated), judge.train_features.part(real)).max(dim=0).values.mean())
     return torch.stack(scores)
 
 

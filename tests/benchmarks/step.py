@@ -1,160 +1,175 @@
-"""Time one training step: ours, one with per-sample gradients, and the floor that its arithmetic sets.
+"""One training step: ours, the textbook's (`plain.py`), one gradient a sample, and the floor that the arithmetic sets.
 
-    python tests/benchmarks/step.py [--threads N] [--steps N] [--json FILE]
+    python tests/benchmarks/step.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
 
-The three are timed in turn, round by round, so that a noisy machine disturbs them alike; medians and ratios are printed.
-The floor counts every matrix product and convolution of our step (torch's FLOP counter) and divides by the rate of a large
-matrix product, measured in the same run.
+Sizes are those of presets, on untrained classifiers. Loss and gradients of the first step must be equal before anything is
+timed. The floor is the time that the matrix products and convolutions of our step (torch's FLOP counter) take at the rate
+of one large matrix product, measured in the same round. Gradients of single samples do not exist under the batch's
+statistics: they are compared with our step under `bn_mode` eval, which costs as much. Memory is the peak of three steps in
+a fresh process, the start of the trainer among it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Final
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from gbc import classifiers, losses, trainer
-from gbc.classifiers import Classifier, normalising_by
-from gbc.config import TrialConfig
-from gbc.subject import Pass
-from gbc.trainer import Trainer
+from tests.benchmarks.harness import (
+    PRESETS,
+    Column,
+    Options,
+    Row,
+    clock,
+    flops,
+    interleaved,
+    milliseconds,
+    peak_memory,
+    pick,
+    ratio,
+    settings_of,
+    trainer_of,
+    turn,
+    untrained,
+)
+from tests.benchmarks.plain import Plain, apart
 
-SIZES: dict[str, dict[str, Any]] = {
-    "quick": {"classifier": {"hidden": 512}, "width": 256, "channels": 32, "bn_weight": 10.0, "ce_weight": 0.03},
-    "paper": {"classifier": {"hidden": 1000}, "width": 512, "channels": 64},
-}
+NAME: Final = "step"
+ABOUT: Final = "one training step: ours, the textbook's, one gradient a sample, the floor of its arithmetic"
+COLUMNS: Final = (
+    Column("size", "size"),
+    Column("batch", "batch"),
+    Column("plain_over_ours", "plain/ours", ".2f"),
+    Column("per_sample_over_ours", "per-sample/ours", ".1f"),
+    Column("ours_over_floor", "ours/floor", ".2f"),
+    Column("plain_over_ours_memory", "memory plain/ours", ".2f"),
+    Column("per_sample_over_ours_memory", "memory per-sample/ours", ".1f"),
+    Column("ours_ms", "ours ms", ".1f"),
+    Column("plain_ms", "plain ms", ".1f"),
+    Column("per_sample_ms", "per-sample ms", ".0f"),
+    Column("floor_ms", "floor ms", ".1f"),
+    Column("gflop", "GFLOP", ".2f"),
+    Column("ours_mb", "ours MB", ".0f"),
+    Column("plain_mb", "plain MB", ".0f"),
+    Column("per_sample_mb", "per-sample MB", ".0f"),
+)
+BATCHES: Final = (128, 256, 512)
+
+_APART: Final = 1e-5  # float32 sums in another order
+_GRADIENTS: Final = 3  # times the gradients of all samples: they, and what the second order needs of them
+_ROOM: Final = 0.5
 
 
-class PerSamplePass(Pass):
-    """The same numbers from one gradient a sample, ∇ Σ_c μ_ic (Φ_{y_i} − Φ_c), and then their mean."""
-
-    @property
-    def pull(self) -> tuple[Tensor, ...]:  # type: ignore[override]
-        subject = self.subject
-        names = [name for name, _ in subject.phi.named_parameters()]
-
-        def one(parameters: tuple[Tensor, ...], image: Tensor, label: Tensor, multipliers: Tensor) -> Tensor:
-            named = dict(zip(names, parameters, strict=True))
-            logits = torch.func.functional_call(subject.phi, named, image[None])
-            return losses.lagrangian(logits, label[None], multipliers[None])
-
-        with normalising_by(subject.phi, "eval"):
-            each = torch.func.vmap(torch.func.grad(one), (None, 0, 0, 0))
-            gradients = each(tuple(subject.zeta), self.images, self.labels, self.multipliers)
-        return tuple(gradient.mean(dim=0) for gradient in gradients)
+def rows(options: Options) -> Iterator[Row]:
+    """A row for each size and batch."""
+    cases = [(size, batch) for size in PRESETS for batch in BATCHES]
+    for size, batch in [("default", 128)] if options.quick else cases:
+        yield _row(size, batch, options)
 
 
-def step_per_sample(run: Trainer) -> None:
-    """One step of `run` with per-sample gradients in the stationarity loss."""
-    ours, trainer.Pass = trainer.Pass, PerSamplePass  # type: ignore[misc]
+def ours(options: Options, size: str, batch: int, mode: str) -> Callable[[], object]:
+    """Our step; `mode` is the BatchNorm mode, "" for the preset's."""
+    return trainer_of(settings_of(size, options, batch_size=batch, **_mode(mode))).step
+
+
+def textbook(options: Options, size: str, batch: int, mode: str, per_sample: bool = False) -> Callable[[], object]:
+    """The plain step."""
+    settings = settings_of(size, options, batch_size=batch, **_mode(mode))
+    return Plain(settings, untrained(settings), per_sample=per_sample).step
+
+
+def check_equal(size: str, options: Options, *, per_sample: bool) -> None:
+    """The plain form computes the same loss and the same gradients as ours, or nothing may be compared."""
+    changes = {"batch_size": 32, "steps": 1, "report_every": 1, **_mode("eval" if per_sample else "")}
+    settings = settings_of(size, options, **changes)
+    short = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # ten bits of a product are not enough to compare by
     try:
-        run.step()
+        found = apart(trainer_of(settings), Plain(settings, untrained(settings), per_sample=per_sample))
     finally:
-        trainer.Pass = ours  # type: ignore[misc]
-
-
-def trainer_for(size: str, batch: int) -> Trainer:
-    """A trainer on an untrained classifier: the time of a step does not depend on the weights."""
-    # Per-sample gradients do not exist under batch statistics, so both kinds normalise by the stored ones.
-    settings = TrialConfig.parse({**SIZES[size], "batch_size": batch, "bn_mode": "eval"}, size)
-    phi = classifiers.build(settings.classifier, (1, 28, 28), 10)
-    return Trainer(settings, [Classifier(phi, tuple("0123456789"), (1, 28, 28), 500)])
-
-
-def check_equal(size: str) -> float:
-    """Relative difference of the two ways to the same pull; guards the comparison."""
-    run = trainer_for(size, 16)
-    batch = run._sample()
-    one, many = (kind(run.subjects[0], run.multipliers, batch.images, batch.labels).pull for kind in (Pass, PerSamplePass))
-    return losses.relative_residual(one, many).item()
+        torch.backends.cudnn.allow_tf32 = short
+    assert max(found.values()) < _APART, f"{size}: the two forms differ: {found}"
 
 
 def matrix_rate(device: torch.device) -> Callable[[], float]:
-    """A function that times one large matrix product, in FLOP/s."""
+    """A function that times one large matrix product: seconds for one FLOP."""
     size = 2048 if device.type == "cpu" else 8192
     a, b = torch.randn(2, size, size, device=device)
+    torch.mm(a, b)
 
     def measure() -> float:
         began = clock(device)
         torch.mm(a, b)
-        return 2 * size**3 / (clock(device) - began)
+        return (clock(device) - began) / (2 * size**3)
 
     return measure
 
 
-def clock(device: torch.device) -> float:
-    """Seconds, after the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def _mode(mode: str) -> dict[str, str]:
+    return {"bn_mode": mode} if mode else {}
 
 
-def seconds_a_step(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Mean over `steps` steps."""
-    began = clock(device)
-    for _ in range(steps):
-        step()
-    return (clock(device) - began) / steps
+def _row(size: str, batch: int, options: Options) -> Row:
+    fits = _fits(size, batch, options)
+    check_equal(size, options, per_sample=False)
+    step = ours(options, size, batch, "")
+    count = flops(step)
+    contenders = {
+        "ours": turn(step, options),
+        "plain": turn(textbook(options, size, batch, ""), options),
+        "flop": matrix_rate(pick(options)),
+    }
+    if fits:
+        check_equal(size, options, per_sample=True)
+        contenders["ours_eval"] = turn(ours(options, size, batch, "eval"), options)
+        contenders["per_sample"] = turn(textbook(options, size, batch, "eval", True), options, steps=1)
+    found = interleaved(contenders, options.turns())
+    floor = [count * seconds for seconds in found["flop"]]
+    memory = {
+        "ours_mb": peak_memory(ours, options, size, batch, ""),
+        "plain_mb": peak_memory(textbook, options, size, batch, ""),
+        "per_sample_mb": peak_memory(textbook, options, size, batch, "eval", True) if fits else None,
+    }
+    return {
+        "size": size,
+        "batch": batch,
+        "plain_over_ours": ratio(found["plain"], found["ours"]),
+        "per_sample_over_ours": ratio(found["per_sample"], found["ours_eval"]) if fits else None,
+        "ours_over_floor": ratio(found["ours"], floor),
+        "plain_over_ours_memory": _quotient(memory["plain_mb"], memory["ours_mb"]),
+        "per_sample_over_ours_memory": _quotient(memory["per_sample_mb"], memory["ours_mb"]),
+        "ours_ms": milliseconds(found["ours"]),
+        "plain_ms": milliseconds(found["plain"]),
+        "per_sample_ms": milliseconds(found["per_sample"]) if fits else None,
+        "floor_ms": milliseconds(floor),
+        "gflop": count / 1e9,
+        **memory,
+    }
 
 
-def flops(run: Trainer) -> int:
-    """Of one step, forward and both backward passes; element-wise work is not counted."""
-    with FlopCounterMode(display=False) as counter:
-        run.step()
-    return counter.get_total_flops()
+def _fits(size: str, batch: int, options: Options) -> bool:
+    """Whether there is room for one gradient a sample."""
+    import psutil
+
+    settings = settings_of(size, options, batch_size=batch)
+    (classifier,) = untrained(settings)
+    needed = 4 * _GRADIENTS * batch * sum(parameter.numel() for parameter in classifier.module.parameters())
+    device = pick(options)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return needed < _ROOM * free
 
 
-def main() -> None:
-    """Print a table; write JSON when asked."""
-    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("--threads", type=int, default=1)
-    cli.add_argument("--rounds", type=int, default=5)
-    cli.add_argument("--steps", type=int, default=5, help="steps of ours in a round")
-    cli.add_argument("--json", type=Path)
-    arguments = cli.parse_args()
-    torch.set_num_threads(arguments.threads)
-
-    rows = []
-    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} thread(s), bn_mode eval")
-    print(f"medians of {arguments.rounds} rounds")
-    titles = ("batch", "ours ms", "per-sample ms", "floor ms", "ours/floor", "per-sample/ours", "GFLOP")
-    print(f"{'size':8}" + "".join(f"{title:>16}" for title in titles))
-    for size, batch in (("quick", 128), ("quick", 256), ("paper", 128)):
-        difference = check_equal(size)
-        assert difference < 1e-4, f"the two steps differ by {difference:.1e}"  # float32 sums in another order
-        ours, naive = trainer_for(size, batch), trainer_for(size, batch)
-        rate = matrix_rate(ours.device)
-        count = flops(ours)
-        ours.step(), step_per_sample(naive), rate()
-        found: dict[str, list[float]] = {"ours": [], "per_sample": [], "floor": []}
-        for _ in range(arguments.rounds):
-            found["ours"].append(seconds_a_step(ours.step, arguments.steps, ours.device))
-            found["per_sample"].append(seconds_a_step(partial(step_per_sample, naive), 1, naive.device))
-            found["floor"].append(count / rate())
-        pairs = zip(found["ours"], found["per_sample"], found["floor"], strict=True)
-        ratios = [(mine / floor, theirs / mine) for mine, theirs, floor in pairs]
-        row = {name: statistics.median(values) for name, values in found.items()}
-        row |= {
-            "ours_over_floor": statistics.median(r for r, _ in ratios),
-            "per_sample_over_ours": statistics.median(r for _, r in ratios),
-        }
-        rows.append({"size": size, "batch": batch, "gflop": count / 1e9, **row})
-        times = "".join(f"{row[name] * 1e3:16.1f}" for name in found)
-        ratio = "".join(f"{row[name]:16.1f}" for name in ("ours_over_floor", "per_sample_over_ours"))
-        print(f"{size:8}{batch:16}{times}{ratio}{count / 1e9:16.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2))
+def _quotient(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
 
 
 if __name__ == "__main__":
-    main()
+    from tests.benchmarks.run import main
+
+    sys.exit(main(["--only", NAME, *sys.argv[1:]]))

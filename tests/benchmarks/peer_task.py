@@ -1,0 +1,45 @@
+"""What the peers of `peers_sweep.py` share: the same task as ours, read from the same file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.config import SweepConfig
+from search.folder import CLASSIFIERS
+from search.space import settle
+
+if TYPE_CHECKING:
+    from gbc.report import Report
+
+
+def sweep_of(file: str | Path) -> SweepConfig:
+    """The sweep that our own command gets."""
+    from gbc.settings import load_yaml
+
+    return SweepConfig.parse(load_yaml(Path(file)), str(file))
+
+
+def command_line(about: str) -> argparse.Namespace:
+    """FILE and `--threads` of one trial."""
+    cli = argparse.ArgumentParser(description=about.partition("\n")[0])
+    cli.add_argument("file", help="a sweep file of ours")
+    cli.add_argument("--threads", type=int, default=1)
+    return cli.parse_args()
+
+
+def reports(file: str | Path, sampled: Mapping[str, Any], seed: int, threads: int) -> Iterator[Report]:
+    """Train one setting as a worker of ours does; `file` lies in the folder of the classifiers' cache."""
+    import torch
+
+    from gbc import tasks
+    from gbc.metrics import Judge
+    from gbc.runtime import pick_device
+    from gbc.trainer import Trainer
+
+    torch.set_num_threads(threads)
+    settings = settle(sweep_of(file).trial, sampled, seed)
+    world = tasks.obtain(settings, Path(file).parent / CLASSIFIERS)
+    yield from Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device))).run()

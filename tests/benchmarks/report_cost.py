@@ -1,0 +1,118 @@
+"""What share of a trial its reports take: judging, free scores, picture and checkpoint against the steps between them.
+
+    python tests/benchmarks/report_cost.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
+
+A trial of the default preset at batch 128 as a worker runs it (`search.trial.rows`), without Ray: the seconds from one row
+to the next are the steps, whose time the trainer says itself, and one report. A report must stay within 5% of a trial.
+The parts of a report are timed by wrapping the functions below; what they leave is the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from gbc import tasks
+from search import trial
+from search.trial import Assignment
+from tests.benchmarks.harness import Column, Options, Row, settings_of
+
+NAME: Final = "report_cost"
+ABOUT: Final = "share of a trial that its reports take (default preset, batch 128)"
+COLUMNS: Final = (
+    Column("part", "part"),
+    Column("share", "share of the trial", ".2%"),
+    Column("of_report", "of a report", ".0%"),
+    Column("ms", "ms", ".1f"),
+    Column("verdict", "verdict"),
+)
+PARTS: Final = {
+    "judging (real images)": ("gbc.metrics:Verdict.scores", "gbc.metrics:Verdict.__init__"),
+    "samples": ("gbc.trainer:Trainer.sample",),
+    "free scores": ("gbc.trainer:Trainer._without_data",),
+    "picture": ("gbc.pictures:pairs", "gbc.pictures:png"),
+    "checkpoint": ("search.storage:save", "gbc.trainer:Trainer.state_dict"),
+}
+"""What is wrapped, by the name of its part."""
+
+_MOST: Final = 0.05
+_CLASSIFIER: Final = 200  # steps of its training: its weights change no time
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """The whole report, then its parts, the largest first, then what is left."""
+    every = 50 if options.quick else 150
+    reports = 3 if options.quick else 8
+    changes = {"batch_size": 128, "report_every": every, "steps": reports * every, "classifier.steps": _CLASSIFIER}
+    settings = settings_of("default", options, **changes)
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as wrapped:
+        tasks.obtain(settings, Path(folder, "cache"))
+        assignment = Assignment(
+            number=0, acknowledged=0, settings=settings.model_dump(mode="json"), folder=str(Path(folder, "trial")),
+            cache=str(Path(folder, "cache")), storage=None, threads=options.threads, gpus=0.0, hang_limit=None, note="",
+        )  # fmt: skip
+        for part, places in PARTS.items():
+            for place in places:
+                _wrap(wrapped, place, part, spent)
+        training, found = trial.rows(assignment), []
+        first = next(training)  # the first report finds caches empty, and the trainer was made before it
+        assert "error" not in first, first
+        spent.update(dict.fromkeys(spent, 0.0))
+        began = time.perf_counter()
+        for row in training:
+            steps = every / row["time/steps_per_s"]
+            now = time.perf_counter()
+            found.append((steps, now - began - steps, dict(spent)))
+            spent.update(dict.fromkeys(spent, 0.0))
+            began = now
+    # A preset reports every 150 steps; so does the share, however often this run did.
+    usual = settings_of("default", options).report_every / every
+    shares = [report / (steps * usual + report) for steps, report, _ in found]
+    report = statistics.median(report for _, report, _ in found)
+    share = statistics.median(shares)
+    verdict = f"{'within' if share <= _MOST else 'ABOVE'} {_MOST:.0%}"
+    yield {"part": "a report", "share": share, "of_report": 1.0, "ms": 1e3 * report, "verdict": verdict}
+    parts = {part: statistics.median(spent[part] for _, _, spent in found) for part in PARTS}
+    parts = dict(sorted(parts.items(), key=lambda part: -part[1])) | {"the rest": report - sum(parts.values())}
+    largest = max(parts, key=lambda part: parts[part])
+    for part, seconds in parts.items():
+        of_report = seconds / report
+        dominant = "largest" if part == largest else ""
+        yield {"part": part, "share": share * of_report, "of_report": of_report, "ms": 1e3 * seconds, "verdict": dominant}
+
+
+def _wrap(stack: ExitStack, place: str, part: str, spent: dict[str, float]) -> None:
+    """From now on calls of `place`, module:name, add their seconds to a part."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for step in owners:
+        owner = getattr(owner, step)
+    function: Callable[..., Any] = getattr(owner, name)
+
+    def timed(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*given, **named)
+        finally:
+            spent[part] += time.perf_counter() - began
+
+    stack.enter_context(mock.patch.object(owner, name, timed))
+
+
+if __name__ == "__main__":
+    from tests.benchmarks.run import main
+
+    sys.exit(main(["--only", NAME, *sys.argv[1:]]))
