@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 
 # Steps before a graph is taken: libraries choose their kernels and workspaces in the first ones.
 _WARM_UP: Final = 3
-# Two orders of a float32 sum, after one step of Adam.
-_TOLERANCE: Final = 1e-3
+# Parameters that move by rounding noise alone differ by a thousandth; a step that is not taken, by a tenth.
+_TOLERANCE: Final = 1e-2
 
 
 class Replayed(Generic[Result]):
@@ -86,7 +86,7 @@ class Replayed(Generic[Result]):
         replayed = self._snapshot()
         self._restore(before)
         self._beside()
-        same = all(_alike(*pair) for pair in zip(replayed[0], self._snapshot()[0], strict=True))
+        same = alike(replayed[0], self._snapshot()[0])
         self._restore(before)
         if not same:
             warnings.warn("steps are not replayed as a CUDA graph: it computes something else than they do", stacklevel=2)
@@ -105,11 +105,23 @@ class Replayed(Generic[Result]):
             rng.set_state(state)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    lost = ~other.isfinite()  # of a run that has diverged: of several that step together one may have
-    if not torch.equal(~one.isfinite(), lost):
-        return False
-    one, other = one.masked_fill(lost, 0), other.masked_fill(lost, 0)
-    return bool(torch.linalg.vector_norm(one - other) <= _TOLERANCE * torch.linalg.vector_norm(other) + 1e-12)
+def alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    """Whether two steps from one state did the same: single numbers one by one, all other tensors together.
+
+    Not each tensor by itself: of the rounding noise that is the gradient of a bias before BatchNorm, Adam makes whole steps.
+    """
+    apart = whole = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        if not one.is_floating_point():
+            if not torch.equal(one, other):
+                return False
+            continue
+        lost = ~other.isfinite()  # of a run that has diverged: of several that step together one may have
+        if not torch.equal(~one.isfinite(), lost):
+            return False
+        one, other = one.masked_fill(lost, 0), other.masked_fill(lost, 0)
+        if one.numel() == 1 and not torch.allclose(one, other, rtol=_TOLERANCE, atol=1e-6):
+            return False
+        apart += float((one - other).square().sum())
+        whole += float(other.square().sum())
+    return apart <= _TOLERANCE**2 * whole

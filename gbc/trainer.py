@@ -208,7 +208,9 @@ class Trainer:
         self.optimiser.step()
         values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
         for name, value in values.items():
-            self._sums.setdefault(name, torch.zeros_like(value)).add_(value)
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value)
+            self._sums[name].add_(value)
         multiplied = [seen.subject.weights["stationarity"] != 0 for seen in passes]
         return [
             Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)

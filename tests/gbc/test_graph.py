@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
-from gbc.graph import _alike
+from gbc.graph import alike
 from gbc.metrics import Judge
 from gbc.report import Report
 from gbc.trainer import Trainer
@@ -119,6 +119,31 @@ def test_a_step_changes_nothing_that_is_not_listed(fresh: Callable[..., Trainer]
     assert not any(torch.equal(*pair) for pair in zip(before, first, strict=True) if pair[0].numel() > 100)
 
 
+def test_a_wrong_step_is_told_from_a_right_one(fresh: Callable[..., Trainer]) -> None:
+    """What a graph has to show before it is used: right up to rounding passes; none, another batch or another rate does not."""
+    run = fresh(batch_size=128, lr=5e-3)
+    for _ in range(3):
+        run.step()
+    before, drawn = [tensor.detach().clone() for tensor in run._moving()], run.rng.get_state()
+
+    def step(drawn: torch.Tensor, rate: float = 5e-3, noise: float = 0.0) -> list[torch.Tensor]:
+        with torch.no_grad():
+            for tensor, value in zip(run._moving(), before, strict=True):
+                tensor.copy_(value * (1 + noise * torch.randn_like(value)) if value.is_floating_point() else value)
+        run.rng.set_state(drawn)
+        for group in run.optimiser.param_groups:
+            group["lr"] = rate
+        run.step()
+        return [tensor.detach().clone() for tensor in run._moving()]
+
+    right = step(drawn)
+    assert alike(step(drawn), right)
+    assert alike(step(drawn, noise=1e-7), right)
+    assert not alike(before, right)
+    assert not alike(step(torch.Generator().manual_seed(9).get_state()), right)
+    assert not alike(step(drawn, rate=1e-2), right)
+
+
 def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..., Trainer]) -> None:
     """A CUDA generator's state is 16 bytes: a CPU's cannot continue it, and draws anew."""
     run, other = fresh(), fresh()
@@ -132,9 +157,9 @@ def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..
 
 def test_what_is_lost_in_both_ways_of_a_step_is_alike() -> None:
     one = torch.tensor([1.0, torch.nan, torch.inf, 2.0])
-    assert _alike(one, one + 1e-5) and _alike(torch.arange(3), torch.arange(3))
-    assert not _alike(one, torch.tensor([1.0, 0.0, torch.inf, 2.0]))
-    assert not _alike(one, torch.tensor([1.1, torch.nan, torch.inf, 2.0]))
+    assert alike([one], [one + 1e-5]) and alike([torch.arange(3)], [torch.arange(3)])
+    assert not alike([one], [torch.tensor([1.0, 0.0, torch.inf, 2.0])])
+    assert not alike([one], [torch.tensor([1.1, torch.nan, torch.inf, 2.0])])
 
 
 def numbers(reports: list[Report]) -> list[dict[str, float]]:
