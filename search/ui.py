@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from gbc.errors import BadInput
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A script's shell starts what it leaves in the background deaf to Ctrl-C, and Python leaves it so.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         return _study_pages(arguments) if arguments.optuna else _mlflow_pages(arguments)
     except BadInput as fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -45,8 +46,9 @@ def test_each_sweep_is_linked_where_it_is(
         linked = [f"MLflow on {shown}", f"  far  {shown}{view.path(far, there)}"]
 
         process = subprocess.Popen(
-            [sys.executable, str(Path(ui.__file__))], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            [sys.executable, str(Path(ui.__file__))], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script starts it in the background
+        )  # fmt: skip
         patience = threading.Timer(120, process.kill)
         patience.start()
         assert process.stdout is not None
