@@ -189,9 +189,9 @@ def test_packs_need_one_machine_and_room_on_the_gpu() -> None:
 @pytest.mark.sweep
 def test_a_sweep_in_packs(place: Workplace) -> None:
     """Stopped early, its service killed on the way, and with no trace of either in what is recorded."""
-    command = ("--config", place.file("packed"), "--trials", "7", "--pack", "3", "--concurrency", "3", "--steps", "60")
+    command = ("--config", place.file("packed"), "--trials", "5", "--pack", "3", "--concurrency", "3", "--steps", "42")
     process = place.start(*command)
-    begun = place.wait_for(process, "step 6/60")
+    begun = place.wait_for(process, "step 6/42")
     assert "3 at a time on" in begun and "1 pack;" in begun
     for found in psutil.Process(process.pid).children(recursive=True):
         if found.name() == "ray::PackService" or "PackService" in " ".join(found.cmdline()):
@@ -201,7 +201,7 @@ def test_a_sweep_in_packs(place: Workplace) -> None:
         pytest.fail("no service was found")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    place.check_records_agree("packed", 7)
+    place.check_records_agree("packed", 5)
     code, output = place.look("--check", "packed")
     assert code == 0, output
 
