@@ -62,6 +62,9 @@ class ClassifierConfig(Config):
     )
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    decay: Literal["not_scale_invariant", "all"] = Field(
+        "not_scale_invariant", description="of converge, which tensors decay: all, also those that feed BatchNorm"
+    )
     steps: int = Field(10_000, ge=1, description="at most this many steps")
     polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
@@ -140,6 +143,7 @@ class TrialConfig(Config):
     ce_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the classifier's cross-entropy")
 
     closed_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the closed form wd·ζ = −∇CE")
+    row_space_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the row space of the first layer")
     diversity_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the diversity loss")
 
     # the KKT conditions
@@ -154,6 +158,11 @@ class TrialConfig(Config):
     estimator: Literal["norm", "halves"] = Field("norm", description="of the stationarity loss: Eq. (5), or unbiased")
     kkt_from: float = Field(0.0, ge=0, lt=1, description="share of the run after which the KKT losses join in")
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
+
+    # the row space
+    row_space_eps: float = Field(1e-3, gt=0, le=1, description="ε: directions weaker than √ε of the strongest count little")
+    row_space_level: float = Field(0.0, ge=0, lt=1, description="h: the share of a sample's energy outside that is free")
+    row_space_layers: Literal["first", "all"] = Field("first", description="all: later layers too, by their own inputs")
 
     # where latents come from
     bank: int = Field(0, ge=0, le=1_000_000, description="size of a fixed bank of latents; 0: fresh ones only")

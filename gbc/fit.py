@@ -51,9 +51,11 @@ def converge(module: nn.Module, images: Tensor, labels: Tensor, config: Classifi
 
     Gradient descent with momentum and cosine decay to 0 for `steps`, then L-BFGS until every residual is within
     `tolerance`, the objective falls no more, or `polish` iterations are used up; of these the point with the smallest
-    worst residual is kept. Layers that go straight into BatchNorm carry no weight decay: Φ does not depend on their
-    scale, so the penalty would shrink them for ever. L-BFGS runs in float64, where its line search still sees
-    differences of the objective that float32 rounds away.
+    worst residual is kept. Φ does not depend on the scale of layers that go straight into BatchNorm. With `decay`
+    "not_scale_invariant" they carry no weight decay, and keep their random start; with "all" the first half of the training
+    shrinks them, and the start with them, so that their rows become combinations of images (`gbc.row_space`). L-BFGS never
+    penalises them, since that would shrink them for ever. It runs in float64, where its line search still sees differences
+    of the objective that float32 rounds away.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -64,7 +66,8 @@ def converge(module: nn.Module, images: Tensor, labels: Tensor, config: Classifi
     for name, parameter in module.named_parameters():
         (free if name.rpartition(".")[0] in invariant else decayed).append(parameter)
     total = config.steps + config.polish
-    _descend(module, images, labels, config, [free, decayed], lambda step, loss: _look(loss, step, total, config, progress))
+    groups = [[], free + decayed] if config.decay == "all" else [free, decayed]
+    _descend(module, images, labels, config, groups, lambda step, loss: _look(loss, step, total, config, progress))
     module.double()
     try:
         polished = _polish(

@@ -173,6 +173,15 @@ def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]
     return torch.stack(terms).mean()
 
 
+def row_space(costs: Tensor, level: float) -> Tensor:
+    """mean_i max(0, cost_i − h): how far samples leave the row space of a classifier's layers, beyond what is free.
+
+    `costs` [M] are those of `gbc.row_space`, in [0, 1]; `level` is h. Real images do not lie wholly in the row space: without a
+    level the loss asks for more than they have, and takes away variety.
+    """
+    return torch.relu(costs - level).mean()
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}: the classifier should recognise what it is shown."""
     return torch.nn.functional.cross_entropy(logits, labels)

@@ -29,6 +29,7 @@ Elsewhere = Callable[[str], Mapping[str, bytes] | None]
 """Another cache: the files of a classifier by the name of its folder, None when it is not there."""
 
 SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
+_LATER: Final[dict[str, object]] = {name: ClassifierConfig.model_fields[name].default for name in ("decay",)}
 
 
 def identity(config: ClassifierConfig, data: Dataset | None) -> str:
@@ -38,6 +39,8 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
         BadInput: a factory, weights or a card that cannot be read.
     """
     settings = config.model_dump(mode="json", exclude={"weights", "card"})
+    # A setting that came later has no part in the name at its default: classifiers that were cached before it stay valid.
+    settings = {key: value for key, value in settings.items() if key not in _LATER or value != _LATER[key]}
     if config.factory:
         settings["source"] = own.source_digest(config.factory)
     if config.weights:

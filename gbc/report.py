@@ -25,6 +25,7 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/ce": "min",
     "loss/closed": "min",
     "loss/diversity": "min",
+    "loss/row_space": "min",
     "kkt/rho": "min",
     "kkt/alpha": None,
     "kkt/mu_mean": None,

@@ -16,6 +16,7 @@ from gbc.config import SubjectConfig, TrialConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.multipliers import MultiplierNetwork
 from gbc.regime import before_batch_norm
+from gbc.row_space import RowSpaces
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
 _LAMBDA_TOLERANCE: Final = 1e-8
@@ -37,6 +38,7 @@ class Subject:
 
         Raises:
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
+            BadInput: a row space is asked for, and the classifier has none.
         """
         self.classifier, self.index, self.task = classifier, index, trained.task
         self.phi = classifier.module.to(device)
@@ -60,6 +62,9 @@ class Subject:
         self.local = torch.tensor(known, device=device)
         """Its own number of each of the generator's labels; −1 for those it does not know."""
         self._take(config, trained)
+        self.row_spaces = (
+            RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
+        )
 
     def twin(self, config: TrialConfig, trained: SubjectConfig) -> Self:
         """The same classifier under another trial, whose settings differ in nothing that Λ depends on."""
@@ -88,6 +93,7 @@ def loss_weights(config: TrialConfig) -> dict[str, float]:
         "stationarity": config.stationarity_weight,
         "duality": config.beta,
         "closed": config.closed_weight,
+        "row_space": config.row_space_weight,
         "bn": config.bn_weight,
         "ce": config.ce_weight,
     }
@@ -167,6 +173,13 @@ class Pass:
         """Statistics of the last forward pass beside the stored ones, by layer."""
         assert self.logits is not None  # the hooks saw this batch
         return self.subject.batch_norm_inputs.statistics()
+
+    @cached_property
+    def row_space_costs(self) -> Tensor:
+        """What each sample has outside the row space of the classifier's layers, [M] in [0, 1]."""
+        assert self.logits is not None  # the hooks saw this batch
+        assert self.subject.row_spaces is not None  # its loss has weight
+        return self.subject.row_spaces.costs()
 
     def stationarity(self) -> Tensor:
         """Eq. (5), or its unbiased estimate."""

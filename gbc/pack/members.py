@@ -20,6 +20,7 @@ from gbc.trainer import Trainer
 _OWN: Final = frozenset({
     "lr", "lr_schedule", "weight_decay", "steps", "report_every", "seed", "alpha_init", "delta",
     "beta", "tv_weight", "stationarity_weight", "bn_weight", "ce_weight", "closed_weight", "diversity_weight",
+    "row_space_weight", "row_space_level",
     "bank", "bank_share", "bank_jitter",
 })  # fmt: skip
 """Settings in which members may differ; weights of losses only between numbers that are not 0."""

@@ -58,7 +58,7 @@ class Stack:
         self._horizon = numbers((config.steps for config in configs), torch.float64)
         self._cosine = torch.tensor([config.lr_schedule == "cosine" for config in configs], device=device)
         self._decay = numbers(config.weight_decay for config in configs)
-        self._delta = numbers(config.delta for config in configs)
+        self._own = {name: numbers(getattr(config, name) for config in configs) for name in ("delta", "row_space_level")}
         self._image_weights = {
             name: numbers(weights(config)[name] for config in configs) for name in IMAGE_LOSSES if weights(configs[0])[name]
         }
@@ -96,7 +96,7 @@ class Stack:
                 add(name, weight, vmap(loss)(images, noise, labels))
             for index, subject in enumerate(self._subjects):
                 if subject.task == task:
-                    found = subject.look(images, labels, self._alphas[index], self._delta, self._networks[1])
+                    found = subject.look(images, labels, self._alphas[index], self._own, self._networks[1])
                     for name, weight in subject.weights.items():
                         add(name, weight, found.losses[name])
                     seen[index] = found.seen

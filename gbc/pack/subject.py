@@ -47,14 +47,14 @@ class StackedSubject:
         mine = [id(parameter) for parameter in self.subject.zeta]
         self._decayed = [self._zeta[mine.index(id(parameter))] for parameter in self.subject.decayed]
 
-    def look(self, images: Tensor, labels: Tensor, alpha: Tensor, delta: Tensor, network: Network) -> Look:
-        """Images [K, M, …] with the generator's labels [K, M] through Φ; α and δ are [K]."""
+    def look(self, images: Tensor, labels: Tensor, alpha: Tensor, own: dict[str, Tensor], network: Network) -> Look:
+        """Images [K, M, …] with the generator's labels [K, M] through Φ; α and the settings in `own` are [K]."""
         subject = self.subject
         labels = subject.local[labels]
         with normalising_by(subject.phi, subject.config.bn_mode):
-            logits, statistics = vmap(self._forward, in_dims=(0 if self._pulled else None, 0))(self._zeta, images)
+            logits, known = vmap(self._forward, in_dims=(0 if self._pulled else None, 0))(self._zeta, images)
         subject.batch_norm_inputs.forget()
-        known: dict[str, Any] = {"logits": logits, "labels": labels, "batch_norm": statistics}
+        known |= {"logits": logits, "labels": labels}
         if "stationarity" in self.weights:
             known["multipliers"] = network(images, labels, subject=subject.index)[..., : logits.shape[2]]
             if subject.config.estimator == "halves":
@@ -67,23 +67,31 @@ class StackedSubject:
             known["descent"] = list(
                 torch.autograd.grad(-loss.sum(), self._decayed, create_graph=True, materialize_grads=True)
             )  # fmt: skip
-        found, margins, rho = vmap(self._judge)(alpha, delta, known)
+        found, margins, rho = vmap(self._judge)(alpha, own, known)
         multipliers = known["multipliers"].detach() if "multipliers" in known else None
         return Look(found, rho.detach() if multipliers is not None else None, Seen(margins.detach(), multipliers))
 
-    def _forward(self, zeta: Sequence[Tensor], images: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+    def _forward(self, zeta: Sequence[Tensor], images: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """(logits, what only the hooks saw of this pass)."""
         named = dict(zip(self._names, zeta, strict=True))
         logits = two_logits(functional_call(self.subject.phi, named, (images,)))
-        return logits, list(self.subject.batch_norm_inputs.statistics()) if "bn" in self.weights else []
+        seen: dict[str, Any] = {}
+        if "bn" in self.weights:
+            seen["batch_norm"] = list(self.subject.batch_norm_inputs.statistics())
+        if "row_space" in self.weights:
+            assert self.subject.row_spaces is not None
+            seen["row_space_costs"] = self.subject.row_spaces.costs()
+            self.subject.row_spaces.forget()
+        return logits, seen
 
     def _pull(self, logits: Tensor, labels: Tensor, multipliers: Tensor) -> tuple[Tensor, ...]:
         sums = vmap(losses.lagrangian)(logits, labels, multipliers)
         return torch.autograd.grad(sums.sum(), self._zeta, create_graph=True, materialize_grads=True)
 
-    def _judge(self, alpha: Tensor, delta: Tensor, known: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _judge(self, alpha: Tensor, own: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Of one member: losses, margins, and ρ where there are multipliers."""
         subject = copy.copy(self.subject)
-        subject.alpha, subject.config = alpha, subject.config.model_copy(update={"delta": delta})
+        subject.alpha, subject.config = alpha, subject.config.model_copy(update=own)
         seen = Pass.__new__(Pass)  # of which some quantities are known; it finds the others by itself, as ever
         seen.subject = subject
         vars(seen).update(known)

@@ -1,0 +1,160 @@
+"""The row space of a layer: what stationarity says of its inputs, read off the weights once.
+
+The gradient by the weights of a linear layer z = Wx + b is Σ_i δ_i x_iᵀ, with δ_i what reaches z from sample i, and that by its
+biases Σ_i δ_i. So every form of stationarity that keeps W on its left-hand side (Eq. 3a, the closed form of weight decay) reads
+
+    c·[W b] = Σ_i δ_i [x_i 1]ᵀ
+
+and the rows of [W b] are combinations of the training inputs [x_i 1]. Stationarity is not even needed: gradient descent with
+decay, from any start W_0, keeps W_T − κW_0 in their span, where κ = Π(1 − lr·wd) is what has been left of the start. Singular
+values say how much training used a direction. A convolution is a linear layer whose inputs are patches. Where BatchNorm
+follows, Σ_i δ_i = 0, because it takes a constant away, so the rows are combinations of x_i − x̄, and b says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.classifiers import normalising_by
+from gbc.errors import BadInput
+from gbc.regime import before_batch_norm
+
+Layer = nn.Linear | nn.Conv2d
+_NORMALISATIONS: Final = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+
+
+class RowSpace:
+    """The rows of one layer as a soft projection of its inputs.
+
+    With rows USVᵀ, an input x costs the share of its energy outside, xᵀ(I − VwVᵀ)x / ‖x‖² with w_j = s_j²/(s_j² + ε s_1²):
+    between 0, where strong directions explain x, and 1, where none does. Of a convolution an input is all patches of an
+    image together.
+    """
+
+    def __init__(self, layer: Layer, eps: float, centred: bool) -> None:
+        """`eps` is ε: directions weaker than √ε of the strongest count for little.
+
+        `centred`: the layer feeds BatchNorm, so inputs count from the mean of their batch, and biases are left out.
+        """
+        self.layer, self.centred = layer, centred
+        self.with_bias = layer.bias is not None and not centred
+        values, directions = decomposed(layer, self.with_bias)
+        kept = values.square() / (values.square() + eps * values[0].square())
+        scaled = (directions * kept.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
+        self._rows = scaled[:, :-1] if self.with_bias else scaled
+        self._offset = scaled[:, -1] if self.with_bias else None
+
+    def costs(self, inputs: Tensor) -> Tensor:
+        """Of each input [M, …] of the layer, [M] in [0, 1]; differentiable."""
+        inside = self._products(inputs, self._rows, self._offset)  # [M, r, positions]
+        energy = self._products(inputs.square(), torch.ones_like(self._rows[:1])) + float(self.with_bias)
+        if self.centred:
+            mean = self._mean(inputs)
+            inside = inside - (self._rows @ mean)[:, None]
+            energy = energy - 2 * self._products(inputs, mean[None]) + mean @ mean
+        # A batch of equal inputs has no energy around its mean: it costs 1.
+        return 1 - inside.square().sum(dim=(1, 2)) / energy.sum(dim=(1, 2)).clamp_min(1e-12)
+
+    def _products(self, inputs: Tensor, rows: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Every vector that the layer multiplies by its weights, times `rows` [r, K]; [M, r, positions]."""
+        if isinstance(self.layer, nn.Linear):
+            return nn.functional.linear(inputs, rows, offset).reshape(len(inputs), -1, len(rows)).transpose(1, 2)
+        # With the layer's own stride, padding and dilation.
+        return self.layer._conv_forward(inputs, rows.view(-1, *self.layer.weight.shape[1:]), offset).flatten(2)
+
+    def _mean(self, inputs: Tensor) -> Tensor:
+        """The mean of these vectors over batch and positions, [K]. Patches are linear: those of the mean image will do."""
+        mean = inputs.mean(dim=0, keepdim=True)
+        if isinstance(self.layer, nn.Linear):
+            return mean.reshape(-1, mean.shape[-1]).mean(dim=0)
+        size = self._rows.shape[1]
+        return self._products(mean, torch.eye(size, dtype=mean.dtype, device=mean.device)).mean(dim=(0, 2))
+
+
+class RowSpaces:
+    """Watches a classifier: after each forward pass, what the inputs of its layers cost."""
+
+    def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
+        """Hooks the first layer of `module`, or with `which` "all" every linear and convolutional one, for good.
+
+        `example` is a batch of inputs of the module.
+
+        Raises:
+            BadInput: the module has no layer whose rows are combinations of its inputs; the line says why.
+        """
+        layers = linear_layers(module, example)
+        feeding = before_batch_norm(module, example)
+        chosen = layers if which == "all" else dict([next(iter(layers.items()))])
+        self.spaces = {name: RowSpace(layer, eps, name in feeding) for name, layer in chosen.items()}
+        self._inputs: dict[str, Tensor] = {}
+        for name, layer in chosen.items():
+            layer.register_forward_pre_hook(self._keep(name))
+
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._inputs[name] = inputs[0]
+
+        return hook
+
+    def forget(self) -> None:
+        """Let the last inputs go."""
+        self._inputs.clear()
+
+    def costs(self) -> Tensor:
+        """Of each sample of the last forward pass, [M]: the mean over layers."""
+        return torch.stack([space.costs(self._inputs[name]) for name, space in self.spaces.items()]).mean(dim=0)
+
+
+def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """Singular values [r], falling, and right singular vectors [r, K] of the rows of W, or of [W b]; in float64."""
+    rows = layer.weight.detach().double().flatten(1)
+    if with_bias:
+        assert layer.bias is not None
+        rows = torch.cat([rows, layer.bias.detach().double()[:, None]], dim=1)
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    return values, directions
+
+
+@torch.no_grad()
+def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """Linear and convolutional layers by name, in the order in which a forward pass of `example` uses them.
+
+    Raises:
+        BadInput: the first layer with weights is of another kind, or what reaches it has been normalised.
+    """
+    order: list[tuple[str, nn.Module]] = []
+
+    def remember(name: str) -> Any:
+        return lambda layer, _inputs: order.append((name, layer))
+
+    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    handles = [layer.register_forward_pre_hook(remember(name)) for name, layer in leaves]
+    try:
+        with normalising_by(module, "eval"):
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in order:
+        if isinstance(layer, _NORMALISATIONS):
+            raise BadInput(
+                f"row_space_weight: {type(layer).__name__} ({name}) comes before the classifier's first layer, so its rows are "
+                "no combinations of images; set the weight to 0"
+            )
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            break
+        if any(parameter.ndim > 1 for parameter in layer.parameters()):
+            raise BadInput(
+                f"row_space_weight: the classifier's first layer, {name} ({type(layer).__name__}"
+                f"{', grouped' if isinstance(layer, nn.Conv2d) else ''}), is neither linear nor a plain convolution; "
+                "set the weight to 0"
+            )
+    else:
+        raise BadInput("row_space_weight: the classifier has no linear or convolutional layer to read; set the weight to 0")
+    return {
+        name: layer for name, layer in order if isinstance(layer, nn.Linear | nn.Conv2d) and getattr(layer, "groups", 1) == 1
+    }

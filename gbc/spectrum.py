@@ -1,0 +1,100 @@
+"""Whether the row space of a classifier's layers has something to say, from the weights alone.
+
+Training adds combinations of its inputs to a layer's random start (`gbc.row_space`). What is left of the start spreads over all
+directions with the singular values of a random matrix, whose law is known (Marchenko and Pastur 1967); what training
+added stands above it. A start that has not decayed hides the images; one that has leaves them alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.regime import before_batch_norm
+from gbc.row_space import decomposed, linear_layers
+
+# Below this share of the energy the row space is mostly the random start's: real images are as far from it as noise.
+_ENOUGH: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of one layer beside those of a random start."""
+
+    layer: str
+    shape: tuple[int, int]
+    """(rows, columns) of the weights; a column of biases counts where it takes part."""
+    strongest: float
+    """The largest singular value."""
+    edge: float
+    """The largest that a random matrix of this shape, with this median, would have."""
+    above: int
+    """How many directions lie above the edge."""
+    energy: float
+    """Their share of Σ s²."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether most of the layer came from training, so that its row space says where the inputs lie."""
+        return self.energy >= _ENOUGH
+
+    def words(self) -> str:
+        """One line."""
+        counted = f"{self.above} of {min(self.shape)} directions above a random start, {self.energy:.0%} of the energy"
+        if self.tells:
+            return f"row space of layer {self.layer}: {counted}; it says where the training inputs lie"
+        return f"row space of layer {self.layer}: {counted}; mostly its random start, which says nothing of the training inputs"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "tells": self.tells}
+
+
+def spectra(module: nn.Module, example: Tensor) -> list[Spectrum]:
+    """Of every linear and convolutional layer in the order of use; `example` is a batch of inputs.
+
+    Raises:
+        BadInput: the first layer's rows are no combinations of inputs (`gbc.row_space.linear_layers`).
+    """
+    feeding = before_batch_norm(module, example)
+    found = []
+    for name, layer in linear_layers(module, example).items():
+        with_bias = layer.bias is not None and name not in feeding
+        shape = (layer.weight.shape[0], layer.weight[0].numel() + with_bias)
+        values, _ = decomposed(layer, with_bias)
+        edge = random_edge(values, shape)
+        above = values > edge
+        energy = (values[above].square().sum() / values.square().sum()).item()
+        found.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
+    return found
+
+
+def random_edge(values: Tensor, shape: tuple[int, int]) -> float:
+    """The largest singular value that a random start of `shape` would have left; `values` are the layer's.
+
+    The scale of what is left of the start is not known, since it may have decayed: the median tells it, as long as training
+    moved fewer than half of the directions (Gavish and Donoho 2014). Where it moved more, as in a last layer of few rows, a
+    start is at most what Kaiming initialisation makes, of deviation √(2/fan-in): the smaller of the two counts.
+    """
+    small, large = min(shape), max(shape)
+    fitted = values.median().item() / math.sqrt(large * _median_eigenvalue(small / large))
+    scale = min(fitted, math.sqrt(2 / shape[1]))
+    # The largest eigenvalue of a finite matrix exceeds the edge of the law by a few of these (Johnstone 2001).
+    root = math.sqrt(large) + math.sqrt(small)
+    wobble = root * (1 / math.sqrt(large) + 1 / math.sqrt(small)) ** (1 / 3)
+    return scale * math.sqrt(root**2 + 2 * wobble)
+
+
+def _median_eigenvalue(ratio: float) -> float:
+    """The median of the Marchenko–Pastur law with `ratio` in (0, 1] and unit variance."""
+    low, high = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
+    # With this substitution the density is smooth at both ends.
+    angle = torch.linspace(0, math.pi, 4097, dtype=torch.float64)
+    values = (low + high) / 2 - (high - low) / 2 * torch.cos(angle)
+    density = torch.sin(angle).square() / values.clamp_min(1e-12)
+    mass = torch.cumulative_trapezoid(density, angle)
+    return values[1:][mass >= mass[-1] / 2][0].item()
