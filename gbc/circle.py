@@ -12,19 +12,17 @@ the curves of several meet at the points.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gbc import pictures, tasks
 from gbc.checkpoint import write_atomic
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
-from gbc.errors import BadInput
 from gbc.tasks import World
 from gbc.trainer import Trainer
 
@@ -50,6 +48,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "stationarity_weight": 0.0,
     "beta": 1.0,
     "delta": 0.5,
+    # A learned α follows samples that are on no side yet, and the margin it asks for shrinks.
+    "alpha": "last_layer",
     "device": "cpu",
 }  # fmt: skip
 
@@ -69,44 +69,6 @@ def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classi
     return TrialConfig.parse({**plain, **experts[0], "experts": experts[1:]}, "circle")
 
 
-def born(config: TrialConfig, world: World) -> Trainer:
-    """A trainer that holds each margin e^(−α) at what the weights say it is.
-
-    A learned α follows samples that are on no side yet, and the margin it asks for shrinks.
-    """
-    trainer = Trainer(config, world.classifiers)
-    for subject, wanted in zip(trainer.subjects, config.subjects(), strict=True):
-        margin = margin_of(subject.phi, wanted.classifier.weight_decay)
-        with torch.no_grad():
-            subject.alpha.fill_(-math.log(margin))
-        subject.alpha.register_hook(torch.zeros_like)
-    return trainer
-
-
-def margin_of(module: nn.Module, weight_decay: float) -> float:
-    """The margin of the training points, from the weights of a converged classifier alone.
-
-    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every point at margin m and
-    k rivals at equal odds the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak. Rivals are
-    between 1 and C − 1: the mean of the two solutions.
-
-    Raises:
-        BadInput: no margin beyond the peak fits; the classifier has not converged, or is not sure of its points.
-    """
-    *_, weight, bias = module.parameters()
-    wanted = weight_decay * (weight.square().sum() + bias.square().sum()).item()
-    margins = torch.linspace(0, 30, 30_001)
-    found = []
-    for rivals in (1, len(bias) - 1):
-        odds = rivals * torch.exp(-margins)
-        force = odds * margins / (1 + odds)
-        peak = int(force.argmax())
-        if not force[-1] < wanted < force[peak]:
-            raise BadInput("the classifier has not converged: its last layer fits no margin; give it more steps")
-        found.append(margins[peak:][(force[peak:] - wanted).abs().argmin()].item())
-    return sum(found) / len(found)
-
-
 def run(
     out: Path, cache: Path, steps: int | None = None, say: Callable[[str], None] = print, seed: int = 0
 ) -> dict[str, dict[str, float]]:
@@ -124,7 +86,7 @@ def run(
     for name, parts in setups.items():
         config = settings(*parts, seed=seed, steps=steps)
         worlds[name] = tasks.obtain(config, cache)
-        trainer = born(config, worlds[name])
+        trainer = Trainer(config, worlds[name].classifiers)
         *_, report = trainer.run()
         say(f"{name}: {config.steps} steps, duality {report.metrics['loss/duality']:.3f}")
         panels[name] = drawn(trainer, rng)

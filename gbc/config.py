@@ -148,14 +148,20 @@ class TrialConfig(Config):
 
     # the KKT conditions
     delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
-    alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start")
+    alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start, where it is learned")
     lambda_policy: Literal["last_layer", "min_norm", "uniform", "given"] = Field(
         "last_layer", description="which solution Λ of Eq. (10) is taken"
     )
     lambda_values: dict[str, float] | None = Field(None, description="λ of named tensors, for the policy `given`")
     bn_mode: Literal["train", "eval"] = Field("train", description="statistics Φ normalises by: the batch's or its own")
 
-    estimator: Literal["norm", "halves"] = Field("norm", description="of the stationarity loss: Eq. (5), or unbiased")
+    estimator: Literal["norm", "relative", "cosine", "halves"] = Field(
+        "norm", description="of the stationarity loss: Eq. (5); ρ; 1 − cosine of each tensor; or unbiased"
+    )
+    alpha: Literal["learned", "last_layer"] = Field(
+        "learned", description="last_layer: α stays where the last layer of a converged classifier puts it"
+    )
+    multiplier_floor: float = Field(0.0, ge=0, le=1e3, description="μ is at least this, in units of its scale at the start")
     kkt_from: float = Field(0.0, ge=0, lt=1, description="share of the run after which the KKT losses join in")
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
 
@@ -165,7 +171,12 @@ class TrialConfig(Config):
     row_space_layers: Literal["first", "all"] = Field("first", description="all: later layers too, by their own inputs")
 
     # where latents come from
-    bank: int = Field(0, ge=0, le=1_000_000, description="size of a fixed bank of latents; 0: fresh ones only")
+    bank: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="size of a fixed bank of latents; 0: fresh ones only; batch_size: every batch all of it",
+    )
     bank_share: float = Field(1.0, ge=0, le=1, description="share of a batch that is drawn from the bank")
     bank_jitter: float = Field(0.0, ge=0, le=10, description="noise around a latent of the bank, in standard deviations")
 
@@ -221,6 +232,12 @@ class TrialConfig(Config):
     def _reports_divide_the_run(self) -> Self:
         if self.steps % self.report_every:
             raise ValueError(f"steps ({self.steps}) must be a multiple of report_every ({self.report_every})")
+        return self
+
+    @model_validator(mode="after")
+    def _a_start_belongs_to_a_learned_alpha(self) -> Self:
+        if self.alpha == "last_layer" and self.alpha_init:
+            raise ValueError(f"alpha_init ({self.alpha_init}) is where a learned α starts; alpha is 'last_layer'")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,7 @@
-"""μ = ReLU(h(x, y, t; η)): the network that predicts the KKT multipliers (section 4)."""
+"""μ = ReLU(h(x, y, t; η)): the network that predicts the KKT multipliers (section 4).
+
+A floor takes Eq. (5) its exit, μ → 0, as the penalty on small multipliers does in Haim et al. (2022).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ class MultiplierNetwork(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int, subjects: int = 1) -> None:
-        """Two hidden layers of `width` units; `classes` is the largest number of classes of any subject."""
+    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int, subjects: int = 1, floor: float = 0.0) -> None:
+        """Two hidden layers of `width` units; `classes` is the largest number of classes of any subject; μ ≥ `floor`·scale."""
         super().__init__()
-        self.classes, self.subjects = classes, subjects
+        self.classes, self.subjects, self.floor = classes, subjects, floor
         self.layers = nn.Sequential(
             nn.Linear(math.prod(shape) + classes + (subjects if subjects > 1 else 0), width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
@@ -34,4 +37,4 @@ class MultiplierNetwork(nn.Module):
             which = torch.zeros(len(images), self.subjects, device=images.device)
             which[:, subject] = 1
             condition.append(which)
-        return self.scale[subject] * torch.relu(self.layers(torch.cat(condition, dim=1)))
+        return self.scale[subject] * (torch.relu(self.layers(torch.cat(condition, dim=1))) + self.floor)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gbc import losses
 from gbc.classifiers import BATCH_NORMS, normalising_by
+from gbc.errors import BadInput
 
 Regime = dict[str, Any]
 
@@ -124,3 +125,31 @@ def _gradients(module: nn.Module, images: Tensor, labels: Tensor, loss: str) -> 
         value = losses.CLASSIFICATION[loss](module(images), labels)
     gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
     return {name: (p.detach(), g) for name, p, g in zip(names, parameters, gradients, strict=True)}
+
+
+def margin(module: nn.Module, weight_decay: float) -> float:
+    """The margin of the training samples, from the weights of a classifier alone that converged under mean cross-entropy.
+
+    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every sample at margin m
+    and k rivals at equal odds the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak. Rivals are
+    between 1 and C − 1: the mean of the two solutions.
+
+    Raises:
+        BadInput: no margin beyond the peak fits; the classifier has not converged, or is not sure of its samples.
+    """
+    *_, weight, bias = module.parameters()
+    if bias.ndim != 1 or weight.ndim != 2 or len(bias) < 2:
+        raise BadInput("alpha last_layer: the classifier does not end in a linear layer with a bias for each of its classes")
+    wanted = weight_decay * (weight.square().sum() + bias.square().sum()).item()
+    margins = torch.linspace(0, 30, 30_001)
+    found = []
+    for rivals in (1, len(bias) - 1):
+        odds = rivals * torch.exp(-margins)
+        force = odds * margins / (1 + odds)
+        peak = int(force.argmax())
+        if not force[-1] < wanted < force[peak]:
+            raise BadInput(
+                "alpha last_layer: the classifier has not converged, its last layer fits no margin; give it more steps"
+            )
+        found.append(margins[peak:][(force[peak:] - wanted).abs().argmin()].item())
+    return sum(found) / len(found)

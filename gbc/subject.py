@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
 
-from gbc import homogeneity, losses
+from gbc import homogeneity, losses, regime
 from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
 from gbc.config import SubjectConfig, TrialConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.multipliers import MultiplierNetwork
-from gbc.regime import before_batch_norm
 from gbc.row_space import RowSpaces
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
@@ -52,7 +52,7 @@ class Subject:
         self.batch_norm_inputs = BatchNormInputs(self.phi)
 
         # The closed form asks nothing of weights whose scale Φ ignores: gradient descent leads those to ∇ = 0.
-        invariant = before_batch_norm(self.phi, torch.rand(2, *classifier.shape, device=device))
+        invariant = regime.before_batch_norm(self.phi, torch.rand(2, *classifier.shape, device=device))
         self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
         self.loss = trained.classifier.loss
         decay = trained.classifier.weight_decay
@@ -75,7 +75,12 @@ class Subject:
     def _take(self, config: TrialConfig, trained: SubjectConfig) -> None:
         """What is a trial's own."""
         self.config = config
-        self.alpha: Tensor = torch.tensor(config.alpha_init, device=self.local.device, requires_grad=True)
+        start = config.alpha_init
+        if config.alpha == "last_layer":
+            start = -math.log(regime.margin(self.phi, trained.classifier.weight_decay))
+        self.alpha: Tensor = torch.tensor(start, device=self.local.device, requires_grad=True)
+        if config.alpha == "last_layer":
+            self.alpha.register_hook(torch.zeros_like)
         self.weights = {name: weight * trained.weights.get(name, 1.0) for name, weight in loss_weights(config).items()}
         if not self.batch_norm_inputs.layers:
             self.weights["bn"] = 0.0
@@ -182,16 +187,29 @@ class Pass:
         return self.subject.row_spaces.costs()
 
     def stationarity(self) -> Tensor:
-        """Eq. (5), or its unbiased estimate."""
-        if self.subject.config.estimator == "halves":
-            return losses.stationarity_halves(self.target, *self.half_pulls)
-        return self.distance
+        """Eq. (5), or one of its forms that are free of scale."""
+        return ESTIMATORS[self.subject.config.estimator](self)
 
     def rho(self) -> Tensor:
         """ρ; with the unbiased estimator √ρ̂², 0 where the estimate is negative."""
         if self.subject.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
-        return self.distance / losses.size(self.target)
+        return losses.relative_residual(self.target, self.pull)
+
+    def cosines(self) -> Tensor:
+        """1 − cosine of pull and target, and how far their sizes are apart, as in the closed form: of tensors with a target."""
+        targets = [part for part in self.target if part is not None]
+        pulls = [found for part, found in zip(self.target, self.pull, strict=True) if part is not None]
+        return losses.closed_form(targets, pulls)
+
+
+ESTIMATORS: Final[dict[str, Callable[[Pass], Tensor]]] = {
+    "norm": lambda p: p.distance,
+    "relative": Pass.rho,
+    "cosine": Pass.cosines,
+    "halves": lambda p: losses.stationarity_halves(p.target, *p.half_pulls),
+}
+"""Forms of the stationarity loss."""
 
 
 def halves(values: Tensor, classes: int, dim: int = 0) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class Trainer:
             self.generator.start(initial)
         self.multipliers = MultiplierNetwork(
             classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
-            width=config.multiplier_width, subjects=len(self.subjects),
+            width=config.multiplier_width, subjects=len(self.subjects), floor=config.multiplier_floor,
         )  # fmt: skip
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
@@ -262,11 +262,17 @@ class Trainer:
         return self._from_bank(noise, labels) if self.config.bank else noise
 
     def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
-        """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them."""
+        """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them.
+
+        A bank of the size of the batch is used up by each: stationarity is a property of the whole set of samples.
+        """
         taken = round(self.config.bank_share * len(fresh))
         # Latent number i of the bank belongs to label i mod C, so that every label has its own.
         classes, size = self.generator.classes, self.config.bank
-        turns = torch.randint(max(1, size // classes), (taken,), generator=self.rng, device=self.device)
+        if taken == size:
+            turns = torch.arange(taken, device=self.device) // classes
+        else:
+            turns = torch.randint(max(1, size // classes), (taken,), generator=self.rng, device=self.device)
         centre = self.bank[(turns * classes + labels[:taken]) % size]
         jitter = self.config.bank_jitter
         # Divided so that a standard normal stays one whatever the jitter is.

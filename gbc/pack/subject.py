@@ -91,7 +91,8 @@ class StackedSubject:
     def _judge(self, alpha: Tensor, own: dict[str, Tensor], known: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Of one member: losses, margins, and ρ where there are multipliers."""
         subject = copy.copy(self.subject)
-        subject.alpha, subject.config = alpha, subject.config.model_copy(update=own)
+        subject.alpha = alpha.detach() if subject.config.alpha == "last_layer" else alpha
+        subject.config = subject.config.model_copy(update=own)
         seen = Pass.__new__(Pass)  # of which some quantities are known; it finds the others by itself, as ever
         seen.subject = subject
         vars(seen).update(known)

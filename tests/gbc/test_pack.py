@@ -38,6 +38,8 @@ FLOAT32_JUDGED = 0.05
 FEATURES: dict[str, dict[str, Any]] = {
     "default": {},
     "halves": {"estimator": "halves"},
+    "relative": {"estimator": "relative"},
+    "cosine": {"estimator": "cosine", "multiplier_floor": 0.1},
     "closed form": {"closed_weight": 0.5},
     "closed form alone": {"closed_weight": 0.5, "stationarity_weight": 0},
     "no gradient to the classifier": {"stationarity_weight": 0, "beta": 0},
