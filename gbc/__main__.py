@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from gbc.commands import audit, baseline, circle, data, evaluate, homogeneity, pretrain, results, sample, train
+from gbc.commands import audit, baseline, circle, data, evaluate, homogeneity, pretrain, results, sample, stationarity, train
 
-COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, baseline, circle, results, data)
+COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, baseline, circle, stationarity, results, data)
 
 
 def parser() -> argparse.ArgumentParser:
