@@ -161,6 +161,11 @@ def adopt(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Ca
     return module, card, found | {"steps": 0}
 
 
+def untrained(config: ClassifierConfig, data: Dataset) -> nn.Module:
+    """The network of a classifier for `data` before its training, or without the user's weights. Raises as `obtain`."""
+    return _new(config, own.read_card(config) if config.weights else _card_of(data))
+
+
 def _new(config: ClassifierConfig, card: Card) -> nn.Module:
     if config.loss == "exponential" and len(card.class_names) != 2:
         raise BadInput(f"classifier.loss is exponential, which is for two classes; there are {len(card.class_names)}")

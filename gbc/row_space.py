@@ -25,6 +25,8 @@ from gbc.regime import before_batch_norm
 
 Layer = nn.Linear | nn.Conv2d
 _NORMALISATIONS: Final = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+_ROUNDING: Final = 1e-5
+"""Energy around the mean is a difference of two sums: what float32 leaves of it below this share of them is noise."""
 
 
 class RowSpace:
@@ -43,7 +45,9 @@ class RowSpace:
         self.layer, self.centred = layer, centred
         self.with_bias = layer.bias is not None and not centred
         values, directions = decomposed(layer, self.with_bias)
-        kept = values.square() / (values.square() + eps * values[0].square())
+        energies = values.square()
+        # Weight decay may have taken a layer to 0: then nothing is inside.
+        kept = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
         scaled = (directions * kept.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
         self._rows = scaled[:, :-1] if self.with_bias else scaled
         self._offset = scaled[:, -1] if self.with_bias else None
@@ -52,12 +56,13 @@ class RowSpace:
         """Of each input [M, …] of the layer, [M] in [0, 1]; differentiable."""
         inside = self._products(inputs, self._rows, self._offset)  # [M, r, positions]
         energy = self._products(inputs.square(), torch.ones_like(self._rows[:1])) + float(self.with_bias)
+        # Black images, and in a collapsed batch energy around the mean that is lost in rounding: these cost 1.
+        least = (_ROUNDING * energy.sum(dim=(1, 2))).clamp_min(1e-12)
         if self.centred:
             mean = self._mean(inputs)
             inside = inside - (self._rows @ mean)[:, None]
             energy = energy - 2 * self._products(inputs, mean[None]) + mean @ mean
-        # A batch of equal inputs has no energy around its mean: it costs 1.
-        return 1 - inside.square().sum(dim=(1, 2)) / energy.sum(dim=(1, 2)).clamp_min(1e-12)
+        return 1 - inside.square().sum(dim=(1, 2)) / torch.maximum(energy.sum(dim=(1, 2)), least)
 
     def _products(self, inputs: Tensor, rows: Tensor, offset: Tensor | None = None) -> Tensor:
         """Every vector that the layer multiplies by its weights, times `rows` [r, K]; [M, r, positions]."""
@@ -84,9 +89,9 @@ class RowSpaces:
         `example` is a batch of inputs of the module.
 
         Raises:
-            BadInput: the module has no layer whose rows are combinations of its inputs; the line says why.
+            BadInput: as `check`.
         """
-        layers = linear_layers(module, example)
+        layers = check(module, example)
         feeding = before_batch_norm(module, example)
         chosen = layers if which == "all" else dict([next(iter(layers.items()))])
         self.spaces = {name: RowSpace(layer, eps, name in feeding) for name, layer in chosen.items()}
@@ -119,12 +124,24 @@ def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
     return values, directions
 
 
+def check(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """`linear_layers` of a classifier, trained or not, that a trial asks for its row space.
+
+    Raises:
+        BadInput: it has none; the line says why, and names the setting.
+    """
+    try:
+        return linear_layers(module, example)
+    except BadInput as fault:
+        raise BadInput(f"row_space_weight: {fault}; set it to 0") from None
+
+
 @torch.no_grad()
 def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
     """Linear and convolutional layers by name, in the order in which a forward pass of `example` uses them.
 
     Raises:
-        BadInput: the first layer with weights is of another kind, or what reaches it has been normalised.
+        BadInput: the first layer with weights is of another kind, what reaches it has been normalised, or there is none.
     """
     order: list[tuple[str, nn.Module]] = []
 
@@ -140,21 +157,18 @@ def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
         for handle in handles:
             handle.remove()
     for name, layer in order:
+        kind = type(layer).__name__
         if isinstance(layer, _NORMALISATIONS):
-            raise BadInput(
-                f"row_space_weight: {type(layer).__name__} ({name}) comes before the classifier's first layer, so its rows are "
-                "no combinations of images; set the weight to 0"
-            )
+            raise BadInput(f"{kind} ({name}) comes before the first layer, whose rows are then no combinations of images")
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
             break
         if any(parameter.ndim > 1 for parameter in layer.parameters()):
+            grouped = ", grouped" if isinstance(layer, nn.Conv2d) else ""
             raise BadInput(
-                f"row_space_weight: the classifier's first layer, {name} ({type(layer).__name__}"
-                f"{', grouped' if isinstance(layer, nn.Conv2d) else ''}), is neither linear nor a plain convolution; "
-                "set the weight to 0"
+                f"the first layer, {name or 'the whole network'} ({kind}{grouped}), is neither linear nor a plain convolution"
             )
     else:
-        raise BadInput("row_space_weight: the classifier has no linear or convolutional layer to read; set the weight to 0")
+        raise BadInput("the classifier has no linear or convolutional layer to read")
     return {
         name: layer for name, layer in order if isinstance(layer, nn.Linear | nn.Conv2d) and getattr(layer, "groups", 1) == 1
     }

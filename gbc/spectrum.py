@@ -8,17 +8,22 @@ added stands above it. A start that has not decayed hides the images; one that h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from gbc.config import TrialConfig
 from gbc.regime import before_batch_norm
 from gbc.row_space import decomposed, linear_layers
+from gbc.tasks import World, wants_row_space
 
 # Below this share of the energy the row space is mostly the random start's: real images are as far from it as noise.
 _ENOUGH: Final = 0.5
+# The median of fewer singular values is off by half.
+_FEW: Final = 9
 
 
 @dataclass(frozen=True)
@@ -54,23 +59,41 @@ class Spectrum:
         return {**asdict(self), "tells": self.tells}
 
 
-def spectra(module: nn.Module, example: Tensor) -> list[Spectrum]:
-    """Of every linear and convolutional layer in the order of use; `example` is a batch of inputs.
+def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Spectrum]:
+    """Of the first layer, or with `which` "all" of every linear and convolutional one in the order of use.
+
+    `example` is a batch of inputs.
 
     Raises:
         BadInput: the first layer's rows are no combinations of inputs (`gbc.row_space.linear_layers`).
     """
     feeding = before_batch_norm(module, example)
     found = []
-    for name, layer in linear_layers(module, example).items():
+    layers = linear_layers(module, example)
+    for name, layer in list(layers.items())[: None if which == "all" else 1]:
         with_bias = layer.bias is not None and name not in feeding
         shape = (layer.weight.shape[0], layer.weight[0].numel() + with_bias)
         values, _ = decomposed(layer, with_bias)
         edge = random_edge(values, shape)
         above = values > edge
-        energy = (values[above].square().sum() / values.square().sum()).item()
+        whole = values.square().sum().clamp_min(torch.finfo(values.dtype).tiny)  # weight decay may have taken all of it
+        energy = (values[above].square().sum() / whole).item()
         found.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
     return found
+
+
+def remarks(config: TrialConfig, world: World) -> Iterator[str]:
+    """Lines about each classifier whose row space a trial has weight on, with a warning where that says nothing."""
+    for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
+        if not wants_row_space(config, subject):
+            continue
+        for found in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
+            yield f"classifier {folder.name}: {found.words()}"
+            if not found.tells:
+                yield (
+                    "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
+                    "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
+                )
 
 
 def random_edge(values: Tensor, shape: tuple[int, int]) -> float:
@@ -78,11 +101,13 @@ def random_edge(values: Tensor, shape: tuple[int, int]) -> float:
 
     The scale of what is left of the start is not known, since it may have decayed: the median tells it, as long as training
     moved fewer than half of the directions (Gavish and Donoho 2014). Where it moved more, as in a last layer of few rows, a
-    start is at most what Kaiming initialisation makes, of deviation √(2/fan-in): the smaller of the two counts.
+    start is at most what Kaiming initialisation makes, of deviation √(2/fan-in): the smaller of the two counts, and that alone
+    where there are too few values for a median.
     """
     small, large = min(shape), max(shape)
     fitted = values.median().item() / math.sqrt(large * _median_eigenvalue(small / large))
-    scale = min(fitted, math.sqrt(2 / shape[1]))
+    at_most = math.sqrt(2 / shape[1])
+    scale = min(fitted, at_most) if small >= _FEW else at_most
     # The largest eigenvalue of a finite matrix exceeds the edge of the law by a few of these (Johnstone 2001).
     root = math.sqrt(large) + math.sqrt(small)
     wobble = root * (1 / math.sqrt(large) + 1 / math.sqrt(small)) ** (1 / 3)

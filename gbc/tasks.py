@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from gbc import datasets, pretrain
+from gbc import datasets, pretrain, row_space
 from gbc.classifiers import Classifier
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import ClassifierConfig, SubjectConfig, TrialConfig
 from gbc.errors import BadInput
 from gbc.fit import Progress
 from gbc.regime import Regime
@@ -55,15 +56,24 @@ def obtain(
 
     Raises:
         BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
+        BadInput: a row space is asked for, and a classifier has none; said before any of them is trained.
     """
-    sets, found = [], []
-    for subject in config.subjects():
-        data = datasets.load_any(subject.dataset)
-        sets.append(data)
+    subjects = config.subjects()
+    sets = [datasets.load_any(subject.dataset) for subject in subjects]
+    for subject, data in zip(subjects, sets, strict=True):
+        if wants_row_space(config, subject):
+            row_space.check(pretrain.untrained(subject.classifier, data), torch.zeros(2, *data.shape))
+    found = []
+    for subject, data in zip(subjects, sets, strict=True):
         progress = announce and announce(subject.classifier)
         found.append(pretrain.obtain(subject.classifier, data, cache, progress, elsewhere))
     classifiers, regimes, folders = zip(*found, strict=True)
     return World(classifiers, regimes, folders, union(sets))
+
+
+def wants_row_space(config: TrialConfig, subject: SubjectConfig) -> bool:
+    """Whether a trial has weight on the row space of this classifier."""
+    return bool(config.row_space_weight * subject.weights.get("row_space", 1.0))
 
 
 def cached(config: TrialConfig, cache: Path) -> bool:

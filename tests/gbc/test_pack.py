@@ -48,6 +48,10 @@ FEATURES: dict[str, dict[str, Any]] = {
     "surrogate": {"surrogate": 20.0},
     "bank": {"bank": 40, "bank_share": 0.5, "bank_jitter": 0.1},
     "diversity": {"diversity_weight": 0.5},
+    "row space": {"row_space_weight": 0.7, "row_space_level": 0.1},
+    "row space of convolutions": {
+        "classifier.name": "resnet", "row_space_weight": 0.7, "row_space_eps": 0.1, "row_space_layers": "all",
+    },
     "pixels": {"generator": "pixels"},
     "convolutions": {"classifier.name": "conv", "bn_weight": 0},
     "residual": {"classifier.name": "resnet"},
@@ -162,6 +166,21 @@ def test_every_member_has_the_numbers_of_a_run_alone(settings: TrialConfig, feat
     reports = together(pack, 6)
     for member, config in zip(members, configs, strict=True):
         expected, state = solo(config, 6)
+        assert_same_reports(reports[member], expected, EXACT, EXACT_STATE)
+        assert_same_state(pack.state_dict(member), state, EXACT_STATE)
+
+
+@pytest.mark.usefixtures("double")
+def test_members_may_differ_in_the_weight_and_level_of_the_row_space(settings: TrialConfig) -> None:
+    own = [{"row_space_weight": 0.3, "row_space_level": 0.1}, {"row_space_weight": 2.0, "row_space_level": 0.5}]
+    configs = [settings.updated({**changes, "seed": seed}, "test") for seed, changes in enumerate(own)]
+    assert key(configs[0]) == key(configs[1]) != key(settings)
+    pack = Pack(untrained(settings))
+    members = [pack.add(config) for config in configs]
+    reports = together(pack, 6)
+    for member, config in zip(members, configs, strict=True):
+        expected, state = solo(config, 6)
+        assert expected[0].metrics["loss/row_space"] > 0
         assert_same_reports(reports[member], expected, EXACT, EXACT_STATE)
         assert_same_state(pack.state_dict(member), state, EXACT_STATE)
 

@@ -53,6 +53,16 @@ def test_the_cache_is_used_and_settings_or_data_make_another_entry(images: Image
     assert pretrain.obtain(QUICK, load(DatasetConfig(per_class=5)), tmp_path)[2] != folder
 
 
+def test_a_setting_that_came_later_leaves_the_names_of_cached_classifiers_as_they_were() -> None:
+    """As they were named before `decay` was a setting, so that what users have is not trained again."""
+    digits = load(DatasetConfig(name="digits"))
+    mlp = ClassifierConfig(name="mlp", optimiser="converge", hidden=64)
+    names = [pretrain.identity(config, digits) for config in (ClassifierConfig(), mlp)]
+    assert names == ["68726d4e44daa8c5", "f39134b61374d6b8"]
+    assert pretrain.identity(ClassifierConfig(decay="not_scale_invariant"), digits) == names[0]
+    assert pretrain.identity(ClassifierConfig(decay="all"), digits) not in names
+
+
 def test_stored_statistics_are_those_of_the_training_set(images: ImageDataset, tmp_path: Path) -> None:
     classifier, _, _ = pretrain.obtain(QUICK, images, tmp_path)
     x, _ = images.train()
