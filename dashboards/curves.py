@@ -48,6 +48,10 @@ _CURVES: Final = {
     ),
     "kkt/mu_mean": ("Mean multiplier", "On a log axis, zeros are drawn at the lower edge."),
     "kkt/mu_active": ("Share of multipliers above 0", "0: there is no multiplier left, and ρ is 1."),
+    "kkt/active": (
+        "Share of the KKT conditions in the gradient",
+        "On the generated images. 0: the pictures come from the other losses alone.",
+    ),
     "margin/q05": ("Margin, 5% quantile", "Of the classifier on the samples; below 0 it takes them for another class."),
     "margin/q50": ("Margin, median", "Half of the samples have more."),
     "margin/q95": ("Margin, 95% quantile", "Far above the training images' margins: over-confident samples."),

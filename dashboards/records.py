@@ -140,6 +140,8 @@ class Sweep:
     """Of each classifier."""
     regimes: dict[str, Any] = field(default_factory=dict)
     """How far each classifier's training came, by its name."""
+    verdict: Any = None
+    """`verdict.json`: which trial was the best, and in `lines` what it is worth."""
 
     @property
     def name(self) -> str:
@@ -176,6 +178,13 @@ class Sweep:
     def best(self) -> Trial:
         """The best full trial; `read` makes sure that there is one."""
         return self.ranked[0]
+
+    @property
+    def worth(self) -> list[str]:
+        """What the best trial is worth, in words; empty where the sweep did not say it of this trial."""
+        known = isinstance(self.verdict, dict) and self.verdict.get("trial") == self.best.number
+        lines = self.verdict.get("lines") if known else None
+        return [str(line) for line in lines] if isinstance(lines, list) else []
 
     @property
     def front(self) -> list[int]:
@@ -224,6 +233,7 @@ def read(name: str) -> Sweep:
         Evaluation.of(store.document("evaluation.json")),
         [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
         regimes if isinstance(regimes, dict) else {},
+        store.document("verdict.json"),
     )
     if not sweep.ranked:
         raise BadInput(f"sweep {name!r}: no full trial has a finite {record.objective.metric}; there is nothing to show")

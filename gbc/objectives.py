@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from torch import Tensor
 
@@ -24,6 +24,14 @@ class Batch:
     """How many labels the task has; they come in cyclic order."""
 
 
+class Term(NamedTuple):
+    """One loss of a batch in the total."""
+
+    name: str
+    weight: float
+    value: Tensor
+
+
 LOSSES: Final[dict[str, Callable[[Pass], Tensor]]] = {
     "stationarity": Pass.stationarity,
     "duality": lambda p: losses.duality(p.margins, p.subject.alpha, p.subject.config.delta),
@@ -41,6 +49,10 @@ IMAGE_LOSSES: Final[dict[str, Callable[[Batch], Tensor]]] = {
 """What a batch is worth by itself."""
 
 KKT_LOSSES: Final = ("stationarity", "duality", "closed")
+"""Those that `kkt_from` lets join in late."""
+
+CONDITIONS: Final = ("stationarity", "duality", "closed", "row_space")
+"""Losses that a KKT condition asks for; the row space of the first layer follows from stationarity."""
 
 
 def weights(config: TrialConfig) -> dict[str, float]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gbc import losses, pictures
+from gbc.activity import activity
 from gbc.classifiers import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
@@ -21,7 +23,7 @@ from gbc.generator import JUDGED_SEED, Pixels, build
 from gbc.graph import Replayed
 from gbc.metrics import Judge, Verdict
 from gbc.multipliers import MultiplierNetwork
-from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, weights
+from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
 from gbc.optimiser import Adam
 from gbc.report import Report, free_score
 from gbc.runtime import derive, keep_memory, pick_device
@@ -115,7 +117,7 @@ class Trainer:
     def step(self) -> None:
         """One optimiser step on fresh batches, one for each task; the device is not waited for."""
         self._schedule()
-        self._seen, names = self._advance(self._joined("stationarity"))
+        self._batches, self._seen, names = self._advance(self._joined("stationarity", self.step_count))
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -178,31 +180,20 @@ class Trainer:
         self._clear_sums()
         self._advance.forget()
 
-    def _body(self) -> tuple[list[Seen], tuple[str, ...]]:
-        """What the device does in a step. Returns what the passes saw, and the names of what was added up."""
-        parts: dict[str, Tensor] = {}
-        terms: list[Tensor] = []
-
-        def add(name: str, weight: float, value: Tensor) -> None:
-            parts[name] = parts.get(name, 0) + value
-            terms.append(weight * value)
-
-        passes = []
-        for task in range(len(self.labels_of_task)):
-            batch = self._sample(task)
-            for name, weight in weights(self.config).items():
-                if weight and name in IMAGE_LOSSES:
-                    add(name, weight, IMAGE_LOSSES[name](batch))
-            for subject in self.subjects:
-                if subject.task == task:
-                    seen = Pass(subject, self.multipliers, batch.images, batch.labels)
-                    passes.append(seen)
-                    for name, weight in subject.weights.items():
-                        if weight and self._joined(name):
-                            add(name, weight, LOSSES[name](seen))
+    def _body(self) -> tuple[list[Batch], list[Seen], tuple[str, ...]]:
+        """What the device does in a step. Returns the batches, what the passes saw, and the names of what was added up."""
+        batches = [self._sample(task) for task in range(len(self.labels_of_task))]
+        passes, terms = list[Pass](), list[Term]()
+        for task, batch in enumerate(batches):
+            mine, theirs = self._look(task, batch, self.step_count)
+            passes += mine
+            terms += theirs
         if not terms:
             raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
-        total = torch.stack(terms).sum()
+        parts: dict[str, Tensor] = {}
+        for term in terms:
+            parts[term.name] = parts.get(term.name, 0) + term.value
+        total = torch.stack([term.weight * term.value for term in terms]).sum()
         self.optimiser.zero_grad()
         total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
         self.optimiser.step()
@@ -212,10 +203,30 @@ class Trainer:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
         multiplied = [seen.subject.weights["stationarity"] != 0 for seen in passes]
-        return [
-            Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
-            for seen, used in zip(passes, multiplied, strict=True)
-        ], tuple(values)
+        return (
+            [replace(batch, images=batch.images.detach()) for batch in batches],
+            [
+                Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
+                for seen, used in zip(passes, multiplied, strict=True)
+            ],
+            tuple(values),
+        )
+
+    def _look(self, task: int, batch: Batch, step: int) -> tuple[list[Pass], list[Term]]:
+        """A batch of one task before its classifiers, and every loss that counts at this step."""
+        passes = [Pass(s, self.multipliers, batch.images, batch.labels) for s in self.subjects if s.task == task]
+        terms = [
+            Term(name, weight, IMAGE_LOSSES[name](batch))
+            for name, weight in weights(self.config).items()
+            if weight and name in IMAGE_LOSSES
+        ]
+        terms += [
+            Term(name, weight, LOSSES[name](seen))
+            for seen in passes
+            for name, weight in seen.subject.weights.items()
+            if weight and self._joined(name, step)
+        ]
+        return passes, terms
 
     def _moving(self) -> list[Tensor]:
         """Every tensor that a step changes, except for the random generator's."""
@@ -238,8 +249,8 @@ class Trainer:
                 f"not {self.config.batch_size}"
             )
 
-    def _joined(self, name: str) -> bool:
-        return name not in KKT_LOSSES or self.step_count >= self.config.kkt_from * self.config.steps
+    def _joined(self, name: str, step: int) -> bool:
+        return name not in KKT_LOSSES or step >= self.config.kkt_from * self.config.steps
 
     def _sample(self, task: int = 0) -> Batch:
         """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
@@ -309,7 +320,7 @@ class Trainer:
         """ρ of each pass, and the sizes of the gradients."""
         values: dict[str, Tensor] = {}
         for seen in passes:
-            if seen.subject.weights["stationarity"] and self._joined("stationarity"):
+            if seen.subject.weights["stationarity"] and self._joined("stationarity", self.step_count):
                 rho = seen.rho().detach()
                 values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
                 if len(passes) > 1:
@@ -335,7 +346,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise Diverged(self.step_count, name)
 
-        metrics |= self._kkt_state()
+        metrics |= self._kkt_state() | self._activity()
         images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
         metrics |= self._without_data(images)
         picture = None
@@ -362,6 +373,17 @@ class Trainer:
         margins = torch.cat([seen.margins for seen in self._seen])
         quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
         return found | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
+
+    @torch.enable_grad()
+    def _activity(self) -> dict[str, float]:
+        """Whose gradient moved the images of the last batch. Draws no number and leaves no gradient."""
+
+        def looked_at() -> Iterator[tuple[Tensor, list[Term]]]:
+            for task, batch in enumerate(self._batches):
+                images = batch.images.clone().requires_grad_()
+                yield images, self._look(task, replace(batch, images=images), self.step_count - 1)[1]
+
+        return activity(looked_at())
 
     def _without_data(self, images: Tensor) -> dict[str, float]:
         """What the classifiers alone say of the judged samples [K, …], whose latents no step was trained on.

@@ -34,6 +34,7 @@ from search.trial import settings_of
 
 EVALUATION: Final = "evaluation.json"
 AUDIT: Final = "audit.json"
+VERDICT: Final = "verdict.json"
 _DASHBOARD: Final = Path(__file__).resolve().parents[1] / "dashboards" / "report.py"
 
 Say = Callable[[str], None]
@@ -50,6 +51,7 @@ def conclude(config: SweepConfig, entries: Sequence[Entry], tracker: Tracker, su
     if chosen is not None and settings_of(config, chosen).generator != "pixels":
         say("measuring and registering the best …")
         evaluation = _judge(config, entries, chosen, tracker, say)
+    tracker.add_files({VERDICT: json.dumps({"trial": summary.best_trial, "lines": summary.verdict}, indent=2)})
     tracker.describe(description(config, summary, tracker, evaluation))
     say("writing the report …")
     with _noting(say, "there is no report"):

@@ -70,6 +70,7 @@ def _best(summary: Summary, tracker: Tracker) -> list[str]:
     return [
         f"## Best: {link}\n",
         f"{settings}\n",
+        *(f"{line[0].upper()}{line[1:]}.\n" for line in summary.verdict),
         f"![odd rows: generated; even rows: the nearest training images]({picture})\n",
     ]
 

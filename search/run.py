@@ -307,6 +307,8 @@ def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Con
                 for key, value in summary.best_params.items()
             )
         )
+        for line in summary.verdict:
+            say(f"      {line}")
         say(f"picture: {summary.picture}")
     for line in front_lines(summary.front):
         say(line)

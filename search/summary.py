@@ -19,6 +19,7 @@ from search.folder import LOG, PICTURE, home_of, trial_folder
 from search.ledger import Ledger
 from search.ranking import front
 from search.storage import Place
+from search.verdict import conditions
 
 _FILE: Final = "summary.json"
 
@@ -52,6 +53,8 @@ class Summary:
     """Of each failed trial: `trial`, `reason`, `retries` and `log`, the file with the traceback."""
     bytes: int = 0
     """What the sweep's folder takes on disk."""
+    verdict: list[str] = field(default_factory=list)
+    """What the best is worth, in words, a line each."""
     concluded: bool = False
     """Whether the best is measured and registered and the report written, as follows the end of a sweep."""
 
@@ -80,6 +83,7 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
     home = home_of(config)
     picture = trial_folder(home, best.number) / PICTURE if best else None
     last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
+    found = (last.get(best.number) or metrics(best.number)) if best else {}
     return Summary(
         name=config.name,
         folder=str(folder),
@@ -92,7 +96,7 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         finished=reason is not None,
         best_trial=best.number if best else None,
         best_value=best.value if best else None,
-        best_metrics=(last.get(best.number) or metrics(best.number)) if best else {},
+        best_metrics=found,
         best_params=best.params if best else {},
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
@@ -100,6 +104,7 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         front=front_of(config, entries),
         failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
         bytes=footprint(folder, config),
+        verdict=[line] if (line := conditions(found)) else [],
     )
 
 

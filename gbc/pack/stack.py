@@ -87,10 +87,12 @@ class Stack:
             parts[name] = parts.get(name, 0) + value
             terms.append(weight * value)
 
+        batches: list[Batch] = []
         seen: dict[int, Seen] = {}
         rhos: dict[int, Tensor] = {}
         for task in range(len(self._first.labels_of_task)):
             images, noise, labels = self._sample(task)
+            batches.append(Batch(images.detach(), noise, labels, len(self._first.labels_of_task[task])))
             for name, weight in self._image_weights.items():
                 loss = partial(_image_loss, name, len(self._first.labels_of_task[task]))
                 add(name, weight, vmap(loss)(images, noise, labels))
@@ -109,7 +111,7 @@ class Stack:
             values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(seen)
             if len(seen) > 1:
                 values[f"kkt/rho_{index + 1}"] = rho
-        return Made(list(seen.values()), *self._advance(values, gradients))
+        return Made(batches, list(seen.values()), *self._advance(values, gradients))
 
     @torch.no_grad()
     def _advance(self, values: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> tuple[list[str], list[bool]]:
@@ -178,6 +180,10 @@ class Stack:
             trainer._counts[name] = trainer._counts.get(name, 0) + self._counts[row]
         self._sums[:, row] = 0
         self._counts[row] = 0
+        trainer._batches = [
+            Batch(made.images[row].clone(), made.noise[row].clone(), made.labels[row].clone(), made.classes)
+            for made in self._made.batches
+        ]
         trainer._seen = [
             Seen(margins[row].clone(), None if multipliers is None else multipliers[row].clone())
             for margins, multipliers in self._made.seen
@@ -192,6 +198,8 @@ class Stack:
 class Made(NamedTuple):
     """What a step leaves behind."""
 
+    batches: list[Batch]
+    """Of each task; a row a member."""
     seen: list[Seen]
     """Of each classifier in the order of the passes; a row a member."""
     names: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from dashboards import curves, landscape, running, scores
 from dashboards.panels import needs_log
 from dashboards.place import Record
 from dashboards.records import Evaluation, Sweep, Trial
+from dashboards.sections import outcome
 from dashboards.store import Logged
 
 EVALUATION = Evaluation(
@@ -52,6 +54,15 @@ def test_the_best_depends_on_the_direction(direction: str, best: int, line: list
     found = sweep(full(0, 0.3), full(1, 0.5), full(2, 0.1), direction=direction)
     assert found.best.number == best
     assert list(landscape.best_so_far(found)) == line
+
+
+def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
+    found = sweep(full(0, 0.3), full(1, 0.5))
+    assert found.worth == []  # a sweep of an earlier version
+    said = replace(found, verdict={"trial": 1, "lines": ["the KKT conditions took no part in it"]})
+    assert "The KKT conditions took no part in it." in outcome.header(said, {})
+    assert replace(found, verdict={"trial": 0, "lines": ["another one"]}).worth == []
+    assert replace(found, verdict=["damaged"]).worth == []
 
 
 def test_a_trial_without_a_finite_value_is_never_the_best() -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from gbc.findings import OTHER, TRAIN
 from search import ui
-from search.conclude import AUDIT, EVALUATION, conclude
+from search.conclude import AUDIT, EVALUATION, VERDICT, conclude
 from search.config import SweepConfig
 from search.folder import CHECKPOINT, CLASSIFIERS, REPORT, SWEEPS, folder_of, trial_folder
 from search.ledger import Ledger
@@ -97,6 +97,9 @@ def test_the_verdict_is_in_mlflow_once(here: Path) -> None:
     assert audit["classifier"].startswith("fashion_mnist-mlp_bn-") and audit["verdict"]
     assert {TRAIN, OTHER} <= set(audit["conditions"][0]["values"])
     note = parent.data.tags["mlflow.note.content"]
+    said = json.loads((files / VERDICT).read_text())
+    assert said["trial"] == winner() and said["lines"][0].startswith("the KKT conditions ")
+    assert said["lines"][0][1:] in note
     assert f"trial-{winner():04d} is the best" in note and "| black |" in note and "python search/run.py" in note
 
     (version,) = store.search_model_versions("name = 'gbc-fashion_mnist'")
@@ -125,7 +128,7 @@ def test_trials_name_what_they_start_from_and_show_how_they_went(here: Path) -> 
 
 def test_a_report_is_beside_the_study(here: Path) -> None:
     text = (SWEEPS / "tiny" / REPORT).read_text()
-    assert f"trial {winner()}" in text and "other real images" in text
+    assert f"trial {winner()}" in text and "other real images" in text and "The KKT conditions " in text
 
 
 def test_what_cannot_be_done_is_said_and_the_rest_is_done(

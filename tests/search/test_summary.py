@@ -32,8 +32,11 @@ def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: S
     assert summary.free_rank == pytest.approx(1 - 36 / 60)
     assert (summary.complete, summary.stopped, asked) == (4, 1, [0, 1, 2, 3])
     assert (summary.finished, summary.ended_by, summary.front) == (True, "trials", [])
+    assert summary.verdict == []
     summary.write(tmp_path)
     assert Summary.read(tmp_path) == summary
+    told = sum_up(config, ledger, lambda number: {**metrics(number), "kkt/active": 0.0}, tmp_path)
+    assert told.verdict == ["the KKT conditions took no part in it: kkt/active 0.00"]
 
 
 def test_two_objectives_are_summed_up_as_a_front(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What the best trial of a sweep is worth, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+ACTIVE_FLOOR: Final = 0.05
+"""`kkt/active` from which on the KKT conditions count as a cause of the pictures."""
+_SHARE: Final = "kkt/active_"
+_LEAST: Final = 0.01
+_OTHERS: Final = {"loss/bn": "BatchNorm statistics", "loss/ce": "cross-entropy"}
+"""Losses beside the conditions that make pictures; the total variation and the diversity only shape them."""
+
+
+def conditions(metrics: Mapping[str, float]) -> str | None:
+    """Whether the KKT conditions took part in a trial, from its last report; None where that does not say.
+
+    Reports of earlier versions have no `kkt/active`.
+    """
+    active = metrics.get("kkt/active")
+    if active is None:
+        return None
+    if active >= ACTIVE_FLOOR:
+        shares = {key.removeprefix(_SHARE).replace("_", " "): value for key, value in metrics.items() if key.startswith(_SHARE)}
+        named = sorted((name for name, share in shares.items() if share >= _LEAST), key=lambda name: -shares[name])
+        return f"the KKT conditions made {active:.0%} of its gradient ({', '.join(named)})"
+    others = listed([words for loss, words in _OTHERS.items() if loss in metrics])
+    part = "no part" if active < _LEAST else "next to no part"
+    source = f"; its pictures come from {others}" if others else ""
+    return f"the KKT conditions took {part} in it: kkt/active {active:.2f}{source}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
