@@ -26,6 +26,7 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/closed": "min",
     "loss/diversity": "min",
     "loss/row_space": "min",
+    "loss/reconstruction": "min",
     "kkt/rho": "min",
     "kkt/alpha": None,
     "kkt/mu_mean": None,

@@ -53,6 +53,12 @@ def test_the_cache_is_used_and_settings_or_data_make_another_entry(images: Image
     assert pretrain.obtain(QUICK, load(DatasetConfig(per_class=5)), tmp_path)[2] != folder
 
 
+def test_classifiers_that_were_cached_before_a_setting_came_stay_valid() -> None:
+    data = load(DatasetConfig(name="digits"))
+    assert pretrain.identity(ClassifierConfig(), data) == "68726d4e44daa8c5"
+    assert pretrain.identity(ClassifierConfig(first_scale=0.5), data) != "68726d4e44daa8c5"
+
+
 def test_stored_statistics_are_those_of_the_training_set(images: ImageDataset, tmp_path: Path) -> None:
     classifier, _, _ = pretrain.obtain(QUICK, images, tmp_path)
     x, _ = images.train()
