@@ -69,6 +69,7 @@ class ClassifierConfig(Config):
     polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
     seed: int = Field(0, ge=0)
+    first_scale: float = Field(1.0, gt=0, le=1, description="factor on the random start of the first layer's weights")
 
     factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
     weights: str | None = Field(None, description="a safetensors file or a torch state dict; nothing is trained then")
@@ -85,6 +86,14 @@ class ClassifierConfig(Config):
     def _a_card_belongs_to_weights(self) -> Self:
         if self.card is not None and self.weights is None:
             raise ValueError("card describes weights, and there are none")
+        return self
+
+    @model_validator(mode="after")
+    def _the_start_is_ours_to_scale(self) -> Self:
+        if self.first_scale != 1 and (self.factory or self.weights):
+            raise ValueError(
+                "first_scale is for our own networks and their random start; leave it out beside factory or weights"
+            )
         return self
 
     @property
@@ -145,6 +154,7 @@ class TrialConfig(Config):
     closed_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the closed form wd·ζ = −∇CE")
     row_space_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the row space of the first layer")
     diversity_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the diversity loss")
+    reconstruction_weight: float = Field(0.0, ge=0, le=1e6, description="weight of Haim et al.'s loss, with free multipliers")
 
     # the KKT conditions
     delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
@@ -165,6 +175,13 @@ class TrialConfig(Config):
     kkt_from: float = Field(0.0, ge=0, lt=1, description="share of the run after which the KKT losses join in")
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
 
+    # free multipliers
+    multipliers: Literal["network", "free"] = Field(
+        "network", description="free: one number λ for each image of generator pixels; every step then takes all images"
+    )
+    lambda_min: float = Field(0.0, ge=0, le=1e3, description="λ_min: no free multiplier is smaller")
+    multiplier_rate: float = Field(1.0, gt=0, le=1e3, description="learning rate of free multipliers, in units of lr")
+
     # the row space
     row_space_eps: float = Field(1e-3, gt=0, le=1, description="ε: directions weaker than √ε of the strongest count little")
     row_space_level: float = Field(0.0, ge=0, lt=1, description="h: the share of a sample's energy outside that is free")
@@ -182,6 +199,8 @@ class TrialConfig(Config):
 
     # networks
     generator: Literal["convolutional", "pixels"] = Field("convolutional", description="pixels: the images themselves")
+    candidates: int = Field(0, ge=0, description="how many images generator pixels has; 0: as many as are judged")
+    pixel_start: float = Field(0.3, gt=0, le=10, description="standard deviation of their random start, before the sigmoid")
     noise_dim: int = Field(64, ge=1, le=4096)
     width: int = Field(512, ge=1, le=65536, description="units of the generator's fully connected layers")
     channels: int = Field(64, ge=4, le=4096, description="channels of the generator's first feature map")
@@ -244,4 +263,14 @@ class TrialConfig(Config):
     def _pixels_stand_alone(self) -> Self:
         if self.generator == "pixels" and (self.bank or self.diversity_weight or any(e.dataset for e in self.experts)):
             raise ValueError("generator pixels has no latents: it takes no bank, no diversity and no expert with its own data")
+        return self
+
+    @model_validator(mode="after")
+    def _free_multipliers_belong_to_pixels(self) -> Self:
+        if self.generator != "pixels" and (self.multipliers == "free" or self.candidates):
+            raise ValueError("free multipliers and candidates are numbers of fixed images: set generator to pixels")
+        if self.multipliers != "free" and (self.reconstruction_weight or self.lambda_min or self.multiplier_rate != 1):
+            raise ValueError(
+                "reconstruction_weight, lambda_min and multiplier_rate need free multipliers: set multipliers to free"
+            )
         return self

@@ -24,6 +24,8 @@ from gbc.samples import ImageDataset, tensors
 NEIGHBOURS: Final = 5
 """Neighbours that span a ball, as Naeem et al. (2020) recommend."""
 TSTR_STEPS: Final = 400
+RECONSTRUCTED: Final = 0.4
+"""SSIM above which Buzaglo et al. (2023) call an image reconstructed."""
 _ROWS: Final = 1000
 
 
@@ -81,6 +83,18 @@ def squared_mmd(*, real: Tensor, generated: Tensor) -> Tensor:
     return within - 2 * _kernel_sum(real, generated) / (len(real) * len(generated))
 
 
+def matched(similarity: Tensor, threshold: float = RECONSTRUCTED) -> int:
+    """How many rows of `similarity` [K, N] can be paired with columns of their own above the threshold, at most.
+
+    One to one: a generated image that resembles two real ones stands for one of them.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    partners = maximum_bipartite_matching(csr_array((similarity > threshold).cpu().numpy()), perm_type="column")
+    return int((partners >= 0).sum())
+
+
 class Evaluator:
     """Real images and the eyes they are seen with: what every comparison shares, computed once."""
 
@@ -98,6 +112,14 @@ class Evaluator:
     def train_features(self) -> Tensor:
         """Of the classifier's training images, [N, d]."""
         return self.network.features(self.judge.train_images)
+
+    @cached_property
+    def held_out(self) -> SSIMFeatures:
+        """Of test images, the first of each class, as many as there are training images of it or as the class has."""
+        judge, picked = self.judge, []
+        for label, real in judge.classes.items():
+            picked.append(judge.test_images[judge.test_labels == label][: real.stop - real.start])
+        return SSIMFeatures(torch.cat(picked))
 
     @cached_property
     def test_features(self) -> Tensor:
@@ -123,11 +145,19 @@ class Evaluation(Verdict):
         """Against the training images: their number is the same in every row, and these measures depend on it."""
         return neighbourhoods(real=self.evaluator.train_features, generated=self.seen)
 
+    def similarity(self, real: SSIMFeatures) -> Tensor:
+        """SSIM of every generated to every real image, [K, N]."""
+        return torch.cat([ssim(SSIMFeatures(part), real) for part in self.images.split(100)])
+
+    @cached_property
+    def to_training(self) -> Tensor:
+        """`similarity` to the training images."""
+        return self.similarity(self.judge.train_features)
+
     @cached_property
     def nearest_training(self) -> Tensor:
         """Index of the training image with the highest SSIM to each generated image, any class, [K]."""
-        best = [ssim(SSIMFeatures(part), self.judge.train_features).argmax(dim=1) for part in self.images.split(100)]
-        return torch.cat(best)
+        return self.to_training.argmax(dim=1)
 
     @cached_property
     def student_is_right(self) -> Tensor:
@@ -190,11 +220,32 @@ def duplicates(evaluation: Evaluation) -> Tensor:
     return torch.tensor(1 - len(evaluation.nearest_training.unique()) / len(evaluation.images))
 
 
+def reconstructed_training(evaluation: Evaluation) -> Tensor:
+    """How many training images have a generated one to themselves with an SSIM above 0.4.
+
+    Read it beside `reconstructed_held_out`: a set of blurred shirts has matches among shirts that nobody trained on.
+    """
+    return torch.tensor(matched(evaluation.to_training))
+
+
+def reconstructed_held_out(evaluation: Evaluation) -> Tensor:
+    """The same of as many test images, which the classifier has never seen: what chance and the classes alone give.
+
+    Where there are fewer test images, in proportion: then they compete less for generated ones, and the number is too high
+    rather than too low.
+    """
+    held_out = evaluation.evaluator.held_out
+    share = held_out.mean.shape[1] / len(evaluation.judge.train_images)
+    return torch.tensor(matched(evaluation.similarity(held_out)) / share)
+
+
 MEASURES: Final[dict[str, Measure]] = {
     "ssim/nearest": Measure(metrics.ssim_nearest, "max", True),
     "ssim/coverage": Measure(metrics.ssim_coverage, "max", True),
     "nearest/label_agreement": Measure(label_agreement, "max", True),
     "nearest/duplicates": Measure(duplicates, "min", True),
+    "reconstructed/train": Measure(reconstructed_training, "max", True),
+    "reconstructed/held_out": Measure(reconstructed_held_out, "max", False),
     "prdc/precision": Measure(lambda e: precision(e.neighbourhoods), "max", True),
     "prdc/recall": Measure(lambda e: recall(e.neighbourhoods), "max", True),
     "prdc/density": Measure(lambda e: density(e.neighbourhoods), "max", True),

@@ -119,10 +119,10 @@ class Pixels(nn.Module):
         self.classes, self.count = classes, count
         self.logits = nn.Parameter(torch.zeros(count, *shape))
 
-    def start(self, rng: torch.Generator) -> None:
-        """Dark with some noise: sigmoid(−2 + 0.3 ε)."""
+    def start(self, rng: torch.Generator, deviation: float) -> None:
+        """Dark with some noise: sigmoid(−2 + deviation·ε)."""
         with torch.no_grad():
-            self.logits.normal_(-2, 0.3, generator=rng)
+            self.logits.normal_(-2, deviation, generator=rng)
 
     def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Numbers [M] of images with these labels, which come in cyclic order: a run of neighbours from a random place."""
@@ -147,7 +147,7 @@ def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: i
         ValueError: as `Generator`.
     """
     if config.generator == "pixels":
-        return Pixels(classes=classes, shape=shape, count=classes * config.eval_per_class)
+        return Pixels(classes=classes, shape=shape, count=config.candidates or classes * config.eval_per_class)
     if len(shape) == 1:
         return PointGenerator(classes=classes, shape=shape, noise_dim=config.noise_dim, width=config.width, tasks=tasks)
     return Generator(

@@ -108,6 +108,18 @@ def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight:
     return torch.stack(terms).mean()
 
 
+def reconstruction(parameters: Sequence[Tensor], pulled: Sequence[Tensor], count: int) -> Tensor:
+    """‖ζ − Σ_i λ_i ∇_ζ(Φ_{y_i} − max_{c≠y_i} Φ_c)‖² / ‖ζ‖², Haim et al. (2022) and, for several classes, Buzaglo et al. (2023).
+
+    `pulled` is the mean over `count` images, as `pull` gives it. Every tensor takes part and λ absorbs the scale: exact, up
+    to the max, for a classifier that converged with weight decay. Divided by ‖ζ‖², which they do not do and which is constant,
+    so that its weight means the same for every classifier.
+    """
+    apart = [parameter.detach() - count * found for parameter, found in zip(parameters, pulled, strict=True)]
+    whole = [parameter.detach() for parameter in parameters]
+    return inner(apart, apart) / inner(whole, whole)
+
+
 def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor], kind: str = "cross_entropy") -> list[Tensor]:
     """−∇_ζ loss, one tensor for each parameter tensor; where gradient descent pulls. Differentiable (second order).
 

@@ -1,4 +1,4 @@
-"""μ = ReLU(h(x, y, t; η)): the network that predicts the KKT multipliers (section 4).
+"""The KKT multipliers: μ = ReLU(h(x, y, t; η)), the network of section 4, or free numbers.
 
 A floor takes Eq. (5) its exit, μ → 0, as the penalty on small multipliers does in Haim et al. (2022).
 """
@@ -38,3 +38,35 @@ class MultiplierNetwork(nn.Module):
             which[:, subject] = 1
             condition.append(which)
         return self.scale[subject] * (torch.relu(self.layers(torch.cat(condition, dim=1))) + self.floor)
+
+
+class FreeMultipliers(nn.Module):
+    """One multiplier λ_i ≥ λ_min for each of a fixed set of images and each subject, as in Haim et al. (2022).
+
+    They keep λ_i above λ_min by a penalty; here λ = λ_min + softplus(v), which cannot break the bound.
+    """
+
+    def __init__(self, *, count: int, least: float, subjects: int = 1) -> None:
+        """`count` images; `least` is λ_min."""
+        super().__init__()
+        self.least = least
+        self.values = nn.Parameter(torch.zeros(subjects, count))
+
+    def start(self, rng: torch.Generator) -> None:
+        """λ − λ_min uniform in (0, 1)."""
+        with torch.no_grad():
+            drawn = torch.rand(self.values.shape, generator=rng).clamp_min(1e-3)
+            self.values.copy_(torch.log(torch.expm1(drawn)))
+
+    def forward(self, numbers: Tensor, logits: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
+        """Multipliers [M, C] of the images with these numbers [M]: λ_i at the strongest wrong class, 0 elsewhere.
+
+        With `logits` [M, C] and `labels` [M] the sum in Eq. (5) is then that of
+        λ_i (Φ_y − max_{c≠y} Φ_c), Buzaglo et al. (2023).
+        """
+        rival = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
+        found = self.least + nn.functional.softplus(self.values[subject, numbers])
+        return torch.zeros_like(logits).scatter(1, rival, found[:, None])
+
+
+Multipliers = MultiplierNetwork | FreeMultipliers

@@ -36,6 +36,7 @@ LOSSES: Final[dict[str, Callable[[Pass], Tensor]]] = {
     "stationarity": Pass.stationarity,
     "duality": lambda p: losses.duality(p.margins, p.subject.alpha, p.subject.config.delta),
     "closed": lambda p: losses.closed_form(p.subject.decay_targets, p.descent),
+    "reconstruction": lambda p: losses.reconstruction(p.subject.zeta, p.pull, len(p.images)),
     "row_space": lambda p: losses.row_space(p.row_space_costs, p.subject.config.row_space_level),
     "bn": lambda p: losses.batch_norm_statistics(p.batch_norm),
     "ce": lambda p: losses.cross_entropy(p.logits, p.labels),
@@ -48,10 +49,10 @@ IMAGE_LOSSES: Final[dict[str, Callable[[Batch], Tensor]]] = {
 }
 """What a batch is worth by itself."""
 
-KKT_LOSSES: Final = ("stationarity", "duality", "closed")
+KKT_LOSSES: Final = ("stationarity", "duality", "closed", "reconstruction")
 """Those that `kkt_from` lets join in late."""
 
-CONDITIONS: Final = ("stationarity", "duality", "closed", "row_space")
+CONDITIONS: Final = ("stationarity", "duality", "closed", "reconstruction", "row_space")
 """Losses that a KKT condition asks for; the row space of the first layer follows from stationarity."""
 
 

@@ -29,7 +29,7 @@ Elsewhere = Callable[[str], Mapping[str, bytes] | None]
 """Another cache: the files of a classifier by the name of its folder, None when it is not there."""
 
 SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
-_LATER: Final[dict[str, object]] = {name: ClassifierConfig.model_fields[name].default for name in ("decay",)}
+_LATER: Final[dict[str, object]] = {name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")}
 
 
 def identity(config: ClassifierConfig, data: Dataset | None) -> str:

@@ -22,8 +22,10 @@ COLUMNS: Final[dict[str, str]] = {
     "prdc/precision": "precision",
     "kid": "KID",
     "ssim/nearest": "SSIM (paper)",
+    "reconstructed/train": "reconstructed",
+    "reconstructed/held_out": "of held-out images",
 }
-"""Measures shown, and what heads their columns."""
+"""Measures shown, and what heads their columns; one that a log does not have yet is left out."""
 _CONTRASTED: Final = ("tstr/cnn", "ssim/coverage", "prdc/coverage", "prdc/recall", "kid")
 _CLASSES: Final = "tstr/cnn"
 
@@ -94,19 +96,22 @@ def _section(log: Log, out: Path) -> list[str]:
 def _scores(log: Log) -> list[str]:
     from gbc.evaluation import MEASURES
 
-    heads = [f"{title}{' *' if MEASURES[name].training_images else ''}" for name, title in COLUMNS.items()]
-    best = {name: MEASURES[name].better for name in COLUMNS}
+    rows = [*(record.scores for record in log.records.values()), *log.controls.values()]
+    columns = [name for name in COLUMNS if all(name in row for row in rows)]
+    heads = [f"{COLUMNS[name]}{' *' if MEASURES[name].training_images else ''}" for name in columns]
     lines = [
         f"| row | what it is | seeds | {' | '.join(heads)} |",
         f"|---|---|---|{'---|' * len(heads)}",
-        f"| | | | {' | '.join(f'{best[name]}' for name in COLUMNS)} |",
+        f"| | | | {' | '.join(MEASURES[name].better for name in columns)} |",
     ]
     for name, row in log.comparison.rows.items():
         if records := log.of(name):
-            cells = [_value([record.scores[measure] for record in records]) for measure in COLUMNS]
+            cells = [_value([record.scores[measure] for record in records], _digits(measure)) for measure in columns]
             lines.append(f"| `{name}` | {row.about} | {len(records)} | {' | '.join(cells)} |")
     for name, scores in log.controls.items():
-        lines.append(f"| *{name}* | control | | {' | '.join(f'{scores[measure]:.3f}' for measure in COLUMNS)} |")
+        lines.append(
+            f"| *{name}* | control | | {' | '.join(f'{scores[measure]:.{_digits(measure)}f}' for measure in columns)} |"
+        )
     return lines
 
 
@@ -182,9 +187,14 @@ def _paragraph(text: str) -> list[str]:
     return [text.strip(), ""] if text.strip() else []
 
 
-def _value(values: Sequence[float]) -> str:
+def _digits(measure: str) -> int:
+    """Decimals: the number of reconstructed images is counted, and has none for a single seed."""
+    return 0 if measure.startswith("reconstructed/") else 3
+
+
+def _value(values: Sequence[float], digits: int = 3) -> str:
     mean, deviation = _spread(values)
-    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from gbc import homogeneity, losses, regime
 from gbc.classifiers import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
 from gbc.config import SubjectConfig, TrialConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
-from gbc.multipliers import MultiplierNetwork
+from gbc.multipliers import FreeMultipliers, Multipliers
 from gbc.row_space import RowSpaces
 
 # A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
@@ -98,6 +98,7 @@ def loss_weights(config: TrialConfig) -> dict[str, float]:
         "stationarity": config.stationarity_weight,
         "duality": config.beta,
         "closed": config.closed_weight,
+        "reconstruction": config.reconstruction_weight,
         "row_space": config.row_space_weight,
         "bn": config.bn_weight,
         "ce": config.ce_weight,
@@ -120,11 +121,16 @@ def check_factors(subjects: Sequence[SubjectConfig], config: TrialConfig) -> Non
 class Pass:
     """One batch seen by one subject. Quantities are computed when a loss first asks, so absent losses cost nothing."""
 
-    def __init__(self, subject: Subject, multiplier_network: MultiplierNetwork, images: Tensor, labels: Tensor) -> None:
-        """`images` [M, channels, height, width] carry the generator's graph, `labels` [M] are the generator's."""
+    def __init__(
+        self, subject: Subject, multipliers: Multipliers, images: Tensor, labels: Tensor, latents: Tensor | None = None
+    ) -> None:
+        """`images` [M, channels, height, width] carry the generator's graph, `labels` [M] are the generator's.
+
+        Free multipliers are found by the images' `latents`, their numbers [M].
+        """
         self.subject, self.images = subject, images
         self.labels = subject.local[labels]
-        self._network = multiplier_network
+        self._network, self._latents = multipliers, latents
 
     @cached_property
     def logits(self) -> Tensor:
@@ -135,6 +141,9 @@ class Pass:
     @cached_property
     def multipliers(self) -> Tensor:
         """μ, [M, C]."""
+        if isinstance(self._network, FreeMultipliers):
+            free: Tensor = self._network(self._latents, self.logits, self.labels, self.subject.index)
+            return free
         found: Tensor = self._network(self.images, self.labels, self.subject.index)
         return found[:, : self.logits.shape[1]]
 

@@ -22,7 +22,7 @@ from gbc.errors import BadInput, Diverged
 from gbc.generator import JUDGED_SEED, Pixels, build
 from gbc.graph import Replayed
 from gbc.metrics import Judge, Verdict
-from gbc.multipliers import MultiplierNetwork
+from gbc.multipliers import FreeMultipliers, MultiplierNetwork, Multipliers
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
 from gbc.optimiser import Adam
 from gbc.report import Report, free_score
@@ -80,11 +80,19 @@ class Trainer:
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
         self.generator = build(config, classes=classes, shape=shape, tasks=len(self.labels_of_task))
         if isinstance(self.generator, Pixels):
-            self.generator.start(initial)
-        self.multipliers = MultiplierNetwork(
+            self.generator.start(initial, config.pixel_start)
+        self._batch_size = config.batch_size
+        self.multipliers: Multipliers = MultiplierNetwork(
             classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
             width=config.multiplier_width, subjects=len(self.subjects), floor=config.multiplier_floor,
         )  # fmt: skip
+        if isinstance(self.generator, Pixels) and config.multipliers == "free":
+            # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
+            self._batch_size = self.generator.count
+            self.multipliers = FreeMultipliers(
+                count=self.generator.count, least=config.lambda_min, subjects=len(self.subjects)
+            )  # fmt: skip
+            self.multipliers.start(initial)
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
             network.to(self.device)
@@ -100,15 +108,19 @@ class Trainer:
             generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
         )  # fmt: skip
 
-        networks = [*self.generator.parameters(), *self.multipliers.parameters()]
+        makers, multipliers = list(self.generator.parameters()), list(self.multipliers.parameters())
         alphas = [subject.alpha for subject in self.subjects]
-        self.trained = [*networks, *alphas]
-        # Weight decay would pull α to 0 for no reason.
-        groups: list[dict[str, Any]] = [{"params": networks}, {"params": alphas, "weight_decay": 0.0}]
+        self.trained = [*makers, *multipliers, *alphas]
+        # Weight decay would pull α, and λ, to 0 for no reason.
+        fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
+        groups = [{"params": makers + multipliers}, fixed]
+        if config.multipliers == "free":
+            own = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
+            groups = [{"params": makers}, fixed, {"params": multipliers, "weight_decay": 0.0, **own}]
         self.optimiser = Adam(
             groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
         )
-        if config.stationarity_weight:
+        if config.stationarity_weight and config.multipliers == "network":
             self._fit_multiplier_scale()
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
@@ -169,7 +181,7 @@ class Trainer:
                     subject.alpha.copy_(alpha)
             self.optimiser.load_state_dict(state["optimiser"])
             for group in self.optimiser.param_groups:  # the state may come from another kind of device
-                group["capturable"], group["lr"] = self.device.type == "cuda", self._rate()
+                group["capturable"], group["lr"] = self.device.type == "cuda", self._rate(group.get("ratio", 1.0))
             self.step_count = state["step"]
             if len(state["rng"]) == len(self.rng.get_state()):
                 self.rng.set_state(state["rng"])
@@ -202,7 +214,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
-        multiplied = [seen.subject.weights["stationarity"] != 0 for seen in passes]
+        multiplied = [bool(seen.subject.weights["stationarity"] or seen.subject.weights["reconstruction"]) for seen in passes]
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
@@ -214,7 +226,7 @@ class Trainer:
 
     def _look(self, task: int, batch: Batch, step: int) -> tuple[list[Pass], list[Term]]:
         """A batch of one task before its classifiers, and every loss that counts at this step."""
-        passes = [Pass(s, self.multipliers, batch.images, batch.labels) for s in self.subjects if s.task == task]
+        passes = [Pass(s, self.multipliers, batch.images, batch.labels, batch.noise) for s in self.subjects if s.task == task]
         terms = [
             Term(name, weight, IMAGE_LOSSES[name](batch))
             for name, weight in weights(self.config).items()
@@ -242,6 +254,12 @@ class Trainer:
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
         if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
             raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
+        known, judged = len(self.class_names), len(self.class_names) * self.config.eval_per_class
+        if self.config.candidates and (self.config.candidates < judged or self.config.candidates % known):
+            raise BadInput(
+                f"candidates must be a multiple of {known}, the classes, and at least {judged}, which eval_per_class asks for; "
+                f"it is {self.config.candidates}"
+            )
         classes = max(len(subject.classifier.class_names) for subject in self.subjects)
         if self.config.estimator == "halves" and self.config.batch_size <= classes:
             raise BadInput(
@@ -266,7 +284,7 @@ class Trainer:
         """Labels [M] from where they start, or [K, M] for [K, 1]."""
         known = self.labels_of_task[task]
         # Systematic sampling: unbiased, and no class is over-represented by chance.
-        return known[(torch.arange(self.config.batch_size, device=self.device) + start) % len(known)]
+        return known[(torch.arange(self._batch_size, device=self.device) + start) % len(known)]
 
     def _noise(self, labels: Tensor) -> Tensor:
         noise = self.generator.latents(labels, self.rng)
@@ -290,21 +308,24 @@ class Trainer:
         near = (centre + jitter * fresh[:taken]) / math.sqrt(1 + jitter**2)
         return torch.cat([near, fresh[taken:]])
 
-    def _rate(self) -> float | Tensor:
+    def _rate(self, ratio: float = 1.0) -> float | Tensor:
         """The learning rate as the optimiser wants it: on a GPU a tensor, so that a captured step follows the schedule."""
-        return torch.tensor(self.config.lr, device=self.device) if self.device.type == "cuda" else self.config.lr
+        rate = ratio * self.config.lr
+        return torch.tensor(rate, device=self.device) if self.device.type == "cuda" else rate
 
     def _schedule(self) -> None:
         if self.config.lr_schedule == "cosine":
             rate = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step_count / self.config.steps))
             for group in self.optimiser.param_groups:
+                own = rate * group.get("ratio", 1.0)
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
+                    group["lr"].fill_(own)
                 else:
-                    group["lr"] = rate
+                    group["lr"] = own
 
     def _fit_multiplier_scale(self) -> None:
-        """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
+        """Least squares: the factor on h that brings the pull nearest to the target, so that ρ does not start at 1."""
+        assert isinstance(self.multipliers, MultiplierNetwork)
         for subject in self.subjects:
             batch = self._sample(subject.task)
             seen = Pass(subject, self.multipliers, batch.images, batch.labels)
@@ -399,7 +420,10 @@ class Trainer:
                 found.setdefault(name, []).append(value)
             if subject.weights["stationarity"]:
                 with torch.enable_grad():
-                    fresh = Pass(subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE])
+                    fresh = Pass(
+                        subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE],
+                        self.judged_noise[mine][:_FREE],
+                    )  # fmt: skip
                     rho = (fresh.distance / losses.size(fresh.target)).item()
                 found.setdefault("free/rho", []).append(rho)
         means = {name: sum(values) / len(values) for name, values in found.items()}

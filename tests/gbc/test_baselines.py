@@ -48,7 +48,7 @@ def test_an_unknown_baseline_gets_a_suggestion(tmp_path: Path, capsys: pytest.Ca
 def test_pixels_give_each_label_its_own_images() -> None:
     pixels = Pixels(classes=3, shape=(1, 4, 4), count=12)
     rng = torch.Generator().manual_seed(0)
-    pixels.start(rng)
+    pixels.start(rng, 0.3)
     labels = torch.arange(12) % 3
     for _ in range(5):
         numbers = pixels.latents((labels + 1) % 3, rng)

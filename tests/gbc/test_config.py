@@ -39,6 +39,11 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
         ("- 1", "trial.yaml: expected a mapping of settings, found list"),
         ("a: [", "trial.yaml: not valid YAML: "),
         ("dataset: {download: true}", "trial.yaml: dataset: download needs data_root"),
+        ("multipliers: free", "free multipliers and candidates are numbers of fixed images: set generator to pixels"),
+        ("candidates: 100", "set generator to pixels"),
+        ("reconstruction_weight: 1.0", "need free multipliers: set multipliers to free"),
+        ("lambda_min: 0.1", "need free multipliers: set multipliers to free"),
+        ("classifier: {first_scale: 0.1, factory: 'a:b'}", "first_scale is for our own networks"),
         ("lr: 5\nbatch_size: 1", "(and 1 more fault)"),
     ],
 )

@@ -22,6 +22,7 @@ from gbc.evaluation import (
     density,
     evaluate,
     label_agreement,
+    matched,
     neighbourhoods,
     precision,
     recall,
@@ -178,15 +179,55 @@ def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator)
     assert len(covered(alone.neighbourhoods)) == len(evaluator.judge.train_images)
 
 
+# Reconstructed images
+
+
+def test_one_generated_image_cannot_serve_two() -> None:
+    """Rows 0 and 1 both resemble column 0 alone, row 2 resembles columns 1 and 2: two pairs at most. 0.4 is not above 0.4."""
+    found = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.4, 0.0], [0.0, 0.7, 0.6]])
+    assert matched(found) == 2
+    assert matched(found.mT) == 2
+    found[1, 1] = 0.41  # a greedy choice of the best pairs, (0, 0) and (2, 1), would leave row 1 alone
+    assert matched(found) == 3
+    assert matched(found, threshold=0.85) == 1
+
+
+def test_copies_are_reconstructed_and_noise_is_not(evaluator: Evaluator) -> None:
+    judge = evaluator.judge
+    copies = Evaluation(evaluator, judge.train_images, judge.train_labels)
+    assert MEASURES["reconstructed/train"].of(copies) == len(judge.train_images) == 100
+    one = Evaluation(evaluator, judge.train_images[:1], judge.train_labels[:1])
+    assert (one.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].of(one) == 1
+    noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), judge.train_labels)
+    assert MEASURES["reconstructed/train"].of(noise) == MEASURES["reconstructed/held_out"].of(noise) == 0
+
+
+def test_held_out_images_are_as_many_as_the_training_images_of_each_class(evaluator: Evaluator) -> None:
+    judge = evaluator.judge
+    first = torch.cat([judge.test_images[judge.test_labels == label][:10] for label in range(10)])
+    assert MEASURES["reconstructed/held_out"].of(Evaluation(evaluator, first, judge.train_labels)) == 100
+    # Half as many held-out images, all of them found: in proportion, 100 of 100.
+    few = Judge(judge.train_images, judge.train_labels, *(part.flatten(0, 1) for part in halves(judge)))
+    small = Evaluator(few, evaluator.network, evaluator.class_names)
+    assert small.held_out.mean.shape[1] == 50
+    assert MEASURES["reconstructed/held_out"].of(Evaluation(small, first, judge.train_labels)) == 100
+
+
+def halves(judge: Judge) -> tuple[Tensor, Tensor]:
+    """Five test images of each class and their labels, [10, 5, …]."""
+    picked = [torch.nonzero(judge.test_labels == label).squeeze(1)[:5] for label in range(10)]
+    return torch.stack([judge.test_images[rows] for rows in picked]), torch.stack([judge.test_labels[rows] for rows in picked])
+
+
 # The whole
 
 
 def test_every_cheap_metric_is_in_the_full_evaluation(result: Result) -> None:
     assert set(METRICS) < set(MEASURES)
     assert all(set(row) == set(MEASURES) for row in result.scores.values())
-    for name in ("ssim/coverage", "prdc/coverage", "nearest/label_agreement"):
+    for name in ("ssim/coverage", "prdc/coverage", "nearest/label_agreement", "reconstructed/train"):
         assert MEASURES[name].training_images
-    for name in ("tstr/1nn", "tstr/cnn", "oracle/accuracy", "kid"):
+    for name in ("reconstructed/held_out", "tstr/1nn", "tstr/cnn", "oracle/accuracy", "kid"):
         assert not MEASURES[name].training_images
 
 

@@ -39,6 +39,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stored statistics": {"bn_mode": "eval"},
     "surrogate": {"surrogate": 50.0},
     "pixels": {"generator": "pixels", "weight_decay": 0.0},
+    "free multipliers": {
+        "generator": "pixels",
+        "weight_decay": 0.0,
+        "multipliers": "free",
+        "multiplier_rate": 0.5,
+        "lr_schedule": "cosine",
+        "reconstruction_weight": 1.0,
+    },
 }
 
 

@@ -38,6 +38,18 @@ def test_the_two_point_svm_is_a_kkt_point() -> None:
     assert losses.duality(losses.margins(logits, labels), alpha, delta=0.1).item() == 0.0
 
 
+def test_the_two_point_svm_is_reconstructed() -> None:
+    """λ = ¼ of both points gives ζ itself; without the second the pull is half of it, so a quarter of ‖ζ‖² is missing."""
+    phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
+    points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])
+    multipliers = torch.tensor([[0.0, 0.25], [0.25, 0.0]], dtype=torch.float64)
+    pulled = losses.pull(phi(points), labels, multipliers, zeta)
+    assert losses.reconstruction(zeta, pulled, 2).item() == 0.0
+    alone = losses.pull(phi(points[:1]), labels[:1], multipliers[:1], zeta)
+    assert losses.reconstruction(zeta, alone, 1).item() == 0.25
+
+
 def test_the_sign_is_that_of_equation_5() -> None:
     """With the sign of Eq. (2a) as printed the same point would be as far from stationary as it can be."""
     phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
@@ -225,6 +237,10 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
             lambda: (_double(5), _double(5)),
         ),
         (lambda noise, images: losses.diversity(noise, images, 2), lambda: (_double(6, 3), _double(6, 1, 2, 2))),
+        (
+            lambda a, b: losses.reconstruction([TARGET, TARGET.flip(0)], [a, b], 3),
+            lambda: (_double(5), _double(5)),
+        ),
         (lambda outputs: losses.exponential(outputs, torch.tensor([0, 1, 1])), lambda: (_double(3, 1),)),
         (
             lambda alpha: losses.Target(list(torch.eye(3).double()), [1.0, 0.5, 1.0], 3).at(alpha)[0],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from gbc import classifiers, homogeneity
 from gbc.classifiers import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, with_surrogate
 from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.generator import Generator
-from gbc.multipliers import MultiplierNetwork
+from gbc.multipliers import FreeMultipliers, MultiplierNetwork
 from gbc.regime import before_batch_norm
 
 SHAPE = (1, 28, 28)
@@ -202,3 +203,34 @@ def test_several_classifiers_are_an_input_of_generator_and_multipliers() -> None
     h = MultiplierNetwork(classes=3, shape=SHAPE, width=16, subjects=2)
     h.scale[1] = 3.0
     assert not torch.equal(h(first, labels, 0), h(first, labels, 1))
+
+
+def test_a_free_multiplier_is_at_least_lambda_min_and_acts_on_the_strongest_wrong_class() -> None:
+    free = FreeMultipliers(count=4, least=0.2, subjects=2)
+    free.start(torch.Generator().manual_seed(0))
+    logits, labels = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 2])
+    found = free(torch.tensor([3, 1]), logits, labels)
+    assert (found > 0).tolist() == [[False, False, True], [True, False, False]]
+    assert found[0, 2].item() == pytest.approx(0.2 + softplus(free.values[0, 3]).item())
+    assert not torch.equal(found, free(torch.tensor([3, 1]), logits, labels, 1))
+    with torch.no_grad():
+        free.values.fill_(-50)
+    assert free(torch.arange(2), logits, labels).max().item() == pytest.approx(0.2)
+
+
+def test_free_multipliers_start_uniform_above_lambda_min() -> None:
+    free = FreeMultipliers(count=20_000, least=0.0)
+    free.start(torch.Generator().manual_seed(0))
+    found = softplus(free.values)
+    # Mean ½ and deviation √(1/12) of a uniform number; three standard errors of 20,000 are 0.006.
+    assert found.mean().item() == pytest.approx(0.5, abs=0.006) and found.std().item() == pytest.approx(12**-0.5, abs=0.006)
+    assert found.min() > 0 and found.max() < 1.001
+
+
+def test_the_first_layer_can_start_small() -> None:
+    usual, small = (
+        classifiers.build(ClassifierConfig(name="mlp", hidden=8, first_scale=scale), SHAPE, 3).state_dict()
+        for scale in (1.0, 1e-4)
+    )
+    for name in usual:
+        torch.testing.assert_close(small[name], usual[name] * (1e-4 if name == "1.weight" else 1.0))

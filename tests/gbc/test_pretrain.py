@@ -61,6 +61,7 @@ def test_a_setting_that_came_later_leaves_the_names_of_cached_classifiers_as_the
     assert names == ["68726d4e44daa8c5", "f39134b61374d6b8"]
     assert pretrain.identity(ClassifierConfig(decay="not_scale_invariant"), digits) == names[0]
     assert pretrain.identity(ClassifierConfig(decay="all"), digits) not in names
+    assert pretrain.identity(ClassifierConfig(first_scale=0.5), digits) not in names
 
 
 def test_stored_statistics_are_those_of_the_training_set(images: ImageDataset, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_converge_reaches_the_minimum_of_a_smooth_objective(images: ImageDataset
     steps = fit.converge(module, x, y, config, None)
     found = regime.diagnose(module, x, y, config.weight_decay)
     assert max(found["residuals"].values()) <= config.tolerance
-    assert min(found["cosines"].values()) > 0.9999999
+    assert min(found["cosines"].values()) > 1 - 1e-6  # a residual of 1e-4 makes 5e-9; float32 rounds by 1e-7
     assert config.steps < steps < config.steps + config.polish
 
 

@@ -26,6 +26,7 @@ DESIGN = {
     "ssim/nearest", "ssim/coverage", "tstr/1nn", "time/steps_per_s",
     "free/rho", "free/bn", "free/confidence", "free/score",
 }  # fmt: skip
+FREE = {"generator": "pixels", "multipliers": "free", "lambda_min": 0.1, "multiplier_rate": 0.5, "weight_decay": 0.0}
 
 
 def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
@@ -55,22 +56,23 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callab
     assert first != other
 
 
+@pytest.mark.parametrize("changes", [{}, FREE | {"reconstruction_weight": 1.0}], ids=["generator", "free multipliers"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
-    fresh: Callable[..., Trainer], stop_after: int, tmp_path: Any
+    fresh: Callable[..., Trainer], stop_after: int, changes: dict[str, Any], tmp_path: Any
 ) -> None:
     from gbc import checkpoint
 
-    whole = numbers(list(fresh(lr_schedule="cosine").run()))
+    whole = numbers(list(fresh(lr_schedule="cosine", **changes).run()))
 
-    first = fresh(lr_schedule="cosine")
+    first = fresh(lr_schedule="cosine", **changes)
     reports = []
     for report in first.run():
         reports.append(report)
         if len(reports) == stop_after:
             break
     checkpoint.save(tmp_path / "c", {"trainer": first.state_dict()})
-    second = fresh(lr_schedule="cosine")
+    second = fresh(lr_schedule="cosine", **changes)
     second.load_state_dict(checkpoint.load(tmp_path / "c")["trainer"])
     assert numbers(reports + list(second.run())) == whole
 
@@ -98,7 +100,8 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
     name: str, fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = {"stationarity": "stationarity_weight", "duality": "beta"}.get(name, f"{name}_weight")
-    assert f"loss/{name}" in next(fresh(**{key: 0.5}).run()).metrics
+    others = FREE if name == "reconstruction" else {}
+    assert f"loss/{name}" in next(fresh(**{key: 0.5}, **others).run()).metrics
 
     def computed(_: object) -> torch.Tensor:
         raise AssertionError(f"{name} was computed")
@@ -107,7 +110,7 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
     without = next(fresh(**{key: 0}).run()).metrics
     assert f"loss/{name}" not in without
     with pytest.raises(AssertionError, match="was computed"):
-        fresh(**{key: 0.5}).step()
+        fresh(**{key: 0.5}, **others).step()
 
 
 def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
@@ -352,3 +355,30 @@ def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[...,
         drawn = [tuple(latent.tolist()) for latent in batch.noise]
         assert sorted(drawn) == sorted(owner)
         assert [owner[latent] for latent in drawn] == batch.labels.tolist()
+
+
+def test_with_free_multipliers_every_step_takes_all_candidates(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(**FREE, candidates=70, batch_size=8, pixel_start=0.7)
+    for _ in range(3):
+        batch = run._sample()
+        assert sorted(batch.noise.tolist()) == list(range(70))
+        assert (batch.noise % 10).tolist() == batch.labels.tolist()
+    assert run.generator.logits.std().item() == pytest.approx(0.7, rel=0.05)  # 54,880 numbers
+    report = next(run.run())
+    assert report.metrics["kkt/mu_active"] == pytest.approx(0.1)  # one wrong class of ten
+    assert report.metrics["kkt/mu_mean"] >= 0.1 * 0.1
+
+
+def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[..., Trainer]) -> None:
+    """Adam's first step is lr times the sign of the gradient: no parameter that has one moves by less or more."""
+    run = fresh(**FREE, lr=1e-3, reconstruction_weight=1.0)
+    pixels, free = run.generator.logits.detach().clone(), run.multipliers.values.detach().clone()
+    run.step()
+    assert (run.generator.logits - pixels).abs().max().item() == pytest.approx(1e-3, rel=1e-2)
+    assert (run.multipliers.values - free).abs().max().item() == pytest.approx(0.5e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("count", [45, 75])
+def test_candidates_that_do_not_fit_the_labels_are_refused(fresh: Callable[..., Trainer], count: int) -> None:
+    with pytest.raises(BadInput, match=f"candidates must be a multiple of 10, the classes, and at least 50.*{count}"):
+        fresh(**FREE, candidates=count)
