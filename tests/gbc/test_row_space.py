@@ -150,7 +150,7 @@ def test_a_convolution_is_a_linear_layer_of_patches(options: dict[str, Any], for
     unfolded = linear(layer.weight.flatten(1), layer.bias)
     torch.testing.assert_close(unfolded(patches), layer(inputs).flatten(2).transpose(1, 2))  # the patches are right
     found = RowSpace(layer, 0.1, form == "centred").costs(inputs)
-    assert 0.1 < found.min() and found.max() < 0.99
+    assert found.min() > 0.1 and found.max() < 0.99
     torch.testing.assert_close(found, RowSpace(unfolded, 0.1, form == "centred").costs(patches), rtol=0, atol=1e-12)
 
 
@@ -164,7 +164,7 @@ def test_costs_are_shares_of_energy(eps: float) -> None:
     expected = ((x @ directions.T).square() * (1 - weights)).sum(dim=1) / x.square().sum(dim=1)
     found = RowSpace(linear(rows), eps, centred=False).costs(x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    assert 0 < found.min() and found.max() < 1
+    assert found.min() > 0 and found.max() < 1
 
 
 def _layer(form: str) -> tuple[nn.Linear | nn.Conv2d, Tensor]:
@@ -223,7 +223,7 @@ def test_a_collapsed_batch_costs_no_less_than_0_and_no_more_than_1(
         x = (image + spread * torch.randn(32, *shape)).requires_grad_()
         costs = space.costs(x)
         # Of the energy that counts, at least 1e-5 of the whole, float32 knows a per cent.
-        assert -0.05 < costs.min() and costs.max() < 1.05
+        assert costs.min() > -0.05 and costs.max() < 1.05
         (gradient,) = torch.autograd.grad(costs.sum(), x)
         assert gradient.isfinite().all()
         if centred and spread == 0 and len(shape) == 1:
