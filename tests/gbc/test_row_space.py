@@ -76,7 +76,7 @@ def test_the_points_of_a_ridge_regression_cost_nothing() -> None:
     points = normal(3, 6)
     rows = torch.linalg.solve(points.T @ points + 0.1 * torch.eye(6).double(), points.T @ torch.eye(3).double()).T
     space = RowSpace(linear(rows), 1e-12, centred=False)
-    assert space.costs(points).max() < 1e-9  # ε times the square of the condition number, some hundreds
+    assert space.costs(points).abs().max() < 1e-9  # ε times the square of the condition number, some hundreds
     orthogonal = outside(points, normal(4, 6))
     torch.testing.assert_close(space.costs(orthogonal), torch.ones(4).double(), rtol=1e-12, atol=0)
 
@@ -87,7 +87,7 @@ def test_with_biases_points_carry_a_one() -> None:
     augmented = torch.cat([points, torch.ones(2, 1).double()], dim=1)
     rows = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64) @ augmented
     space = RowSpace(linear(rows[:, :2], rows[:, 2]), 1e-12, centred=False)
-    assert space.costs(points).max() < 1e-9
+    assert space.costs(points).abs().max() < 1e-9
     assert space.costs(torch.tensor([[-0.5, -0.5]]).double()).item() == pytest.approx(1, abs=1e-12)
     without = RowSpace(linear(rows[:, :2]), 1e-12, centred=False)
     assert without.costs(torch.tensor([[-0.5, -0.5]]).double()).item() < 1e-9
@@ -98,7 +98,7 @@ def test_before_batch_norm_differences_from_the_mean_count() -> None:
     points = torch.tensor([[1.0, 1.0, 0.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
     layer = linear(torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([7.0]))
     centred = RowSpace(layer, 1e-12, centred=True)
-    assert centred.costs(points).max() < 1e-9
+    assert centred.costs(points).abs().max() < 1e-9
     torch.testing.assert_close(centred.costs(points.roll(1, dims=1)), torch.ones(2).double(), rtol=1e-12, atol=0)
     as_they_are = RowSpace(linear(torch.tensor([[3.0, 0.0, 0.0]])), 1e-12, centred=False)
     torch.testing.assert_close(as_they_are.costs(points), torch.full((2,), 0.5).double(), rtol=1e-9, atol=0)
@@ -157,6 +157,16 @@ def test_a_convolution_is_a_linear_layer_of_patches(options: dict[str, Any], for
     found = RowSpace(layer, 0.1, form == "centred").costs(inputs)
     assert found.min() > 0.1 and found.max() < 0.99
     torch.testing.assert_close(found, RowSpace(unfolded, 0.1, form == "centred").costs(patches), rtol=0, atol=1e-12)
+    rows, vectors = layer.weight.detach().flatten(1), patches
+    if form == "bias":
+        assert layer.bias is not None
+        rows = torch.cat([rows, layer.bias.detach()[:, None]], dim=1)
+        vectors = torch.cat([patches, torch.ones_like(patches[..., :1])], dim=2)
+    elif form == "centred":
+        vectors = patches - patches.mean(dim=(0, 1))
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    inside = (vectors @ directions.T).square() @ (values**2 / (values**2 + 0.1 * values[0] ** 2))
+    torch.testing.assert_close(found, 1 - inside.sum(dim=1) / vectors.square().sum(dim=(1, 2)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("eps", [1.0, 1e-3])
