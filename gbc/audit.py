@@ -19,6 +19,7 @@ from gbc.config import ClassifierConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.findings import OTHER, TRAIN, Audit, Choice, Condition
+from gbc.first_layer import FirstLayer, first_layer
 from gbc.pull import Pull, best_multipliers
 from gbc.regime import before_batch_norm, imbalance
 
@@ -58,10 +59,18 @@ def audit(
     choices = tuple(choice for mode in modes for choice in policies(module, mode, example))
     known = dict(regime) if data is not None else {"imbalance": imbalance(module)}
     if data is None:
-        return Audit([], known, freedom, choices)
+        return Audit([], known, freedom, choices, _first_layer(module, example))
     sets = probes(data)
     conditions = max_margin(module, sets, choices) + closed_form(module, sets, weight_decay, loss)
-    return Audit(conditions, known, freedom, choices)
+    return Audit(conditions, known, freedom, choices, _first_layer(module, example, sets, data.test()))
+
+
+def _first_layer(module: nn.Module, *of: Any) -> FirstLayer | str:
+    """Or why nothing can be said of it."""
+    try:
+        return first_layer(module, *of)
+    except BadInput as fault:
+        return f"row space: none, {fault}"
 
 
 def of_classifier(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from gbc.first_layer import FirstLayer
 from gbc.homogeneity import Degrees
 
 TRAIN: Final = "training set"
@@ -70,6 +71,8 @@ class Audit:
     freedom: dict[str, int | str] = field(default_factory=dict)
     """By BatchNorm mode: in how many directions Λ may move, or why that is not known."""
     choices: tuple[Choice, ...] = ()
+    rows: FirstLayer | str | None = None
+    """What the row space of the first layer says, or why it says nothing."""
 
     def verdict(self) -> str:
         """In words, whether a KKT loss can work on this classifier."""
@@ -117,11 +120,12 @@ class Audit:
             "lambda": {"freedom": self.freedom, "policies": [asdict(choice) for choice in self.choices]},
             "conditions": [condition.plain() for condition in self.conditions],
             "regime": self.regime,
+            "row_space": self.rows.to_json() if isinstance(self.rows, FirstLayer) else {"refused": self.rows},
         }
 
     def to_markdown(self) -> str:
         """Λ, the regime, the table of relative residuals with cosines in brackets, and the verdict."""
-        return "\n".join([*self._lambda(), *self._regime(), *self._residuals(), self.verdict(), ""])
+        return "\n".join([*self._lambda(), *self._regime(), *self._row_space(), *self._residuals(), self.verdict(), ""])
 
     def _lambda(self) -> list[str]:
         several = len(self.freedom) > 1
@@ -150,6 +154,12 @@ class Audit:
         for layer, value in self.regime.get("imbalance", {}).items():
             lines.append(f"Imbalance of the units of layer {layer}: {_number(value)} (0 when converged with weight decay).")
         return [*lines, ""] if lines else []
+
+    def _row_space(self) -> list[str]:
+        if self.rows is None:
+            return []
+        lines = self.rows.lines() if isinstance(self.rows, FirstLayer) else [f"{self.rows[0].upper()}{self.rows[1:]}."]
+        return [*lines, ""]
 
     def _residuals(self) -> list[str]:
         if not self.conditions:

@@ -15,6 +15,7 @@ from gbc.config import ClassifierConfig, TrialConfig
 from gbc.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.findings import Audit, Condition
+from gbc.first_layer import FirstLayer
 from gbc.tasks import obtain
 from tests.conftest import TINY, TINY_CLASSIFIER
 
@@ -121,6 +122,40 @@ def test_a_report_without_data_is_readable() -> None:
     json.dumps(found.to_json())
 
 
+def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows along the strongest directions of the training images: these cost least, noise most."""
+    monkeypatch.setattr("gbc.pull._STEPS", 5)  # Λ is of no interest here
+    phi = nn.Sequential(nn.Flatten(), nn.Linear(784, 12, bias=False), nn.ReLU(), nn.Linear(12, 10))
+    pictures, _ = images.train()
+    with torch.no_grad():
+        phi[1].weight.copy_(torch.linalg.svd(pictures.flatten(1), full_matrices=False)[2][:12])  # type: ignore[union-attr]
+    found = audit(phi, images, 0.1, {})
+    assert isinstance(found.rows, FirstLayer)
+    spectrum = found.rows.spectrum
+    assert (spectrum.shape, spectrum.above) == ((12, 784), 0) and spectrum.strongest == pytest.approx(1)
+    costs = found.rows.costs
+    assert list(costs) == list(probes(images))
+    assert costs["training set"] < costs["other real images"] < 0.5 * costs["uniform noise"]
+    assert list(found.rows.inside) == [10] and 0.3 < found.rows.inside[10] < 1
+    tests, wanted = images.test()
+    assert found.rows.accuracy == pytest.approx((phi(tests).argmax(dim=1) == wanted).float().mean().item())
+    plain = found.to_json()["row_space"]
+    assert plain["costs"] == costs and plain["edge"] == spectrum.edge and json.dumps(plain)
+    text = found.to_markdown()
+    assert (
+        f"Row space of layer 1: 0 of 12 directions above a random start, 0% of the energy; {'mostly its random start'}" in text
+    )
+    assert f"training set {costs['training set']:.3f}, other real images" in text and "unseen images" in text
+
+
+def test_a_classifier_without_a_row_space_is_told_so() -> None:
+    phi = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    why = "row space: none, BatchNorm1d (1) comes before the first layer, whose rows are then no combinations of images"
+    assert found.to_json()["row_space"] == {"refused": why}
+    assert f"R{why[1:]}.\n" in found.to_markdown()
+
+
 def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.PReLU(), nn.Linear(4, 3))
     found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
@@ -153,6 +188,8 @@ def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "audit.json").read_text())
     assert "alone" in found["verdict"] and not found["conditions"]
+    assert found["row_space"]["layer"] == "1" and not found["row_space"]["tells"] and "costs" not in found["row_space"]
+    assert "Row space of layer 1: " in (tmp_path / "audit.md").read_text()
     assert "Directions that Λ may move in with BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from torch import Tensor, nn
 
 from gbc import losses
@@ -23,6 +25,9 @@ from gbc.objectives import LOSSES
 from gbc.row_space import RowSpace, RowSpaces, check, linear_layers
 from gbc.subject import Pass
 from gbc.trainer import Trainer
+from search.config import SweepConfig
+from search.machine import Machine
+from search.prepare import prepare
 from search.run import main as search
 from tests.conftest import TINY
 
@@ -71,7 +76,7 @@ def test_the_points_of_a_ridge_regression_cost_nothing() -> None:
     points = normal(3, 6)
     rows = torch.linalg.solve(points.T @ points + 0.1 * torch.eye(6).double(), points.T @ torch.eye(3).double()).T
     space = RowSpace(linear(rows), 1e-12, centred=False)
-    assert space.costs(points).max() < 1e-9  # ε times the square of the condition number, some hundreds
+    assert space.costs(points).abs().max() < 1e-9  # ε times the square of the condition number, some hundreds
     orthogonal = outside(points, normal(4, 6))
     torch.testing.assert_close(space.costs(orthogonal), torch.ones(4).double(), rtol=1e-12, atol=0)
 
@@ -82,7 +87,7 @@ def test_with_biases_points_carry_a_one() -> None:
     augmented = torch.cat([points, torch.ones(2, 1).double()], dim=1)
     rows = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64) @ augmented
     space = RowSpace(linear(rows[:, :2], rows[:, 2]), 1e-12, centred=False)
-    assert space.costs(points).max() < 1e-9
+    assert space.costs(points).abs().max() < 1e-9
     assert space.costs(torch.tensor([[-0.5, -0.5]]).double()).item() == pytest.approx(1, abs=1e-12)
     without = RowSpace(linear(rows[:, :2]), 1e-12, centred=False)
     assert without.costs(torch.tensor([[-0.5, -0.5]]).double()).item() < 1e-9
@@ -93,7 +98,7 @@ def test_before_batch_norm_differences_from_the_mean_count() -> None:
     points = torch.tensor([[1.0, 1.0, 0.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
     layer = linear(torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([7.0]))
     centred = RowSpace(layer, 1e-12, centred=True)
-    assert centred.costs(points).max() < 1e-9
+    assert centred.costs(points).abs().max() < 1e-9
     torch.testing.assert_close(centred.costs(points.roll(1, dims=1)), torch.ones(2).double(), rtol=1e-12, atol=0)
     as_they_are = RowSpace(linear(torch.tensor([[3.0, 0.0, 0.0]])), 1e-12, centred=False)
     torch.testing.assert_close(as_they_are.costs(points), torch.full((2,), 0.5).double(), rtol=1e-9, atol=0)
@@ -152,6 +157,16 @@ def test_a_convolution_is_a_linear_layer_of_patches(options: dict[str, Any], for
     found = RowSpace(layer, 0.1, form == "centred").costs(inputs)
     assert found.min() > 0.1 and found.max() < 0.99
     torch.testing.assert_close(found, RowSpace(unfolded, 0.1, form == "centred").costs(patches), rtol=0, atol=1e-12)
+    rows, vectors = layer.weight.detach().flatten(1), patches
+    if form == "bias":
+        assert layer.bias is not None
+        rows = torch.cat([rows, layer.bias.detach()[:, None]], dim=1)
+        vectors = torch.cat([patches, torch.ones_like(patches[..., :1])], dim=2)
+    elif form == "centred":
+        vectors = patches - patches.mean(dim=(0, 1))
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    inside = (vectors @ directions.T).square() @ (values**2 / (values**2 + 0.1 * values[0] ** 2))
+    torch.testing.assert_close(found, 1 - inside.sum(dim=1) / vectors.square().sum(dim=(1, 2)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("eps", [1.0, 1e-3])
@@ -405,6 +420,9 @@ class Bare(nn.Module):
     def forward(self, x):
         return nn.functional.adaptive_avg_pool1d(x.flatten(1), 10) * self.scale
 """
+CONVERGED = {
+    "name": "mlp", "hidden": 64, "optimiser": "converge", "lr": 0.2, "weight_decay": 0.05, "steps": 300, "polish": 0,
+}  # fmt: skip
 FAULTS = {
     "normalised_first": "BatchNorm1d (1) comes before the first layer, whose rows are then no combinations of images",
     "grouped": "the first layer, 1 (Conv2d, grouped), is neither linear nor a plain convolution",
@@ -447,3 +465,41 @@ def test_the_commands_say_it_in_one_line_before_anything_is_trained(
     assert code == 2
     assert error == f"error: row_space_weight: {FAULTS[factory]}; set it to 0\n"
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.glob("mlruns/**/sweep.yaml"))
+
+
+SAYS_NOTHING = "mostly its random start, which says nothing of the training inputs"
+WARNING = "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier"
+
+
+def digits(**changes: Any) -> dict[str, Any]:
+    """A small trial on digits."""
+    classifier = {"name": "mlp", "hidden": 16, "steps": 60, "lr": 0.1}
+    return {**TINY, "dataset": {"name": "digits", "per_class": 10}, "bn_weight": 0.0, "classifier": classifier, **changes}
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_train_says_what_the_spectrum_tells(weight: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(digits(row_space_weight=weight)))
+    command = ["train", "--config", str(tmp_path / "trial.yaml"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--cache", str(tmp_path / "cache")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "row space of layer" in line or "warning" in line]
+    assert len(lines) == (2 if weight else 0)
+    if weight:
+        assert lines[0].startswith("classifier digits-mlp-") and lines[0].endswith(SAYS_NOTHING)
+        assert lines[1].startswith(WARNING) and "classifier.decay=all" in lines[1]
+
+
+@pytest.mark.parametrize("how", ["off", "on", "searched"])
+def test_a_sweep_says_at_its_start_what_the_spectrum_tells(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trial = digits(row_space_weight=float(how == "on"), experts=[{"classifier": CONVERGED, "weights": {"row_space": 2.0}}])
+    space = {"row_space_weight" if how == "searched" else "lr": {"log10": [-3.0, 0.0]}}
+    config = SweepConfig.parse({"name": "s", "trial": trial, "space": space, "trials": 1}, "test")
+    shown = io.StringIO()
+    prepared = prepare(config, Machine.of(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
+    assert prepared.settings == config.trial
+    lines = [line for line in shown.getvalue().splitlines() if "row space of layer" in line or "warning" in line]
+    assert len(lines) == (0 if how == "off" else 3)
+    if lines:
+        assert lines[0].endswith(SAYS_NOTHING) and lines[1].startswith(WARNING)
+        assert lines[2].endswith("it says where the training inputs lie")

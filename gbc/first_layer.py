@@ -1,0 +1,94 @@
+"""What the rows of a classifier's first layer say of images: its spectrum, and how far outside images lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.classifiers import normalising_by, two_logits
+from gbc.regime import before_batch_norm
+from gbc.row_space import RowSpace, decomposed, linear_layers
+from gbc.spectrum import Spectrum, spectra
+
+_EPS: Final = 1e-3  # the default of `row_space_eps`
+_DIRECTIONS: Final = (10, 30, 100)
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The spectrum of the rows, and with data what they explain."""
+
+    spectrum: Spectrum
+    costs: dict[str, float] = field(default_factory=dict)
+    """By set: the median over its images of their energy's share outside, with ε = 1e-3."""
+    inside: dict[int, float] = field(default_factory=dict)
+    """By number of strongest directions: their share of the variance of unseen images. Empty for a convolution."""
+    accuracy: float | None = None
+    """On the unseen images."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        more = {"costs": self.costs, "inside": self.inside, "test_accuracy": self.accuracy} if self.costs else {}
+        return {**self.spectrum.to_json(), **more}
+
+    def lines(self) -> list[str]:
+        """In words."""
+        found = self.spectrum
+        words = found.words()
+        shown = [
+            f"{words[0].upper()}{words[1:]}. Its strongest singular value is {found.strongest:.3g}, the largest of a random "
+            f"start would be {found.edge:.3g}."
+        ]
+        if self.inside:
+            shares = ", ".join(f"{count}: {share:.2f}" for count, share in self.inside.items())
+            shown.append(f"Share of the variance of unseen images in its strongest directions: {shares}.")
+        if self.costs:
+            costs = ", ".join(f"{name} {cost:.3f}" for name, cost in self.costs.items())
+            shown.append(f"Median share of an image's energy outside the row space (ε = {_EPS:g}): {costs}.")
+            shown.append(f"Accuracy on the unseen images: {self.accuracy:.3f}.")
+        return shown
+
+
+@torch.no_grad()
+def first_layer(
+    module: nn.Module,
+    example: Tensor,
+    sets: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    unseen: tuple[Tensor, Tensor] | None = None,
+) -> FirstLayer:
+    """Of the classifier `module`; `example` is a batch of inputs, `unseen` are images and labels that were held out.
+
+    Raises:
+        BadInput: its rows are no combinations of images (`gbc.row_space.linear_layers`).
+    """
+    (found,) = spectra(module, example)
+    if sets is None or unseen is None:
+        return FirstLayer(found)
+    layer = linear_layers(module, example)[found.layer]
+    space = RowSpace(layer, _EPS, found.layer in before_batch_norm(module, example))
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with normalising_by(module, "eval"):
+            for images, _ in sets.values():
+                module(images)
+            logits = two_logits(module(unseen[0]))
+    finally:
+        handle.remove()
+    *batches, tests = seen
+    inside: dict[int, float] = {}
+    if isinstance(layer, nn.Linear) and tests.ndim == 2:
+        directions = decomposed(layer, with_bias=False)[1].to(tests)
+        centred = tests - tests.mean(dim=0)
+        shares = (centred @ directions.T).square().sum(dim=0) / centred.square().sum()
+        inside = {count: shares[:count].sum().item() for count in _DIRECTIONS if count <= len(shares)}
+    return FirstLayer(
+        found,
+        {name: space.costs(batch).median().item() for name, batch in zip(sets, batches, strict=True)},
+        inside,
+        (logits.argmax(dim=1) == unseen[1]).float().mean().item(),
+    )
