@@ -56,7 +56,7 @@ def history(sweep: Sweep) -> Panel:
 
 def best_so_far(sweep: Sweep) -> pd.Series:
     """By trial number, the best full trial up to there."""
-    full = pd.Series({t.number: t.value for t in sweep.of("complete") if t.value is not None}, dtype=float).sort_index()
+    full = pd.Series({t.number: t.value for t in sweep.contenders if t.value is not None}, dtype=float).sort_index()
     found = full.cummin() if sweep.objective.sign < 0 else full.cummax()
     if len(found):
         found.loc[sweep.trials[-1].number] = found.iloc[-1]

@@ -39,6 +39,8 @@ class Trial:
     """The second objective at the last step, in a sweep that has two."""
     reason: str | None = None
     """Why it failed."""
+    missed: tuple[str, ...] = ()
+    """What its last report misses of the sweep's requirements, in words."""
     origin: str | None = None
     """The trial of another sweep whose settings it took."""
     lost: int = 0
@@ -159,8 +161,17 @@ class Sweep:
 
     @cached_property
     def ranked(self) -> list[Trial]:
-        """Full trials that have a score, best by the first objective first; the earlier among equals."""
+        """Full trials that have a score, best by the first objective first; the earlier among equals.
+
+        Those that miss what the sweep requires come after all others.
+        """
         return self._by_value(self.of("complete"))
+
+    @property
+    def contenders(self) -> list[Trial]:
+        """Full trials that may be the best: those that meet what the sweep requires, or all where none does."""
+        full = self.of("complete")
+        return [trial for trial in full if not trial.missed] or full
 
     @cached_property
     def ranked_all(self) -> list[Trial]:
@@ -207,7 +218,7 @@ class Sweep:
     def _by_value(self, trials: list[Trial]) -> list[Trial]:
         sign = self.objective.sign
         scored = [(trial.value, trial) for trial in trials if trial.value is not None]
-        return [trial for _, trial in sorted(scored, key=lambda pair: -sign * pair[0])]
+        return [trial for _, trial in sorted(scored, key=lambda pair: (bool(pair[1].missed), -sign * pair[0]))]
 
 
 def read(name: str) -> Sweep:
@@ -248,6 +259,7 @@ def _trial(stored: FrozenTrial, logged: Logged | None) -> Trial:
         params=dict(stored.params),
         values=dict(sorted(stored.intermediate_values.items())),
         second=notes.get(study.SECOND),
+        missed=tuple(map(str, notes.get(study.MISSED, ()))),
         reason=notes.get(study.REASON),
         origin=str(notes[study.ORIGIN]) if study.ORIGIN in notes else None,
         lost=int(notes.get(study.LOST, 0)),

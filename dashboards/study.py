@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Under these names the sweep keeps in the study what Optuna has no place for.
 REASON: Final = "reason"
 SECOND: Final = "second_objective"
+MISSED: Final = "missed"
 LOST: Final = "lost_workers"
 ORIGIN: Final = "warm_start"
 _SECONDS: Final = "seconds"

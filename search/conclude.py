@@ -93,7 +93,7 @@ def _register(config: SweepConfig, chosen: Entry, folder: Path, tracker: Tracker
     assert chosen.value is not None
     return registry.register(
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
-        trial=chosen.number, objective=config.objective, score=chosen.value,
+        trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed,
     )  # fmt: skip
 
 

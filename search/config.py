@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -46,6 +47,9 @@ class Objective(Config):
 
     metric: str = "ssim/coverage"
     direction: Direction = "max"
+    require: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None, description="bounds of other metrics at the last report: at least, or at most where smaller is better"
+    )
 
     @classmethod
     def from_text(cls, text: str) -> Objective:
@@ -65,10 +69,30 @@ class Objective(Config):
         return cls.parse({"metric": metric, "direction": direction}, "--objective")
 
     @model_validator(mode="after")
-    def _metric_is_known(self) -> Objective:
-        if self.metric not in METRIC_DIRECTIONS:
-            raise ValueError(f"unknown metric {self.metric!r}; {suggest(self.metric, list(METRIC_DIRECTIONS))}")
+    def _metrics_are_known(self) -> Objective:
+        for metric in (self.metric, *(self.require or {})):
+            if metric not in METRIC_DIRECTIONS:
+                raise ValueError(f"unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
         return self
+
+    @property
+    def required(self) -> str:
+        """What it requires, in words; empty where that is nothing."""
+        return " and ".join(f"{metric} {'≤' if _at_most(metric) else '≥'} {b:g}" for metric, b in (self.require or {}).items())
+
+    def missed(self, metrics: Mapping[str, float]) -> list[str]:
+        """What a report misses of the requirements, in words; a metric that it lacks is missed."""
+        found = []
+        for metric, bound in (self.require or {}).items():
+            value = metrics.get(metric, math.nan)
+            if not (value <= bound if _at_most(metric) else value >= bound):
+                shown = "missing" if math.isnan(value) else f"{value:.3g}"
+                found.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
+        return found
+
+
+def _at_most(metric: str) -> bool:
+    return METRIC_DIRECTIONS[metric] == "min"
 
 
 class SweepConfig(Config):
@@ -123,6 +147,8 @@ class SweepConfig(Config):
         if self.warm_start_trials and not self.warm_start:
             raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
         metrics = [objective.metric for objective in self.objectives]
+        if self.second_objective and self.second_objective.require:
+            raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
         if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
         if len(metrics) > 1:
@@ -232,12 +258,34 @@ def objective_flags(text: str) -> dict[str, Any]:
     Raises:
         BadInput: as `Objective.from_text`, or more than two.
     """
-    found = [Objective.from_text(part.strip()).model_dump(mode="json") for part in text.split(",")]
+    found = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
     if len(found) > 2:
         raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
+    first = {f"objective.{key}": value for key, value in found[0].items()}  # what a file requires stays
     if len(found) == 1:
-        return {"objective": found[0], "second_objective": None}
-    return {"objective": found[0], "second_objective": found[1], "scheduler.name": "none"}
+        return first | {"second_objective": None}
+    return first | {"second_objective": found[1], "scheduler.name": "none"}
+
+
+def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
+    """Each `--require METRIC=BOUND` as a setting; those of a file stay beside them.
+
+    Raises:
+        BadInput: an unknown metric, or a bound that is no number.
+    """
+    found = {}
+    for text in texts:
+        metric, equals, bound = text.partition("=")
+        try:
+            value = float(bound)
+        except ValueError:
+            value = math.nan
+        if not equals or not math.isfinite(value):
+            raise BadInput(f"--require {text!r}: expected METRIC=NUMBER, for example kkt/active=0.05")
+        if metric not in METRIC_DIRECTIONS:
+            raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        found[f"objective.require.{metric}"] = value
+    return found
 
 
 def _preset(dataset: str, preset: str) -> Path:

@@ -19,6 +19,8 @@ def question(config: SweepConfig) -> str:
     wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
     classifiers = ", ".join(dict.fromkeys(subject.classifier.label for subject in config.trial.subjects()))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
+    if config.objective.require:
+        wanted += f" with {config.objective.required}"
     return (
         f"Which settings make a generator, born from nothing but a classifier ({classifiers}) of "
         f"**{config.trial.dataset.name}**, reach the best {wanted} within {config.trial.steps} steps?\n\n"

@@ -12,6 +12,7 @@ from gbc.errors import DIVERGED
 STOPPED: Final = "stopped_at"
 REASON: Final = "reason"
 SECOND: Final = "second_objective"
+MISSED: Final = "missed"
 SECONDS: Final = "seconds"
 LOST: Final = "lost_workers"
 RETRIED: Final = "retried"
@@ -37,6 +38,8 @@ class Entry:
     """Why it failed."""
     second: float | None = None
     """The second objective at the last recorded step, in a sweep that has two."""
+    missed: tuple[str, ...] = ()
+    """What its last report misses of the sweep's requirements, in words."""
     origin: str | None = None
     """The trial of another sweep whose settings it took (warm start)."""
     lost: int = 0
@@ -99,6 +102,7 @@ def entry_of(
         stopped_at=attributes.get(STOPPED),
         reason=attributes.get(REASON),
         second=attributes.get(SECOND),
+        missed=tuple(attributes.get(MISSED, ())),
         origin=attributes.get(ORIGIN),
         lost=attributes.get(LOST, 0),
         retried=attributes.get(RETRIED, 0),

@@ -9,12 +9,13 @@ The driver is the only one who writes, so it holds all trials in memory and neve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config import SweepConfig
-from search.entry import GPUS, LOST, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
+from search.entry import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
 from search.ranking import best
 from search.samplers import Prior, Proposer
 from search.study import open_study
@@ -66,11 +67,20 @@ class Ledger:
         self._entries.append(_entry(trial))
         return self._entries[-1]
 
-    def record(self, number: int, step: int, value: float, *, stop: bool, second: float | None = None) -> None:
+    def record(
+        self,
+        number: int,
+        step: int,
+        value: float,
+        *,
+        stop: bool,
+        second: float | None = None,
+        missed: Sequence[str] | None = None,
+    ) -> None:
         """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent.
 
-        Of a `second` objective only the last value is kept. The study has it after the next `flush`, which every other call
-        that writes begins with.
+        Of a `second` objective, and of what is `missed` of the requirements, only the last is kept. The study has it after
+        the next `flush`, which every other call that writes begins with.
         """
         trial = self._trials[number]
         if step in trial.intermediate_values:
@@ -79,6 +89,8 @@ class Ledger:
             self._note(number, STOPPED, step)
         if second is not None:
             self._note(number, SECOND, second)
+        if missed is not None:
+            self._note(number, MISSED, list(missed))
         trial.intermediate_values[step] = value
         self._values.append(Value(trial._trial_id, step, value))
         self._changed(number)

@@ -64,7 +64,8 @@ class Recorder(tune.Callback):
         metrics = {name: value for name, value in result.items() if "/" in name and isinstance(value, int | float)}
         stop = bool(result.get("done")) and step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None
-        self._ledger.record(number, step, metrics[config.objective.metric], stop=stop, second=second)
+        missed = config.objective.missed(metrics) if config.objective.require else None
+        self._ledger.record(number, step, metrics[config.objective.metric], stop=stop, second=second, missed=missed)
         self._held.append((number, Report(step, metrics, time.time())))
         self._progress.reported(number, step, metrics)
 

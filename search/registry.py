@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,11 +66,13 @@ def register(
     trial: int,
     objective: Objective,
     score: float,
+    missed: Sequence[str] = (),
 ) -> Version:
     """Make the exported `folder` (with `generator.pt2`) a version of the model `name`, its files under the run `run_id`.
 
     It takes the alias from a champion that was worse by the same objective. Of one with another objective nothing can be said:
-    that stays. The same generator of the same trial is registered once.
+    that stays. One that misses what its sweep requires, in the words of `missed`, does not take it. The same generator of the
+    same trial is registered once.
 
     Raises:
         BadInput: MLflow refuses, or cannot be reached.
@@ -96,7 +98,11 @@ def register(
             if created := found is None:
                 found = _add(client, folder, name, run_id, tags, header)
             assert found is not None
-            won, reason = _compare(_champion(client, name), found.version, tags)
+            won, reason = (
+                (False, f"not the champion: it misses {', '.join(missed)}")
+                if missed
+                else _compare(_champion(client, name), found.version, tags)
+            )
             if won:
                 client.set_registered_model_alias(name, CHAMPION, found.version)
     except (MlflowException, SQLAlchemyError, OSError) as fault:

@@ -62,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--objective", metavar="METRIC[:min|max]", help="default: ssim/coverage; two with a comma give a Pareto front"
     )
+    how.add_argument(
+        "--require", action="append", default=[], metavar="METRIC=BOUND",
+        help="only a trial that ends with at least so much (at most, of losses and rho) can be the best, e.g. kkt/active=0.05",
+    )  # fmt: skip
     how.add_argument("--warm-start", metavar="SWEEP", help="try the best settings of another sweep first, and learn from it")
     how.add_argument("--warm-start-trials", type=int, metavar="K", help="how many settings of that sweep (default: 5)")
     how.add_argument("--seed", type=int)
@@ -183,7 +187,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.errors import BadInput
     from gbc.settings import parse_assignment
     from search import cluster
-    from search.config import Resources, objective_flags, resolve
+    from search.config import Resources, objective_flags, requirement_flags, resolve
     from search.machine import Machine
     from search.places import Places
 
@@ -218,6 +222,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         flags = objective_flags(arguments.objective) | flags
         if flags["second_objective"] and not arguments.scheduler:
             print("note: with two objectives no trial is stopped early (scheduler none)", file=sys.stderr)
+    flags |= requirement_flags(arguments.require)
     given = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
     flags |= {f"trial.{key}": value for key, value in given.items()}
     if arguments.config and arguments.preset:

@@ -19,7 +19,7 @@ from search.folder import LOG, PICTURE, home_of, trial_folder
 from search.ledger import Ledger
 from search.ranking import front
 from search.storage import Place
-from search.verdict import conditions
+from search.verdict import conditions, requirements
 
 _FILE: Final = "summary.json"
 
@@ -104,7 +104,7 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         front=front_of(config, entries),
         failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
         bytes=footprint(folder, config),
-        verdict=[line] if (line := conditions(found)) else [],
+        verdict=[line for line in (conditions(found), requirements(config, entries)) if line],
     )
 
 

@@ -258,8 +258,8 @@ def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) ->
 
 
 def _limits(config: SweepConfig) -> str:
-    """Budgets beside trials and time, for people."""
-    limits = []
+    """What the best must meet, and budgets beside trials and time, for people."""
+    limits = [f"the best needs {config.objective.required}"] if config.objective.require else []
     if config.max_steps is not None:
         limits.append(f"at most {config.max_steps} steps in all")
     if config.patience is not None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from search.ranking import full_trials
+
+if TYPE_CHECKING:
+    from search.config import SweepConfig
+    from search.entry import Entry
 
 ACTIVE_FLOOR: Final = 0.05
 """`kkt/active` from which on the KKT conditions count as a cause of the pictures."""
@@ -29,6 +35,17 @@ def conditions(metrics: Mapping[str, float]) -> str | None:
     part = "no part" if active < _LEAST else "next to no part"
     source = f"; its pictures come from {others}" if others else ""
     return f"the KKT conditions took {part} in it: kkt/active {active:.2f}{source}"
+
+
+def requirements(config: SweepConfig, entries: Sequence[Entry]) -> str | None:
+    """How many full trials meet what the sweep requires; None where that is nothing, or there is no full trial."""
+    full = full_trials(config, entries)
+    if not config.objective.require or not full:
+        return None
+    met = sum(not entry.missed for entry in full)
+    if not met:
+        return f"no full trial meets {config.objective.required}: it is the best of all"
+    return f"{met} of {len(full)} full trials meet {config.objective.required}; the others cannot be the best"
 
 
 def listed(words: Sequence[str]) -> str:

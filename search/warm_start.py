@@ -89,10 +89,12 @@ def take(config: SweepConfig, name: str) -> Prior:
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
     known = [_known(config, other, entry) for entry in full]
-    fitting = [one for one in known if one.params]
+    worthy = [one for one, entry in zip(known, full, strict=True) if not entry.missed] or known
+    fitting = [one for one in worthy if one.params]
     if not fitting:
         raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
-    same = other.objectives == config.objectives and other.trial.steps == config.trial.steps
+    measured = [[(one.metric, one.direction) for one in sweep.objectives] for sweep in (config, other)]
+    same = measured[0] == measured[1] and other.trial.steps == config.trial.steps
     history = [one for one in known if same and one.params.keys() == config.space.keys()]
     return Prior(first=_distinct(fitting)[: config.borrowed], history=tuple(history))
 

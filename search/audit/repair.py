@@ -146,7 +146,8 @@ class _Mender:
         for step in missing:
             second = found[step][other.metric] if other else None
             stop = outcome == "stopped" and step == last
-            self.ledger.record(entry.number, step, one.values[step], stop=stop, second=second)
+            missed = self.config.objective.missed(found[step]) if self.config.objective.require else None
+            self.ledger.record(entry.number, step, one.values[step], stop=stop, second=second, missed=missed)
         self.ledger.tell(entry.number, outcome)
         return f"closed in the study as {outcome}"
 

@@ -56,6 +56,13 @@ def test_the_best_depends_on_the_direction(direction: str, best: int, line: list
     assert list(landscape.best_so_far(found)) == line
 
 
+def test_a_trial_that_misses_what_is_required_is_not_the_best() -> None:
+    found = sweep(full(0, 0.9, missed=("kkt/active 0.01",)), full(1, 0.5), full(2, 0.4))
+    assert [trial.number for trial in found.ranked] == [1, 2, 0]
+    assert list(landscape.best_so_far(found)) == [0.5, 0.5]
+    assert sweep(full(0, 0.9, missed=("kkt/active 0.01",))).best.number == 0
+
+
 def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
     found = sweep(full(0, 0.3), full(1, 0.5))
     assert found.worth == []  # a sweep of an earlier version

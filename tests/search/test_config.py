@@ -9,7 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from gbc.config import TrialConfig
 from gbc.datasets import DATASETS
 from gbc.errors import BadInput
-from search.config import CONFIGS, Objective, SweepConfig, objective_flags, resolve
+from search.config import CONFIGS, Objective, SweepConfig, objective_flags, requirement_flags, resolve
+from search.run import main
 from search.space import Dimension, settle
 from tests.search.conftest import tiny_sweep
 
@@ -100,6 +101,12 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 should be a valid integer"),
         ({"space": {"batch_size": {"uniform": [100.0, 200.5]}}}, "space: batch_size: 100.0 should be a valid integer"),
         ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
+        ({"objective": {"require": {"kkt/activ": 0.1}}}, "unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
+        ({"objective": {"require": {"kkt/active": "a lot"}}}, "objective.require.kkt/active: 'a lot' should be a valid number"),
+        (
+            {"second_objective": {"metric": "kkt/rho", "require": {"kkt/active": 0.1}}, "scheduler": {"name": "none"}},
+            "second_objective.require: what is required belongs to the first; write objective.require",
+        ),
         ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
         ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
         ({"sampler": "bayes"}, "sampler: 'bayes' should be 'tpe', 'random', 'cmaes', 'gp', 'qmc' or 'grid'"),
@@ -172,6 +179,49 @@ def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
     with pytest.raises(BadInput) as caught:
         Objective.from_text(text)
     assert message in str(caught.value)
+
+
+def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "asking.yaml"
+    path.write_text(yaml.safe_dump({"objective": {"metric": "tstr/1nn", "require": {"kkt/active": 0.05, "tstr/1nn": 0.3}}}))
+    found = ask(config=path, flags=objective_flags("ssim/coverage") | requirement_flags(["kkt/active=0.1", "kkt/rho=0.9"]))
+    assert found.objective.metric == "ssim/coverage"
+    assert found.objective.require == {"kkt/active": 0.1, "tstr/1nn": 0.3, "kkt/rho": 0.9}
+    assert found.objective.required == "kkt/active ≥ 0.1 and tstr/1nn ≥ 0.3 and kkt/rho ≤ 0.9"
+    assert found.record()["objective"]["require"] == found.objective.require
+    again = SweepConfig.parse(found.record(), "sweep.yaml")
+    assert again == found and again.differences(found) == {}
+    assert found.differences(ask(config=path))["objective.require.kkt/rho"] == (0.9, None)
+
+
+def test_what_a_report_misses_of_the_requirements() -> None:
+    asked = Objective.parse({"require": {"kkt/active": 0.05, "kkt/rho": 0.9}}, "test")
+    assert asked.missed({"kkt/active": 0.05, "kkt/rho": 0.9}) == []
+    assert asked.missed({"kkt/active": 0.012, "kkt/rho": 0.95}) == [
+        "kkt/active 0.012 (required: at least 0.05)", "kkt/rho 0.95 (required: at most 0.9)",
+    ]  # fmt: skip
+    assert asked.missed({"kkt/active": float("nan")})[0] == "kkt/active missing (required: at least 0.05)"
+    assert Objective().missed({}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kkt/activ=0.05", "--require: unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
+        ("kkt/active", "--require 'kkt/active': expected METRIC=NUMBER, for example kkt/active=0.05"),
+        ("kkt/active=much", "expected METRIC=NUMBER"),
+        ("kkt/active=nan", "expected METRIC=NUMBER"),
+    ],
+)
+def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--require", text, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_dry_run_shows_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--require", "kkt/active=0.05", "--dry-run", "--trials", "1"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["objective"]["require"] == {"kkt/active": 0.05}
 
 
 def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_path: Path) -> None:

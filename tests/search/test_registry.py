@@ -135,6 +135,9 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
     assert champion() == "1"
     better = register(exported, uri, model, 0.5, trial=0, sweep="second")
     assert better.champion and better.created and champion() == "4"
+    short = register(exported, uri, model, 0.9, trial=9, missed=["kkt/active 0.01 (required: at least 0.05)"])
+    assert not short.champion and "it misses kkt/active 0.01 (required" in short.reason and champion() == "4"
+    MlflowClient(uri).delete_model_version(model, str(short.number))
     assert not register(exported, uri, model, 0.4).champion  # said again, the first sweep does not take it back
     assert len(client.search_model_versions(f"name = '{model}'")) == 4
     tags = client.get_model_version(model, "4").tags

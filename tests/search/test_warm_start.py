@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ def score(params: dict[str, Any]) -> float:
     return float(-abs(np.log10(params.get("lr", 1e-3)) + 2.4) - params.get("tv_weight", 0.0))
 
 
-def other_sweep(trials: int = 12, **changes: Any) -> SweepConfig:
-    """As it lies there after it was run."""
+def other_sweep(trials: int = 12, missing: Collection[int] = (), **changes: Any) -> SweepConfig:
+    """As it lies there after it was run; trials `missing` what it requires."""
     config = SweepConfig.parse(tiny_sweep(**{"name": "other", "sampler": "random", "seed": 7, **changes}), "test")
     folder_of(config.name).mkdir(parents=True)
     (folder_of(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
@@ -39,7 +41,8 @@ def other_sweep(trials: int = 12, **changes: Any) -> SweepConfig:
     for number in range(trials):
         entry = ledger.ask()
         second = 0.1 * number if config.second_objective else None
-        ledger.record(number, config.trial.steps, score(entry.params), stop=False, second=second)
+        missed = ["kkt/active 0"] if number in missing else None
+        ledger.record(number, config.trial.steps, score(entry.params), stop=False, second=second, missed=missed)
         ledger.tell(number, "stopped" if number == 3 else "complete")
     ledger.close()
     return config
@@ -65,6 +68,17 @@ def test_the_best_settings_come_first_and_full_trials_are_history() -> None:
     assert [dict(known.params) for known in prior.first] == [entry.params for entry in ranked[:3]]
     assert len(prior.history) == len(full) == 11
     assert len(warm_start.take(mine(), "other").first) == 5
+
+
+def test_trials_that_miss_what_their_sweep_requires_are_history_and_no_start() -> None:
+    asked = {"metric": "ssim/coverage", "direction": "max", "require": {"kkt/active": 0.05}}
+    other = other_sweep(objective=asked, missing=range(2, 12))
+    prior = warm_start.take(mine(), "other")
+    assert {known.origin for known in prior.first} == {"other/trial-0000", "other/trial-0001"}
+    assert len(prior.history) == 11 and other.objective.require  # the values mean the same with and without
+    shutil.rmtree(folder_of("other"))
+    other_sweep(objective=asked, missing=range(12))
+    assert len(warm_start.take(mine(), "other").first) == 5  # none meets it: the best of all
 
 
 def test_values_that_mean_something_else_are_no_history() -> None:
