@@ -34,10 +34,21 @@ BASELINES: Final[dict[str, Baseline]] = {
         {**_PIXELS, **_NO_KKT, "ce_weight": 1.0, "tv_weight": 0.3, "bn_mode": "eval", "steps": 300, "report_every": 100},
     ),
     "kkt-pixels": Baseline(
-        "pixels that make a converged classifier's parameters stationary (Haim et al. 2022, Buzaglo et al. 2023)",
+        "pixels under the closed form of a classifier that converged with weight decay",
         {
             **_PIXELS, **_NO_KKT, "classifier": _CONVERGED, "closed_weight": 1.0, "ce_weight": 0.3, "tv_weight": 0.1,
             "steps": 3000, "report_every": 500,
+        },
+    ),
+    "reconstruction": Baseline(
+        "pixels and free multipliers that make a converged classifier's parameters stationary, after Haim et al. (2022) and "
+        "Buzaglo et al. (2023): twice as many images as it was trained on, a first layer that started small",
+        {
+            **_PIXELS, **_NO_KKT, "classifier": {**_CONVERGED, "hidden": 1000, "first_scale": 1e-4},
+            # Theirs is `free`, one an image. One for each wrong class as well is what cross-entropy's own gradient has, and
+            # of such a classifier the training images alone are a solution.
+            "multipliers": "free_by_class", "reconstruction_weight": 1.0, "surrogate": 100.0, "tv_weight": 0.0, "lr": 0.2,
+            "eval_per_class": 100, "steps": 50_000, "report_every": 1000,
         },
     ),
     "bn-inversion": Baseline(

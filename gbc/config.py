@@ -176,8 +176,9 @@ class TrialConfig(Config):
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
 
     # free multipliers
-    multipliers: Literal["network", "free"] = Field(
-        "network", description="free: one number λ for each image of generator pixels; every step then takes all images"
+    multipliers: Literal["network", "free", "free_by_class"] = Field(
+        "network",
+        description="free: a number λ for each image of generator pixels, or for each and wrong class; steps take all",
     )
     lambda_min: float = Field(0.0, ge=0, le=1e3, description="λ_min: no free multiplier is smaller")
     multiplier_rate: float = Field(1.0, gt=0, le=1e3, description="learning rate of free multipliers, in units of lr")
@@ -267,9 +268,9 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _free_multipliers_belong_to_pixels(self) -> Self:
-        if self.generator != "pixels" and (self.multipliers == "free" or self.candidates):
+        if self.generator != "pixels" and (self.multipliers != "network" or self.candidates):
             raise ValueError("free multipliers and candidates are numbers of fixed images: set generator to pixels")
-        if self.multipliers != "free" and (self.reconstruction_weight or self.lambda_min or self.multiplier_rate != 1):
+        if self.multipliers == "network" and (self.reconstruction_weight or self.lambda_min or self.multiplier_rate != 1):
             raise ValueError(
                 "reconstruction_weight, lambda_min and multiplier_rate need free multipliers: set multipliers to free"
             )

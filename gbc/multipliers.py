@@ -43,30 +43,36 @@ class MultiplierNetwork(nn.Module):
 class FreeMultipliers(nn.Module):
     """One multiplier λ_i ≥ λ_min for each of a fixed set of images and each subject, as in Haim et al. (2022).
 
-    They keep λ_i above λ_min by a penalty; here λ = λ_min + softplus(v), which cannot break the bound.
+    They keep λ_i above λ_min by a penalty; here λ = λ_min + s·softplus(v), which cannot break the bound.
     """
 
-    def __init__(self, *, count: int, least: float, subjects: int = 1) -> None:
-        """`count` images; `least` is λ_min."""
+    scale: Tensor
+
+    def __init__(self, *, count: int, least: float, classes: int = 1, subjects: int = 1) -> None:
+        """`count` images; `least` is λ_min. With several `classes`, one for each image and class."""
         super().__init__()
-        self.least = least
-        self.values = nn.Parameter(torch.zeros(subjects, count))
+        self.least, self.classes = least, classes
+        self.values = nn.Parameter(torch.zeros(subjects, count, classes))
+        # s; fitted as the network's, since λ may be hundreds or hundredths, as weight decay and the number of images have it.
+        self.register_buffer("scale", torch.ones(subjects))
 
     def start(self, rng: torch.Generator) -> None:
-        """λ − λ_min uniform in (0, 1)."""
+        """(λ − λ_min)/s uniform in (0, 1)."""
         with torch.no_grad():
             drawn = torch.rand(self.values.shape, generator=rng).clamp_min(1e-3)
             self.values.copy_(torch.log(torch.expm1(drawn)))
 
     def forward(self, numbers: Tensor, logits: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
-        """Multipliers [M, C] of the images with these numbers [M]: λ_i at the strongest wrong class, 0 elsewhere.
+        """Multipliers [M, C] of the images with these numbers [M], for `logits` [M, C] and `labels` [M].
 
-        With `logits` [M, C] and `labels` [M] the sum in Eq. (5) is then that of
+        One λ_i an image acts on the strongest wrong class alone: the sum in Eq. (5) is then that of
         λ_i (Φ_y − max_{c≠y} Φ_c), Buzaglo et al. (2023).
         """
+        found = self.least + self.scale[subject] * nn.functional.softplus(self.values[subject, numbers])
+        if self.classes > 1:
+            return found[:, : logits.shape[1]]
         rival = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
-        found = self.least + nn.functional.softplus(self.values[subject, numbers])
-        return torch.zeros_like(logits).scatter(1, rival, found[:, None])
+        return torch.zeros_like(logits).scatter(1, rival, found)
 
 
 Multipliers = MultiplierNetwork | FreeMultipliers

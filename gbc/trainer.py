@@ -82,15 +82,17 @@ class Trainer:
         if isinstance(self.generator, Pixels):
             self.generator.start(initial, config.pixel_start)
         self._batch_size = config.batch_size
+        most = max(len(classifier.class_names) for classifier in classifiers)
         self.multipliers: Multipliers = MultiplierNetwork(
-            classes=max(len(classifier.class_names) for classifier in classifiers), shape=shape,
-            width=config.multiplier_width, subjects=len(self.subjects), floor=config.multiplier_floor,
+            classes=most, shape=shape, width=config.multiplier_width, subjects=len(self.subjects),
+            floor=config.multiplier_floor,
         )  # fmt: skip
-        if isinstance(self.generator, Pixels) and config.multipliers == "free":
+        if isinstance(self.generator, Pixels) and config.multipliers != "network":
             # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
             self._batch_size = self.generator.count
             self.multipliers = FreeMultipliers(
-                count=self.generator.count, least=config.lambda_min, subjects=len(self.subjects)
+                count=self.generator.count, least=config.lambda_min, subjects=len(self.subjects),
+                classes=most if config.multipliers == "free_by_class" else 1,
             )  # fmt: skip
             self.multipliers.start(initial)
         for network in (self.generator, self.multipliers):
@@ -114,13 +116,13 @@ class Trainer:
         # Weight decay would pull α, and λ, to 0 for no reason.
         fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
         groups = [{"params": makers + multipliers}, fixed]
-        if config.multipliers == "free":
+        if config.multipliers != "network":
             own = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
             groups = [{"params": makers}, fixed, {"params": multipliers, "weight_decay": 0.0, **own}]
         self.optimiser = Adam(
             groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
         )
-        if config.stationarity_weight and config.multipliers == "network":
+        if config.stationarity_weight or config.reconstruction_weight:
             self._fit_multiplier_scale()
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
@@ -324,12 +326,13 @@ class Trainer:
                     group["lr"] = own
 
     def _fit_multiplier_scale(self) -> None:
-        """Least squares: the factor on h that brings the pull nearest to the target, so that ρ does not start at 1."""
-        assert isinstance(self.multipliers, MultiplierNetwork)
+        """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
         for subject in self.subjects:
             batch = self._sample(subject.task)
-            seen = Pass(subject, self.multipliers, batch.images, batch.labels)
+            seen = Pass(subject, self.multipliers, batch.images, batch.labels, batch.noise)
             target, pull = seen.target, seen.pull
+            if not self.config.stationarity_weight:
+                target, pull = subject.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
                 fitted = losses.inner(target, pull) / losses.inner(pull, pull)
                 # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.

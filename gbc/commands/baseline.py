@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("baseline", help="what others do with a classifier and no data, in the same numbers")
-    parser.add_argument("name", metavar="NAME", help="activation, kkt-pixels, bn-inversion or ce-generator")
+    parser.add_argument("name", metavar="NAME", help="activation, kkt-pixels, reconstruction, bn-inversion or ce-generator")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of samples.png and metrics.json")
     options.add_set(parser)
     options.add_cache(parser)

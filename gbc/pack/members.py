@@ -34,7 +34,7 @@ def key(config: TrialConfig) -> Hashable:
     """
     if config.kkt_from:
         raise BadInput(f"kkt_from is {config.kkt_from}: losses of a pack cannot join in late; set it to 0 or train alone")
-    if config.multipliers == "free":
+    if config.multipliers != "network":
         raise BadInput("free multipliers are for a trial alone: they have a learning rate of their own; train without packs")
     common = _common(config)
     if not common["losses"]:

@@ -211,8 +211,12 @@ def test_a_free_multiplier_is_at_least_lambda_min_and_acts_on_the_strongest_wron
     logits, labels = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 2])
     found = free(torch.tensor([3, 1]), logits, labels)
     assert (found > 0).tolist() == [[False, False, True], [True, False, False]]
-    assert found[0, 2].item() == pytest.approx(0.2 + softplus(free.values[0, 3]).item())
+    assert found[0, 2].item() == pytest.approx(0.2 + softplus(free.values[0, 3, 0]).item())
     assert not torch.equal(found, free(torch.tensor([3, 1]), logits, labels, 1))
+    free.scale[0] = 3.0
+    assert free(torch.tensor([3]), logits[:1], labels[:1])[0, 2].item() == pytest.approx(3 * found[0, 2].item() - 2 * 0.2)
+    by_class = FreeMultipliers(count=4, least=0.2, classes=3)
+    assert by_class(torch.tensor([3, 1]), logits, labels).shape == (2, 3)
     with torch.no_grad():
         free.values.fill_(-50)
     assert free(torch.arange(2), logits, labels).max().item() == pytest.approx(0.2)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search.config import SweepConfig
+from search.config import CONFIGS, SweepConfig
 from search.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
@@ -299,3 +299,22 @@ def lay_down_a_sweep(place: Workplace, name: str) -> list[dict[str, Any]]:
     settings = [entry.params for entry in ledger.entries()]
     ledger.close()
     return settings
+
+
+def test_a_sweep_over_pixels_with_free_multipliers_concludes(place: Workplace) -> None:
+    """There is no generator to export and register: the sweep says its best and writes its report all the same."""
+    space = yaml.safe_load((CONFIGS / "fashion_mnist-reconstruction.yaml").read_text())["space"]
+    trial = {
+        "dataset": {"per_class": 5}, "generator": "pixels", "multipliers": "free", "reconstruction_weight": 1.0,
+        "classifier": {"name": "mlp", "hidden": 12, "steps": 30, "first_scale": 1e-4}, "eval_per_class": 6, "steps": 6,
+        "report_every": 3, "stationarity_weight": 0.0, "beta": 0.0, "weight_decay": 0.0, "device": "cpu",
+    }  # fmt: skip
+    file = place.file("pixels", trial=trial, space=space)
+    code, output = place.run("--config", file, "--trials", "3", report=True)
+    assert code == 0, output
+    assert "best: trial-000" in output and "registered" not in output
+    assert "note:" not in output and "Traceback" not in output
+    assert "look      mlruns/sweeps/pixels/report.html" in output
+    assert (place.folder / "mlruns" / "sweeps" / "pixels" / "report.html").exists()
+    place.check_records_agree("pixels", 3)
+    assert all("loss/reconstruction" in run.data.metrics for run in place.trials("pixels"))
