@@ -35,6 +35,11 @@ def quiet_environment() -> None:
 
 def start(cpus: int, gpus: int) -> str:
     """Start Ray on this machine, for this process alone, and give the folder where it keeps its logs and sockets."""
+    node: Any = importlib.import_module("ray._private.node")
+    # A dashboard's server (without pages too), an autoscaler and a reader of logs: a second of CPU each, and Ray waits for the
+    # first. A sweep asks none of them, and Ray has no switch for them.
+    for unused in ("start_api_server", "start_monitor", "start_log_monitor"):
+        setattr(node.Node, unused, lambda *_, **__: None)
     context = _init(
         address="local",  # or Ray would join a cluster that happens to run on this machine
         num_cpus=cpus,

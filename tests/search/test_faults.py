@@ -23,6 +23,7 @@ from search.processes import dead, end, forget_session, marked, note_session, of
 from search.tracking import Tracker
 from search.watch import collect, seconds_of
 from tests.search.conftest import tiny_sweep
+from tests.stores import lay_down_store
 
 
 @contextlib.contextmanager
@@ -57,6 +58,7 @@ def test_an_mlflow_store_that_stays_locked_halts_the_sweep(
     monkeypatch.setattr(faults, "PATIENCE", 0.1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    lay_down_store(tmp_path)
     tracker, halt = Tracker(config, {}), Halt(tmp_path)
     with locked(tmp_path / "mlflow.db"), halt.guard():
         tracker.open_trial(0, {})

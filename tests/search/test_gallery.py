@@ -13,12 +13,14 @@ from search.config import SweepConfig
 from search.folder import step_picture
 from search.gallery import KEY
 from search.tracking import Tracker
+from tests.stores import lay_down_store
 
 
 @pytest.fixture
 def tracker(config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_down_store(tmp_path)
     found = Tracker(config, {})
     for number in (0, 1):
         found.open_trial(number, {"lr": 0.1})

@@ -11,12 +11,14 @@ from mlflow import MlflowClient
 from search.config import SweepConfig
 from search.mlflow_store import Known, known_runs, of_trials, pages
 from search.tracking import Report, Tracker
+from tests.stores import lay_down_store
 
 
 def test_the_file_says_what_mlflow_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: SweepConfig) -> None:
     """Pins the tables that are read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_down_store(tmp_path)
     other = Tracker(config.model_copy(update={"name": "other"}), {})
     other.open_trial(0, {"lr": 1.0})
     tracker = Tracker(config, {})

@@ -21,6 +21,7 @@ from search.searcher import LedgerSearcher
 from search.tracking import Tracker
 from search.trial import assignment_of
 from tests.search.conftest import tiny_sweep
+from tests.stores import lay_down_store
 
 WHERE = Path("mlruns/sweeps/tiny")
 
@@ -29,6 +30,7 @@ WHERE = Path("mlruns/sweeps/tiny")
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ledger, Recorder, LedgerSearcher, Halt]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_down_store(tmp_path)
     config = SweepConfig.parse(tiny_sweep(trials=2, retries=1), "test")
     WHERE.mkdir(parents=True)
     ledger, halt = Ledger(config, WHERE), Halt(WHERE)

@@ -10,12 +10,14 @@ from mlflow import MlflowClient
 from gbc.errors import BadInput
 from search.config import SweepConfig
 from search.tracking import Report, Tracker
+from tests.stores import lay_down_store
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_down_store(tmp_path)
     return tmp_path
 
 
@@ -54,6 +56,7 @@ def test_a_sweep_is_a_parent_with_one_child_for_each_trial(folder: Path, config:
 
 
 def test_artifacts_lie_under_mlruns_where_a_bare_mlflow_ui_finds_them(folder: Path, config: SweepConfig) -> None:
+    (folder / "mlflow.db").unlink()  # MLflow makes it
     tracker = Tracker(config, {})
     tracker.begin({"sweep.yaml": "a: 1"}, {})
     assert (folder / "mlflow.db").exists()

@@ -20,11 +20,14 @@ from search.progress import Progress
 from search.recorder import Recorder
 from search.tracking import Report, Tracker
 from search.writer import Writer
+from tests.stores import lay_down_store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("writer") / "mlflow.db"
+    folder = tmp_path_factory.mktemp("writer")
+    lay_down_store(folder)
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
