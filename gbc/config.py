@@ -69,7 +69,9 @@ class ClassifierConfig(Config):
     polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
     seed: int = Field(0, ge=0)
-    first_scale: float = Field(1.0, gt=0, le=1, description="factor on the random start of the first layer's weights")
+    first_scale: float = Field(
+        1.0, gt=0, le=1, description="factor on the start of the first layer; a factory has a start of its own"
+    )
 
     factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
     weights: str | None = Field(None, description="a safetensors file or a torch state dict; nothing is trained then")
@@ -86,14 +88,6 @@ class ClassifierConfig(Config):
     def _a_card_belongs_to_weights(self) -> Self:
         if self.card is not None and self.weights is None:
             raise ValueError("card describes weights, and there are none")
-        return self
-
-    @model_validator(mode="after")
-    def _the_start_is_ours_to_scale(self) -> Self:
-        if self.first_scale != 1 and (self.factory or self.weights):
-            raise ValueError(
-                "first_scale is for our own networks and their random start; leave it out beside factory or weights"
-            )
         return self
 
     @property

@@ -43,7 +43,6 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
         ("candidates: 100", "set generator to pixels"),
         ("reconstruction_weight: 1.0", "need free multipliers: set multipliers to free"),
         ("lambda_min: 0.1", "need free multipliers: set multipliers to free"),
-        ("classifier: {first_scale: 0.1, factory: 'a:b'}", "first_scale is for our own networks"),
         ("lr: 5\nbatch_size: 1", "(and 1 more fault)"),
     ],
 )
