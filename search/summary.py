@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
@@ -20,6 +20,9 @@ from search.ledger import Ledger
 from search.ranking import front
 from search.storage import Place
 from search.verdict import conditions, requirements
+
+if TYPE_CHECKING:
+    from gbc.scale import Scale
 
 _FILE: Final = "summary.json"
 
@@ -55,6 +58,8 @@ class Summary:
     """What the sweep's folder takes on disk."""
     verdict: list[str] = field(default_factory=list)
     """What the best is worth, in words, a line each."""
+    scale: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Where the best stands, by metric: its `value`, those of control sets by name, and its `share` of the way to real ones."""
     concluded: bool = False
     """Whether the best is measured and registered and the report written, as follows the end of a sweep."""
 
@@ -105,6 +110,18 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
         bytes=footprint(folder, config),
         verdict=[line for line in (conditions(found), requirements(config, entries)) if line],
+    )
+
+
+def placed(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
+    """The same, with where the best stands between worthless and real images, by the objectives and `tstr/1nn`."""
+    metrics = dict.fromkeys([*(objective.metric for objective in config.objectives), "tstr/1nn"])
+    found = {metric: summary.best_metrics[metric] for metric in metrics if metric in summary.best_metrics}
+    lines = {metric: line for metric, value in found.items() if (line := scale.words(metric, value))}
+    return replace(
+        summary,
+        verdict=[*summary.verdict, *lines.values()],
+        scale={metric: scale.place(metric, found[metric]) for metric in lines},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from rich.console import Console
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
+from gbc.scale import Scale
 from gbc.settings import flatten
+from gbc.tasks import World
 from search import mlflow_store, processes, storage, warm_start, watch
 from search.budget import mend, spent, work_left
 from search.config import MAY_CHANGE, SweepConfig
@@ -31,10 +33,10 @@ from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
 from search.study import note_driver, one_driver, recorded_in_database
-from search.summary import Summary, ended_by, sum_up
+from search.summary import Summary, ended_by, placed, sum_up
 from search.tables import recorded_trials
 from search.tracking import Tracker
-from search.trial import Assignment, assignment_of
+from search.trial import Assignment, assignment_of, settings_of
 
 
 class SweepMismatch(BadInput):
@@ -188,7 +190,7 @@ def _run(
                 recorder.close_open()
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
-        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder)
+        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.world)
         ledger.close()
     halt.check()
     assert summary is not None
@@ -205,10 +207,14 @@ def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_l
     return assign
 
 
-def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path) -> Summary:
+def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, world: World) -> Summary:
     """The last word of a run in all records."""
     recorder.finish()
     summary = sum_up(config, ledger, tracker.metrics, folder)
+    if summary.finished and summary.best_trial is not None:
+        settings = settings_of(config, ledger.entry(summary.best_trial))
+        with suppress(BadInput):  # what cannot be measured or cached holds up no record
+            summary = placed(summary, config, Scale.obtain(world.images, settings.eval_per_class, CLASSIFIERS))
     best = summary.best_trial
     picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
     status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]

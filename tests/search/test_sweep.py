@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,9 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
     assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output
     assert "python search/export.py --sweep whole" in output
+    assert "      the KKT conditions " in output and "(required" not in output
+    for metric in ("ssim/coverage", "tstr/1nn"):
+        assert re.search(rf"      {metric} 0\.\d+: .*class means \(.* of the way from uniform noise ", output), output
     assert "Traceback" not in output and "Warning" not in output
     place.check_records_agree("whole", 5)
 
@@ -42,7 +46,15 @@ def test_a_sweep_from_start_to_export(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {"version.ray", "data.digest", "classifier.digest", "mlflow.source.git.commit"} <= set(parent.data.tags)
     assert parent.data.params["trial.classifier.hidden"] == str(TINY["classifier"]["hidden"])
     files = {artifact.path for artifact in place.client().list_artifacts(parent.info.run_id)}
-    assert files == {"sweep.yaml", "classifier.json", "samples.png", "evaluation.json", "audit.json", "generator"}
+    assert files == {
+        "sweep.yaml",
+        "classifier.json",
+        "samples.png",
+        "evaluation.json",
+        "audit.json",
+        "verdict.json",
+        "generator",
+    }
     for run in place.trials("whole"):
         assert run.info.run_name == f"trial-{int(run.data.tags['sweep.trial']):04d}"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
