@@ -120,6 +120,8 @@ def read_card(config: ClassifierConfig) -> Card:
     """
     assert config.weights is not None
     path = Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
+    if not Path(config.weights).exists():  # said first: a card for weights that are not there helps nobody
+        raise BadInput(f"{config.weights}: cannot be read: there is no such file")
     if not config.card and not path.exists():
         raise BadInput(
             f"{config.weights}: no card {path.name} beside it; write class_names, shape and samples there, or give --card"
