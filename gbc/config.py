@@ -206,6 +206,9 @@ class TrialConfig(Config):
     report_every: int = Field(100, ge=1, description="optimiser steps between reports")
     lr_schedule: Literal["constant", "cosine"] = "constant"
     eval_per_class: int = Field(50, ge=1, le=10_000, description="generated images of each class that are judged")
+    student_steps: int = Field(
+        0, ge=0, le=10_000, description="of a network that learns from the judged images at each report, for tstr/cnn; 0: none"
+    )
     seed: int = Field(0, ge=0)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 Direction = Literal["min", "max"]
 
+STUDENT_METRIC: Final = "tstr/cnn"
+"""What costs a network at each report (`gbc.student`), and is measured only where `student_steps` asks for it."""
+STUDENT_STEPS: Final = 50
+"""Of that network, where a sweep improves the metric and names no number."""
+
 # Every metric a trial reports, and which way is better; None where neither is.
 METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/total": "min",
@@ -48,6 +53,7 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "ssim/nearest": "max",
     "ssim/coverage": "max",
     "tstr/1nn": "max",
+    STUDENT_METRIC: "max",
     "grad/generator": None,
     "grad/multipliers": None,
     "time/steps_per_s": "max",

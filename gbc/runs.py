@@ -43,6 +43,8 @@ class Record(Config):
     report: dict[str, float]
     """The trainer's last report."""
     cost: dict[str, float]
+    students: int = 1
+    """Whose mean `tstr/cnn` is."""
     threads: int
     residuals: list[dict[str, float]]
     """Of each classifier: relative stationarity residuals by tensor (`gbc.regime`)."""
@@ -167,7 +169,7 @@ def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:
 def _make(run: Run, threads: int | None) -> None:
     import torch
 
-    from gbc import evaluation, experiment, pictures, tasks
+    from gbc import evaluation, experiment, pictures, student, tasks
 
     if run.logged():  # by another process, since the list was made
         return
@@ -180,6 +182,7 @@ def _make(run: Run, threads: int | None) -> None:
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
         scores=found.scores(), by_class=found.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
+        students=student.STUDENTS,
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in world.regimes],
     )  # fmt: skip
     if run.pictured:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from gbc import losses, pictures
+from gbc import losses, pictures, student
 from gbc.activity import activity
 from gbc.classifiers import Classifier, kaiming
 from gbc.config import TrialConfig
@@ -25,7 +25,7 @@ from gbc.metrics import Judge, Verdict
 from gbc.multipliers import FreeMultipliers, MultiplierNetwork, Multipliers
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
 from gbc.optimiser import Adam
-from gbc.report import Report, free_score
+from gbc.report import STUDENT_METRIC, Report, free_score
 from gbc.runtime import derive, keep_memory, pick_device
 from gbc.subject import Pass, Subject, check_factors, labels_of_task, opinion, union
 
@@ -377,6 +377,10 @@ class Trainer:
         if self.judge:
             verdict = Verdict(self.judge, images, self.judged_labels)
             metrics |= verdict.scores()
+            if steps := self.config.student_steps:
+                with torch.enable_grad():
+                    right = student.named_right(verdict, len(self.class_names), steps=steps)
+                metrics[STUDENT_METRIC] = right.mean().item()
             nearest = self.judge.train_images[verdict.nearest[0]]
             picture = pictures.pairs(images[: len(nearest)], nearest, pictures.columns_of(len(self.class_names)))
         metrics["time/steps_per_s"] = speed

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
-from gbc.report import METRIC_DIRECTIONS, Direction
+from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, assign, flatten, load_yaml, suggest
 from search.places import Places
 from search.space import Dimension, check_space, grid_size
@@ -149,6 +149,8 @@ class SweepConfig(Config):
         metrics = [objective.metric for objective in self.objectives]
         if self.second_objective and self.second_objective.require:
             raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
+        if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
+            raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
         if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
         if len(metrics) > 1:
@@ -242,6 +244,7 @@ def resolve(
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")
     _fit_reports(data, flags)
+    _add_students(data)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
     match data.get("trials"):
         case {"per_slot": int(count), **rest} if not rest:
@@ -299,6 +302,13 @@ def _preset(dataset: str, preset: str) -> Path:
         raise BadInput(f"unknown dataset {dataset!r}; {suggest(dataset, datasets)}")
     presets = [kind for name, kind in known if name == dataset]
     raise BadInput(f"unknown preset {preset!r} for {dataset}; {suggest(preset, presets)}")
+
+
+def _add_students(data: dict[str, Any]) -> None:
+    """Where the sweep asks for the accuracy of students of its images, trials measure it."""
+    first, second = (data.get(key) or {} for key in ("objective", "second_objective"))
+    if STUDENT_METRIC in {first.get("metric"), second.get("metric"), *(first.get("require") or {})}:
+        data["trial"].setdefault("student_steps", STUDENT_STEPS)
 
 
 def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def test_evaluate_in_full(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gbc.features.STEPS", 30)
-    monkeypatch.setattr("gbc.evaluation.TSTR_STEPS", 10)
+    monkeypatch.setattr("gbc.student.STEPS", 10)
     command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gbc import comparison, evaluation, features, results, runs
+from gbc import comparison, evaluation, features, results, runs, student
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
 from tests.conftest import TINY, TINY_CLASSIFIER
@@ -38,7 +38,7 @@ SPEC: dict[str, Any] = {
 def quick() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "STEPS", 60)
-        patch.setattr(evaluation, "TSTR_STEPS", 20)
+        patch.setattr(student, "STEPS", 20)
         runs._evaluator_of.cache_clear()
         yield
         runs._evaluator_of.cache_clear()

@@ -37,7 +37,7 @@ from gbc.samples import tensors
 def _small_student() -> Iterator[None]:
     """A third of the budget tells the controls apart as well."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gbc.evaluation.TSTR_STEPS", 130)
+        patch.setattr("gbc.student.STEPS", 130)
         yield
 
 

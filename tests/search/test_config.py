@@ -276,3 +276,14 @@ def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
 def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:
     trial = settle(TrialConfig(beta=3.0), {"lr": 0.5, "batch_size": 64}, seed=9)
     assert (trial.beta, trial.lr, trial.batch_size, trial.seed) == (3.0, 0.5, 64, 9)
+
+
+def test_a_sweep_for_students_has_its_trials_train_them() -> None:
+    """`tstr/cnn` costs a network at each report, so trials measure it only where the sweep asks."""
+    assert ask().trial.student_steps == 0
+    assert ask(flags=objective_flags("tstr/cnn")).trial.student_steps == 50
+    assert ask(flags=objective_flags("ssim/coverage,tstr/cnn")).trial.student_steps == 50
+    assert ask(flags=requirement_flags(["tstr/cnn=0.5"])).trial.student_steps == 50
+    assert ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 120}).trial.student_steps == 120
+    with pytest.raises(BadInput, match="tstr/cnn is measured only when student_steps is above 0"):
+        ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 0})
