@@ -89,7 +89,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     from search import registry
     from search.config import Objective
     from tests.conftest import TINY
-    from tests.stores import lay_down_store
 
     settings = TrialConfig.parse(TINY, "test")
     generator = Generator(classes=10, shape=(1, 28, 28), noise_dim=8, width=16, channels=8)
@@ -108,7 +107,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
         formats=["torch"],
     )
     monkeypatch.chdir(tmp_path)
-    lay_down_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("test", artifact_location=(tmp_path / "files").as_uri())).info.run_id

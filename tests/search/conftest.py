@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,7 @@ import pytest
 import yaml
 
 from search.config import SweepConfig
-from search.folder import CLASSIFIERS
 from tests.conftest import TINY
-from tests.stores import lay_down_store
 
 if TYPE_CHECKING:
     from search.ledger import Ledger
@@ -55,22 +54,15 @@ def sweep_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def _workplace(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Workplace:
-    """A folder with MLflow's database and the classifier, which take seconds to make."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
     from tests.search.workplace import Workplace
 
-    folder = tmp_path_factory.mktemp("sweeps")
-    lay_down_store(folder)
-    shutil.copytree(classifier_cache, folder / CLASSIFIERS)
-    return Workplace(folder)
-
-
-@pytest.fixture
-def place(_workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """One folder for all tests that run sweeps; each gives its sweeps names of their own."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return _workplace
+    old = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield Workplace(tmp_path_factory.mktemp("sweeps"))
+    if old:
+        os.environ["MLFLOW_TRACKING_URI"] = old
 
 
 @pytest.fixture

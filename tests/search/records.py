@@ -31,7 +31,6 @@ from search.run import main
 from search.summary import sum_up
 from search.tracking import Tracker
 from search.trial import assignment_of, rows
-from tests.stores import lay_down_store
 
 
 def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int, int], fail: dict[int, str]) -> None:
@@ -40,8 +39,6 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
     and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
-    if not Path("mlflow.db").exists():
-        lay_down_store(Path())
     folder = folder_of(config.name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))

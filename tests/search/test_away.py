@@ -15,7 +15,6 @@ from search.tracking import Tracker
 from tests.conftest import TINY
 from tests.search.servers import free_port, mlflow_server
 from tests.search.workplace import ROOT, Workplace
-from tests.stores import lay_down_store
 
 
 class Hasty(Workplace):
@@ -29,7 +28,6 @@ def test_mlflow_prints_no_links_to_its_server(
 ) -> None:
     """They hold the password, and what a sweep prints may be JSON."""
     monkeypatch.chdir(tmp_path)
-    lay_down_store(tmp_path)
     with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
         places = Places(tracking_uri=server.replace("://", "://me:pa55@"))
         tracker = Tracker(config.model_copy(update={"places": places}), {})
@@ -53,7 +51,6 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
     config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lay_down_store(tmp_path)
     with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
         uri, shown = server.replace("://", "://me:pa55@"), server.replace("://", "://me@")
         config = config.model_copy(update={"places": Places(tracking_uri=uri)})
@@ -78,7 +75,6 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
 def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lay_down_store(tmp_path)
     place, port, store = Hasty(tmp_path), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
     file = place.file("away", trials=2, trial={**TINY, "steps": 60}, scheduler={"name": "none"})
     command = ["--config", file, "--tracking-uri", f"http://me:pa55@127.0.0.1:{port}"]
@@ -97,7 +93,7 @@ def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: P
     assert place.reports("away") == 40  # the study did: trials go on meanwhile
 
     with mlflow_server(tmp_path, store, {}, port) as server:
-        code, output = place.run(*command)
+        code, output = place.look(*command, "--no-report")
         assert code == 0 and "pa55" not in output, output
         place.check_records_agree("away", 2)
         client = MlflowClient(server)
@@ -105,5 +101,5 @@ def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: P
             assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"images", "samples.png"}
             pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images") if "compressed" not in file.path]
             assert len(pictures) == 20, pictures
-        code, output = place.run("--check", "away")
+        code, output = place.look("--check", "away")
         assert code == 0, output

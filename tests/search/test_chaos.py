@@ -30,7 +30,6 @@ from search.scheduler import LedgerASHA
 from tests.conftest import TINY
 from tests.search.chaos import Chaos, processes_about, ray_sessions, small_disk
 from tests.search.workplace import Workplace
-from tests.stores import lay_down_store
 
 pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
 
@@ -54,7 +53,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     mounted = small_disk(tmp_path, 96)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    lay_down_store(tmp_path)
     yield Workplace(tmp_path)
     monkeypatch.undo()
     if mounted:

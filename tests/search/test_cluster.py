@@ -27,7 +27,6 @@ from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.nodes import Nodes, cluster
 from tests.search.workplace import Workplace
-from tests.stores import lay_down_store
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +93,6 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
 @pytest.mark.sweep
 def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lay_down_store(tmp_path)
     place = Workplace(tmp_path)
     file = place.file("spread", trials=4, trial={**TINY, "steps": 180}, scheduler={"name": "none"})
     command = ["--config", file, "--address", nodes.address, "--storage", "shared", "--retries", "1"]

@@ -202,7 +202,7 @@ def test_a_sweep_in_packs(place: Workplace) -> None:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     place.check_records_agree("packed", 5)
-    code, output = place.run("--check", "packed")
+    code, output = place.look("--check", "packed")
     assert code == 0, output
 
 

@@ -19,12 +19,17 @@ from gbc.errors import BadInput
 from search import registry
 from search.config import Objective
 from search.registry import CHAMPION, Version
-from tests.exports import TWO_TASKS, trained
+from tests.exports import TWO_TASKS, Trained, trained
 from tests.search.servers import mlflow_server
-from tests.stores import lay_down_store
 
 COVERAGE = Objective()
 ROWS = pd.DataFrame({"label": [3, 0, 9, 3], "seed": [0, 7, 7, 1]})
+
+
+@pytest.fixture(scope="module", params=["one task", "two tasks"])
+def made(request: pytest.FixtureRequest, classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    place = tmp_path_factory.mktemp("made") / "model"
+    return trained(classifier_cache, place, ["torch"], **(TWO_TASKS if request.param == "two tasks" else {}))
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +38,11 @@ def exported(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def of_two_tasks(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(classifier_cache, tmp_path_factory.mktemp("two-tasks") / "model", ["torch"], **TWO_TASKS).folder
-
-
-@pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One store for all; each test has a model of its own."""
+    """One store for all: MLflow takes seconds to make one. Each test has a model of its own."""
     place = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        lay_down_store(place)
         found = f"sqlite:///{place / 'mlflow.db'}"
         MlflowClient(found).create_experiment("e", artifact_location=(place / "artifacts").as_uri())
         yield found
@@ -76,16 +75,15 @@ def register(
     )
 
 
-@pytest.mark.parametrize("made", ["exported", "of_two_tasks"])
-def test_the_champion_draws_what_the_export_draws(made: str, uri: str, model: str, request: pytest.FixtureRequest) -> None:
-    folder, run = request.getfixturevalue(made), run_of(uri)
-    found = register(folder, uri, model, 0.4, run=run)
+def test_the_champion_draws_what_the_export_draws(made: Trained, uri: str, model: str) -> None:
+    run = run_of(uri)
+    found = register(made.folder, uri, model, 0.4, run=run)
     assert (found.number, found.champion, found.created) == (1, True, True)
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model(f"models:/{model}@{CHAMPION}")
     images = served.predict(ROWS)
     assert images.shape == (4, 1, 28, 28) and images.dtype == np.float32
-    generator = export.load(folder)
+    generator = export.load(made.folder)
     for row, image in zip(ROWS.itertuples(), images, strict=True):
         expected = generator.sample([row.label], seed=row.seed).numpy()[0]
         assert np.abs(image - expected).max() <= 1e-5  # the last bits of a product depend on its size

@@ -18,7 +18,6 @@ from search.folder import RECORD, STUDY_FILE, folder_of
 from search.tracking import Tracker
 from tests.search.conftest import tiny_sweep
 from tests.search.servers import mlflow_server
-from tests.stores import lay_down_store
 
 
 def make(name: str, tracking_uri: str | None = None) -> SweepConfig:
@@ -36,8 +35,6 @@ def test_each_sweep_is_linked_where_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "server").mkdir()
-    for folder in (tmp_path, tmp_path / "server"):
-        lay_down_store(folder)
     with mlflow_server(tmp_path / "server", f"sqlite:///{tmp_path / 'server' / 'mlflow.db'}", {}) as server:
         MlflowClient(server).create_experiment("somebody's")  # so that ours has another number than here
         far, near = make("far", server.replace("://", "://me:pa55@")), make("near")

@@ -13,7 +13,6 @@ from textwrap import indent
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 from mlflow import MlflowClient
 
@@ -54,31 +53,21 @@ class Workplace:
             cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str, report: bool = False) -> tuple[int, str]:
-        """The command in this process, for what needs none of its own: to import torch, Ray and MLflow takes seconds.
-
-        Ray is started and ended anew each time, and trials have workers of their own, as ever.
-        """
-        return self._here(main, arguments if report else (*arguments, "--no-report"))
-
-    def run_apart(self, *arguments: str, report: bool = False) -> tuple[int, str]:
-        """The command in a process of its own, as users start it."""
+    def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
         process = self.start(*arguments, report=report)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
+
+    def look(self, *arguments: str) -> tuple[int, str]:
+        """As `run`, in this process: what starts no sweep needs no seconds to start a process of its own."""
+        return self._here(main, arguments)
 
     def export(self, *arguments: str) -> tuple[int, str]:
         return self._here(export.main, arguments)
 
     def _here(self, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[int, str]:
         output = io.StringIO()
-        with (
-            contextlib.chdir(self.folder),
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(output),
-        ):
-            patch.syspath_prepend(self.folder)  # where a factory of the user's is found
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return command(arguments), output.getvalue()
 
     def wait_for(self, process: subprocess.Popen[str], text: str) -> str:
@@ -132,7 +121,7 @@ class Workplace:
         return sum(len(trial.intermediate_values) for trial in self.study(name))
 
     def status(self, name: str) -> dict[str, Any]:
-        code, output = self.run("--status", name, "--json")
+        code, output = self.look("--status", name, "--json")
         assert code == 0, output
         found: dict[str, Any] = json.loads(output)
         return found
