@@ -56,7 +56,7 @@ class PlainGenerator(nn.Module):
 
 
 class PlainMultipliers(nn.Module):
-    """μ' = h(x, y, t; η), and μ = ReLU(μ')."""
+    """μ' = h(x, y, t; η), and μ = ReLU(μ') plus a floor."""
 
     scale: Tensor
 
@@ -69,13 +69,14 @@ class PlainMultipliers(nn.Module):
             nn.Linear(width, classes),
         )  # fmt: skip
         self.register_buffer("scale", torch.ones(subjects))
+        self.floor = settings.multiplier_floor
 
     def forward(self, images: Tensor, labels: Tensor, subject: int) -> Tensor:
         inputs = [images.flatten(1), nn.functional.one_hot(labels, self.classes).to(images.dtype)]
         if self.subjects > 1:
             which = nn.functional.one_hot(torch.full_like(labels, subject), self.subjects)
             inputs.append(which.to(images.dtype))
-        return self.scale[subject] * torch.relu(self.layers(torch.cat(inputs, dim=1)))
+        return self.scale[subject] * (torch.relu(self.layers(torch.cat(inputs, dim=1))) + self.floor)
 
 
 @dataclass
@@ -95,21 +96,25 @@ class _Known:
     alpha: Tensor
     decayed: Mapping[str, float]
     """Weight decay of the parameters that the closed form asks for."""
+    first: nn.Linear
+    centred: bool
+    """Whether BatchNorm follows the first layer."""
     seen: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     """What its BatchNorm layers were given in the last forward pass."""
 
 
 class Plain:
-    """Trains as `Trainer` does. Does not know banks, pixels, the diversity loss, the surrogate and the estimator `halves`."""
+    """Trains as `Trainer` does. Does not know banks, pixels, the surrogate, held α, and of estimators only the norm and ρ."""
 
     def __init__(self, settings: TrialConfig, classifiers: Sequence[Classifier], *, per_sample: bool = False) -> None:
         """`classifiers` as for `Trainer`, but its own: a trainer leaves hooks on them.
 
         `per_sample` needs `bn_mode` eval: under the batch's statistics no sample has a gradient of its own.
         """
-        unknown = settings.bank or settings.diversity_weight or settings.surrogate or settings.estimator != "norm"
+        unknown = settings.bank or settings.surrogate or settings.alpha != "learned" or settings.row_space_layers != "first"
+        unknown = unknown or settings.estimator not in ("norm", "relative")
         if unknown or settings.generator != "convolutional" or len(classifiers[0].shape) != 3:
-            raise NotImplementedError("the plain form has no bank, pixels, points, diversity, surrogate and halves")
+            raise NotImplementedError("the plain form has no bank, pixels, points, surrogate, held α, cosine and halves")
         if per_sample and settings.bn_mode != "eval":
             raise ValueError("gradients of single samples need bn_mode eval")
         self.settings, self.per_sample = settings, per_sample
@@ -166,6 +171,8 @@ class Plain:
             images = self.generator(noise, labels, torch.full_like(labels, task))
             if self.settings.tv_weight:
                 total = total + self.settings.tv_weight * total_variation(images)
+            if self.settings.diversity_weight:
+                total = total + self.settings.diversity_weight * alike(noise, images, len(known))
             for index, one in enumerate(self.known):
                 if one.task == task:
                     total = total + self._conditions(one, index, images, labels)
@@ -177,6 +184,7 @@ class Plain:
         weights = {
             "stationarity": settings.stationarity_weight * joined, "duality": settings.beta * joined,
             "closed": settings.closed_weight * joined, "bn": settings.bn_weight, "ce": settings.ce_weight,
+            "row_space": settings.row_space_weight,
         }  # fmt: skip
         weights = {name: weight * known.factors.get(name, 1.0) for name, weight in weights.items()}
         known.seen.clear()
@@ -190,7 +198,9 @@ class Plain:
                 flat(torch.autograd.grad(lagrangian(logits, own, multipliers), list(parameters.values()), create_graph=True))
             )  # fmt: skip
             target = scaled(known.zeta, known.degrees, known.alpha, known.samples)
-            total = total + weights["stationarity"] * torch.norm(target - pulled)
+            distance = torch.norm(target - pulled)
+            distance = distance / torch.norm(target) if settings.estimator == "relative" else distance
+            total = total + weights["stationarity"] * distance
         if weights["duality"]:
             others = logits.scatter(1, own[:, None], -torch.inf).max(dim=1).values
             slack = logits.gather(1, own[:, None]).squeeze(1) - others - torch.exp(-known.alpha)
@@ -207,6 +217,9 @@ class Plain:
             total = total + weights["closed"] * sum(terms) / len(terms)
         if weights["bn"] and seen:
             total = total + weights["bn"] * sum(statistics_apart(layer, values) for layer, values in seen) / len(seen)
+        if weights["row_space"]:
+            costs = outside_rows(known.first, images.flatten(1), settings.row_space_eps, known.centred)
+            total = total + weights["row_space"] * torch.relu(costs - settings.row_space_level).mean()
         if weights["ce"]:
             total = total + weights["ce"] * nn.functional.cross_entropy(logits, own)
         return total
@@ -226,7 +239,12 @@ class Plain:
         policy = homogeneity.POLICIES[settings.lambda_policy]
         degrees = homogeneity.flat(policy(phi, settings.bn_mode, settings.lambda_values or {}, probe), phi)
         invariant = before_batch_norm(phi, probe[:2])
+        name, first = next((name, layer) for name, layer in phi.named_modules() if hasattr(layer, "weight"))
+        if settings.row_space_weight and not isinstance(first, nn.Linear):
+            raise NotImplementedError("the plain form knows the row space of a linear layer alone")
         found = _Known(
+            first=first,
+            centred=name in invariant,
             phi=phi.eval(),
             samples=classifier.samples,
             task=wanted.task,
@@ -277,6 +295,27 @@ def total_variation(images: Tensor) -> Tensor:
     down = images[:, :, 1:, :] - images[:, :, :-1, :]
     across = images[:, :, :, 1:] - images[:, :, :, :-1]
     return down.abs().mean() + across.abs().mean()
+
+
+def alike(noise: Tensor, images: Tensor, classes: int) -> Tensor:
+    """Mean of |Δε|/(|Δx| + 0.1·|Δε|) over pairs of samples of one label."""
+    moved = (images[classes:] - images[:-classes]).abs().mean(dim=(1, 2, 3))
+    asked = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
+    return (asked / (moved + 0.1 * asked)).mean()
+
+
+def outside_rows(layer: nn.Linear, inputs: Tensor, eps: float, centred: bool) -> Tensor:
+    """Of each input [M, K] the share of its energy that the rows of a layer do not explain, [M], by its singular vectors."""
+    rows = layer.weight.detach()
+    if centred:
+        inputs = inputs - inputs.mean(dim=0)
+    else:
+        rows = torch.cat([rows, layer.bias.detach()[:, None]], dim=1)
+        inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    _, values, directions = torch.linalg.svd(rows.double(), full_matrices=False)
+    kept = (values**2 / (values**2 + eps * values[0] ** 2)).to(inputs.dtype)
+    along = inputs @ directions.to(inputs.dtype).T
+    return 1 - (kept * along**2).sum(dim=1) / (inputs**2).sum(dim=1)
 
 
 def statistics_apart(layer: nn.Module, values: Tensor) -> Tensor:

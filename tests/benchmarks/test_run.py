@@ -75,8 +75,8 @@ def test_a_size_is_its_preset(size: str) -> None:
     (classifier,) = harness.untrained(settings)
     assert isinstance(settings, TrialConfig) and settings.device == "cpu" and settings.batch_size == 128
     assert (classifier.shape, settings.classifier.hidden, settings.width, settings.bn_weight > 0) == {
-        "quick": ((1, 8, 8), 512, 256, True),
-        "default": ((1, 28, 28), 512, 256, True),
+        "quick": ((1, 8, 8), 1000, 256, True),
+        "default": ((1, 28, 28), 1000, 256, True),
         "paper": ((1, 28, 28), 1000, 512, False),
     }[size]
 

@@ -21,10 +21,14 @@ SMALL: dict[str, Any] = {
 MLP = {"name": "mlp", "hidden": 24, "weight_decay": 5e-3}
 CASES: dict[str, dict[str, Any]] = {
     "the paper's losses": {},
-    "the quick preset's losses": {"bn_weight": 5.0, "ce_weight": 0.05, "lr_schedule": "cosine"},
+    "the quick preset's losses": {
+        "bn_weight": 5.0, "ce_weight": 0.05, "lr_schedule": "cosine", "estimator": "relative", "multiplier_floor": 0.1,
+        "row_space_weight": 1.0, "row_space_level": 0.04, "diversity_weight": 0.01,
+    },
     "BatchNorm by its own statistics": {"bn_mode": "eval", "bn_weight": 5.0},
     "no BatchNorm, Λ of all tensors, the closed form": {
         "classifier": MLP, "lambda_policy": "uniform", "closed_weight": 0.3, "ce_weight": 0.05, "alpha_init": 0.5,
+        "row_space_weight": 0.5,
     },
     "the closed form, BatchNorm": {"closed_weight": 0.3},
     "convolutions": {"classifier": {"name": "conv", "hidden": 32}},
@@ -105,7 +109,12 @@ def test_a_difference_is_seen() -> None:
 
 
 def test_what_the_textbook_form_does_not_know_it_refuses() -> None:
-    for change in ({"bank": 10}, {"surrogate": 10.0}, {"estimator": "halves"}, {"diversity_weight": 0.1}):
+    for change in (
+        {"bank": 10},
+        {"surrogate": 10.0},
+        {"estimator": "halves"},
+        {"row_space_weight": 1.0, "row_space_layers": "all"},
+    ):
         settings = TrialConfig.parse({**SMALL, **change}, "tests")
         with pytest.raises(NotImplementedError, match="the plain form has no"):
             Plain(settings, made(settings))
