@@ -34,11 +34,11 @@ from tests.search.workplace import Workplace
 pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
 
 SEED = int(os.environ.get("GBC_CHAOS_SEED", "7"))
-FAULTS = int(os.environ.get("GBC_CHAOS_FAULTS", "27"))
 EACH_ONCE = (
     "sigint", "sigterm", "kill driver", "kill raylet", "kill gcs", "full disk", "cut checkpoint", "flip checkpoint",
     "kill worker", "exit", "raise", "hang", "lock study", "lock mlflow", "clock forward", "clock back",
 )  # fmt: skip
+FAULTS = int(os.environ.get("GBC_CHAOS_FAULTS", len(EACH_ONCE)))
 CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward")
 SPACE = {
     "lr": {"log10": [-3.5, -2.0]},
