@@ -20,6 +20,13 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 _KNOCK: Final = 10.0  # seconds
 
 
+UNUSED: Final = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start a dashboard's server (without pages too), an autoscaler and a reader of logs.
+
+They take a second of CPU each, and Ray waits for the first. A sweep asks none of them, and Ray has no switch for them.
+"""
+
+
 def quiet_environment() -> None:
     """What Ray must find in the environment before it is imported."""
     os.environ.update(
@@ -36,10 +43,8 @@ def quiet_environment() -> None:
 def start(cpus: int, gpus: int) -> str:
     """Start Ray on this machine, for this process alone, and give the folder where it keeps its logs and sockets."""
     node: Any = importlib.import_module("ray._private.node")
-    # A dashboard's server (without pages too), an autoscaler and a reader of logs: a second of CPU each, and Ray waits for the
-    # first. A sweep asks none of them, and Ray has no switch for them.
-    for unused in ("start_api_server", "start_monitor", "start_log_monitor"):
-        setattr(node.Node, unused, lambda *_, **__: None)
+    for method in UNUSED:
+        setattr(node.Node, method, lambda *_, **__: None)
     context = _init(
         address="local",  # or Ray would join a cluster that happens to run on this machine
         num_cpus=cpus,
