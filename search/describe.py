@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _best(summary: Summary, tracker: Tracker) -> list[str]:
     return [
         f"## Best: {link}\n",
         f"{settings}\n",
-        *(f"{line[0].upper()}{line[1:]}.\n" for line in summary.verdict),
+        *(re.sub("^the ", "The ", line) + ".\n" for line in summary.verdict),  # a metric keeps its name
         f"![odd rows: generated; even rows: the nearest training images]({picture})\n",
     ]
 
