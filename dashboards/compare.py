@@ -140,8 +140,8 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
 def _by_time(sweep: Sweep, unit: float) -> tuple[pd.Series, list[float]]:
     """The best so far in the order in which full trials ended, and the time until each did, in units of so many seconds."""
     begins = [trial.started for trial in sweep.trials if trial.started is not None]
-    found = [trial for trial in sweep.ranked if trial in sweep.contenders]
-    ended = sorted((trial.ended, trial.value) for trial in found if trial.ended is not None and trial.value is not None)
+    contenders = [trial for trial in sweep.ranked if trial in sweep.contenders]
+    ended = sorted((trial.ended, trial.value) for trial in contenders if trial.ended is not None and trial.value is not None)
     values = pd.Series([value for _, value in ended], dtype=float)
     best = values.cummin() if sweep.objective.sign < 0 else values.cummax()
     return best, [(when - min(begins, default=when)) / unit for when, _ in ended]

@@ -40,7 +40,7 @@ class Trial:
     reason: str | None = None
     """Why it failed."""
     missed: tuple[str, ...] = ()
-    """What its last report misses of the sweep's requirements, in words."""
+    """The requirements of the sweep that its last report misses, a line each."""
     origin: str | None = None
     """The trial of another sweep whose settings it took."""
     lost: int = 0
@@ -143,7 +143,7 @@ class Sweep:
     regimes: dict[str, Any] = field(default_factory=dict)
     """How far each classifier's training came, by its name."""
     verdict: Any = None
-    """`verdict.json`: which trial was the best, and in `lines` what it is worth."""
+    """`verdict.json`: the number of the best `trial`, and the verdict on it, a sentence each, in `lines`."""
 
     @property
     def name(self) -> str:
@@ -191,8 +191,8 @@ class Sweep:
         return self.ranked[0]
 
     @property
-    def worth(self) -> list[str]:
-        """What the best trial is worth, in words; empty where the sweep did not say it of this trial."""
+    def verdict_lines(self) -> list[str]:
+        """The verdict on the best trial, a sentence each; empty where the sweep has none on this trial."""
         known = isinstance(self.verdict, dict) and self.verdict.get("trial") == self.best.number
         lines = self.verdict.get("lines") if known else None
         return [str(line) for line in lines] if isinstance(lines, list) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -217,14 +217,14 @@ def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
     return module
 
 
-class BatchNormInputs:
-    """Watches a classifier: after each forward pass, what every BatchNorm layer was given."""
+class LayerInputs:
+    """The inputs of some layers of a classifier in its last forward pass."""
 
-    def __init__(self, module: nn.Module) -> None:
-        """Hooks every BatchNorm layer of `module`, for good."""
-        self.layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        """Hooks `layers`, for good."""
+        self.layers = layers
         self._inputs: dict[int, Tensor] = {}
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._keep(index))
 
     def _keep(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -236,6 +236,16 @@ class BatchNormInputs:
     def forget(self) -> None:
         """Let the last inputs go."""
         self._inputs.clear()
+
+
+class BatchNormInputs(LayerInputs):
+    """The inputs of every BatchNorm layer of a classifier, and their statistics."""
+
+    layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
+
+    def __init__(self, module: nn.Module) -> None:
+        """Hooks every BatchNorm layer of `module`, for good."""
+        super().__init__([layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)])
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""

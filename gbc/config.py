@@ -129,6 +129,10 @@ class SubjectConfig(Config):
     """t, the classifier index that the generator is given (Algorithm 2)."""
     weights: dict[str, float] = Field(default_factory=dict)
 
+    def factor(self, loss: str) -> float:
+        """What the weight of a loss is multiplied by for this classifier."""
+        return self.weights.get(loss, 1.0)
+
 
 class TrialConfig(Config):
     """One training run of one generator. The names of Table 2 in the supplement, then ours."""

@@ -82,10 +82,10 @@ def squared_mmd(*, real: Tensor, generated: Tensor) -> Tensor:
     return within - 2 * _kernel_sum(real, generated) / (len(real) * len(generated))
 
 
-def matched(similarity: Tensor, threshold: float = RECONSTRUCTED) -> int:
-    """How many rows of `similarity` [K, N] can be paired with columns of their own above the threshold, at most.
+def largest_matching(similarity: Tensor, threshold: float = RECONSTRUCTED) -> int:
+    """The size of the largest one-to-one matching of rows and columns of `similarity` [K, N] above the threshold.
 
-    One to one: a generated image that resembles two real ones stands for one of them.
+    A generated image that resembles two real ones stands for one of them.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -114,7 +114,7 @@ class Evaluator:
 
     @cached_property
     def held_out(self) -> SSIMFeatures:
-        """Of test images, the first of each class, as many as there are training images of it or as the class has."""
+        """The first test images of each class, as many as there are training images of it or as the class has."""
         judge, picked = self.judge, []
         for label, real in judge.classes.items():
             picked.append(judge.test_images[judge.test_labels == label][: real.stop - real.start])
@@ -217,22 +217,22 @@ def duplicates(evaluation: Evaluation) -> Tensor:
 
 
 def reconstructed_training(evaluation: Evaluation) -> Tensor:
-    """How many training images have a generated one to themselves with an SSIM above 0.4.
+    """The number of training images that have a generated one to themselves with an SSIM above 0.4.
 
     Read it beside `reconstructed_held_out`: a set of blurred shirts has matches among shirts that nobody trained on.
     """
-    return torch.tensor(matched(evaluation.to_training))
+    return torch.tensor(largest_matching(evaluation.to_training))
 
 
 def reconstructed_held_out(evaluation: Evaluation) -> Tensor:
-    """The same of as many test images, which the classifier has never seen: what chance and the classes alone give.
+    """The number of as many test images that have one: what chance and the classes alone give, without any training on them.
 
     Where there are fewer test images, in proportion: then they compete less for generated ones, and the number is too high
     rather than too low.
     """
     held_out = evaluation.evaluator.held_out
     share = held_out.mean.shape[1] / len(evaluation.judge.train_images)
-    return torch.tensor(matched(evaluation.similarity(held_out)) / share)
+    return torch.tensor(largest_matching(evaluation.similarity(held_out)) / share)
 
 
 MEASURES: Final[dict[str, Measure]] = {

@@ -71,8 +71,8 @@ class Audit:
     freedom: dict[str, int | str] = field(default_factory=dict)
     """By BatchNorm mode: in how many directions Λ may move, or why that is not known."""
     choices: tuple[Choice, ...] = ()
-    rows: FirstLayer | str | None = None
-    """What the row space of the first layer says, or why it says nothing."""
+    first_layer: FirstLayer | str | None = None
+    """The row space of the first layer, or the reason why it has none."""
 
     def verdict(self) -> str:
         """In words, whether a KKT loss can work on this classifier."""
@@ -120,7 +120,9 @@ class Audit:
             "lambda": {"freedom": self.freedom, "policies": [asdict(choice) for choice in self.choices]},
             "conditions": [condition.plain() for condition in self.conditions],
             "regime": self.regime,
-            "row_space": self.rows.to_json() if isinstance(self.rows, FirstLayer) else {"refused": self.rows},
+            "row_space": self.first_layer.to_json()
+            if isinstance(self.first_layer, FirstLayer)
+            else {"refused": self.first_layer},
         }
 
     def to_markdown(self) -> str:
@@ -156,9 +158,13 @@ class Audit:
         return [*lines, ""] if lines else []
 
     def _row_space(self) -> list[str]:
-        if self.rows is None:
+        if self.first_layer is None:
             return []
-        lines = self.rows.lines() if isinstance(self.rows, FirstLayer) else [f"{self.rows[0].upper()}{self.rows[1:]}."]
+        lines = (
+            self.first_layer.lines()
+            if isinstance(self.first_layer, FirstLayer)
+            else [f"{self.first_layer[0].upper()}{self.first_layer[1:]}."]
+        )
         return [*lines, ""]
 
     def _residuals(self) -> list[str]:

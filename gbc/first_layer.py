@@ -1,4 +1,4 @@
-"""What the rows of a classifier's first layer say of images: its spectrum, and how far outside images lie."""
+"""The first layer of a classifier in an audit: its spectrum, and how far outside its row space images lie."""
 
 from __future__ import annotations
 
@@ -10,41 +10,46 @@ import torch
 from torch import Tensor, nn
 
 from gbc.classifiers import normalising_by, two_logits
+from gbc.config import TrialConfig
 from gbc.regime import before_batch_norm
 from gbc.row_space import RowSpace, decomposed, linear_layers
 from gbc.spectrum import Spectrum, spectra
 
-_EPS: Final = 1e-3  # the default of `row_space_eps`
+_EPS: Final = TrialConfig.model_fields["row_space_eps"].default
 _DIRECTIONS: Final = (10, 30, 100)
 
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The spectrum of the rows, and with data what they explain."""
+    """The spectrum of the rows, and with data the share of images that they explain."""
 
     spectrum: Spectrum
     costs: dict[str, float] = field(default_factory=dict)
     """By set: the median over its images of their energy's share outside, with ε = 1e-3."""
-    inside: dict[int, float] = field(default_factory=dict)
+    explained_variance: dict[int, float] = field(default_factory=dict)
     """By number of strongest directions: their share of the variance of unseen images. Empty for a convolution."""
     accuracy: float | None = None
     """On the unseen images."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        more = {"costs": self.costs, "inside": self.inside, "test_accuracy": self.accuracy} if self.costs else {}
+        more = (
+            {"costs": self.costs, "explained_variance": self.explained_variance, "test_accuracy": self.accuracy}
+            if self.costs
+            else {}
+        )
         return {**self.spectrum.to_json(), **more}
 
     def lines(self) -> list[str]:
-        """In words."""
+        """A sentence for each of them."""
         found = self.spectrum
-        words = found.words()
+        summary = found.summary()
         shown = [
-            f"{words[0].upper()}{words[1:]}. Its strongest singular value is {found.strongest:.3g}, the largest of a random "
-            f"start would be {found.edge:.3g}."
+            f"{summary[0].upper()}{summary[1:]}. Its strongest singular value is {found.strongest:.3g}, the largest of a "
+            f"random start would be {found.edge:.3g}."
         ]
-        if self.inside:
-            shares = ", ".join(f"{count}: {share:.2f}" for count, share in self.inside.items())
+        if self.explained_variance:
+            shares = ", ".join(f"{count}: {share:.2f}" for count, share in self.explained_variance.items())
             shown.append(f"Share of the variance of unseen images in its strongest directions: {shares}.")
         if self.costs:
             costs = ", ".join(f"{name} {cost:.3f}" for name, cost in self.costs.items())
@@ -60,7 +65,7 @@ def first_layer(
     sets: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     unseen: tuple[Tensor, Tensor] | None = None,
 ) -> FirstLayer:
-    """Of the classifier `module`; `example` is a batch of inputs, `unseen` are images and labels that were held out.
+    """The first layer of the classifier `module`; `example` is a batch of inputs, `unseen` are held-out images and labels.
 
     Raises:
         BadInput: its rows are no combinations of images (`gbc.row_space.linear_layers`).
@@ -80,15 +85,15 @@ def first_layer(
     finally:
         handle.remove()
     *batches, tests = seen
-    inside: dict[int, float] = {}
+    explained: dict[int, float] = {}
     if isinstance(layer, nn.Linear) and tests.ndim == 2:
         directions = decomposed(layer, with_bias=False)[1].to(tests)
         centred = tests - tests.mean(dim=0)
         shares = (centred @ directions.T).square().sum(dim=0) / centred.square().sum()
-        inside = {count: shares[:count].sum().item() for count in _DIRECTIONS if count <= len(shares)}
+        explained = {count: shares[:count].sum().item() for count in _DIRECTIONS if count <= len(shares)}
     return FirstLayer(
         found,
         {name: space.costs(batch).median().item() for name, batch in zip(sets, batches, strict=True)},
-        inside,
+        explained,
         (logits.argmax(dim=1) == unseen[1]).float().mean().item(),
     )

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gbc.config import TrialConfig
 from gbc.layers import one_hot
 
 
@@ -51,7 +52,7 @@ class FreeMultipliers(nn.Module):
     def __init__(self, *, count: int, least: float, classes: int = 1, subjects: int = 1) -> None:
         """`count` images; `least` is λ_min. With several `classes`, one for each image and class."""
         super().__init__()
-        self.least, self.classes = least, classes
+        self.count, self.least, self.classes = count, least, classes
         self.values = nn.Parameter(torch.zeros(subjects, count, classes))
         # s; fitted as the network's, since λ may be hundreds or hundredths, as weight decay and the number of images have it.
         self.register_buffer("scale", torch.ones(subjects))
@@ -76,3 +77,13 @@ class FreeMultipliers(nn.Module):
 
 
 Multipliers = MultiplierNetwork | FreeMultipliers
+
+
+def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], subjects: int, images: int | None) -> Multipliers:
+    """What `config` asks for, not initialised yet; `images` is the number of a fixed set of images, None of a generator."""
+    if config.multipliers == "network" or images is None:
+        return MultiplierNetwork(
+            classes=classes, shape=shape, width=config.multiplier_width, subjects=subjects, floor=config.multiplier_floor
+        )
+    by_class = classes if config.multipliers == "free_by_class" else 1
+    return FreeMultipliers(count=images, least=config.lambda_min, classes=by_class, subjects=subjects)

@@ -127,7 +127,7 @@ def _gradients(module: nn.Module, images: Tensor, labels: Tensor, loss: str) -> 
     return {name: (p.detach(), g) for name, p, g in zip(names, parameters, gradients, strict=True)}
 
 
-def margin(module: nn.Module, weight_decay: float) -> float:
+def margin_of_last_layer(module: nn.Module, weight_decay: float) -> float:
     """The margin of the training samples, from the weights of a classifier alone that converged under mean cross-entropy.
 
     In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every sample at margin m

@@ -13,13 +13,12 @@ follows, Σ_i δ_i = 0, because it takes a constant away, so the rows are combin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from gbc.classifiers import normalising_by
+from gbc.classifiers import LayerInputs, normalising_by
 from gbc.errors import BadInput
 from gbc.regime import before_batch_norm
 
@@ -80,8 +79,8 @@ class RowSpace:
         return self._products(mean, torch.eye(size, dtype=mean.dtype, device=mean.device)).mean(dim=(0, 2))
 
 
-class RowSpaces:
-    """Watches a classifier: after each forward pass, what the inputs of its layers cost."""
+class RowSpaces(LayerInputs):
+    """The row spaces of a classifier's layers, and what their inputs cost in its last forward pass."""
 
     def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
         """Hooks the first layer of `module`, or with `which` "all" every linear and convolutional one, for good.
@@ -95,23 +94,11 @@ class RowSpaces:
         feeding = before_batch_norm(module, example)
         chosen = layers if which == "all" else dict([next(iter(layers.items()))])
         self.spaces = {name: RowSpace(layer, eps, name in feeding) for name, layer in chosen.items()}
-        self._inputs: dict[str, Tensor] = {}
-        for name, layer in chosen.items():
-            layer.register_forward_pre_hook(self._keep(name))
-
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._inputs[name] = inputs[0]
-
-        return hook
-
-    def forget(self) -> None:
-        """Let the last inputs go."""
-        self._inputs.clear()
+        super().__init__(list(chosen.values()))
 
     def costs(self) -> Tensor:
         """Of each sample of the last forward pass, [M]: the mean over layers."""
-        return torch.stack([space.costs(self._inputs[name]) for name, space in self.spaces.items()]).mean(dim=0)
+        return torch.stack([space.costs(self._inputs[index]) for index, space in enumerate(self.spaces.values())]).mean(dim=0)
 
 
 def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A scale for a score: where it stands between worthless and real images."""
+"""The scale of a score: its position between worthless and real images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILE: Final = "controls.json"
 
 @dataclass(frozen=True)
 class Scale:
-    """Scores of control sets of one data set."""
+    """The scores of the control sets of one data set."""
 
     scores: Mapping[str, Mapping[str, float]]
     """By set, then by metric, as `gbc.metrics.controls`; without `CEILING` where there are too few test images."""
@@ -46,14 +46,14 @@ class Scale:
             raise CorruptFile(f"{folder}: the cached scores are damaged; delete the folder to obtain them again") from None
 
     def share(self, metric: str, value: float) -> float | None:
-        """How far of the way from uniform noise (0) to other real images (1) a score is; None where that is not known."""
+        """The score between uniform noise (0) and other real images (1); None where one of the two is not known."""
         floor, ceiling = self.scores[FLOOR].get(metric), self.scores.get(CEILING, {}).get(metric)
         if floor is None or ceiling is None or ceiling <= floor:
             return None
         return (value - floor) / (ceiling - floor)
 
-    def words(self, metric: str, value: float) -> str | None:
-        """Where a score stands, in a line; None for a metric that does not judge images."""
+    def sentence(self, metric: str, value: float) -> str | None:
+        """The position of a score among the controls, in a line; None for a metric that does not judge images."""
         if metric not in self.scores[FLOOR]:
             return None
         floor, means = self.scores[FLOOR][metric], self.scores[MEANS][metric]
@@ -64,8 +64,8 @@ class Scale:
             return line + f"where {FLOOR} has {floor:.3f}; there are too few test images to say what real ones get"
         return line + f"{share:.0%} of the way from {FLOOR} ({floor:.3f}) to {CEILING} ({self.scores[CEILING][metric]:.3f})"
 
-    def place(self, metric: str, value: float) -> dict[str, Any]:
-        """The same as plain data: `value`, the scores of the controls by name, and `share`."""
+    def position(self, metric: str, value: float) -> dict[str, Any]:
+        """The position as plain data: `value`, the scores of the controls by name, and `share`."""
         found = {name: row[metric] for name, row in self.scores.items()}
         return {"value": value, **found, "share": self.share(metric, value)}
 

@@ -1,4 +1,4 @@
-"""Whether the row space of a classifier's layers has something to say, from the weights alone.
+"""The spectrum of a layer beside that of a random start: whether its row space says anything of its inputs.
 
 Training adds combinations of its inputs to a layer's random start (`gbc.row_space`). What is left of the start spreads over all
 directions with the singular values of a random matrix, whose law is known (Marchenko and Pastur 1967); what training
@@ -20,15 +20,15 @@ from gbc.regime import before_batch_norm
 from gbc.row_space import decomposed, linear_layers
 from gbc.tasks import World, wants_row_space
 
-# Of the energy. At 3% images cost two thirds of what noise costs, at 41% a quarter (docs/method.md).
-_ENOUGH: Final = 0.25
+# At 3% of the energy images cost two thirds of what noise costs, at 41% a quarter (docs/method.md).
+_LEAST_ENERGY: Final = 0.25
 # The median of fewer singular values is off by half.
-_FEW: Final = 9
+_FEWEST_FOR_MEDIAN: Final = 9
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of one layer beside those of a random start."""
+    """The singular values of one layer beside those of a random start, in numbers."""
 
     layer: str
     shape: tuple[int, int]
@@ -43,24 +43,24 @@ class Spectrum:
     """Their share of Σ s²."""
 
     @property
-    def tells(self) -> bool:
+    def informative(self) -> bool:
         """Whether so much of the layer came from training that its row space says where the inputs lie."""
-        return self.energy >= _ENOUGH
+        return self.energy >= _LEAST_ENERGY
 
-    def words(self) -> str:
-        """One line."""
+    def summary(self) -> str:
+        """The count of directions, their energy, and what follows, in one line."""
         counted = f"{self.above} of {min(self.shape)} directions above a random start, {self.energy:.0%} of the energy"
-        if self.tells:
+        if self.informative:
             return f"row space of layer {self.layer}: {counted}; it says where the training inputs lie"
         return f"row space of layer {self.layer}: {counted}; mostly its random start, which says nothing of the training inputs"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "tells": self.tells}
+        return {**asdict(self), "informative": self.informative}
 
 
 def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Spectrum]:
-    """Of the first layer, or with `which` "all" of every linear and convolutional one in the order of use.
+    """The spectrum of the first layer, or with `which` "all" of every linear and convolutional one in the order of use.
 
     `example` is a batch of inputs.
 
@@ -68,7 +68,7 @@ def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Sp
         BadInput: the first layer's rows are no combinations of inputs (`gbc.row_space.linear_layers`).
     """
     feeding = before_batch_norm(module, example)
-    found = []
+    measured = []
     layers = linear_layers(module, example)
     for name, layer in list(layers.items())[: None if which == "all" else 1]:
         with_bias = layer.bias is not None and name not in feeding
@@ -78,18 +78,18 @@ def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Sp
         above = values > edge
         whole = values.square().sum().clamp_min(torch.finfo(values.dtype).tiny)  # weight decay may have taken all of it
         energy = (values[above].square().sum() / whole).item()
-        found.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
-    return found
+        measured.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
+    return measured
 
 
 def remarks(config: TrialConfig, world: World) -> Iterator[str]:
-    """Lines about each classifier whose row space a trial has weight on, with a warning where that says nothing."""
+    """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
     for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
         if not wants_row_space(config, subject):
             continue
-        for found in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
-            yield f"classifier {folder.name}: {found.words()}"
-            if not found.tells:
+        for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
+            yield f"classifier {folder.name}: {spectrum.summary()}"
+            if not spectrum.informative:
                 yield (
                     "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
                     "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
@@ -107,11 +107,11 @@ def random_edge(values: Tensor, shape: tuple[int, int]) -> float:
     small, large = min(shape), max(shape)
     fitted = values.median().item() / math.sqrt(large * _median_eigenvalue(small / large))
     at_most = math.sqrt(2 / shape[1])
-    scale = min(fitted, at_most) if small >= _FEW else at_most
+    scale = min(fitted, at_most) if small >= _FEWEST_FOR_MEDIAN else at_most
     # The largest eigenvalue of a finite matrix exceeds the edge of the law by a few of these (Johnstone 2001).
     root = math.sqrt(large) + math.sqrt(small)
-    wobble = root * (1 / math.sqrt(large) + 1 / math.sqrt(small)) ** (1 / 3)
-    return scale * math.sqrt(root**2 + 2 * wobble)
+    fluctuation = root * (1 / math.sqrt(large) + 1 / math.sqrt(small)) ** (1 / 3)
+    return scale * math.sqrt(root**2 + 2 * fluctuation)
 
 
 def _median_eigenvalue(ratio: float) -> float:

@@ -77,11 +77,11 @@ class Subject:
         self.config = config
         start = config.alpha_init
         if config.alpha == "last_layer":
-            start = -math.log(regime.margin(self.phi, trained.classifier.weight_decay))
+            start = -math.log(regime.margin_of_last_layer(self.phi, trained.classifier.weight_decay))
         self.alpha: Tensor = torch.tensor(start, device=self.local.device, requires_grad=True)
         if config.alpha == "last_layer":
             self.alpha.register_hook(torch.zeros_like)
-        self.weights = {name: weight * trained.weights.get(name, 1.0) for name, weight in loss_weights(config).items()}
+        self.weights = {name: weight * trained.factor(name) for name, weight in loss_weights(config).items()}
         if not self.batch_norm_inputs.layers:
             self.weights["bn"] = 0.0
 
@@ -205,7 +205,7 @@ class Pass:
             return self.stationarity().clamp_min(0).sqrt()
         return losses.relative_residual(self.target, self.pull)
 
-    def cosines(self) -> Tensor:
+    def cosine_residual(self) -> Tensor:
         """1 − cosine of pull and target, and how far their sizes are apart, as in the closed form: of tensors with a target."""
         targets = [part for part in self.target if part is not None]
         pulls = [found for part, found in zip(self.target, self.pull, strict=True) if part is not None]
@@ -215,7 +215,7 @@ class Pass:
 ESTIMATORS: Final[dict[str, Callable[[Pass], Tensor]]] = {
     "norm": lambda p: p.distance,
     "relative": Pass.rho,
-    "cosine": Pass.cosines,
+    "cosine": Pass.cosine_residual,
     "halves": lambda p: losses.stationarity_halves(p.target, *p.half_pulls),
 }
 """Forms of the stationarity loss."""

@@ -73,7 +73,7 @@ def obtain(
 
 def wants_row_space(config: TrialConfig, subject: SubjectConfig) -> bool:
     """Whether a trial has weight on the row space of this classifier."""
-    return bool(config.row_space_weight * subject.weights.get("row_space", 1.0))
+    return bool(config.row_space_weight * subject.factor("row_space"))
 
 
 def cached(config: TrialConfig, cache: Path) -> bool:

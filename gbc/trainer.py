@@ -9,37 +9,26 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gbc import losses, pictures, student
-from gbc.activity import activity
+from gbc import losses, multipliers, pictures, student
 from gbc.classifiers import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.generator import JUDGED_SEED, Pixels, build
+from gbc.gradient_shares import gradient_shares
 from gbc.graph import Replayed
 from gbc.metrics import Judge, Verdict
-from gbc.multipliers import FreeMultipliers, MultiplierNetwork, Multipliers
+from gbc.multipliers import FreeMultipliers
 from gbc.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
 from gbc.optimiser import Adam
-from gbc.report import STUDENT_METRIC, Report, free_score
+from gbc.report import STUDENT_METRIC, Report
+from gbc.reporting import Judged, Seen, kkt_state, without_data
 from gbc.runtime import derive, keep_memory, pick_device
-from gbc.subject import Pass, Subject, check_factors, labels_of_task, opinion, union
-
-# As many fresh samples as a large batch: more would only cost time at every report.
-_FREE: Final = 512
-
-
-class Seen(NamedTuple):
-    """What a report says of the last batch that a classifier saw."""
-
-    margins: Tensor
-    """[M]"""
-    multipliers: Tensor | None
-    """[M, C]; None where no loss asks for any."""
+from gbc.subject import Pass, Subject, check_factors, labels_of_task, union
 
 
 class Trainer:
@@ -83,17 +72,11 @@ class Trainer:
             self.generator.start(initial, config.pixel_start)
         self._batch_size = config.batch_size
         most = max(len(classifier.class_names) for classifier in classifiers)
-        self.multipliers: Multipliers = MultiplierNetwork(
-            classes=most, shape=shape, width=config.multiplier_width, subjects=len(self.subjects),
-            floor=config.multiplier_floor,
-        )  # fmt: skip
-        if isinstance(self.generator, Pixels) and config.multipliers != "network":
+        count = self.generator.count if isinstance(self.generator, Pixels) else None
+        self.multipliers = multipliers.build(config, classes=most, shape=shape, subjects=len(self.subjects), images=count)
+        if isinstance(self.multipliers, FreeMultipliers):
             # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
-            self._batch_size = self.generator.count
-            self.multipliers = FreeMultipliers(
-                count=self.generator.count, least=config.lambda_min, subjects=len(self.subjects),
-                classes=most if config.multipliers == "free_by_class" else 1,
-            )  # fmt: skip
+            self._batch_size = self.multipliers.count
             self.multipliers.start(initial)
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
@@ -110,15 +93,15 @@ class Trainer:
             generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
         )  # fmt: skip
 
-        makers, multipliers = list(self.generator.parameters()), list(self.multipliers.parameters())
+        generator_parameters, multiplier_parameters = list(self.generator.parameters()), list(self.multipliers.parameters())
         alphas = [subject.alpha for subject in self.subjects]
-        self.trained = [*makers, *multipliers, *alphas]
+        self.trained = [*generator_parameters, *multiplier_parameters, *alphas]
         # Weight decay would pull α, and λ, to 0 for no reason.
         fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
-        groups = [{"params": makers + multipliers}, fixed]
+        groups = [{"params": generator_parameters + multiplier_parameters}, fixed]
         if config.multipliers != "network":
             own = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
-            groups = [{"params": makers}, fixed, {"params": multipliers, "weight_decay": 0.0, **own}]
+            groups = [{"params": generator_parameters}, fixed, {"params": multiplier_parameters, "weight_decay": 0.0, **own}]
         self.optimiser = Adam(
             groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
         )
@@ -370,9 +353,10 @@ class Trainer:
             if not math.isfinite(value):
                 raise Diverged(self.step_count, name)
 
-        metrics |= self._kkt_state() | self._activity()
+        metrics |= kkt_state(self.subjects, self._seen) | self._gradient_shares()
         images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
-        metrics |= self._without_data(images)
+        judged = Judged(images, self.judged_noise, self.judged_labels, self.judged_tasks)
+        metrics |= without_data(self.subjects, self.multipliers, judged)
         picture = None
         if self.judge:
             verdict = Verdict(self.judge, images, self.judged_labels)
@@ -386,56 +370,16 @@ class Trainer:
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
 
-    def _kkt_state(self) -> dict[str, float]:
-        """α, multipliers and margins of the last batch."""
-        found: dict[str, float] = {}
-        alphas = [subject.alpha.item() for subject in self.subjects]
-        found["kkt/alpha"] = alphas[0]
-        if len(alphas) > 1:
-            found |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
-        used = [seen.multipliers.flatten() for seen in self._seen if seen.multipliers is not None]
-        if used:
-            multipliers = torch.cat(used)
-            found["kkt/mu_mean"] = multipliers.mean().item()
-            found["kkt/mu_active"] = (multipliers > 0).float().mean().item()
-        margins = torch.cat([seen.margins for seen in self._seen])
-        quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=self.device))
-        return found | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
-
     @torch.enable_grad()
-    def _activity(self) -> dict[str, float]:
+    def _gradient_shares(self) -> dict[str, float]:
         """Whose gradient moved the images of the last batch. Draws no number and leaves no gradient."""
 
-        def looked_at() -> Iterator[tuple[Tensor, list[Term]]]:
+        def weighted() -> Iterator[tuple[Tensor, list[Term]]]:
             for task, batch in enumerate(self._batches):
                 images = batch.images.clone().requires_grad_()
                 yield images, self._look(task, replace(batch, images=images), self.step_count - 1)[1]
 
-        return activity(looked_at())
-
-    def _without_data(self, images: Tensor) -> dict[str, float]:
-        """What the classifiers alone say of the judged samples [K, …], whose latents no step was trained on.
-
-        Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ
-        needs the mode whose Λ it is stated in.
-        """
-        found: dict[str, list[float]] = {}
-        for subject in self.subjects:
-            mine = self.judged_tasks == subject.task
-            samples, labels = images[mine], subject.local[self.judged_labels[mine]]
-            for name, value in opinion(subject.phi, subject.batch_norm_inputs, samples, labels).items():
-                found.setdefault(name, []).append(value)
-            if subject.weights["stationarity"]:
-                with torch.enable_grad():
-                    fresh = Pass(
-                        subject, self.multipliers, samples[:_FREE], self.judged_labels[mine][:_FREE],
-                        self.judged_noise[mine][:_FREE],
-                    )  # fmt: skip
-                    rho = (fresh.distance / losses.size(fresh.target)).item()
-                found.setdefault("free/rho", []).append(rho)
-        means = {name: sum(values) / len(values) for name, values in found.items()}
-        means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))
-        return means
+        return gradient_shares(weighted())
 
 
 def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:

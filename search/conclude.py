@@ -31,6 +31,7 @@ from search.ranking import best
 from search.summary import Summary
 from search.tracking import Tracker
 from search.trial import settings_of
+from search.verdict import sentence
 
 EVALUATION: Final = "evaluation.json"
 AUDIT: Final = "audit.json"
@@ -51,7 +52,9 @@ def conclude(config: SweepConfig, entries: Sequence[Entry], tracker: Tracker, su
     if chosen is not None and settings_of(config, chosen).generator != "pixels":
         say("measuring and registering the best …")
         evaluation = _judge(config, entries, chosen, tracker, say)
-    tracker.add_files({VERDICT: json.dumps({"trial": summary.best_trial, "lines": summary.verdict}, indent=2)})
+    tracker.add_files(
+        {VERDICT: json.dumps({"trial": summary.best_trial, "lines": [sentence(line) for line in summary.verdict]}, indent=2)}
+    )
     tracker.describe(description(config, summary, tracker, evaluation))
     say("writing the report …")
     with _noting(say, "there is no report"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from search.config import SweepConfig
 from search.progress import duration
 from search.space import Dimension
+from search.verdict import sentence
 
 if TYPE_CHECKING:
     from search.summary import Summary
@@ -73,7 +73,7 @@ def _best(summary: Summary, tracker: Tracker) -> list[str]:
     return [
         f"## Best: {link}\n",
         f"{settings}\n",
-        *(re.sub("^the ", "The ", line) + ".\n" for line in summary.verdict),  # a metric keeps its name
+        *(f"{sentence(line)}\n" for line in summary.verdict),
         f"![odd rows: generated; even rows: the nearest training images]({picture})\n",
     ]
 

@@ -39,7 +39,7 @@ class Entry:
     second: float | None = None
     """The second objective at the last recorded step, in a sweep that has two."""
     missed: tuple[str, ...] = ()
-    """What its last report misses of the sweep's requirements, in words."""
+    """The requirements of the sweep that its last report misses, a line each."""
     origin: str | None = None
     """The trial of another sweep whose settings it took (warm start)."""
     lost: int = 0

@@ -92,7 +92,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
     settings, shared_at = config.trial, config.places.storage
     with _Bar(console) as bar:
         elsewhere = shared.source(shared_at) if shared_at else None
-        world = tasks.obtain(with_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
+        world = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
     if shared_at:
         for folder in world.folders:
             shared.put(storage.open_storage(shared_at), folder)
@@ -102,7 +102,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
             f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    for line in spectrum.remarks(with_row_space(config), world):
+    for line in spectrum.remarks(with_largest_row_space(config), world):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
@@ -136,7 +136,7 @@ def largest_trial(config: SweepConfig) -> TrialConfig:
     )
 
 
-def with_row_space(config: SweepConfig) -> TrialConfig:
+def with_largest_row_space(config: SweepConfig) -> TrialConfig:
     """The settings of a sweep with the largest weight on the row space that its trials may have."""
     weight = config.space.get("row_space_weight")
     return config.trial.updated({"row_space_weight": max(weight.bounds())} if weight else {}, "space")

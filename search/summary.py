@@ -57,9 +57,9 @@ class Summary:
     bytes: int = 0
     """What the sweep's folder takes on disk."""
     verdict: list[str] = field(default_factory=list)
-    """What the best is worth, in words, a line each."""
+    """The verdict on the best, a line each."""
     scale: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Where the best stands, by metric: its `value`, those of control sets by name, and its `share` of the way to real ones."""
+    """The position of the best, by metric: its `value`, those of control sets by name, and its `share` of the way."""
     concluded: bool = False
     """Whether the best is measured and registered and the report written, as follows the end of a sweep."""
 
@@ -113,15 +113,15 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
     )
 
 
-def placed(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
-    """The same, with where the best stands between worthless and real images, by the objectives and `tstr/1nn`."""
+def with_scale(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
+    """The summary with the position of its best between worthless and real images, by the objectives and `tstr/1nn`."""
     metrics = dict.fromkeys([*(objective.metric for objective in config.objectives), "tstr/1nn"])
     found = {metric: summary.best_metrics[metric] for metric in metrics if metric in summary.best_metrics}
-    lines = {metric: line for metric, value in found.items() if (line := scale.words(metric, value))}
+    lines = {metric: line for metric, value in found.items() if (line := scale.sentence(metric, value))}
     return replace(
         summary,
         verdict=[*summary.verdict, *lines.values()],
-        scale={metric: scale.place(metric, found[metric]) for metric in lines},
+        scale={metric: scale.position(metric, found[metric]) for metric in lines},
     )
 
 

@@ -33,7 +33,7 @@ from search.progress import Progress, duration, expected_steps
 from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
 from search.study import note_driver, one_driver, recorded_in_database
-from search.summary import Summary, ended_by, placed, sum_up
+from search.summary import Summary, ended_by, sum_up, with_scale
 from search.tables import recorded_trials
 from search.tracking import Tracker
 from search.trial import Assignment, assignment_of, settings_of
@@ -214,7 +214,7 @@ def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Rec
     if summary.finished and summary.best_trial is not None:
         settings = settings_of(config, ledger.entry(summary.best_trial))
         with suppress(BadInput):  # what cannot be measured or cached holds up no record
-            summary = placed(summary, config, Scale.obtain(world.images, settings.eval_per_class, CLASSIFIERS))
+            summary = with_scale(summary, config, Scale.obtain(world.images, settings.eval_per_class, CLASSIFIERS))
     best = summary.best_trial
     picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
     status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]

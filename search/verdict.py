@@ -1,4 +1,4 @@
-"""What the best trial of a sweep is worth, in words."""
+"""The verdict on the best trial of a sweep: the part of the KKT conditions, and the requirements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OTHERS: Final = {"loss/bn": "BatchNorm statistics", "loss/ce": "cross-entropy"}
 
 
 def conditions(metrics: Mapping[str, float]) -> str | None:
-    """Whether the KKT conditions took part in a trial, from its last report; None where that does not say.
+    """The part that the KKT conditions took in a trial, by its last report, in a line; None where that does not say.
 
     Reports of earlier versions have no `kkt/active`.
     """
@@ -38,7 +38,7 @@ def conditions(metrics: Mapping[str, float]) -> str | None:
 
 
 def requirements(config: SweepConfig, entries: Sequence[Entry]) -> str | None:
-    """How many full trials meet what the sweep requires; None where that is nothing, or there is no full trial."""
+    """The number of full trials that meet what the sweep requires, in a line; None without requirements or full trials."""
     full = full_trials(config, entries)
     if not config.objective.require or not full:
         return None
@@ -51,3 +51,8 @@ def requirements(config: SweepConfig, entries: Sequence[Entry]) -> str | None:
 def listed(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def sentence(line: str) -> str:
+    """`line` as a sentence of a page. A metric at its start keeps its name: only an article gets a capital letter."""
+    return f"The {line.removeprefix('the ')}." if line.startswith("the ") else f"{line}."

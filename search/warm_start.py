@@ -89,8 +89,8 @@ def take(config: SweepConfig, name: str) -> Prior:
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
     known = [_known(config, other, entry) for entry in full]
-    worthy = [one for one, entry in zip(known, full, strict=True) if not entry.missed] or known
-    fitting = [one for one in worthy if one.params]
+    eligible = [one for one, entry in zip(known, full, strict=True) if not entry.missed] or known
+    fitting = [one for one in eligible if one.params]
     if not fitting:
         raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
     measured = [[(one.metric, one.direction) for one in sweep.objectives] for sweep in (config, other)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from dashboards import gallery, page, running, scores
@@ -21,7 +20,7 @@ def header(sweep: Sweep, signs: Signs) -> Html:
         f"{len(sweep.trials)} trials of at most {record.horizon:,} steps on {record.dataset}, searching {searched} "
         f"with {record.data.get('sampler', 'an unknown sampler')}.",
         verdict(sweep),
-        *(re.sub("^the ", "The ", line) + "." for line in sweep.worth),
+        *sweep.verdict_lines,
     ]
     parts = [element("h1", f"Sweep {sweep.name}"), *[paragraph(line, class_="lead") for line in lead]]
     if not sweep.finished:

@@ -41,6 +41,29 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_figure(parser: argparse.ArgumentParser, name: str) -> None:
+    """Flags of an experiment that draws the figure `name`: `--out`, `--steps`, `--seed`, `--cache` and `--json`."""
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help=f"folder of {name}.png and {name}.json")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps of each generator")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    add_cache(parser)
+    add_json(parser)
+
+
+def steps(arguments: argparse.Namespace) -> int | None:
+    """`--steps` of `add_figure`; None where it is not given.
+
+    Raises:
+        BadInput: it is below 1.
+    """
+    from gbc.errors import BadInput
+
+    number: int | None = arguments.steps
+    if number is not None and number < 1:
+        raise BadInput(f"--steps {number}: must be at least 1")
+    return number
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model DIR`."""
     parser.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")

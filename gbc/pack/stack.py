@@ -17,7 +17,7 @@ from gbc.optimiser import StackedAdam
 from gbc.pack.columns import Columns
 from gbc.pack.networks import Generators, Network
 from gbc.pack.subject import StackedSubject
-from gbc.trainer import Seen
+from gbc.reporting import Seen
 
 if TYPE_CHECKING:
     from gbc.pack.members import Member

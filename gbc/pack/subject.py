@@ -14,8 +14,8 @@ from gbc import losses
 from gbc.classifiers import normalising_by, two_logits
 from gbc.objectives import LOSSES
 from gbc.pack.networks import Network
+from gbc.reporting import Seen
 from gbc.subject import Pass, Subject, halves
-from gbc.trainer import Seen
 
 
 class Look(NamedTuple):

@@ -96,7 +96,8 @@ class _Known:
     alpha: Tensor
     decayed: Mapping[str, float]
     """Weight decay of the parameters that the closed form asks for."""
-    first: nn.Linear
+    rows: Tensor | None
+    """The first layer's singular directions, each times the root of what is kept of it; None where no loss asks for them."""
     centred: bool
     """Whether BatchNorm follows the first layer."""
     seen: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
@@ -218,7 +219,7 @@ class Plain:
         if weights["bn"] and seen:
             total = total + weights["bn"] * sum(statistics_apart(layer, values) for layer, values in seen) / len(seen)
         if weights["row_space"]:
-            costs = outside_rows(known.first, images.flatten(1), settings.row_space_eps, known.centred)
+            costs = outside(known.rows, images.flatten(1), known.centred)
             total = total + weights["row_space"] * torch.relu(costs - settings.row_space_level).mean()
         if weights["ce"]:
             total = total + weights["ce"] * nn.functional.cross_entropy(logits, own)
@@ -243,7 +244,7 @@ class Plain:
         if settings.row_space_weight and not isinstance(first, nn.Linear):
             raise NotImplementedError("the plain form knows the row space of a linear layer alone")
         found = _Known(
-            first=first,
+            rows=kept_directions(first, settings.row_space_eps, name in invariant) if settings.row_space_weight else None,
             centred=name in invariant,
             phi=phi.eval(),
             samples=classifier.samples,
@@ -304,18 +305,18 @@ def alike(noise: Tensor, images: Tensor, classes: int) -> Tensor:
     return (asked / (moved + 0.1 * asked)).mean()
 
 
-def outside_rows(layer: nn.Linear, inputs: Tensor, eps: float, centred: bool) -> Tensor:
-    """Of each input [M, K] the share of its energy that the rows of a layer do not explain, [M], by its singular vectors."""
-    rows = layer.weight.detach()
-    if centred:
-        inputs = inputs - inputs.mean(dim=0)
-    else:
-        rows = torch.cat([rows, layer.bias.detach()[:, None]], dim=1)
-        inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+def kept_directions(layer: nn.Linear, eps: float, centred: bool) -> Tensor:
+    """√w_j v_j of the rows of a layer, [r, K] or with biases [r, K + 1]; w_j = s_j²/(s_j² + ε s_1²)."""
+    rows = layer.weight.detach() if centred else torch.cat([layer.weight.detach(), layer.bias.detach()[:, None]], dim=1)
     _, values, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-    kept = (values**2 / (values**2 + eps * values[0] ** 2)).to(inputs.dtype)
-    along = inputs @ directions.to(inputs.dtype).T
-    return 1 - (kept * along**2).sum(dim=1) / (inputs**2).sum(dim=1)
+    kept = values**2 / (values**2 + eps * values[0] ** 2)
+    return (kept.sqrt()[:, None] * directions).to(rows.dtype)
+
+
+def outside(rows: Tensor, inputs: Tensor, centred: bool) -> Tensor:
+    """Of each input [M, K] the share of its energy that kept directions do not explain, [M]."""
+    inputs = inputs - inputs.mean(dim=0) if centred else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    return 1 - ((inputs @ rows.T) ** 2).sum(dim=1) / (inputs**2).sum(dim=1)
 
 
 def statistics_apart(layer: nn.Module, values: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ COLUMNS: Final = (
 PARTS: Final = {
     "judging (real images)": ("gbc.metrics:Verdict.scores", "gbc.metrics:Verdict.__init__"),
     "samples": ("gbc.trainer:Trainer.sample",),
-    "free scores": ("gbc.trainer:Trainer._without_data",),
-    "share of the KKT conditions": ("gbc.trainer:Trainer._activity",),
+    "free scores": ("gbc.trainer:without_data",),
+    "share of the KKT conditions": ("gbc.trainer:Trainer._gradient_shares",),
     "picture": ("gbc.pictures:pairs", "gbc.pictures:png"),
     "checkpoint": ("search.storage:save", "gbc.trainer:Trainer.state_dict"),
 }

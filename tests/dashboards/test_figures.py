@@ -65,11 +65,11 @@ def test_a_trial_that_misses_what_is_required_is_not_the_best() -> None:
 
 def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
     found = sweep(full(0, 0.3), full(1, 0.5))
-    assert found.worth == []  # a sweep of an earlier version
-    said = replace(found, verdict={"trial": 1, "lines": ["the KKT conditions took no part in it"]})
+    assert found.verdict_lines == []  # a sweep of an earlier version
+    said = replace(found, verdict={"trial": 1, "lines": ["The KKT conditions took no part in it."]})
     assert "The KKT conditions took no part in it." in outcome.header(said, {})
-    assert replace(found, verdict={"trial": 0, "lines": ["another one"]}).worth == []
-    assert replace(found, verdict=["damaged"]).worth == []
+    assert replace(found, verdict={"trial": 0, "lines": ["another one"]}).verdict_lines == []
+    assert replace(found, verdict=["damaged"]).verdict_lines == []
 
 
 def test_a_trial_without_a_finite_value_is_never_the_best() -> None:

@@ -130,15 +130,15 @@ def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monke
     with torch.no_grad():
         phi[1].weight.copy_(torch.linalg.svd(pictures.flatten(1), full_matrices=False)[2][:12])  # type: ignore[union-attr]
     found = audit(phi, images, 0.1, {})
-    assert isinstance(found.rows, FirstLayer)
-    spectrum = found.rows.spectrum
+    assert isinstance(found.first_layer, FirstLayer)
+    spectrum = found.first_layer.spectrum
     assert (spectrum.shape, spectrum.above) == ((12, 784), 0) and spectrum.strongest == pytest.approx(1)
-    costs = found.rows.costs
+    costs = found.first_layer.costs
     assert list(costs) == list(probes(images))
     assert costs["training set"] < costs["other real images"] < 0.5 * costs["uniform noise"]
-    assert list(found.rows.inside) == [10] and 0.3 < found.rows.inside[10] < 1
+    assert list(found.first_layer.explained_variance) == [10] and 0.3 < found.first_layer.explained_variance[10] < 1
     tests, wanted = images.test()
-    assert found.rows.accuracy == pytest.approx((phi(tests).argmax(dim=1) == wanted).float().mean().item())
+    assert found.first_layer.accuracy == pytest.approx((phi(tests).argmax(dim=1) == wanted).float().mean().item())
     plain = found.to_json()["row_space"]
     assert plain["costs"] == costs and plain["edge"] == spectrum.edge and json.dumps(plain)
     text = found.to_markdown()
@@ -188,7 +188,7 @@ def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "audit.json").read_text())
     assert "alone" in found["verdict"] and not found["conditions"]
-    assert found["row_space"]["layer"] == "1" and not found["row_space"]["tells"] and "costs" not in found["row_space"]
+    assert found["row_space"]["layer"] == "1" and not found["row_space"]["informative"] and "costs" not in found["row_space"]
     assert "Row space of layer 1: " in (tmp_path / "audit.md").read_text()
     assert "Directions that Λ may move in with BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
 

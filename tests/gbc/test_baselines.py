@@ -90,7 +90,7 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pyte
         with torch.no_grad():
             margins = losses.margins(classifier.module(real), labels)
         # An estimate from the last layer alone; off by at most 0.2 over three seeds of four classifiers.
-        estimate = regime.margin(classifier.module, wanted.classifier.weight_decay)
+        estimate = regime.margin_of_last_layer(classifier.module, wanted.classifier.weight_decay)
         assert estimate == pytest.approx(margins.min().item(), abs=0.3)
     trainer = Trainer(config, world.classifiers)
     held = [subject.alpha.item() for subject in trainer.subjects]
@@ -118,9 +118,9 @@ def test_the_margin_is_read_from_a_converged_last_layer() -> None:
         layer.weight.copy_(torch.tensor([[1.0], [0.0], [0.0]]))
         layer.bias.zero_()
     between = [4 * k * math.exp(-4) / (1 + k * math.exp(-4)) for k in (1, 2)]
-    assert regime.margin(layer, between[0]) > 4 > regime.margin(layer, between[1])
+    assert regime.margin_of_last_layer(layer, between[0]) > 4 > regime.margin_of_last_layer(layer, between[1])
     with pytest.raises(BadInput, match="has not converged, its last layer fits no margin"):
-        regime.margin(layer, 5.0)
+        regime.margin_of_last_layer(layer, 5.0)
 
 
 def test_the_scores_of_the_circle_by_hand() -> None:

@@ -22,7 +22,7 @@ from gbc.evaluation import (
     density,
     evaluate,
     label_agreement,
-    matched,
+    largest_matching,
     neighbourhoods,
     precision,
     recall,
@@ -185,11 +185,11 @@ def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator)
 def test_one_generated_image_cannot_serve_two() -> None:
     """Rows 0 and 1 both resemble column 0 alone, row 2 resembles columns 1 and 2: two pairs at most. 0.4 is not above 0.4."""
     found = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.4, 0.0], [0.0, 0.7, 0.6]])
-    assert matched(found) == 2
-    assert matched(found.mT) == 2
+    assert largest_matching(found) == 2
+    assert largest_matching(found.mT) == 2
     found[1, 1] = 0.41  # a greedy choice of the best pairs, (0, 0) and (2, 1), would leave row 1 alone
-    assert matched(found) == 3
-    assert matched(found, threshold=0.85) == 1
+    assert largest_matching(found) == 3
+    assert largest_matching(found, threshold=0.85) == 1
 
 
 def test_copies_are_reconstructed_and_noise_is_not(evaluator: Evaluator) -> None:

@@ -22,22 +22,22 @@ BY_HAND = Scale({FLOOR: {"ssim/coverage": 0.1}, MEANS: {"ssim/coverage": 0.4}, C
     ],
 )
 def test_a_score_is_placed_by_hand(value: float, words: str) -> None:
-    assert BY_HAND.words("ssim/coverage", value) == f"ssim/coverage {value:.3f}: {words}"
+    assert BY_HAND.sentence("ssim/coverage", value) == f"ssim/coverage {value:.3f}: {words}"
 
 
 def test_the_same_as_plain_data() -> None:
-    found = BY_HAND.place("ssim/coverage", 0.5)
+    found = BY_HAND.position("ssim/coverage", 0.5)
     assert found == {"value": 0.5, FLOOR: 0.1, MEANS: 0.4, CEILING: 0.6, "share": pytest.approx(0.8)}
 
 
 def test_without_a_ceiling_there_is_no_share() -> None:
     low = Scale({name: row for name, row in BY_HAND.scores.items() if name != CEILING})
-    assert low.share("ssim/coverage", 0.5) is None and low.place("ssim/coverage", 0.5)["share"] is None
-    assert str(low.words("ssim/coverage", 0.5)).endswith("too few test images to say what real ones get")
+    assert low.share("ssim/coverage", 0.5) is None and low.position("ssim/coverage", 0.5)["share"] is None
+    assert str(low.sentence("ssim/coverage", 0.5)).endswith("too few test images to say what real ones get")
 
 
 def test_what_does_not_judge_images_has_no_scale() -> None:
-    assert BY_HAND.words("kkt/rho", 0.9) is None
+    assert BY_HAND.sentence("kkt/rho", 0.9) is None
 
 
 def test_controls_are_measured_once(images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

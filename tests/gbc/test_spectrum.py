@@ -39,7 +39,7 @@ def test_nothing_stands_above_a_random_start(shape: tuple[int, int], scale: floa
     for seed in range(3):
         weights = math.sqrt(2 / shape[1]) * scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         found = of(weights)
-        assert found.above <= 1 and not found.tells and found.shape == shape
+        assert found.above <= 1 and not found.informative and found.shape == shape
         assert found.strongest == pytest.approx(torch.linalg.matrix_norm(weights, 2).item(), rel=1e-5)
         assert 0.8 * found.edge < found.strongest < 1.05 * found.edge  # the edge is where the values end
 
@@ -49,7 +49,7 @@ def test_no_layer_of_a_fresh_classifier_says_anything(name: str) -> None:
     for seed in range(3):
         module = classifiers.build(ClassifierConfig(name=name, hidden=64, seed=seed), (1, 28, 28), 10)
         for found in spectra(module, torch.rand(2, 1, 28, 28), "all"):
-            assert found.above <= 1 and not found.tells, found
+            assert found.above <= 1 and not found.informative, found
 
 
 @pytest.mark.parametrize("shape", [(256, 784), (300, 200), (64, 64)])
@@ -65,7 +65,7 @@ def test_a_planted_rank_is_found(shape: tuple[int, int], rank: int, left: float)
     assert found.above == rank
     share = strengths.square().sum() / (strengths.square().sum() + noise.square().sum())
     assert found.energy == pytest.approx(share.item(), rel=0.1)  # noise in the planted directions counts too
-    assert found.tells == (found.energy >= 0.25)
+    assert found.informative == (found.energy >= 0.25)
 
 
 def test_the_edge_of_a_square_matrix_by_hand() -> None:
@@ -83,8 +83,8 @@ def test_a_layer_that_was_trained_in_most_directions_is_measured_by_its_start_at
 
 def test_a_layer_that_weight_decay_took_to_0_says_nothing() -> None:
     found = of(torch.zeros(8, 20))
-    assert (found.above, found.energy, found.tells) == (0, 0.0, False)
-    assert "0 of 8 directions above a random start, 0% of the energy; mostly its random start" in found.words()
+    assert (found.above, found.energy, found.informative) == (0, 0.0, False)
+    assert "0 of 8 directions above a random start, 0% of the energy; mostly its random start" in found.summary()
 
 
 def test_biases_count_where_no_batch_norm_follows() -> None:
@@ -102,13 +102,13 @@ def test_the_first_layer_or_all(classifier: Classifier) -> None:
 
 def test_words_and_data() -> None:
     found = Spectrum("1", (512, 784), 3.0, 2.0, 62, 0.94)
-    assert found.words() == (
+    assert found.summary() == (
         "row space of layer 1: 62 of 512 directions above a random start, 94% of the energy; "
         "it says where the training inputs lie"
     )
-    assert replace(found, energy=0.03).words().endswith("mostly its random start, which says nothing of the training inputs")
+    assert replace(found, energy=0.03).summary().endswith("mostly its random start, which says nothing of the training inputs")
     assert json.loads(json.dumps(found.to_json())) == {
-        "layer": "1", "shape": [512, 784], "strongest": 3.0, "edge": 2.0, "above": 62, "energy": 0.94, "tells": True,
+        "layer": "1", "shape": [512, 784], "strongest": 3.0, "edge": 2.0, "above": 62, "energy": 0.94, "informative": True,
     }  # fmt: skip
 
 
@@ -133,4 +133,4 @@ def test_weight_decay_on_every_tensor_shrinks_the_start_of_weights_before_batch_
     kept, shrunk = found["not_scale_invariant"], found["all"]
     assert shrunk.edge < 0.3 * start.edge and kept.edge > 0.9 * start.edge
     assert shrunk.energy > 0.9 > 2 * kept.energy and shrunk.above > kept.above
-    assert shrunk.tells and not kept.tells
+    assert shrunk.informative and not kept.informative

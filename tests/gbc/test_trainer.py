@@ -230,7 +230,7 @@ def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable
 def test_data_free_metrics_leave_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     with_them = numbers(list(fresh().run()))
     accuracy = {"classifier/accuracy": 0.0}
-    monkeypatch.setattr(Trainer, "_without_data", lambda self, images: accuracy)
+    monkeypatch.setattr("gbc.trainer.without_data", lambda subjects, multipliers, judged: accuracy)
     without = numbers(list(fresh().run()))
     for (_, left), (_, right) in zip(with_them, without, strict=True):
         assert {**left, **accuracy} == {**left, **right}
@@ -333,7 +333,7 @@ def test_an_alpha_of_the_last_layer_stays_where_it_was_put(settings: TrialConfig
     config = settings.updated({"classifier": {**converged, "hidden": 16}, "bn_weight": 0, "alpha": "last_layer"}, "test")
     world = tasks.obtain(config, tmp_path)
     run = Trainer(config, world.classifiers, judge)
-    expected = -math.log(regime.margin(world.classifiers[0].module, 0.01))
+    expected = -math.log(regime.margin_of_last_layer(world.classifiers[0].module, 0.01))
     assert [report.metrics["kkt/alpha"] for report in run.run()] == pytest.approx([expected] * 4)
     learned = Trainer(config.updated({"alpha": "learned"}, "test"), world.classifiers, judge)
     assert len({report.metrics["kkt/alpha"] for report in learned.run()}) == 4

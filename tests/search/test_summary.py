@@ -8,7 +8,7 @@ from gbc.scale import Scale
 from search.config import SweepConfig
 from search.ledger import Ledger
 from search.recorder import reason_of
-from search.summary import Summary, free_rank, placed, sum_up
+from search.summary import Summary, free_rank, sum_up, with_scale
 from tests.search.conftest import tiny_sweep
 
 
@@ -59,7 +59,7 @@ def test_two_objectives_are_summed_up_as_a_front(tmp_path: Path) -> None:
     assert Summary.read(tmp_path) == summary
 
 
-def test_the_best_is_placed_by_its_objective_and_by_tstr(config: SweepConfig, tmp_path: Path) -> None:
+def test_the_best_is_with_scale_by_its_objective_and_by_tstr(config: SweepConfig, tmp_path: Path) -> None:
     ledger = Ledger(config, tmp_path)
     ledger.ask()
     ledger.record(0, 12, 0.5, stop=False)
@@ -67,7 +67,7 @@ def test_the_best_is_placed_by_its_objective_and_by_tstr(config: SweepConfig, tm
     rows = {"uniform noise": (0.1, 0.1), "class means": (0.4, 0.7), "other real images": (0.6, 0.8)}
     scale = Scale({name: dict(zip(("ssim/coverage", "tstr/1nn"), row, strict=True)) for name, row in rows.items()})
     summary = sum_up(config, ledger, lambda _: {"ssim/coverage": 0.5, "tstr/1nn": 0.45, "kkt/active": 0.0}, tmp_path)
-    found = placed(summary, config, scale)
+    found = with_scale(summary, config, scale)
     assert [line.partition(":")[0] for line in found.verdict[1:]] == ["ssim/coverage 0.500", "tstr/1nn 0.450"]
     assert {metric: place["share"] for metric, place in found.scale.items()} == pytest.approx(
         {"ssim/coverage": 0.8, "tstr/1nn": 0.5}

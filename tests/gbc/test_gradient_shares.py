@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gbc import tasks
-from gbc.activity import activity
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
+from gbc.gradient_shares import gradient_shares
 from gbc.metrics import Judge
 from gbc.objectives import CONDITIONS, LOSSES, Term
 from gbc.report import METRIC_DIRECTIONS
@@ -32,7 +32,7 @@ def test_shares_by_hand() -> None:
     """Gradients (3, 0), (0, 4) and (−5, 0): the conditions together 5 of 12, since the two stand at a right angle."""
     images = torch.zeros(2, requires_grad=True)
     terms = [Term("stationarity", 3.0, images[0]), Term("row_space", 2.0, 2 * images[1]), Term("ce", 1.0, -5 * images[0])]
-    found = activity([(images, terms)])
+    found = gradient_shares([(images, terms)])
     assert found == pytest.approx(
         {"kkt/active": 5 / 12, "kkt/active_stationarity": 3 / 12, "kkt/active_row_space": 4 / 12}, rel=1e-6
     )  # float32
@@ -43,13 +43,13 @@ def test_losses_of_several_classifiers_and_batches_add_up_by_hand() -> None:
     first, second = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
     one = [Term("closed", 1.0, first[0]), Term("closed", 2.0, first[0]), Term("tv", 1.0, 3 * first[1])]
     two = [Term("closed", 4.0, second[1]), Term("tv", 1.0, 4 * second[0])]
-    assert activity([(first, one), (second, two)]) == pytest.approx({"kkt/active": 0.5, "kkt/active_closed": 0.5})
+    assert gradient_shares([(first, one), (second, two)]) == pytest.approx({"kkt/active": 0.5, "kkt/active_closed": 0.5})
 
 
 def test_where_nothing_flows_the_share_is_0() -> None:
     images = torch.ones(3, requires_grad=True)
     still = [Term("stationarity", 1.0, 0 * images.sum())]
-    assert activity([(images, still)]) == {"kkt/active": 0.0, "kkt/active_stationarity": 0.0}
+    assert gradient_shares([(images, still)]) == {"kkt/active": 0.0, "kkt/active_stationarity": 0.0}
 
 
 def test_every_condition_is_a_loss_and_has_a_metric() -> None:
@@ -81,7 +81,7 @@ def test_conditions_that_join_in_late_count_from_then_on(fresh: Callable[..., Tr
 def test_the_measure_leaves_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = fresh(closed_weight=0.1, row_space_weight=0.1)
     list(measured.run())
-    monkeypatch.setattr(Trainer, "_activity", lambda self: {})
+    monkeypatch.setattr(Trainer, "_gradient_shares", lambda self: {})
     plain = fresh(closed_weight=0.1, row_space_weight=0.1)
     list(plain.run())
     for name, value in plain.state_dict()["generator"].items():

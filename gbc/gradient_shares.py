@@ -1,4 +1,4 @@
-"""Whose gradient moves the generator: that of the KKT conditions, or that of the losses beside them."""
+"""The share of the KKT conditions in the gradient that moves the generator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from gbc.objectives import CONDITIONS, Term
 
 
-def activity(batches: Iterable[tuple[Tensor, Sequence[Term]]]) -> dict[str, float]:
+def gradient_shares(batches: Iterable[tuple[Tensor, Sequence[Term]]]) -> dict[str, float]:
     """`kkt/active`, ‖Σ_{conditions} ∇_x w·loss‖ / Σ_{losses} ‖∇_x w·loss‖, and for each condition the share of it alone.
 
     A batch of each task: images x that require a gradient, and the weighted losses of them. Gradients by the images stand for
