@@ -219,7 +219,7 @@ class Plain:
         if weights["bn"] and seen:
             total = total + weights["bn"] * sum(statistics_apart(layer, values) for layer, values in seen) / len(seen)
         if weights["row_space"]:
-            costs = outside(known.rows, images.flatten(1), known.centred)
+            costs = outside_rows(known.rows, images.flatten(1), known.centred)
             total = total + weights["row_space"] * torch.relu(costs - settings.row_space_level).mean()
         if weights["ce"]:
             total = total + weights["ce"] * nn.functional.cross_entropy(logits, own)
@@ -313,7 +313,7 @@ def kept_directions(layer: nn.Linear, eps: float, centred: bool) -> Tensor:
     return (kept.sqrt()[:, None] * directions).to(rows.dtype)
 
 
-def outside(rows: Tensor, inputs: Tensor, centred: bool) -> Tensor:
+def outside_rows(rows: Tensor, inputs: Tensor, centred: bool) -> Tensor:
     """Of each input [M, K] the share of its energy that kept directions do not explain, [M]."""
     inputs = inputs - inputs.mean(dim=0) if centred else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
     return 1 - ((inputs @ rows.T) ** 2).sum(dim=1) / (inputs**2).sum(dim=1)
