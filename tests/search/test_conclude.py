@@ -98,8 +98,8 @@ def test_the_verdict_is_in_mlflow_once(here: Path) -> None:
     assert {TRAIN, OTHER} <= set(audit["conditions"][0]["values"])
     note = parent.data.tags["mlflow.note.content"]
     said = json.loads((files / VERDICT).read_text())
-    assert said["trial"] == winner() and said["lines"][0].startswith("the KKT conditions ")
-    assert said["lines"][0][1:] in note
+    assert said["trial"] == winner() and said["lines"][0].startswith("The KKT conditions ")
+    assert said["lines"][0] in note
     assert f"trial-{winner():04d} is the best" in note and "| black |" in note and "python search/run.py" in note
 
     (version,) = store.search_model_versions("name = 'gbc-fashion_mnist'")
