@@ -209,6 +209,12 @@ class TrialConfig(Config):
     steps: int = Field(1500, ge=1, description="optimiser steps of the full horizon")
     report_every: int = Field(100, ge=1, description="optimiser steps between reports")
     lr_schedule: Literal["constant", "cosine"] = "constant"
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of the moving average of the generator that is judged and exported; 0: the generator itself",
+    )
     eval_per_class: int = Field(50, ge=1, le=10_000, description="generated images of each class that are judged")
     student_steps: int = Field(
         0, ge=0, le=10_000, description="of a network that learns from the judged images at each report, for tstr/cnn; 0: none"
@@ -265,6 +271,12 @@ class TrialConfig(Config):
     def _pixels_stand_alone(self) -> Self:
         if self.generator == "pixels" and (self.bank or self.diversity_weight or any(e.dataset for e in self.experts)):
             raise ValueError("generator pixels has no latents: it takes no bank, no diversity and no expert with its own data")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_have_no_average(self) -> Self:
+        if self.generator == "pixels" and self.ema_decay:
+            raise ValueError("ema_decay averages a generator's weights; generator pixels has none: set it to 0")
         return self
 
     @model_validator(mode="after")

@@ -111,6 +111,12 @@ def write(
     return out
 
 
+def generator_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights that `Trainer.sample` draws from, of a `Trainer.state_dict()`: the moving average's where there is one."""
+    weights: Mapping[str, Tensor] = state.get("average", state["generator"])
+    return weights
+
+
 def check(out: Path, settings: TrialConfig) -> None:
     """Whether a trial of these settings can be written to `out`: asked before a long training, and again after it.
 

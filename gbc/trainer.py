@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,7 @@ class Trainer:
         )
         if config.stationarity_weight or config.reconstruction_weight:
             self._fit_multiplier_scale()
+        self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
         self._advance = Replayed(self._body, [self.rng], self._moving)
@@ -136,9 +138,10 @@ class Trainer:
     @torch.no_grad()
     def sample(self, noise: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
         """Images [K, channels, height, width] for noise [K, noise_dim], labels [K] and t [K], as users get them."""
-        self.generator.eval()
-        images: Tensor = self.generator(noise, labels, tasks)
-        self.generator.train()
+        generator = self.average or self.generator
+        generator.eval()
+        images: Tensor = generator(noise, labels, tasks)
+        generator.train()
         return images
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,6 +153,7 @@ class Trainer:
             "alphas": [subject.alpha.detach() for subject in self.subjects],
             "optimiser": self.optimiser.state_dict(),
             "rng": self.rng.get_state(),
+            **({"average": self.average.state_dict()} if self.average else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,6 +165,8 @@ class Trainer:
         try:
             self.generator.load_state_dict(state["generator"])
             self.multipliers.load_state_dict(state["multipliers"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
             with torch.no_grad():
                 for subject, alpha in zip(self.subjects, state["alphas"], strict=True):
                     subject.alpha.copy_(alpha)
@@ -194,6 +200,7 @@ class Trainer:
         self.optimiser.zero_grad()
         total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
         self.optimiser.step()
+        self._follow()
         values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
         for name, value in values.items():
             if name not in self._sums:
@@ -225,9 +232,19 @@ class Trainer:
         ]
         return passes, terms
 
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The exponential moving average of the generator takes a step: weights, and the statistics of its BatchNorm layers."""
+        if self.average:
+            pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
+            averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+            torch._foreach_lerp_(averaged, current, 1 - self.config.ema_decay)
+
     def _moving(self) -> list[Tensor]:
         """Every tensor that a step changes, except for the random generator's."""
         buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
+        if self.average:
+            buffers += self.average.state_dict().values()
         moments = [value for state in self.optimiser.state.values() for value in state.values()]
         return [*self.trained, *buffers, *moments, *self._sums.values()]
 

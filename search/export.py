@@ -112,7 +112,7 @@ def write_trial(
     with ExitStack() as stack:
         shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
         export.write(
-            out, state["trainer"]["generator"], settings, world, metrics,
+            out, export.generator_weights(state["trainer"]), settings, world, metrics,
             origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),
         )  # fmt: skip
     return {"out": str(out), "sweep": config.name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}

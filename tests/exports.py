@@ -42,7 +42,7 @@ def trained(cache: Path, folder: Path, formats: Sequence[str] = (), **changes: o
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(pictures.png(report.images))
     export.write(
-        folder, trainer.state_dict()["generator"], settings, world, report.metrics,
+        folder, export.generator_weights(trainer.state_dict()), settings, world, report.metrics,
         origin="Made by a test.", picture=picture, formats=formats, threads=1,
     )  # fmt: skip
     judged = trainer.sample(trainer.judged_noise, trainer.judged_labels, trainer.judged_tasks)

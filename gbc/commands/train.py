@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
     scores = {name: value for name, value in history[-1].items() if name != "step"}
     export.write(
-        out, trainer.state_dict()["generator"], settings, world, scores,
+        out, export.generator_weights(trainer.state_dict()), settings, world, scores,
         origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
         threads=torch.get_num_threads(),
     )  # fmt: skip

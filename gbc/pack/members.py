@@ -36,6 +36,8 @@ def key(config: TrialConfig) -> Hashable:
         raise BadInput(f"kkt_from is {config.kkt_from}: losses of a pack cannot join in late; set it to 0 or train alone")
     if config.multipliers != "network":
         raise BadInput("free multipliers are for a trial alone: they have a learning rate of their own; train without packs")
+    if config.ema_decay:
+        raise BadInput(f"ema_decay is {config.ema_decay}: packs keep no average; set it to 0 or train without packs")
     common = _common(config)
     if not common["losses"]:
         raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")

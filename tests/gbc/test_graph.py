@@ -32,6 +32,7 @@ WAITING = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cosine": {"lr_schedule": "cosine"},
+    "moving average": {"ema_decay": 0.9},
     "unbiased": {"estimator": "halves"},
     "closed form, from half-way on": {"closed_weight": 0.1, "kkt_from": 0.5},
     "bank": {"bank": 40, "bank_share": 0.5},

@@ -367,6 +367,7 @@ def test_the_classifiers_stay_as_they_are(settings: TrialConfig) -> None:
         ({"bn_weight": 0.0}, "losses is .* and in this pack .*: train it in another"),
         ({"classifier.hidden": 12}, "classifier is .* and in this pack .*: train it in another"),
         ({"kkt_from": 0.5}, "kkt_from is 0.5: losses of a pack cannot join in late; set it to 0 or train alone"),
+        ({"ema_decay": 0.9}, "ema_decay is 0.9: packs keep no average; set it to 0 or train without packs"),
         ({"generator": "pixels", "multipliers": "free"}, "free multipliers are for a trial alone"),
     ],
 )

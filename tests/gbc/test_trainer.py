@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gbc import classifiers, homogeneity, losses, regime, tasks
+from gbc import classifiers, export, homogeneity, losses, regime, tasks
 from gbc.classifiers import Classifier
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callab
     assert first != other
 
 
-@pytest.mark.parametrize("changes", [{}, FREE | {"reconstruction_weight": 1.0}], ids=["generator", "free multipliers"])
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, FREE | {"reconstruction_weight": 1.0}])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
     fresh: Callable[..., Trainer], stop_after: int, changes: dict[str, Any], tmp_path: Any
@@ -75,6 +75,29 @@ def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
     second = fresh(lr_schedule="cosine", **changes)
     second.load_state_dict(checkpoint.load(tmp_path / "c")["trainer"])
     assert numbers(reports + list(second.run())) == whole
+
+
+def test_the_moving_average_of_the_generator_is_judged_and_continued(fresh: Callable[..., Trainer]) -> None:
+    """w̄ ← d w̄ + (1 − d) w after each step, of the weights and of BatchNorm's statistics; training itself is as without it."""
+    plain, averaged = fresh(), fresh(ema_decay=0.75)
+    expected = {name: tensor.clone() for name, tensor in plain.generator.state_dict().items()}
+    for _ in range(4):
+        plain.step()
+        averaged.step()
+        for name, tensor in plain.generator.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = 0.75 * expected[name] + 0.25 * tensor
+    state = averaged.state_dict()
+    assert all(torch.equal(tensor, state["generator"][name]) for name, tensor in plain.state_dict()["generator"].items())
+    drawn = export.generator_weights(state)
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(drawn[name], tensor)
+    judged = (averaged.judged_noise, averaged.judged_labels, averaged.judged_tasks)
+    plain.generator.load_state_dict(dict(drawn))
+    assert torch.equal(averaged.sample(*judged), plain.sample(*judged))
+    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+        averaged.load_state_dict(plain.state_dict())
 
 
 def test_a_checkpoint_of_other_networks_is_refused(fresh: Callable[..., Trainer]) -> None:

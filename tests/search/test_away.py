@@ -20,7 +20,7 @@ from tests.search.workplace import ROOT, Workplace
 class Hasty(Workplace):
     """Its driver waits for a second, not for a minute."""
 
-    program = ("-c", "from search import faults, run; faults.PATIENCE = 1.0; raise SystemExit(run.main())")
+    patience = 1.0
 
 
 def test_mlflow_prints_no_links_to_its_server(

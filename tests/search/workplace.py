@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
@@ -19,6 +17,7 @@ from mlflow import MlflowClient
 from search import export
 from search.run import main
 from tests.search.conftest import tiny_sweep
+from tests.search.drivers import Driver
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py")
@@ -27,8 +26,8 @@ RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py"
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
-    program: tuple[str, ...] = (RUN,)
-    """What the interpreter is given before the arguments."""
+    patience: float | None = None
+    """Seconds for which its drivers wait for a server, instead of `search.faults.PATIENCE`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,13 +44,9 @@ class Workplace:
         (self.folder / f"{name}.py").write_text(text)
         return {"factory": f"{name}:net", "steps": 60, "lr": 0.1}
 
-    def start(self, *arguments: str, report: bool = False) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, report: bool = False) -> Driver:
         arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
-        # A session of its own, so that all of it can be killed at once.
-        return subprocess.Popen(
-            [sys.executable, *self.program, *arguments],
-            cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        return Driver("run", arguments, self.folder, self.patience)
 
     def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
         process = self.start(*arguments, report=report)
@@ -70,7 +65,7 @@ class Workplace:
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return command(arguments), output.getvalue()
 
-    def wait_for(self, process: subprocess.Popen[str], text: str) -> str:
+    def wait_for(self, process: Driver, text: str) -> str:
         seen = ""
         assert process.stdout is not None
         for line in process.stdout:
@@ -79,7 +74,7 @@ class Workplace:
                 return seen
         raise AssertionError(f"{text!r} never came:\n{seen}")
 
-    def kill_everything(self, process: subprocess.Popen[str]) -> None:
+    def kill_everything(self, process: Driver) -> None:
         """kill -9 of the driver and all of Ray."""
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for member in family:
