@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test quick-test lint bench ui optuna-ui clean
+.PHONY: help setup sweep test quick-test chaos lint bench ui optuna-ui clean
 
 help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
 	@echo "make test        set up, then run every test, lint, types and the import contracts"
 	@echo "make quick-test  the tests that start no sweep"
+	@echo "make chaos       a sweep under each of 16 faults (make test has five of them; about 6 minutes)"
 	@echo "make bench       every benchmark: step, growth, reports, threads, peers (about 15 minutes on 2 CPU cores)"
 	@echo "make ui          MLflow's pages on http://127.0.0.1:5000, with a link to each sweep"
 	@echo "make optuna-ui   optuna-dashboard on the latest study, or on that of SWEEP=NAME"
@@ -33,6 +34,9 @@ test: setup lint
 
 quick-test: setup
 	$(BIN)/python -m pytest -m 'not sweep'
+
+chaos: setup
+	GBC_CHAOS_FAULTS=16 $(BIN)/python -m pytest -s tests/search/test_chaos.py
 
 lint: setup
 	$(BIN)/ruff check .

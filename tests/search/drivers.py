@@ -14,12 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, TextIO
-
-from search import faults
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.tasks")
@@ -32,10 +30,10 @@ _server.set_forkserver_preload([*_LIBRARIES, *_COMMANDS, __name__])
 class Driver:
     """A command of `search/` that runs. It is used as `subprocess.Popen` with text and one stream for all output."""
 
-    def __init__(self, command: str, arguments: Sequence[str], folder: Path, patience: float | None = None) -> None:
-        """`patience` in seconds stands for `search.faults.PATIENCE`."""
+    def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
+        """`before`, a function of a module, is what the process does first."""
         reading, writing = _server.Pipe(duplex=False)
-        what = (command, list(arguments), str(folder), dict(os.environ), patience, writing)
+        what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
         self._process = _server.Process(target=_run, args=what)
         self._process.start()
         writing.close()
@@ -75,7 +73,12 @@ class Driver:
 
 
 def _run(
-    command: str, arguments: list[str], folder: str, environment: Mapping[str, str], patience: float | None, output: Connection
+    command: str,
+    arguments: list[str],
+    folder: str,
+    environment: Mapping[str, str],
+    before: Callable[[], None] | None,
+    output: Connection,
 ) -> None:
     """In the new process: be what `python search/COMMAND.py ARGUMENTS` in the folder is."""
     os.setsid()
@@ -88,8 +91,8 @@ def _run(
     file = ROOT / "search" / f"{command}.py"
     sys.argv = [str(file), *arguments]
     sys.path[:0] = [str(ROOT), folder]
-    if patience is not None:
-        faults.PATIENCE = patience  # type: ignore[misc]
+    if before:
+        before()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = importlib.import_module(f"search.{command}").main()

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gbc.errors import BadInput
+from search import faults
 from search.config import SweepConfig
 from search.faults import Halt, halting, outside
 from search.places import Places
@@ -17,10 +18,15 @@ from tests.search.servers import free_port, mlflow_server
 from tests.search.workplace import ROOT, Workplace
 
 
-class Hasty(Workplace):
-    """Its driver waits for a second, not for a minute."""
+def hurry() -> None:
+    """Wait for a server for a second, not for a minute."""
+    faults.PATIENCE = 1.0
 
-    patience = 1.0
+
+class Hasty(Workplace):
+    """Its driver waits for a second."""
+
+    before = hurry
 
 
 def test_mlflow_prints_no_links_to_its_server(

@@ -26,8 +26,8 @@ RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py"
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
-    patience: float | None = None
-    """Seconds for which its drivers wait for a server, instead of `search.faults.PATIENCE`."""
+    before: Callable[[], None] | None = None
+    """What a driver does first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Workplace:
 
     def start(self, *arguments: str, report: bool = False) -> Driver:
         arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
-        return Driver("run", arguments, self.folder, self.patience)
+        return Driver("run", arguments, self.folder, type(self).before)
 
     def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
         process = self.start(*arguments, report=report)
