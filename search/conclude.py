@@ -25,12 +25,12 @@ from search.classifier_audits import audits_of
 from search.config import SweepConfig
 from search.describe import description
 from search.entry import Entry
-from search.export import write_trial
 from search.folder import CLASSIFIERS, REPORT, folder_of
 from search.ranking import best
 from search.summary import Summary
 from search.tracking import Tracker
 from search.trial import settings_of
+from search.trial_export import write_trial
 from search.verdict import sentence
 
 EVALUATION: Final = "evaluation.json"

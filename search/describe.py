@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from search.config import SweepConfig
-from search.progress import duration
+from search.format import duration
 from search.space import Dimension
 from search.verdict import sentence
 

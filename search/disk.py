@@ -143,15 +143,6 @@ def alive(pid: int) -> bool:
     return True
 
 
-def size(count: float) -> str:
-    """Bytes, for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def _write_history(folder: Place) -> None:
     found, _ = saved(folder)
     if found is not None and found.file != HISTORY:

@@ -116,7 +116,7 @@ def run_ray(
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
-    services = packing.start(machine) if machine.services else []
+    services = packing.start(machine.services, machine.threads, machine.concurrency, gpu=bool(machine.gpus_per_trial))
     beside: dict[str, Any] = {"storage_url": config.places.storage} if config.places.storage else {}
     if services:
         beside["services"] = services

@@ -68,6 +68,7 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     from search.folder import existing, recorded
     from search.study import running_driver
     from search.tables import recorded_trials
+    from search.trial_export import write_trial
 
     wanted = named(formats)
     export.check_new(out)
@@ -77,45 +78,6 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     entries, _ = recorded_trials(config, folder)
     chosen = _chosen(config, entries, number, running_driver(config, folder))
     return write_trial(config, entries, chosen, out, wanted)
-
-
-def write_trial(
-    config: SweepConfig, entries: Sequence[Entry], chosen: Entry, out: Path, formats: Sequence[str]
-) -> dict[str, Any]:
-    """Write the folder `out` for one of the trials of a sweep; `formats` as `gbc.export.write` takes them.
-
-    Raises:
-        BadInput: its generator was not kept, or `out` cannot be written.
-    """
-    from contextlib import ExitStack
-
-    from gbc import checkpoint, export, tasks
-    from gbc.config import TrialConfig
-    from gbc.errors import BadInput
-    from search import shared, storage
-    from search.folder import CHECKPOINT, CLASSIFIERS, PICTURE, home_of, trial_folder
-
-    home = home_of(config)
-    path = trial_folder(home, chosen.number) / CHECKPOINT
-    if chosen.finished and not path.exists():
-        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(home, entry.number) / CHECKPOINT).exists())
-        raise BadInput(
-            f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
-        )
-    state = checkpoint.load(path)
-    settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
-    root = config.places.storage
-    world = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared.source(root) if root else None)
-    metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
-    picture = trial_folder(home, chosen.number) / PICTURE
-    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{config.name}`, after {chosen.last_step} steps."
-    with ExitStack() as stack:
-        shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
-        export.write(
-            out, export.generator_weights(state["trainer"]), settings, world, metrics,
-            origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),
-        )  # fmt: skip
-    return {"out": str(out), "sweep": config.name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}
 
 
 def _chosen(config: SweepConfig, entries: Sequence[Entry], number: int | None, driver: Driver | None) -> Entry:

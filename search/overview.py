@@ -12,10 +12,10 @@ from typing import Any
 
 from gbc.errors import BadInput
 from search.budget import mend
-from search.disk import footprint, size
+from search.disk import footprint
 from search.folder import existing, folder_of, home_of, known, recorded
+from search.format import duration, size
 from search.places import public
-from search.progress import duration
 from search.ranking import best, trials_without_gain
 from search.study import running_driver
 from search.summary import ended_by, failure, front_of

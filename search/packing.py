@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from ray import tune
 
-from search.machine import Machine
 from search.trial import Assignment, Keeper, Row, failure, note_of
 
 _ROUND: Final = 25
@@ -248,17 +247,20 @@ class Leaving(tune.Callback):
         return {}
 
 
-def start(machine: Machine) -> list[Any]:
-    """The services of a sweep, as Ray's actors; they end with Ray, and are started again when they die."""
+def start(count: int, threads: int, concurrency: int, *, gpu: bool) -> list[Any]:
+    """Start `count` services as Ray's actors; they end with Ray, and are started again when they die.
+
+    Each has `threads` of torch, takes up to `concurrency` trials and, with `gpu`, a GPU to itself.
+    """
     import ray
 
     service = ray.remote(PackService).options(
         num_cpus=0,
-        num_gpus=1 if machine.gpus_per_trial else 0,
+        num_gpus=int(gpu),
         max_restarts=-1,
-        max_concurrency=machine.concurrency + 8,  # a trial's worker waits in one call; others ask in between
+        max_concurrency=concurrency + 8,  # a trial's worker waits in one call; others ask in between
     )
-    return [service.remote(machine.threads) for _ in range(machine.services)]
+    return [service.remote(threads) for _ in range(count)]
 
 
 def rows_of(services: Sequence[Any], assignment: Assignment, root: str | None) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config import SweepConfig
+from search.format import duration
 
 _LIVE_ROWS: Final = 12
 _COLUMNS: Final = {
@@ -170,14 +171,6 @@ def expected_steps(config: SweepConfig) -> float:
         before, rung, share = rung, rung * config.scheduler.reduction_factor, share / config.scheduler.reduction_factor
     # The first trials to reach a rung have nobody to be worse than, and pass.
     return min(float(horizon), 1.3 * (steps + share * (horizon - before)))
-
-
-def duration(seconds: float) -> str:
-    """For people: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _number(value: float | None) -> str:

@@ -282,11 +282,10 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
 
 
 def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
-    from search.disk import size
     from search.folder import REPORT
+    from search.format import duration, size
     from search.overview import failure_lines, front_lines
     from search.places import public, public_words
-    from search.progress import duration
 
     server = tracking_uri and public(tracking_uri)
 

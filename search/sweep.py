@@ -25,11 +25,12 @@ from search.engine import RayStart, run_ray
 from search.entry import Entry
 from search.faults import Halt, halting
 from search.folder import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
+from search.format import duration
 from search.inputs import Inputs
 from search.ledger import Ledger
 from search.machine import Machine
 from search.prepare import prepare
-from search.progress import Progress, duration, expected_steps
+from search.progress import Progress, expected_steps
 from search.recorder import Recorder
 from search.samplers import LEARNING, Prior
 from search.study import note_driver, one_driver, recorded_in_database

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from search.config import SweepConfig
-from search.progress import duration
+from search.format import duration
 
 T = TypeVar("T")
 _LEAST: Final = 600.0

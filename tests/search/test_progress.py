@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from search.config import SweepConfig
-from search.progress import Progress, duration, expected_steps
+from search.format import duration
+from search.progress import Progress, expected_steps
 from tests.search.conftest import tiny_sweep
 
 
