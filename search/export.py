@@ -13,9 +13,9 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if TYPE_CHECKING:
-    from search.config import SweepConfig
-    from search.entry import Entry
-    from search.lock import Driver
+    from search.files.lock import Driver
+    from search.spec.config import SweepConfig
+    from search.spec.trial_record import Entry
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,10 +65,10 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     """
     from gbc import export
     from gbc.formats import named, require
-    from search.folder import existing, recorded
-    from search.study import running_driver
-    from search.tables import recorded_trials
-    from search.trial_export import write_trial
+    from search.driver.trial_export import write_trial
+    from search.files.paths import existing, recorded
+    from search.study.store import running_driver
+    from search.study.tables import recorded_trials
 
     wanted = named(formats)
     export.check_new(out)
@@ -83,7 +83,7 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
 def _chosen(config: SweepConfig, entries: Sequence[Entry], number: int | None, driver: Driver | None) -> Entry:
     """The trial `number`, or the best; `driver` runs the sweep at this moment."""
     from gbc.errors import BadInput
-    from search.ranking import best
+    from search.policy.ranking import best
 
     name = config.name
     if number is not None and not 0 <= number < len(entries):

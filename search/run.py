@@ -21,8 +21,8 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.config import SweepConfig
-    from search.summary import Summary
+    from search.driver.summary import Summary
+    from search.spec.config import SweepConfig
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else argv
     from gbc.errors import BadInput
-    from search.faults import Halted
+    from search.spec.faults import Halted
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -139,9 +139,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
 
     console = Console(stderr=arguments.json, markup=False)  # what failed may hold brackets
-    from search import sweep
-    from search.budget import mend
-    from search.config import MAY_CHANGE
+    from search.driver import sweep
+    from search.policy.budget import mend
+    from search.spec.config import MAY_CHANGE
 
     explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
     config = sweep.settle_with_record(config, explicit)
@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     else:
-        from search.machine import Machine
+        from search.driver.resources import Machine
 
         summary = sweep.run_sweep(
             config, Machine.wanted(config), console, retry_failed=arguments.retry_failed, report=not arguments.no_report
@@ -172,24 +172,24 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.repair and not arguments.check:
         raise BadInput("--repair needs to know which sweep; write --check NAME --repair")
     if arguments.check:
-        from search.audit import check
+        from search.consistency import check
 
         return check.run(arguments.check, repair=arguments.repair, as_json=arguments.json)
-    from search import overview
+    from search import status
 
     if arguments.status:
-        return overview.show_status(arguments.status, as_json=arguments.json)
-    return overview.show_list(as_json=arguments.json)
+        return status.show_status(arguments.status, as_json=arguments.json)
+    return status.show_list(as_json=arguments.json)
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.config import classifier_flags
     from gbc.errors import BadInput
     from gbc.settings import parse_assignment
-    from search import cluster
-    from search.config import Resources, objective_flags, requirement_flags, resolve
-    from search.machine import Machine
-    from search.places import Places
+    from search.driver import ray_runtime
+    from search.driver.resources import Machine
+    from search.spec.config import Resources, objective_flags, requirement_flags, resolve
+    from search.spec.locations import Places
 
     flags: dict[str, Any] = {
         "name": arguments.name,
@@ -232,7 +232,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
 
     def slots(resources: Resources) -> int:
         if arguments.address:
-            return Machine.of_cluster(resources, cluster.join(arguments.address)).concurrency
+            return Machine.of_cluster(resources, ray_runtime.join(arguments.address)).concurrency
         return Machine.of(resources).concurrency
 
     config = resolve(
@@ -282,10 +282,10 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
 
 
 def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
-    from search.folder import REPORT
-    from search.format import duration, size
-    from search.overview import failure_lines, front_lines
-    from search.places import public, public_words
+    from search.files.paths import REPORT
+    from search.spec.format import duration, size
+    from search.spec.locations import public, public_words
+    from search.status import failure_lines, front_lines
 
     server = tracking_uri and public(tracking_uri)
 

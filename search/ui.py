@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if TYPE_CHECKING:
-    from search.config import SweepConfig
+    from search.spec.config import SweepConfig
 
 _HOST: Final = "127.0.0.1"
 _PORTS: Final = {"mlflow": 5000, "optuna": 8080}
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.mlflow_store import default_address, missing
-    from search.places import public
+    from search.spec.locations import public
+    from search.tracking.client import default_address, missing
 
     stores = _by_store(_sweeps(arguments.sweep))
     wanted = [*stores] if arguments.sweep else [default_address(), *stores]
@@ -83,7 +83,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 
 def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.folder import STUDY_FILE, folder_of
+    from search.files.paths import STUDY_FILE, folder_of
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
@@ -103,15 +103,15 @@ def _study_pages(arguments: argparse.Namespace) -> int:
 
 def _sweeps(name: str | None) -> list[SweepConfig]:
     """The settings of the sweep that is asked for, or of all."""
-    from search.folder import existing, folder_of, known, recorded
+    from search.files.paths import existing, folder_of, known, recorded
 
     return [recorded(existing(name))] if name else [recorded(folder_of(one)) for one in known()]
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
     """The sweeps of each MLflow store. Of the usual one the environment may know a password, which is on no record."""
-    from search.mlflow_store import address, default_address
-    from search.places import public
+    from search.spec.locations import public
+    from search.tracking.client import address, default_address
 
     usual = default_address()
     found: dict[str, list[SweepConfig]] = {}
@@ -123,7 +123,7 @@ def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
 
 def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
     """To a server that runs already."""
-    from search.places import public
+    from search.spec.locations import public
 
     shown = public(uri)
     _say(f"MLflow on {shown}", [(name, f"{shown}{path}") for name, path in _links(sweeps, uri)])
@@ -132,7 +132,7 @@ def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
 def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
     """Where the sweeps of other stores are; a server that is not there keeps nobody from the rest."""
     from gbc.errors import BadInput
-    from search.places import public
+    from search.spec.locations import public
 
     for uri, sweeps in stores.items():
         if uri.startswith("http"):
@@ -147,12 +147,12 @@ def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
 
 def _links(sweeps: Sequence[SweepConfig], uri: str) -> list[tuple[str, str]]:
     """Name and path of the view of each sweep that the store knows."""
-    from search import view
-    from search.mlflow_store import experiments
+    from search.tracking import ui_view
+    from search.tracking.client import experiments
 
     known = experiments(uri)
     return [
-        (config.name, view.path(config, known[f"gbc-{config.dataset}"]))
+        (config.name, ui_view.path(config, known[f"gbc-{config.dataset}"]))
         for config in sweeps
         if f"gbc-{config.dataset}" in known
     ]

@@ -17,7 +17,7 @@ from gbc.datasets import ImageDataset
 from gbc.metrics import Judge
 
 if TYPE_CHECKING:
-    from tests.search.servers import Postgres
+    from tests.support.servers import Postgres
 
 TINY_CLASSIFIER = {"hidden": 24, "steps": 60, "lr": 0.1}
 TINY = {
@@ -104,7 +104,7 @@ def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Pa
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """PostgreSQL with three databases, new for each module."""
-    from tests.search.servers import postgres
+    from tests.support.servers import postgres
 
     with postgres(tmp_path_factory.mktemp("postgres"), "studies", "mlflow", "empty") as found:
         yield found

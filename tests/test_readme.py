@@ -63,7 +63,7 @@ def test_every_command_is_understood(command: str) -> None:
 
 
 def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
-    from search.config import resolve
+    from search.spec.config import resolve
 
     blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) == 2
@@ -86,8 +86,8 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     from gbc.config import TrialConfig
     from gbc.generator import Generator
     from gbc.tasks import World
-    from search import registry
-    from search.config import Objective
+    from search.spec.config import Objective
+    from search.tracking import registry
     from tests.conftest import TINY
 
     settings = TrialConfig.parse(TINY, "test")

@@ -132,8 +132,8 @@ def pick(options: Options) -> torch.device:
 
 def settings_of(size: str, options: Options, **changes: Any) -> TrialConfig:
     """A trial of the preset behind `size`: what its file fixes, the middle of every range that it searches."""
-    from search.config import resolve
-    from search.space import settle
+    from search.spec.config import resolve
+    from search.spec.space import settle
 
     dataset, preset = PRESETS[size]
     sweep = resolve(dataset=dataset, preset=preset, config=None, flags={}, assignments={}, slots=lambda _: 1)
@@ -229,7 +229,7 @@ def peak_memory(make: Callable[..., Callable[[], object]], options: Options, *gi
     # A server forks each process from one that has imported everything: fresh, and there at once.
     context = multiprocessing.get_context("forkserver")
     # torch's own optimisers import its compiler when they are made; ours does not, and should not win by that here.
-    libraries = ["torch", "torch._dynamo", "gbc.trainer", "search.config"]
+    libraries = ["torch", "torch._dynamo", "gbc.trainer", "search.spec.config"]
     context.set_forkserver_preload([*libraries, "tests.benchmarks.harness", make.__module__])
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(theirs, make, options, given, steps))

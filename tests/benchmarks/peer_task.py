@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config import SweepConfig
-from search.folder import CLASSIFIERS
-from search.space import settle
+from search.files.paths import CLASSIFIERS
+from search.spec.config import SweepConfig
+from search.spec.space import settle
 
 if TYPE_CHECKING:
     from gbc.report import Report

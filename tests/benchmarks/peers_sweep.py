@@ -117,8 +117,8 @@ def _prepared(place: Path, options: Options, trials: int, steps: int, slots: int
     import yaml
 
     from gbc import tasks
-    from search.config import resolve
-    from search.folder import CLASSIFIERS
+    from search.files.paths import CLASSIFIERS
+    from search.spec.config import resolve
 
     changes = {"batch_size": 128, "report_every": _every(steps), "steps": steps, "classifier.steps": _CLASSIFIER}
     trial = settings_of("default", options, **changes)

@@ -21,12 +21,12 @@ from mlflow import MlflowClient
 from dashboards import report
 from gbc.pictures import pairs, png
 from gbc.report import METRIC_DIRECTIONS
-from search.config import SweepConfig, resolve
-from search.folder import folder_of
-from search.ledger import Ledger
-from search.tracking import Report, Tracker
-from tests.browser import browse, chromium
+from search.files.paths import folder_of
+from search.spec.config import SweepConfig, resolve
+from search.study.ledger import Ledger
+from search.tracking.tracker import Report, Tracker
 from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images, runs
+from tests.support.browser import browse, chromium
 
 TRIALS, REPORTS = 200, 24
 PICTURED = 8  # trials from either end that have pictures of each step: more than the gallery shows

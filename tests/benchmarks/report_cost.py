@@ -2,8 +2,8 @@
 
     python tests/benchmarks/report_cost.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
 
-A trial of the default preset at batch 128 as a worker runs it (`search.trial.rows`), without Ray: the seconds from one row
-to the next are the steps, whose time the trainer says itself, and one report. A report must stay within 5% of a trial.
+A trial of the default preset at batch 128 as a worker runs it (`search.worker.trial.rows`), without Ray: the seconds from one
+row to the next are the steps, whose time the trainer says itself, and one report. A report must stay within 5% of a trial.
 The parts of a report are timed by wrapping the functions below; what they leave is the rest.
 """
 
@@ -24,8 +24,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from gbc import tasks
-from search import trial
-from search.trial import Assignment
+from search.worker import trial
+from search.worker.trial import Assignment
 from tests.benchmarks.harness import Column, Options, Row, settings_of
 
 NAME: Final = "report_cost"
@@ -43,7 +43,7 @@ PARTS: Final = {
     "free scores": ("gbc.trainer:without_data",),
     "share of the KKT conditions": ("gbc.trainer:Trainer._gradient_shares",),
     "picture": ("gbc.pictures:pairs", "gbc.pictures:png"),
-    "checkpoint": ("search.storage:save", "gbc.trainer:Trainer.state_dict"),
+    "checkpoint": ("search.files.storage:save", "gbc.trainer:Trainer.state_dict"),
 }
 """What is wrapped, by the name of its part."""
 

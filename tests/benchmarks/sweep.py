@@ -75,16 +75,16 @@ def ours(arguments: argparse.Namespace) -> None:
     import yaml
     from rich.console import Console
 
-    from search.config import SweepConfig
-    from search.engine import run_ray
-    from search.faults import Halt
-    from search.folder import CLASSIFIERS, RECORD, folder_of
-    from search.ledger import Ledger
-    from search.machine import Machine
-    from search.progress import Progress
-    from search.recorder import Recorder
-    from search.tracking import Tracker
-    from search.trial import assignment_of
+    from search.driver.engine import run_ray
+    from search.driver.progress import Progress
+    from search.driver.recorder import Recorder
+    from search.driver.resources import Machine
+    from search.files.paths import CLASSIFIERS, RECORD, folder_of
+    from search.spec.config import SweepConfig
+    from search.spec.faults import Halt
+    from search.study.ledger import Ledger
+    from search.tracking.tracker import Tracker
+    from search.worker.trial import assignment_of
 
     settings = {"trials": arguments.trials, "sampler": arguments.sampler, "scheduler": {"name": arguments.scheduler}}
     config = SweepConfig.parse(SWEEP | settings, "benchmark")
@@ -113,8 +113,8 @@ def ours(arguments: argparse.Namespace) -> None:
 
 
 def ray_alone(trials: int) -> None:
-    from search.cluster import quiet_environment
-    from search.machine import Machine
+    from search.driver.ray_runtime import quiet_environment
+    from search.driver.resources import Machine
 
     quiet_environment()
     import logging
@@ -122,7 +122,7 @@ def ray_alone(trials: int) -> None:
     import ray
     from ray import tune
 
-    from search.config import Resources
+    from search.spec.config import Resources
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
@@ -152,14 +152,14 @@ def ray_alone(trials: int) -> None:
 
 def look() -> None:
     """Time to compare all records, and to say how the sweep stands."""
-    from search import overview
-    from search.audit import audit
-    from search.folder import folder_of
+    from search import status
+    from search.consistency import audit
+    from search.files.paths import folder_of
 
     began = time.perf_counter()
     audit(folder_of(SWEEP["name"]))
     audited = time.perf_counter()
-    overview.look(SWEEP["name"])
+    status.look(SWEEP["name"])
     ended = time.perf_counter()
     print(f"--check: {audited - began:.2f} s; --status: {ended - audited:.2f} s")
 

@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from dashboards import report
-from search.config import SweepConfig
+from search.spec.config import SweepConfig
 from tests.dashboards.artifacts import log_all
 from tests.search.conftest import tiny_sweep
-from tests.search.records import move, play
+from tests.support.records import move, play
 
 REASON = "RuntimeError: </script><b>broken</b> & bent"
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from dashboards.report import main
-from tests.browser import browse, chromium
 from tests.dashboards.conftest import client
 from tests.dashboards.test_report import SWEEP, Outline, error_of
+from tests.support.browser import browse, chromium
 
 
 @pytest.fixture

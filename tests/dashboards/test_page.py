@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Page, browse, chromium
+from tests.support.browser import Page, browse, chromium
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here (Debian's package chromium)")
 

@@ -21,11 +21,11 @@ from dashboards.records import read
 from dashboards.report import main
 from dashboards.sections.outcome import samples, verdict
 from gbc.config import TrialConfig
-from search.config import SweepConfig
+from search.spec.config import SweepConfig
 from tests.dashboards.artifacts import runs
 from tests.dashboards.conftest import client
 from tests.search.conftest import tiny_sweep
-from tests.search.records import play
+from tests.support.records import play
 
 SWEEP = Path("mlruns/sweeps/tiny")
 

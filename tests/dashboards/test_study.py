@@ -10,7 +10,7 @@ import pytest
 from dashboards import study
 from dashboards.errors import BadInput
 from dashboards.place import Record
-from tests.search.servers import NEEDS_POSTGRES, Postgres
+from tests.support.servers import NEEDS_POSTGRES, Postgres
 
 pytestmark = NEEDS_POSTGRES
 

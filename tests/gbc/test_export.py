@@ -23,7 +23,7 @@ from gbc.drawing import BATCH
 from gbc.errors import BadInput, CorruptFile
 from gbc.metrics import NEAREST
 from tests.conftest import TINY
-from tests.exports import TWO_TASKS, Trained, trained
+from tests.support.exports import TWO_TASKS, Trained, trained
 
 
 @pytest.fixture(scope="module", params=["one task", "two tasks"])

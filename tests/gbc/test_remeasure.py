@@ -14,7 +14,7 @@ from gbc.__main__ import main
 from gbc.config import TrialConfig
 from gbc.remeasure import OF_CLASSIFIER, remeasure
 from tests.conftest import TINY
-from tests.exports import TWO_TASKS, Trained, trained
+from tests.support.exports import TWO_TASKS, Trained, trained
 
 OF_IMAGES = ("ssim/nearest", "ssim/coverage", "tstr/1nn")
 

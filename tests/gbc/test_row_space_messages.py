@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from gbc.__main__ import main
 from gbc.errors import BadInput
 from gbc.row_space import RowSpaces, check, linear_layers
-from search.config import SweepConfig
-from search.machine import Machine
-from search.prepare import prepare
+from search.driver.preflight import prepare
+from search.driver.resources import Machine
 from search.run import main as search
+from search.spec.config import SweepConfig
 from tests.conftest import TINY
 
 

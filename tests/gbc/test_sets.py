@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from gbc import export, sets
 from gbc.__main__ import main
 from gbc.errors import BadInput
-from tests.exports import Trained, trained
+from tests.support.exports import Trained, trained
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from search.config import SweepConfig
+from search.spec.config import SweepConfig
 from tests.conftest import TINY
 
 if TYPE_CHECKING:
-    from search.ledger import Ledger
-    from tests.search.workplace import Workplace
+    from search.study.ledger import Ledger
+    from tests.support.workplace import Workplace
 
 
 def tiny_sweep(**changes: object) -> dict[str, object]:
@@ -57,7 +57,7 @@ def sweep_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
-    from tests.search.workplace import Workplace
+    from tests.support.workplace import Workplace
 
     old = os.environ.pop("MLFLOW_TRACKING_URI", None)
     yield Workplace(tmp_path_factory.mktemp("sweeps"))
@@ -70,7 +70,7 @@ def records(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of the folder that the module's `template` has filled, to work in and to damage."""
     from mlflow.tracking._tracking_service import utils
 
-    from tests.search.records import move
+    from tests.support.records import move
 
     move(template, tmp_path)
     utils._artifact_repos_cache.clear()  # by run, and every copy of the template has the same runs

@@ -8,14 +8,15 @@ import pytest
 from mlflow import MlflowClient
 
 from gbc.errors import BadInput
-from search import faults
-from search.config import SweepConfig
-from search.faults import Halt, halting, outside
-from search.places import Places
-from search.tracking import Tracker
+from search.spec import faults
+from search.spec.config import SweepConfig
+from search.spec.faults import Halt, halting, outside
+from search.spec.locations import Places
+from search.tracking.tracker import Tracker
 from tests.conftest import TINY
-from tests.search.servers import free_port, mlflow_server
-from tests.search.workplace import ROOT, Workplace
+from tests.support import ROOT
+from tests.support.servers import free_port, mlflow_server
+from tests.support.workplace import Workplace
 
 
 def hurry() -> None:

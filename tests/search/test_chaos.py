@@ -22,14 +22,14 @@ from gbc.config import TrialConfig
 from gbc.errors import DIVERGED, Diverged
 from gbc.metrics import Judge
 from gbc.trainer import Trainer
-from search.disk import leftovers, saved
-from search.folder import CLASSIFIERS, recorded
-from search.lock import driver_of
-from search.processes import of_sweep
-from search.scheduler import LedgerASHA
+from search.driver.processes import of_sweep
+from search.driver.retention import leftovers, saved
+from search.driver.scheduler import LedgerASHA
+from search.files.lock import driver_of
+from search.files.paths import CLASSIFIERS, recorded
 from tests.conftest import TINY
-from tests.search.chaos import Chaos, processes_about, ray_sessions, small_disk
-from tests.search.workplace import Workplace
+from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
+from tests.support.workplace import Workplace
 
 pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
 

@@ -12,15 +12,15 @@ import pytest
 
 from gbc import export
 from gbc.__main__ import main as evaluate
-from search import folder
-from search.config import SweepConfig
 from search.export import main
-from search.lock import only_driver
-from search.tables import read_study
+from search.files import paths
+from search.files.lock import only_driver
+from search.spec.config import SweepConfig
+from search.study.tables import read_study
 from tests.search.conftest import tiny_sweep
-from tests.search.records import play
+from tests.support.records import play
 
-SWEEP = folder.SWEEPS / "tiny"
+SWEEP = paths.SWEEPS / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> 
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         play(SweepConfig.parse(tiny_sweep(), "test"), classifier_cache, stop={2: 6}, leave={3: 6}, fail={})
         play(SweepConfig.parse(tiny_sweep(name="early", trials=1), "test"), classifier_cache, stop={}, leave={0: 3}, fail={})
-        shutil.copytree(classifier_cache, place / folder.CLASSIFIERS, dirs_exist_ok=True)
+        shutil.copytree(classifier_cache, place / paths.CLASSIFIERS, dirs_exist_ok=True)
         yield place
 
 
@@ -51,7 +51,7 @@ def test_the_best_trial_in_all_formats(capsys: pytest.CaptureFixture[str]) -> No
     assert {path.name for path in Path("new").iterdir()} == {
         "README.md", "config.json", "generator.safetensors", "generator.pt2", "generator.onnx", "judged.npz", "samples.png"
     }  # fmt: skip
-    entries, _ = read_study(SWEEP / folder.STUDY_FILE)
+    entries, _ = read_study(SWEEP / paths.STUDY_FILE)
     assert found["trial"] == max((0, 1), key=lambda number: entries[number].value or 0.0)
     generator = export.load("new")
     assert generator.metrics == found["metrics"]

@@ -12,15 +12,14 @@ import yaml
 
 from gbc import datasets
 from gbc.errors import BadInput
-from search import sweep
-from search.config import Resources, SweepConfig
-from search.ledger import Ledger
-from search.machine import Machine
-from search.prepare import largest_trial
+from search.driver import sweep
+from search.driver.preflight import largest_trial
+from search.driver.resources import Machine
 from search.run import main, parse_duration
+from search.spec.config import Resources, SweepConfig
+from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
 
 
 @pytest.fixture(autouse=True)

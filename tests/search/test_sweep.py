@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from search.config import CONFIGS, SweepConfig
-from search.ledger import Ledger
+from search.spec.config import CONFIGS, SweepConfig
+from search.study.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
-from tests.search.workplace import EXPORT, Workplace
+from tests.support.workplace import EXPORT, Workplace
 
 pytestmark = pytest.mark.sweep
 

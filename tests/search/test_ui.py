@@ -12,12 +12,13 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from search import ui, view
-from search.config import SweepConfig
-from search.folder import RECORD, STUDY_FILE, folder_of
-from search.tracking import Tracker
+from search import ui
+from search.files.paths import RECORD, STUDY_FILE, folder_of
+from search.spec.config import SweepConfig
+from search.tracking import ui_view
+from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
-from tests.search.servers import mlflow_server
+from tests.support.servers import mlflow_server
 
 
 def make(name: str, tracking_uri: str | None = None) -> SweepConfig:
@@ -43,7 +44,7 @@ def test_each_sweep_is_linked_where_it_is(
         there, here = Tracker(far, {}).experiment, Tracker(near, {}).experiment
         assert there != here
         shown = server.replace("://", "://me@")
-        linked = [f"MLflow on {shown}", f"  far  {shown}{view.path(far, there)}"]
+        linked = [f"MLflow on {shown}", f"  far  {shown}{ui_view.path(far, there)}"]
 
         process = subprocess.Popen(
             [sys.executable, str(Path(ui.__file__))], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -62,7 +63,7 @@ def test_each_sweep_is_linked_where_it_is(
         assert process.wait(20) == 0, "\n".join(lines)
         head, *rest = lines[1:] if "is taken" in lines[0] else lines
         assert head.startswith("MLflow on http://127.0.0.1:") and head.endswith("   (Ctrl-C ends it)")
-        assert rest[0] == f"  near  {head.split()[2]}{view.path(near, here)}"
+        assert rest[0] == f"  near  {head.split()[2]}{ui_view.path(near, here)}"
         assert rest[1:3] == linked
         assert rest[3].startswith("note: MLflow store http://127.0.0.1:1: cannot be used: ") and "refused" in rest[3]
         assert rest[4:] == [

@@ -1,0 +1,62 @@
+"""A look at all records of a sweep.
+
+The study, the MLflow runs and the files of the trials are read in the opposite order of writing, so that a sweep that runs is
+not blamed for what it is just writing down.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from search.consistency import mlflow_facts
+from search.consistency.findings import Audit
+from search.consistency.mlflow_facts import Facts
+from search.consistency.sweep_findings import sweep_findings, warm_start_findings
+from search.consistency.trial_findings import trial_findings
+from search.driver.retention import saved
+from search.files.paths import home_of, recorded, trial_folder
+from search.study.store import running_driver
+from search.study.tables import recorded_trials
+
+_SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
+
+
+def audit(sweep: Path, *, mine: bool = False) -> Audit:
+    """Compare the records of the sweep in this folder. `mine`: the driver's lock is held by this process.
+
+    Raises:
+        BadInput: a record cannot be read at all.
+    """
+    found = _look(sweep, mine)
+    if found.live and found.findings:
+        # A trial may have been closed in one record and not yet in the next.
+        time.sleep(_SECOND_LOOK)
+        again = _look(sweep, mine)
+        again.findings = [finding for finding in again.findings if finding in found.findings]
+        return again
+    return found
+
+
+def _look(sweep: Path, mine: bool) -> Audit:
+    config = recorded(sweep)
+    live, home = not mine and running_driver(config, sweep) is not None, home_of(config)
+    parents, trials = mlflow_facts.read(config)
+    entries, seconds = recorded_trials(config, sweep)
+    numbers = {entry.number for entry in entries}
+    by_number: dict[int, list[Facts]] = {entry.number: [] for entry in entries}
+    for one in trials:
+        if one.number in numbers:
+            by_number[one.number].append(one)
+    files = {entry.number: saved(trial_folder(home, entry.number)) for entry in entries}
+    # One that a running driver has just asked for is not in our copy of the study.
+    strays = [] if live else [one for one in trials if one.number not in numbers]
+    found = Audit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
+    if not live:
+        found.findings += sweep_findings(found, mine)
+    if config.warm_start is not None:
+        found.findings += warm_start_findings(found)
+    for entry in entries:
+        found.findings += trial_findings(found, entry)
+    return found

@@ -1,0 +1,77 @@
+"""How another record of a trial differs from the study: in its steps, its values, its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gbc.settings import flatten
+from search.consistency.findings import listed
+from search.consistency.mlflow_facts import Facts
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry
+from search.worker.trial import settings_of
+
+_LONGEST: Final = 6000  # characters of a parameter in MLflow
+
+
+def wrong_steps(steps: list[int], every: int) -> str | None:
+    """What is wrong with the steps of a trial's reports: they must be the multiples of `every`."""
+    expected = [every * (index + 1) for index in range(len(steps))]
+    if steps == expected:
+        return None
+    if len(set(steps)) < len(steps):
+        return f"repeat: {listed(sorted({step for step in steps if steps.count(step) > 1}))}"
+    missing = sorted(set(range(every, max(steps) + 1, every)) - set(steps))
+    return f"have a gap: {listed(missing)}" if missing else f"are out of order or no multiples of {every}"
+
+
+def wrong_values(entry: Entry, told: Mapping[int, float | None]) -> list[int]:
+    """The steps at which another record has another objective than the study."""
+    return [step for step, value in entry.values.items() if step in told and told[step] != value]
+
+
+def wrong_second(config: SweepConfig, entry: Entry, told: Mapping[int, float | None], record: str) -> str | None:
+    """How the study's second objective differs from that of another record; None when it does not.
+
+    The study keeps the last value alone, and writes it together with its report. Nothing can be said where the other record
+    ends before that report, as MLflow may by some and a checkpoint by one.
+    """
+    if config.second_objective is None or entry.second is None or entry.last_step not in told:
+        return None
+    if entry.second == told[entry.last_step]:
+        return None
+    return f"{config.second_objective.metric} differs between {record} and the study at step {entry.last_step}"
+
+
+def wrong_params(config: SweepConfig, entry: Entry, one: Facts) -> list[str]:
+    """The parameters of a trial's MLflow run that are missing or not the study's, in words."""
+    wanted = flatten(settings_of(config, entry).model_dump(mode="json"))
+    missing = [f"{key} is missing" for key in entry.params if key not in one.params]
+    # A setting that is younger than the run is not in it; the device may change when a sweep goes on.
+    return missing + [
+        f"{key} is {one.params[key]}, not {value}"
+        for key, value in wanted.items()
+        if key in one.params and key != "device" and one.params[key] != str(value)[:_LONGEST]
+    ]
+
+
+def wrong_settings(config: SweepConfig, entry: Entry, told: dict[str, Any]) -> list[str]:
+    """The settings that a trial's file was written with and that are not the study's, in words."""
+    told, wanted = flatten(told), flatten(settings_of(config, entry).model_dump(mode="json"))
+    return [
+        f"{key} {told[key]}, not {value}"
+        for key, value in wanted.items()
+        if key in told and key != "device" and told[key] != value
+    ]
+
+
+def is_beginning(config: SweepConfig, entry: Entry, one: Facts) -> bool:
+    """Whether only later reports are missing in an MLflow run of a trial, and nothing in it is wrong."""
+    steps = list(entry.values)
+    return (
+        one.steps == steps[: len(one.steps)]
+        and all(one.values.get(step) == entry.values[step] for step in one.steps)
+        and not wrong_second(config, entry, one.second, "MLflow")
+        and not wrong_params(config, entry, one)
+    )

@@ -1,0 +1,69 @@
+"""What an audit found: each disagreement in words, and all that was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from search.consistency.mlflow_facts import Facts
+from search.driver.retention import Saved
+from search.driver.summary import ended_by
+from search.files.storage import Place
+from search.policy.ranking import results
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    trial: int | None
+    what: str
+    mend: str | None = None
+    """The repair that helps, by its name in `search.consistency.repair.WORDS`."""
+    file: Place | None = None
+
+    def words(self) -> str:
+        """One line."""
+        return (f"trial-{self.trial:04d}: " if self.trial is not None else "") + self.what
+
+
+@dataclass
+class Audit:
+    """What a look at all records found."""
+
+    config: SweepConfig
+    sweep: Path
+    home: Place
+    """Where its trials keep their files."""
+    live: bool
+    """Whether a driver holds the sweep."""
+    entries: list[Entry]
+    seconds: float
+    parents: list[Facts]
+    runs: dict[int, list[Facts]]
+    strays: list[Facts]
+    """Runs of trials that the study does not know."""
+    files: dict[int, tuple[Saved | None, list[Place]]]
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What looks odd and is in order."""
+
+    @cached_property
+    def results(self) -> list[int]:
+        """The best trial; with two objectives the front, the best first."""
+        return [entry.number for entry in results(self.config, self.entries)]
+
+    @property
+    def finished(self) -> bool:
+        """Whether a budget is used up and no trial is open."""
+        return ended_by(self.config, self.entries, self.seconds) is not None
+
+
+def listed(values: Iterable[object]) -> str:
+    """Steps or names, for people: of many the first three and the last."""
+    shown = [str(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, … {shown[-1]}"

@@ -1,0 +1,228 @@
+"""Mend what an audit found: every repair goes from a record that is whole to one that is not.
+
+The study says what was asked, reported and decided, and a checkpoint or the history that stays of it holds every metric.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from gbc import checkpoint
+from gbc.errors import BadInput
+from gbc.settings import flatten
+from search.consistency.comparisons import is_beginning
+from search.consistency.findings import Audit, Finding, listed
+from search.consistency.mlflow_facts import Facts
+from search.driver.retention import saved
+from search.driver.summary import ended_by
+from search.files import storage
+from search.files.paths import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, RECORD, WARM_START, trial_folder
+from search.files.storage import Place
+from search.policy.ranking import results
+from search.spec.trial_record import Entry
+from search.study import warm_start
+from search.study.ledger import Ledger
+from search.tracking.tracker import Report, Tracker
+from search.worker.trial import Row, assignment_of, rows, settings_of
+
+WORDS: Final = {
+    "remove": "can be deleted",
+    "stray": "can be deleted",
+    "parent": "can be set right",
+    "note": "can be copied from MLflow",
+    "tell": "can be closed",
+    "run": "can be set right from the study and the trial's history",
+    "study": "can be closed in the study too",
+    "attach": "can be copied from the trial's folder",
+    "fetch": "can be copied from MLflow",
+    "damaged": "can be removed: the one before it is used, or training starts over with the same numbers",
+    "history": "can be copied from MLflow",
+    "train": "can be trained again, with the same numbers",
+}
+"""The repairs, each a method of `_Mender`, and what they do."""
+
+
+def mend(audit: Audit) -> list[str]:
+    """Mend what can be mended, and say what was done. The caller holds the driver's lock."""
+    findings = [finding for finding in audit.findings if finding.mend]
+    if any(finding.mend in ("tell", "study") for finding in findings):
+        findings.append(Finding(None, "the sweep's MLflow run", "parent"))  # it may have been the last open trial
+    mender = _Mender(audit)
+    try:
+        # The sweep's own run last: it says which trial is the best, and whether all have ended.
+        findings.sort(key=lambda finding: finding.mend == "parent")
+        return [f"{finding.words()}: {done}" for finding in findings if (done := mender.mend(finding))]
+    finally:
+        mender.ledger.close()
+
+
+class _Mender:
+    def __init__(self, audit: Audit) -> None:
+        self.audit, self.config, self.sweep, self.home = audit, audit.config, audit.sweep, audit.home
+        self.ledger = Ledger(audit.config, audit.sweep)
+        self.tracker = Tracker(audit.config, {})
+        self._done: dict[tuple[str, int | None], str] = {}
+
+    def mend(self, finding: Finding) -> str:
+        """What was done; empty when nothing could be."""
+        assert finding.mend is not None
+        if finding.mend in ("remove", "damaged") and finding.file is not None:
+            return self._damaged(finding.file) if finding.mend == "damaged" else self._remove(finding.file)
+        key = finding.mend, finding.trial
+        if key not in self._done:  # one repair may answer several findings
+            repair: Callable[..., str] = getattr(self, f"_{finding.mend}")
+            try:
+                self._done[key] = repair() if finding.trial is None else repair(self.ledger.entry(finding.trial))
+            except BadInput as fault:
+                self._done[key] = f"could not be mended: {fault}"
+        return self._done[key]
+
+    def _remove(self, path: Place) -> str:
+        storage.remove(path)
+        return "deleted"
+
+    def _damaged(self, path: Place) -> str:
+        previous = path.with_name(PREVIOUS)
+        if path.name == CHECKPOINT and checkpoint.verified(previous):
+            storage.move(previous, path)
+            return "replaced by the one before"
+        storage.remove(path)
+        return "deleted; training starts over"
+
+    def _stray(self) -> str:
+        for one in self.audit.strays:
+            self.tracker.discard(one.run)
+        return _deleted(self.audit.strays)
+
+    def _parent(self) -> str:
+        others = [one for one in self.audit.parents if one.run != self.tracker.parent]
+        for number, runs in self.audit.runs.items():
+            for one in runs:
+                if one.tags.get("mlflow.parentRunId") in {other.run for other in others} and len(runs) == 1:
+                    self.tracker.adopt(number, one.run)
+        for one in others:
+            self.tracker.discard(one.run)
+        files = {name: path.read_text() for name in (RECORD, WARM_START) if (path := self.sweep / name).exists()}
+        attached = {name for one in self.audit.parents if one.run == self.tracker.parent for name in one.files}
+        if not files.keys() <= attached:
+            self.tracker.begin(files, flatten(self.config.model_dump(mode="json")))
+        entries = self.ledger.entries()
+        finished = ended_by(self.config, entries, self.ledger.seconds) is not None
+        found = [entry.number for entry in results(self.config, entries)]
+        best = found[0] if found else None
+        metrics = self.tracker.metrics(best) if best is not None else {}
+        picture = trial_folder(self.home, best) / PICTURE if best is not None else None
+        status, front = "FINISHED" if finished else "KILLED", found if self.config.second_objective else []
+        self.tracker.end(status, metrics, best, picture, front)
+        return f"is {status} now" + (f"; {_deleted(others)}" if others else "")
+
+    def _note(self) -> str:
+        """What a warm start took is a file of the sweep's run, too."""
+        path = self.sweep / WARM_START
+        run = next(one.run for one in self.audit.parents if WARM_START in one.files)
+        self.tracker.fetch(run, WARM_START, self.sweep)
+        warm_start.noted(path)
+        return "copied from MLflow"
+
+    def _tell(self, entry: Entry) -> str:
+        outcome = entry.outcome(self.config.trial.steps)
+        assert outcome is not None
+        self.ledger.tell(entry.number, outcome)
+        return f"closed as {outcome}; {self._run(self.ledger.entry(entry.number))}"
+
+    def _study(self, entry: Entry) -> str:
+        """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
+        (one,) = self.audit.runs[entry.number]
+        outcome, last = one.tags["sweep.outcome"], max(one.steps, default=0)
+        found = self._reports(entry)
+        missing = [step for step in one.steps if step > entry.last_step]
+        metric, other = self.config.objective.metric, self.config.second_objective
+        if any(found.get(step, {}).get(metric) != one.values.get(step) for step in missing):
+            return ""
+        for step in missing:
+            second = found[step][other.metric] if other else None
+            stop = outcome == "stopped" and step == last
+            missed = self.config.objective.missed(found[step]) if self.config.objective.require else None
+            self.ledger.record(entry.number, step, one.values[step], stop=stop, second=second, missed=missed)
+        self.ledger.tell(entry.number, outcome)
+        return f"closed in the study as {outcome}"
+
+    def _run(self, entry: Entry) -> str:
+        number, runs = entry.number, self.audit.runs[entry.number]
+        history = self._reports(entry)
+        settings = settings_of(self.config, entry).model_dump(mode="json")
+        steps = list(entry.values)
+        good = [one for one in runs if is_beginning(self.config, entry, one)]
+        keep = max(good, key=lambda one: len(one.steps), default=None)
+        missing = [step for step in steps if step > (max(keep.steps, default=0) if keep else 0)]
+        if any(step not in history for step in missing):
+            return ""  # to keep a run with a fault is better than to lose its reports
+        others = [one for one in runs if one is not keep]
+        for one in others:
+            self.tracker.discard(one.run)
+        if keep is not None:
+            self.tracker.adopt(number, keep.run)
+        self.tracker.open_trial(number, settings)
+        if keep is None and others:
+            self.tracker.copy_pictures(others[-1].run, number)
+        self.tracker.log(number, [Report.of(history[step]) for step in missing])
+        if entry.finished:
+            folder, retries = trial_folder(self.home, number), entry.lost + entry.retried
+            self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
+        else:
+            self.tracker.interrupt_trial(number)
+        did = [f"reports {listed(missing)} copied from the trial's history"] if missing else []
+        did += [_deleted(others)] if others else []
+        return "; ".join([*did, f"MLflow says {entry.state if entry.finished else 'interrupted'} now"])
+
+    def _attach(self, entry: Entry) -> str:
+        self.tracker.attach(entry.number, trial_folder(self.home, entry.number) / PICTURE)
+        return "copied from the trial's folder"
+
+    def _fetch(self, entry: Entry) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            self.tracker.fetch(self.audit.runs[entry.number][0].run, PICTURE, Path(folder))
+            storage.write(trial_folder(self.home, entry.number) / PICTURE, (Path(folder) / PICTURE).read_bytes())
+        return "copied from MLflow"
+
+    def _history(self, entry: Entry) -> str:
+        """Nothing of a trial that ended is on disk: its reports come back from MLflow."""
+        (one,) = self.audit.runs[entry.number]
+        if not is_beginning(self.config, entry, one) or len(one.steps) != len(entry.values):
+            return ""
+        settings = settings_of(self.config, entry).model_dump(mode="json")
+        text = json.dumps({"settings": settings, "history": self.tracker.reports(one.run)})
+        storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
+        return "copied from MLflow"
+
+    def _reports(self, entry: Entry) -> dict[int, Row]:
+        found, _ = saved(trial_folder(self.home, entry.number))
+        return {row["step"]: row for row in found.history} if found else {}
+
+    def _train(self, entry: Entry) -> str:
+        """A whole checkpoint is needed: go on from the one before, or from the start."""
+        began = time.monotonic()
+        threads = max(1, int(self.config.resources.cpus_per_trial))
+        assignment = assignment_of(self.config, entry, CLASSIFIERS, threads)
+        assignment["acknowledged"] = 0
+        seen: dict[int, Any] = {}
+        other, second = self.config.second_objective, None
+        for row in rows(assignment, self.config.places.storage):
+            if "error" in row:
+                return f"could not be trained again: {row['error']}"
+            seen[row["step"]] = row.get(self.config.objective.metric)
+            if other is not None:
+                second = row.get(other.metric)
+        (trial_folder(self.home, entry.number) / PREVIOUS).unlink(missing_ok=True)
+        same = seen == entry.values and second == entry.second
+        numbers = "with the same numbers" if same else "with OTHER numbers than the study has"
+        return f"trained again in {time.monotonic() - began:.0f} s, {numbers}"
+
+
+def _deleted(runs: list[Facts]) -> str:
+    return f"deleted {', '.join(one.run for one in runs)} (`mlflow runs restore` brings back)"

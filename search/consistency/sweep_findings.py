@@ -1,0 +1,68 @@
+"""Where the records disagree on the sweep itself: its numbers, its folders, its MLflow run, its warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gbc.errors import BadInput
+from search.consistency.findings import Audit, Finding
+from search.driver.retention import leftovers
+from search.files import storage
+from search.files.lock import HOLDER
+from search.files.paths import WARM_START
+from search.study import warm_start
+from search.tracking.tracker import front_text
+
+
+def sweep_findings(audit: Audit, mine: bool) -> Iterator[Finding]:
+    """All of the sweep as a whole, which no driver may hold but, with `mine`, this process."""
+    if [entry.number for entry in audit.entries] != list(range(len(audit.entries))):
+        yield Finding(None, "the study's trials are not numbered from 0 without a gap")
+    for path in leftovers(audit.sweep, audit.config):
+        yield Finding(None, f"{path}: left by a process that is no more", "remove", path)
+    if (audit.sweep / HOLDER).exists() and not mine:
+        yield Finding(None, f"{audit.sweep / HOLDER}: left by a driver that is no more", "remove", audit.sweep / HOLDER)
+    numbers = {entry.number for entry in audit.entries}
+    for folder in storage.folders(audit.home / "trials"):
+        if folder.name.isdigit() and int(folder.name) not in numbers:
+            yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
+    for one in audit.strays:
+        yield Finding(
+            None, f"MLflow run {one.run} is of trial {one.tags.get('sweep.trial')}, which the study does not know", "stray"
+        )
+    if len(audit.parents) != 1:
+        yield Finding(None, f"MLflow has {len(audit.parents)} runs for the sweep, not 1", "parent")
+        return
+    (parent,) = audit.parents
+    status = "FINISHED" if audit.finished else "KILLED"
+    if parent.status != status:
+        yield Finding(None, f"the sweep's MLflow run is {parent.status}, not {status}", "parent")
+    if not audit.results or not audit.finished:
+        return
+    told, best = parent.tags.get("sweep.best_trial"), str(audit.results[0])
+    if told != best:
+        yield Finding(None, f"MLflow names trial {told} as the best, the study {best}", "parent")
+    told, front = parent.tags.get("sweep.front"), front_text(audit.results)
+    if audit.config.second_objective is not None and told != front:
+        yield Finding(None, f"MLflow names trials {told} as the front, the study {front}", "parent")
+
+
+def warm_start_findings(audit: Audit) -> Iterator[Finding]:
+    """Without its note a warm sweep would start from what the other sweep has become since."""
+    path = audit.sweep / WARM_START
+    attached = [one for one in audit.parents if WARM_START in one.files]
+    try:
+        prior = warm_start.noted(path)
+    except BadInput:
+        state = "damaged" if path.exists() else "missing"
+        yield Finding(None, f"{path}: {state}", "note" if attached and not audit.live else None)
+        return
+    if len(audit.parents) == 1 and not attached and not audit.live:
+        yield Finding(None, f"the sweep's MLflow run has no {WARM_START}", "parent")
+    for entry in audit.entries:
+        known = prior.first[entry.number] if entry.number < len(prior.first) else None
+        if entry.origin != (known.origin if known else None):
+            told = known.origin if known else "no other"
+            yield Finding(entry.number, f"took settings of {entry.origin or 'no other'} by the study, {told} by {WARM_START}")
+        elif known and any(entry.params.get(key) != value for key, value in known.params.items()):
+            yield Finding(entry.number, f"its settings are not those of {known.origin} in {WARM_START}")

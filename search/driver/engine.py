@@ -1,0 +1,167 @@
+"""Ray, used and thrown away: each run of a sweep starts a new Tuner for what the ledger says is left."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search.driver import processes, ray_runtime
+from search.driver.recorder import Recorder
+from search.driver.resources import Machine
+from search.files.paths import SCRATCH
+from search.spec.config import SweepConfig
+from search.spec.faults import Abandon, Clock, Halt
+from search.spec.trial_record import Entry
+from search.study.ledger import Ledger
+from search.worker.trial import Assignment, run_trial
+
+
+class RayStart:
+    """Ray on this machine, started in a thread beside what else a sweep needs first: both take seconds.
+
+    A cluster was joined before, and nothing is started. Who does not come to `take` it leaves it with the context. The thread
+    lives on: to the kernel Ray's processes are its children, and go when it goes.
+    """
+
+    def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
+        """Begins at once; the sweep's lock is held."""
+        ray_runtime.quiet_environment()
+        self._machine, self._folder = machine, folder
+        self._fault: BaseException | None = None
+        self._ready, self._taken = threading.Event(), config.places.address is not None
+        if self._taken:
+            self._ready.set()
+            return
+        processes.forget_session(folder / SCRATCH)
+        threading.Thread(target=self._start, name="ray-start", daemon=True).start()
+
+    def __enter__(self) -> RayStart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            return
+        self._ready.wait()
+        ray_runtime.leave()
+        processes.end(self._folder)
+        processes.forget_session(self._folder / SCRATCH)
+
+    def take(self) -> None:
+        """Wait until it runs. From here on the caller leaves it.
+
+        Raises:
+            Exception: what Ray said when it could not start.
+        """
+        self.wait()
+        self._taken = True
+
+    def wait(self) -> None:
+        """Until it runs; raises as `take`."""
+        self._ready.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    def _start(self) -> None:
+        try:
+            with processes.marked(self._folder):
+                session = ray_runtime.start(self._machine.cpus, self._machine.gpus)
+            processes.note_session(self._folder / SCRATCH, session)
+        except BaseException as fault:  # `take` raises it
+            self._fault = fault
+        self._ready.set()
+        threading.Event().wait()
+
+
+def run_ray(
+    config: SweepConfig,
+    machine: Machine,
+    ledger: Ledger,
+    recorder: Recorder,
+    assign: Callable[[Entry], Assignment],
+    folder: Path,
+    halt: Halt,
+    trainable: Callable[[dict[str, Any]], None] = run_trial,
+    start: RayStart | None = None,
+) -> None:
+    """Run trials until a budget is used up, the process is told to stop (SIGINT, SIGTERM), or `halt` has a reason.
+
+    Ray is started here, unless that was begun by `start`.
+    """
+    (start or RayStart(config, machine, folder)).take()
+    from ray import tune
+
+    from search.driver.node_deaths import NodeDeaths
+    from search.driver.scheduler import make_scheduler
+    from search.driver.searcher import LedgerSearcher
+    from search.driver.shield import Shield
+    from search.driver.stopper import LedgerStopper
+    from search.worker import packing
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
+    scratch = folder / SCRATCH
+    daemons = processes.daemons()
+    clock = Clock()
+
+    def whole() -> str | None:
+        return processes.dead(daemons) or clock.set_back()
+
+    halt.watch(whole)
+    out_of_ray = processes.leave_anyway(whole)
+    # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    # Not in the assignments: Ray writes those down.
+    services = packing.start(machine.services, machine.threads, machine.concurrency, gpu=bool(machine.gpus_per_trial))
+    beside: dict[str, Any] = {"storage_url": config.places.storage} if config.places.storage else {}
+    if services:
+        beside["services"] = services
+    if beside:
+        trainable = tune.with_parameters(trainable, **beside)
+
+    def resources(assignment: dict[str, Any]) -> Any:
+        cpus, gpus = machine.share
+        if not machine.services:  # a trial that had no room has more of a GPU from then on
+            gpus = math.floor(assignment["gpus"] * 10_000) / 10_000
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
+
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # the searcher says when it is over
+                # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
+                max_concurrent_trials=machine.concurrency if machine.bounded else None,
+                reuse_actors=True,
+                search_alg=LedgerSearcher(ledger, assign, halt),
+                scheduler=make_scheduler(config, ledger),
+            ),
+            run_config=tune.RunConfig(
+                name="run",
+                storage_path=str(scratch.resolve()),
+                verbose=0,
+                callbacks=[
+                    Shield(recorder, halt),
+                    *([NodeDeaths()] if machine.nodes else []),
+                    *([packing.Leaving(services)] if services else []),
+                ],
+                stop=LedgerStopper(ledger, recorder.elapsed, halt),
+                failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
+            ),
+        )
+        results: Any = tuner.fit()
+        del results
+    except (Abandon, Exception):
+        if halt.reason is None:
+            raise
+    finally:
+        if halt.reason is None or halt.records_fail:  # else Ray would wait for what is dead
+            ray_runtime.leave()
+        out_of_ray.set()
+        halt.watch(lambda: None)
+        processes.end(folder)
+        processes.forget_session(scratch)

@@ -1,0 +1,167 @@
+"""Before any trial is started: the data, the classifier, and a step with them, so that faults show early."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gbc import spectrum, tasks
+from gbc.config import ClassifierConfig, TrialConfig
+from gbc.errors import BadInput
+from gbc.fit import Progress as Training
+from gbc.metrics import Judge
+from gbc.pack import Pack
+from gbc.runtime import pick_device
+from gbc.tasks import World
+from gbc.trainer import Trainer
+from search.driver.resources import Machine
+from search.files import shared_classifiers, storage
+from search.files.paths import CLASSIFIERS
+from search.spec.config import SweepConfig
+
+_PROBE_STEPS: Final = 6
+_SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
+_CONTEXT: Final = 600 * 2**20  # bytes of a process on a GPU before its first tensor: CUDA's context, cuBLAS, cuDNN
+_MARGIN: Final = 1.15  # fragments, and evaluations that meet
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every trial of a sweep shares."""
+
+    world: World
+    settings: TrialConfig
+    """Those that are not searched."""
+    memory: tuple[int, int] | None = None
+    """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
+
+    def steps_per_second(self, together: int = 1) -> float:
+        """Of one trial alone, or in a pack of so many, measured now: nothing else should be going on."""
+        if together > 1:
+            stack = Pack(self.world.classifiers)
+            for _ in range(together):
+                stack.add(self.settings)
+            step = stack.step
+        else:
+            step = Trainer(self.settings, self.world.classifiers).step
+        step()  # the first one allocates
+        began = time.perf_counter()
+        for _ in range(_PROBE_STEPS):
+            step()
+        if pick_device(self.settings.device).type == "cuda":
+            torch.cuda.synchronize()
+        return _PROBE_STEPS / (time.perf_counter() - began)
+
+    def origin(self) -> dict[str, str]:
+        """Where numbers come from, as MLflow tags: versions, commit, digests."""
+        tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
+        tags["version.python"] = platform.python_version()
+        tags["data.digest"] = self.world.data.digest()
+        tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.world.folders)
+        root = Path(__file__).resolve().parents[2]
+        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if found.returncode == 0:  # else: not a checkout
+            tags["mlflow.source.git.commit"] = found.stdout.strip()
+        return tags
+
+    def regimes(self) -> str:
+        """How far each classifier's training came, as JSON."""
+        return json.dumps(
+            {folder.name: regime for folder, regime in zip(self.world.folders, self.world.regimes, strict=True)}, indent=2
+        )
+
+
+def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared:
+    """Load the data, train the classifier or find it in the cache, and take a step.
+
+    A classifier that `--storage` holds is not trained again, and one that it lacks is put there for the nodes.
+
+    Raises:
+        BadInput: whatever would make every trial fail.
+    """
+    settings, shared_at = config.trial, config.places.storage
+    with _Bar(console) as bar:
+        elsewhere = shared_classifiers.source(shared_at) if shared_at else None
+        world = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
+    if shared_at:
+        for folder in world.folders:
+            shared_classifiers.put(storage.open_storage(shared_at), folder)
+    for folder, regime in zip(world.folders, world.regimes, strict=True):
+        console.print(
+            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
+            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for line in spectrum.remarks(with_largest_row_space(config), world):
+        console.print(line, highlight=False, soft_wrap=True)
+    # For good: from here on the driver's own threads would only compete with the trials.
+    torch.set_num_threads(machine.threads)
+    try:
+        Trainer(settings, world.classifiers).step()
+        if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
+            return Prepared(world, settings, _memory(config, world))
+    except torch.OutOfMemoryError:
+        raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
+    return Prepared(world, settings)
+
+
+def _memory(config: SweepConfig, world: World) -> tuple[int, int]:
+    """What the largest trial of the space takes up to its first report, and what the GPU has free now."""
+    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+    device = pick_device(settings.device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in Trainer(settings, world.classifiers, Judge.of(world.images, device)).run():
+        pass
+    need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
+    torch.cuda.empty_cache()
+    return need, torch.cuda.mem_get_info(device)[0]
+
+
+def largest_trial(config: SweepConfig) -> TrialConfig:
+    """The trial of a sweep that takes the most memory: the upper end of every searched size."""
+    return config.trial.updated(
+        {key: max(config.space[key].bounds()) for key in _SIZES if key in config.space},
+        "space",
+    )
+
+
+def with_largest_row_space(config: SweepConfig) -> TrialConfig:
+    """The settings of a sweep with the largest weight on the row space that its trials may have."""
+    weight = config.space.get("row_space_weight")
+    return config.trial.updated({"row_space_weight": max(weight.bounds())} if weight else {}, "space")
+
+
+class _Bar(Progress):
+    """Progress of classifiers' training: a bar on a terminal, ten plain lines elsewhere; nothing for a cached one."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("classifier {task.description}"),
+            BarColumn(),
+            TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+        )
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+    def announce(self, config: ClassifierConfig) -> Training:
+        shown: list[TaskID] = []
+
+        def show(step: int, steps: int, loss: float) -> None:
+            if not shown:
+                shown.append(self.add_task(config.label, total=steps, loss=loss))
+            self.update(shown[0], completed=step, loss=loss)
+            if not self.console.is_terminal and step % max(1000, steps // 10) == 0:
+                self.console.print(f"classifier {config.label}  step {step}/{steps}  loss {loss:.4f}", highlight=False)
+
+        return show

@@ -1,0 +1,120 @@
+"""Processes of a sweep on this machine: Ray's daemons and workers carry the sweep's folder in their environment.
+
+A driver that was killed leaves them behind for some seconds. Whoever holds the sweep's lock may end them, for no other
+driver can have started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from search.files.paths import SCRATCH
+from search.spec.faults import Halted
+
+_MARK: Final = "GBC_SWEEP"
+_DAEMONS: Final = ("raylet", "gcs_server")
+_NOTE: Final = "session"
+_LOOK_EVERY: Final = 0.5  # seconds
+_PATIENCE: Final = 10.0  # seconds: a process that was killed may still be in the middle of a write
+
+
+@contextmanager
+def marked(sweep: Path) -> Iterator[None]:
+    """Processes that are started meanwhile, and theirs, are known as those of the sweep in this folder."""
+    os.environ[_MARK] = str(sweep.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[_MARK]
+
+
+def of_sweep(sweep: Path) -> list[psutil.Process]:
+    """Every process on this machine that was started as one of the sweep in this folder.
+
+    Some of Ray's write their title over their environment; those are known by the logs of their session, which they have open.
+    """
+    session, found = _session(sweep / SCRATCH), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # gone, or of another user
+            if process.pid != os.getpid() and (
+                process.environ().get(_MARK) == str(sweep.resolve())
+                or (session is not None and any(Path(file.path).is_relative_to(session) for file in process.open_files()))
+            ):
+                found.append(process)
+    return found
+
+
+def end(sweep: Path) -> None:
+    """End what was started for the sweep in this folder, and wait until it is gone."""
+    while processes := of_sweep(sweep):  # again: a raylet may be starting a worker
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if psutil.wait_procs(processes, timeout=_PATIENCE)[1]:
+            return  # stuck in the kernel: nothing more can be done, and it cannot write either
+
+
+def daemons() -> list[psutil.Process]:
+    """Ray's, as far as this process started them; none where a cluster was joined."""
+    return [process for process in psutil.Process().children() if process.name() in _DAEMONS]
+
+
+def dead(processes: list[psutil.Process]) -> str | None:
+    """Why to stop, if one of them is no more; None while all run."""
+    for process in processes:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                continue
+        except psutil.NoSuchProcess:
+            pass
+        return "Ray's own processes died: killed, out of memory or crashed"
+    return None
+
+
+def leave_anyway(look: Callable[[], str | None]) -> threading.Event:
+    """End this process when `look` has a reason and the returned event is not set within some seconds.
+
+    A call into Ray that asks a dead daemon, or waits by a clock that was set back, comes back after a minute or never. The
+    records stay as after kill -9.
+    """
+    out = threading.Event()
+
+    def watch() -> None:
+        while not out.wait(_LOOK_EVERY):
+            if (reason := look()) and not out.wait(_PATIENCE):
+                print(Halted(reason).words(), file=sys.stderr, flush=True)
+                os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return out
+
+
+def note_session(scratch: Path, session: str) -> None:
+    """Remember where Ray keeps its logs and sockets, for `forget_session`."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / _NOTE).write_text(session)
+
+
+def forget_session(scratch: Path) -> None:
+    """Delete the scratch folder, and Ray's folder of that run: tens of files that nobody reads."""
+    if (session := _session(scratch)) is not None:
+        shutil.rmtree(session, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _session(scratch: Path) -> Path | None:
+    with contextlib.suppress(OSError):
+        session = Path((scratch / _NOTE).read_text())
+        if session.name.startswith("session_2"):  # a note cut short must not delete more
+            return session
+    return None

@@ -1,0 +1,177 @@
+"""What the terminal shows: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.spec.config import SweepConfig
+from search.spec.format import duration
+
+_LIVE_ROWS: Final = 12
+_COLUMNS: Final = {
+    "kkt/rho": "ρ",
+    "kkt/alpha": "α",
+    "ssim/coverage": "SSIM coverage",
+    "tstr/1nn": "1-NN TSTR",
+    "time/steps_per_s": "steps/s",
+}
+_STYLES: Final = {"running": "cyan", "complete": "green", "stopped": "yellow", "failed": "red"}
+
+
+@dataclass
+class _Line:
+    state: str = "running"
+    step: int = 0
+    began_at: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+class Progress:
+    """Trials as they go. Use as a context manager around the run."""
+
+    def __init__(self, config: SweepConfig, console: Console) -> None:
+        """`console` decides between a live table and plain lines."""
+        self._config, self._console = config, console
+        self._lines: dict[int, _Line] = {}
+        self._began = time.monotonic()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        """Start drawing."""
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state of the table on the screen."""
+        if self._live:
+            self._live.stop()
+
+    def known(self, number: int, state: str, step: int, reason: str | None) -> None:
+        """A trial of an earlier run of the same sweep; says nothing on a plain console."""
+        self._lines[number] = _Line(state, step, step, reason=reason)
+
+    def started(self, number: int, step: int) -> None:
+        """A worker took the trial, from `step`."""
+        line = self._lines.setdefault(number, _Line())
+        line.state, line.began_at = "running", step
+        self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}")
+
+    def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """A report arrived."""
+        line = self._lines.setdefault(number, _Line())
+        line.step, line.metrics = step, dict(metrics)
+        shown = "  ".join(f"{title} {_number(metrics.get(name))}" for name, title in self._columns().items())
+        self._say(f"trial {number:04d}  step {step}/{self._config.trial.steps}  {shown}")
+
+    def note(self, text: str) -> None:
+        """Something about the sweep as a whole; above the live table."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def crowded(self, number: int, reason: str, gpus: float) -> None:
+        """A trial ran out of a GPU's memory and goes on with a larger share of it."""
+        self._say(f"trial {number:04d}  {reason}; goes on with {gpus:g} of a GPU")
+
+    def closed(self, number: int, state: str, reason: str | None) -> None:
+        """A trial ended as complete, stopped or failed."""
+        line = self._lines.setdefault(number, _Line())
+        was, line.state, line.reason = line.state, state, reason
+        if was != state:
+            self._say(f"trial {number:04d}  {state}{': ' + reason if reason else ''}  ({self._overall()})")
+
+    def seconds_left(self) -> float | None:
+        """An estimate, from the steps that trials took so far; None before there is anything to go by."""
+        done = [line for line in self._lines.values() if line.state != "running"]
+        fresh = sum(line.step - line.began_at for line in self._lines.values())
+        elapsed = time.monotonic() - self._began
+        if not fresh:
+            return None
+        horizon = self._config.trial.steps
+        # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
+        mean = (expected_steps(self._config) + sum(line.step for line in done)) / (1 + len(done))
+        waiting = max(0, self._config.trials - len(self._lines)) * mean
+        running = sum(
+            max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
+            for line in self._lines.values()
+            if line.state == "running"
+        )
+        left = (waiting + running) * elapsed / fresh
+        if self._config.time_budget is not None:
+            left = min(left, self._config.time_budget * 60 - elapsed)
+        if self._config.max_steps is not None:
+            left = min(left, (self._config.max_steps - sum(line.step for line in self._lines.values())) * elapsed / fresh)
+        return max(0.0, left)
+
+    def _columns(self) -> dict[str, str]:
+        objectives = [objective.metric for objective in self._config.objectives]
+        return {metric: metric for metric in objectives if metric not in _COLUMNS} | _COLUMNS
+
+    def _overall(self) -> str:
+        finished = sum(line.state != "running" for line in self._lines.values())
+        left = self.seconds_left()
+        text = f"{finished} of {self._config.trials} trials, {duration(time.monotonic() - self._began)} so far"
+        return text + (f", about {duration(left)} left" if left is not None and finished < self._config.trials else "")
+
+    def _say(self, text: str) -> None:
+        if not self._live:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("trial", justify="right")
+        table.add_column("step", justify="right")
+        for title in self._columns().values():
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("state")
+        running = [item for item in sorted(self._lines.items()) if item[1].state == "running"]
+        ended = [item for item in sorted(self._lines.items()) if item[1].state != "running"]
+        room = max(0, _LIVE_ROWS - len(running))
+        if len(ended) > room:
+            table.add_row("…", *[""] * (len(self._columns()) + 1), Text(f"{len(ended) - room} earlier trials", style="dim"))
+        for number, line in [*ended[len(ended) - room :], *running]:
+            values = [_number(line.metrics.get(name)) for name in self._columns()]
+            state = Text(
+                f"{line.state}{': ' + line.reason if line.reason else ''}",
+                style=_STYLES[line.state],
+                overflow="ellipsis",
+                no_wrap=True,
+            )
+            table.add_row(f"{number:04d}", f"{line.step}/{self._config.trial.steps}", *values, state)
+        finished = len(ended) + sum(line.step for _, line in running) / self._config.trial.steps
+        bar = ProgressBar(total=self._config.trials, completed=min(finished, self._config.trials), width=40)
+        overall = Table.grid(padding=(0, 2))
+        overall.add_row(bar, self._overall())
+        return Group(table, overall)
+
+
+def expected_steps(config: SweepConfig) -> float:
+    """Optimiser steps of an average trial, if ASHA passes one trial in `reduction_factor` at every rung.
+
+    The median rule lets about half of the trials pass, and stops the others anywhere after the grace period.
+    """
+    horizon = config.trial.steps
+    if config.scheduler.name == "none":
+        return float(horizon)
+    if config.scheduler.name == "median":
+        return 0.75 * horizon + 0.25 * config.first_rung
+    steps, share, rung = 0.0, 1.0, config.first_rung
+    before = 0
+    while rung < horizon:
+        steps += share * (rung - before)
+        before, rung, share = rung, rung * config.scheduler.reduction_factor, share / config.scheduler.reduction_factor
+    # The first trials to reach a rung have nobody to be worse than, and pass.
+    return min(float(horizon), 1.3 * (steps + share * (horizon - before)))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"

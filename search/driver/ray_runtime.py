@@ -1,0 +1,137 @@
+"""Ray's side of where trials run: a Ray of our own on this machine, or a cluster that others started and that we only join."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from gbc.errors import BadInput
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_KNOCK: Final = 10.0  # seconds
+
+
+UNUSED: Final = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start a dashboard's server (without pages too), an autoscaler and a reader of logs.
+
+They take a second of CPU each, and Ray waits for the first. A sweep asks none of them, and Ray has no switch for them.
+"""
+
+
+def quiet_environment() -> None:
+    """What Ray must find in the environment before it is imported."""
+    os.environ.update(
+        RAY_AIR_NEW_OUTPUT="0",  # no panels of Ray's own
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="1",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a failed trial's last word has no metrics
+        TUNE_GLOBAL_CHECKPOINT_S="86400",  # Ray's own record is never read
+        PYTHONPATH=os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+    )
+
+
+def start(cpus: int, gpus: int) -> str:
+    """Start Ray on this machine, for this process alone, and give the folder where it keeps its logs and sockets."""
+    node: Any = importlib.import_module("ray._private.node")
+    for method in UNUSED:
+        setattr(node.Node, method, lambda *_, **__: None)
+    context = _init(
+        address="local",  # or Ray would join a cluster that happens to run on this machine
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+    )
+    return str(context.address_info["session_dir"])
+
+
+def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float]]:
+    """Join the cluster at `auto` or HOST:PORT, once, and give (CPUs, GPUs) of each of its nodes.
+
+    Nodes get our packages, and the modules of `factories` (package.module:name), from here; they need the dependencies alone.
+
+    Raises:
+        BadInput: there is no cluster, it cannot be joined, or this machine is no node of it.
+    """
+    quiet_environment()
+    import ray
+
+    if not ray.is_initialized():
+        if address != "auto":
+            _knock(address)
+        modules = [str(_ROOT / "gbc"), str(_ROOT / "search"), *_modules(factories)]
+        try:
+            _init(address=address, runtime_env={"py_modules": modules})
+        except (ConnectionError, RuntimeError, ValueError, OSError) as fault:
+            reason = " ".join(str(fault).split())[:200]
+            raise BadInput(
+                f"--address {address}: cannot be joined: {reason} "
+                "(this machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`)"
+            ) from None
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in found]
+
+
+def leave() -> None:
+    """Stop the Ray that `start` started; of a cluster, only let go."""
+    import ray
+
+    ray.shutdown()
+
+
+def _init(**options: Any) -> Any:
+    import ray
+
+    # What raylets say of each other, and of their own death, is for their logs. Ray prints it amid our lines, where `--json`
+    # prints too, and has no switch for it.
+    worker: Any = importlib.import_module("ray._private.worker")
+    worker.print_to_stdstream = lambda *_, **__: None
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _our_answer_to(signal.SIGTERM):
+        return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextmanager
+def _our_answer_to(number: signal.Signals) -> Iterator[None]:
+    """Afterwards the process answers a signal as before: Ray's C++ aborts it, and Python's `signal` is for the main thread."""
+    libc, answer = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # more than any system's struct sigaction
+    known = libc.sigaction(int(number), None, answer) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaction(int(number), answer, None)
+
+
+def _knock(address: str) -> None:
+    """Ray would wait without an end for somebody to answer."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
+    except (OSError, OverflowError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise BadInput(f"--address {address}: nobody answers there: {reason}") from None
+
+
+def _modules(factories: Iterable[str]) -> list[str]:
+    """Files and folders of the user's own modules; what is installed is a dependency like others."""
+    found = set()
+    for factory in factories:
+        spec = importlib.util.find_spec(factory.partition(":")[0].partition(".")[0])
+        if spec is None:
+            continue
+        places = list(spec.submodule_search_locations) if spec.submodule_search_locations else [spec.origin or ""]
+        found |= {place for place in places if place and "site-packages" not in Path(place).parts}
+    return sorted(found)

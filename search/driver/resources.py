@@ -1,0 +1,157 @@
+"""What a sweep computes on: this machine or a cluster, and how many trials that holds at once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gbc.errors import BadInput
+from search.driver import ray_runtime
+from search.spec.config import Resources, SweepConfig
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine, or a cluster, gives to trials."""
+
+    cpus: int
+    gpus: int
+    concurrency: int
+    cpus_per_trial: float
+    gpus_per_trial: float
+    nodes: int | None = None
+    """Of a cluster, whose nodes may come and go; None for this machine."""
+    services: int = 0
+    """Processes that train packs of trials (`search.worker.packing`); 0: each trial trains by itself."""
+    bounded: bool = True
+    """Whether never more than `concurrency` trials run at once; else as many as the cluster has room for by then."""
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of what trains: a trial, or a pack."""
+        return max(1, int(self.cpus_per_trial))
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """CPUs and GPUs that Ray sets aside for a trial, as finely as it counts; a pack's trials only wait for it."""
+        cpus, gpus = (self.cpus / self.concurrency, 0.0) if self.services else (self.cpus_per_trial, self.gpus_per_trial)
+        return math.floor(cpus * 10_000) / 10_000, math.floor(gpus * 10_000) / 10_000
+
+    def words(self) -> str:
+        """For people."""
+        gpus = f" and {self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus_per_trial else ""
+        nodes = f" of {self.nodes} node{'s' * (self.nodes != 1)}" if self.nodes else ""
+        packs = f", {self.services} pack{'s' * (self.services != 1)}" if self.services else ""
+        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}{nodes}{packs}"
+
+    @classmethod
+    def wanted(cls, config: SweepConfig) -> Machine:
+        """What the sweep runs on: this machine, or the cluster at its address, which is joined.
+
+        Raises:
+            BadInput: as `of`, or the cluster cannot be joined.
+        """
+        if config.places.address is None:
+            return cls.of(config.resources)
+        factories = [subject.classifier.factory for subject in config.trial.subjects() if subject.classifier.factory]
+        return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
+
+    @classmethod
+    def of_cluster(cls, resources: Resources, nodes: Sequence[tuple[float, float]]) -> Machine:
+        """The same for a cluster, as it is now; `nodes` are (CPUs, GPUs) of each.
+
+        Raises:
+            BadInput: no node has room for one trial.
+        """
+        if resources.pack > 1:
+            raise BadInput("--pack: trials are packed on one machine; leave out --address, or --pack")
+        wanted = resources.gpus_per_trial
+        # Its GPUs are not this machine's to measure, and need not be alike.
+        share = wanted if wanted != "auto" else 0.25 if any(gpus for _, gpus in nodes) else 0.0
+        fits = sum(_fit(cpus, gpus, resources.cpus_per_trial, share) for cpus, gpus in nodes)
+        asked = f"{resources.cpus_per_trial:g} CPU{f' and {share:g} GPU' if share else ''}"
+        if not fits:
+            raise BadInput(f"--address: none of the cluster's {len(nodes)} nodes has room for a trial of {asked}")
+        cpus, gpus = (int(sum(found)) for found in zip(*nodes, strict=True))
+        concurrency = resources.concurrency or fits
+        bounded = resources.concurrency is not None
+        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share, nodes=len(nodes), bounded=bounded)
+
+    @classmethod
+    def of(cls, resources: Resources, *, cpus: int | None = None, gpus: int | None = None) -> Machine:
+        """How many trials fit here at once. `cpus` and `gpus` replace what the machine has (tests).
+
+        Raises:
+            BadInput: one trial, or the trials asked for, need more than there is.
+        """
+        if cpus is None:
+            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if gpus is None:
+            import torch
+
+            gpus = torch.cuda.device_count()
+        wanted = resources.gpus_per_trial
+        share = wanted if wanted != "auto" else 0.0
+        if share > gpus:
+            raise BadInput(f"--gpus-per-trial {share:g}: this machine has {gpus} GPU{'s' * (gpus != 1)}; use at most {gpus}")
+        if resources.cpus_per_trial > cpus:
+            raise BadInput(f"--cpus-per-trial {resources.cpus_per_trial:g}: this machine has {cpus} CPUs; use at most {cpus}")
+        fits = _fit(cpus, gpus, resources.cpus_per_trial, share)
+        if resources.pack > 1:
+            return cls._of_packs(resources, cpus, gpus, fits)
+        if resources.concurrency and resources.concurrency > fits:
+            raise BadInput(
+                f"--concurrency {resources.concurrency}: only {fits} trials of {resources.cpus_per_trial:g} CPU"
+                f"{f' and {share:g} GPU' if share else ''} fit on this machine; lower it or --cpus-per-trial"
+            )
+        concurrency = resources.concurrency or fits
+        if wanted == "auto" and gpus:  # as if memory had no end; `packed` knows better once a trial was measured
+            share = 1 / math.ceil(concurrency / gpus)
+        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share)
+
+    @classmethod
+    def _of_packs(cls, resources: Resources, cpus: int, gpus: int, fits: int) -> Machine:
+        """A pack on each GPU, or as many as trials fit on the CPUs."""
+        if resources.gpus_per_trial not in ("auto", 0.0, 1.0):
+            raise BadInput(f"--gpus-per-trial {resources.gpus_per_trial:g}: a pack has a GPU for itself; use auto with --pack")
+        on_gpus = gpus if resources.gpus_per_trial != 0 else 0
+        places = min(on_gpus, fits) if on_gpus else fits
+        concurrency = resources.concurrency or places * resources.pack
+        if concurrency > places * resources.pack:
+            raise BadInput(
+                f"--concurrency {concurrency}: only {places * resources.pack} trials in packs of {resources.pack} fit on this "
+                "machine; lower it or raise --pack"
+            )
+        services = math.ceil(concurrency / resources.pack)
+        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, 1.0 if on_gpus else 0.0, services=services)
+
+    def packed(self, resources: Resources, need: int, free: int) -> Machine:
+        """With as many trials on a GPU as its memory holds: each takes `need` bytes of the `free` ones.
+
+        Raises:
+            BadInput: not even one fits.
+        """
+        if self.services and self.gpus_per_trial and resources.pack > free // need:
+            raise BadInput(
+                f"--pack {resources.pack}: a trial takes {need / 1e9:.1f} GB of a GPU's memory and {free / 1e9:.1f} GB are "
+                f"free; use at most {free // need}"
+            )
+        if resources.gpus_per_trial != "auto" or not self.gpus or self.nodes or self.services:
+            return self
+        on_each = min(free // need, math.ceil(self.concurrency / self.gpus))
+        if not on_each:
+            raise BadInput(
+                f"a trial takes {need / 1e9:.1f} GB of a GPU's memory and {free / 1e9:.1f} GB are free; lower batch_size or "
+                "width, or give --gpus-per-trial 1 to try all the same"
+            )
+        return replace(self, gpus_per_trial=1 / on_each, concurrency=min(self.concurrency, self.gpus * on_each))
+
+
+def _fit(cpus: float, gpus: float, cpus_each: float, gpus_each: float) -> int:
+    """Trials that run at once on one machine. A share of a GPU lies on one GPU."""
+    fits = int(cpus / cpus_each)
+    if gpus_each:
+        fits = min(fits, int(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * int(1 / gpus_each))
+    return fits

@@ -1,0 +1,278 @@
+"""A sweep's life: open or continue its folder, run what is left, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from gbc.checkpoint import write_atomic
+from gbc.errors import BadInput
+from gbc.scale import Scale
+from gbc.settings import flatten
+from gbc.tasks import World
+from search.driver import processes
+from search.driver.description import question
+from search.driver.engine import RayStart, run_ray
+from search.driver.preflight import prepare
+from search.driver.progress import Progress, expected_steps
+from search.driver.recorder import Recorder
+from search.driver.resources import Machine
+from search.driver.retention import leftovers
+from search.driver.summary import Summary, ended_by, sum_up, with_scale
+from search.files import storage
+from search.files.paths import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
+from search.policy.budget import mend, spent, work_left
+from search.policy.samplers import LEARNING, Prior
+from search.spec.config import MAY_CHANGE, SweepConfig
+from search.spec.faults import Halt, halting
+from search.spec.format import duration
+from search.spec.trial_record import Entry
+from search.study import warm_start
+from search.study.ledger import Ledger
+from search.study.store import note_driver, one_driver, recorded_in_database
+from search.study.tables import recorded_trials
+from search.tracking import client
+from search.tracking.lineage import Inputs
+from search.tracking.tracker import Tracker
+from search.worker import hang_guard
+from search.worker.trial import Assignment, assignment_of, settings_of
+
+
+class SweepMismatch(BadInput):
+    """A sweep of this name was started with other settings."""
+
+    def __init__(self, name: str, differences: dict[str, tuple[Any, Any]]) -> None:
+        """`differences` maps each key to (asked for, on record)."""
+        shown = "; ".join(f"{key}: {old} on record, {new} asked for" for key, (new, old) in differences.items())
+        super().__init__(f"sweep {name!r} was started with other settings ({shown}); choose another --name or keep them")
+        self.differences = differences
+
+
+def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
+    """What to run: `config`, or on the record's terms when the sweep exists.
+
+    Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record. A place that `config`
+    leaves open is the record's. Where this host has no record the study's database may have one.
+
+    Raises:
+        SweepMismatch: any other setting differs.
+        BadInput: the study's database cannot be reached.
+    """
+    folder = folder_of(config.name)
+    if (folder / RECORD).exists():
+        record = recorded(folder)
+    elif config.places.study_url is not None and (found := recorded_in_database(config)):
+        record = found
+    else:
+        return config
+    config = config.model_copy(update={"places": config.places.over(record.places)})
+    if differences := config.differences(record):
+        raise SweepMismatch(config.name, differences)
+    kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
+    kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
+    return config.model_copy(update=kept)
+
+
+def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report: bool = True) -> Summary | None:
+    """The summary of a sweep that has nothing left to do, at once and without Ray; None when there is work.
+
+    With `report` a sweep that was not concluded has work.
+
+    Raises:
+        BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
+    """
+    folder = folder_of(config.name)
+    if not started(config):
+        return None
+    summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
+    more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
+    if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
+        return None  # reading a large study takes seconds, and the run reads it again
+    ledger = Ledger(config, folder)
+    entries, seconds = ledger.entries(), ledger.seconds
+    ledger.close()
+    if retry_failed and any(entry.state == "failed" for entry in entries):
+        if reason := spent(config, entries, seconds):  # they would be closed as they were opened
+            raise BadInput(f"--retry-failed: {mend(config, reason)}")
+        return None
+    reason = ended_by(config, entries, seconds)
+    if reason is None:
+        return None
+    if summary is None or not summary.finished or summary.trials != len(entries):
+        return None
+    return replace(summary, ended_by=reason)
+
+
+def run_sweep(
+    config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False, report: bool = True
+) -> Summary:
+    """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
+
+    With `report` a sweep that has ended is concluded (`search.driver.finalize`).
+
+    Raises:
+        BadInput: anything the user must mend; nothing was overwritten.
+        Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
+    """
+    folder, home, places = folder_of(config.name), home_of(config), config.places
+    tracking_uri = client.address(config)
+    halt = Halt(folder, tracking_uri)
+    with halting(folder, tracking_uri), one_driver(config, folder):
+        _clear_away(folder)
+        # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
+        prior = warm_start.load(config)
+        if places.storage is not None:
+            storage.check(home)
+        client.reach(tracking_uri)
+        begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
+        with begun or nullcontext():
+            summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
+        if report and summary.finished:
+            from search.driver.finalize import conclude  # seconds that a start need not wait
+
+            conclude(config, entries, tracker, summary, console)
+            summary = replace(summary, concluded=True)
+            summary.write(folder)
+        return summary
+
+
+def _has_work(config: SweepConfig, folder: Path) -> bool:
+    """Whether trials are left to run, as far as the study's tables say at once."""
+    if not started(config):
+        return True
+    entries, seconds = recorded_trials(config, folder)
+    return work_left(config, entries, seconds)
+
+
+def _run(
+    config: SweepConfig,
+    machine: Machine,
+    console: Console,
+    prior: Prior,
+    begun: RayStart | None,
+    halt: Halt,
+    *,
+    retry_failed: bool,
+) -> tuple[Summary, list[Entry], Tracker]:
+    """From the classifier to the last word of this run in all records."""
+    folder = folder_of(config.name)
+    prepared = prepare(config, machine, console)
+    if prepared.memory is not None:
+        machine = machine.packed(config.resources, *prepared.memory)
+    tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
+    record = yaml.safe_dump(config.record(), sort_keys=False)
+    noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
+    write_atomic(folder / RECORD, record.encode())
+    ledger = Ledger(config, folder, prior)
+    note_driver(ledger.study)
+    progress = Progress(config, console)
+    recorder = Recorder(ledger, tracker, progress, home_of(config))
+    try:
+        with halt.guard():
+            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+            tracker.begin(files, flatten(config.model_dump(mode="json")))
+            tracker.describe(question(config))
+            if retry_failed:
+                recorder.reopen_failed()
+            recorder.catch_up()
+            if work_left(config, ledger.entries(), recorder.elapsed()):
+                if begun is not None:
+                    begun.wait()  # else its start would count in the speed
+                speed = prepared.steps_per_second(config.resources.pack)
+                if prior.first:
+                    _announce_warm_start(config, prior, console)
+                _announce(config, machine, speed, ledger, console)
+                assign = _assigning(config, machine, recorder, hang_guard.seconds_of(config, speed))
+                with progress:
+                    run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
+            if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
+                recorder.close_open()
+    finally:
+        # Else the next start does it: a database that was waited for a minute is not waited for again.
+        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.world)
+        ledger.close()
+    halt.check()
+    assert summary is not None
+    return summary, ledger.entries(), tracker
+
+
+def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_limit: float) -> Callable[[Entry], Assignment]:
+    def assign(entry: Entry) -> Assignment:
+        acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
+        return assignment_of(
+            config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=hang_limit
+        )
+
+    return assign
+
+
+def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, world: World) -> Summary:
+    """The last word of a run in all records."""
+    recorder.finish()
+    summary = sum_up(config, ledger, tracker.metrics, folder)
+    if summary.finished and summary.best_trial is not None:
+        settings = settings_of(config, ledger.entry(summary.best_trial))
+        with suppress(BadInput):  # what cannot be measured or cached holds up no record
+            summary = with_scale(summary, config, Scale.obtain(world.images, settings.eval_per_class, CLASSIFIERS))
+    best = summary.best_trial
+    picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
+    status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+    tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
+    summary.write(folder)
+    return summary
+
+
+def _clear_away(folder: Path) -> None:
+    """What a driver of this sweep that was killed left: processes first, for they write files."""
+    processes.end(folder)
+    processes.forget_session(folder / SCRATCH)
+    for path in leftovers(folder):
+        storage.remove(path)
+
+
+def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, console: Console) -> None:
+    """Say what will run and how long it should take; `speed` is in steps/s of one trial alone."""
+    entries = ledger.entries()
+    trials = max(config.trials, len(entries))
+    left = trials - sum(entry.finished for entry in entries)
+    steps = left * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
+    seconds = max(steps, 0) / (speed * machine.concurrency)
+    if config.time_budget is not None:
+        seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
+    what = f"continues with {left} of {trials}" if entries else f"{trials}"
+    stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
+    console.print(
+        f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
+        f"{machine.concurrency} at a time on {machine.words()}; "
+        f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
+        f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
+        "Ctrl-C is safe: the same command continues.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
+    learns = config.sampler in LEARNING
+    console.print(
+        f"warm start: the first {len(prior.first)} trials take settings of sweep {config.warm_start}; sampler {config.sampler} "
+        + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _limits(config: SweepConfig) -> str:
+    """What the best must meet, and budgets beside trials and time, for people."""
+    limits = [f"the best needs {config.objective.required}"] if config.objective.require else []
+    if config.max_steps is not None:
+        limits.append(f"at most {config.max_steps} steps in all")
+    if config.patience is not None:
+        limits.append(f"ends after {config.patience} full trials without a better one")
+    return "".join(f"; {limit}" for limit in limits)

@@ -1,0 +1,47 @@
+"""The generator of a trial, from its checkpoint into a folder that needs no sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from gbc import checkpoint, export, tasks
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from search.files import shared_classifiers, storage
+from search.files.paths import CHECKPOINT, CLASSIFIERS, PICTURE, home_of, trial_folder
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry
+
+
+def write_trial(
+    config: SweepConfig, entries: Sequence[Entry], chosen: Entry, out: Path, formats: Sequence[str]
+) -> dict[str, Any]:
+    """Write the folder `out` for one of the trials of a sweep; `formats` as `gbc.export.write` takes them.
+
+    Raises:
+        BadInput: its generator was not kept, or `out` cannot be written.
+    """
+    home = home_of(config)
+    path = trial_folder(home, chosen.number) / CHECKPOINT
+    if chosen.finished and not path.exists():
+        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(home, entry.number) / CHECKPOINT).exists())
+        raise BadInput(
+            f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
+        )
+    state = checkpoint.load(path)
+    settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
+    root = config.places.storage
+    world = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.source(root) if root else None)
+    metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
+    picture = trial_folder(home, chosen.number) / PICTURE
+    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{config.name}`, after {chosen.last_step} steps."
+    with ExitStack() as stack:
+        shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
+        export.write(
+            out, export.generator_weights(state["trainer"]), settings, world, metrics,
+            origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),
+        )  # fmt: skip
+    return {"out": str(out), "sweep": config.name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}

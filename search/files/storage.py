@@ -1,0 +1,293 @@
+"""Files of trials, here or far away: a folder of this machine (also one that machines share), or any URL that pyarrow knows.
+
+Local files are `pathlib.Path`s and are written as everything else is (`gbc.checkpoint.write_atomic`). What is far away is a
+`Remote`, which answers to the same few names. In both a reader sees the old file or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from gbc import checkpoint
+from gbc.errors import BadInput
+from search.spec.locations import public, told
+
+_WHOLE_OR_NOT: Final = frozenset({"s3", "gcs", "abfs"})
+"""Stores in which an upload appears when it is complete."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder in one of pyarrow's file systems."""
+
+    root: str
+    """The URL, with its password: never shown."""
+    inside: PurePosixPath = field(default_factory=PurePosixPath)
+    """Below the root."""
+
+    def __truediv__(self, name: str) -> Remote:
+        """Below this one."""
+        return Remote(self.root, self.inside / name)
+
+    def __str__(self) -> str:
+        """The URL without its password; what follows a question mark belongs to the store, not to the file."""
+        base = public(self.root).partition("?")[0].rstrip("/")
+        return base if self.inside == PurePosixPath() else f"{base}/{self.inside}"
+
+    def __repr__(self) -> str:
+        """As `str`: the root is secret."""
+        return f"Remote({self})"
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.inside.name
+
+    @property
+    def parent(self) -> Remote:
+        """The folder it lies in."""
+        return Remote(self.root, self.inside.parent)
+
+    def with_name(self, name: str) -> Remote:
+        """Its neighbour of that name."""
+        return Remote(self.root, self.inside.with_name(name))
+
+    def exists(self) -> bool:
+        """Whether there is a file of this name. Raises OSError when the store cannot be asked."""
+        with self._plainly():
+            return bool(self._system.get_file_info(self._path).is_file)
+
+    def read_bytes(self) -> bytes:
+        """All of it. Raises OSError."""
+        with self._plainly(), self._system.open_input_stream(self._path) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def read_text(self) -> str:
+        """All of it, as UTF-8. Raises OSError."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Replace it, whole or not at all. Raises OSError."""
+        with self._plainly():
+            if self._system.type_name in _WHOLE_OR_NOT:
+                self._put(self._path, content)
+                return
+            self._system.create_dir(str(PurePosixPath(self._path).parent), recursive=True)
+            part = self.with_name(f".{self.name}.{os.getpid()}-part")
+            try:
+                self._put(part._path, content)
+                self._system.move(part._path, self._path)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete it. Raises OSError."""
+        with self._plainly():
+            try:
+                self._system.delete_file(self._path)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+    def copy_to(self, beside: Remote) -> None:
+        """Let what is here be at `beside` too. Raises OSError."""
+        with self._plainly():
+            if self._system.type_name in _WHOLE_OR_NOT:
+                self._system.copy_file(self._path, beside._path)
+            else:
+                beside.write_bytes(self.read_bytes())
+
+    def _put(self, path: str, content: bytes) -> None:
+        # Of a writer that dies before the end of this block a store shows nothing.
+        with self._system.open_output_stream(path) as stream:
+            stream.write(content)
+
+    @property
+    def _system(self) -> Any:
+        return _system(self.root)[0]
+
+    @property
+    def _path(self) -> str:
+        base = _system(self.root)[1]
+        return base if self.inside == PurePosixPath() else f"{base.rstrip('/')}/{self.inside}"
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """What pyarrow raises, as an OSError whose `strerror` is one line without passwords."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from None
+        except (OSError, ValueError) as fault:  # of what pyarrow raises ArrowInvalid is a ValueError
+            reason = told(getattr(fault, "strerror", None) or fault, self.root)
+            raise OSError(getattr(fault, "errno", None) or errno.EIO, reason, str(self)) from None
+
+
+Place = Path | Remote
+
+
+def open_storage(url: str) -> Place:
+    """The folder that `--storage` names.
+
+    Raises:
+        BadInput: pyarrow knows no such file system, or it cannot be reached.
+    """
+    if "://" not in url:
+        return Path(url)
+    _system(url)
+    return Remote(url)
+
+
+@cache
+def _system(url: str) -> tuple[Any, str]:
+    """The file system behind a URL, and the path in it."""
+    from pyarrow import fs
+
+    try:
+        system, path = fs.FileSystem.from_uri(url)
+    except (ValueError, OSError, ImportError, NotImplementedError, TypeError) as fault:
+        raise BadInput(f"--storage {public(url)}: cannot be used: {told(fault, url)}") from None
+    return system, path
+
+
+def check(place: Place) -> None:
+    """Try to write, read and delete a file there.
+
+    Raises:
+        BadInput: one of these fails.
+    """
+    probe = place / f".probe-{os.getpid()}"
+    try:
+        if isinstance(probe, Path):
+            checkpoint.write_atomic(probe, b"probe")
+        else:
+            probe.write_bytes(b"probe")
+        if probe.read_bytes() != b"probe":
+            raise BadInput(f"--storage {place}: does not give back what was written")
+        probe.unlink()
+    except OSError as fault:
+        raise BadInput(f"--storage {place}: cannot be used: {fault.strerror or fault}") from None
+
+
+def write(place: Place, content: bytes) -> None:
+    """Put `content` at `place` so that no reader, and no crash, ever sees part of it.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    if isinstance(place, Path):
+        checkpoint.write_atomic(place, content)
+        return
+    try:
+        place.write_bytes(content)
+    except OSError as fault:
+        raise BadInput(f"{place}: cannot be written: {fault.strerror}") from None
+
+
+def save(place: Place, state: dict[str, Any], previous: Place) -> None:
+    """Write a checkpoint to `place`; what was there before is kept at `previous`. At every moment one of the two is whole.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    if isinstance(place, Path):
+        assert isinstance(previous, Path)
+        checkpoint.save(place, state, previous)
+        return
+    assert isinstance(previous, Remote)
+    content = checkpoint.dumps(state)
+    try:
+        if place.exists():
+            place.copy_to(previous)
+        place.write_bytes(content)
+    except OSError as fault:
+        raise BadInput(f"{place}: cannot be written: {fault.strerror}") from None
+
+
+def move(source: Place, target: Place) -> None:
+    """Let `source` take the place of `target`. Raises OSError."""
+    if isinstance(source, Path):
+        os.replace(source, target)  # type: ignore[arg-type]
+    elif isinstance(target, Remote):
+        source.copy_to(target)
+        source.unlink()
+
+
+def remove(place: Place) -> None:
+    """Delete a file or a folder; nothing when there is none."""
+    if isinstance(place, Path):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(OSError), place._plainly():
+        found = place._system.get_file_info(place._path)
+        if found.is_file:
+            place.unlink(missing_ok=True)
+        else:
+            place._system.delete_dir(place._path)
+
+
+def files(place: Place) -> list[tuple[Place, int]]:
+    """Every file below a folder and its bytes, in as few requests as the store allows; empty when there is no such folder.
+
+    Raises:
+        BadInput: the store cannot be asked.
+    """
+    if isinstance(place, Path):
+        found = list[tuple[Place, int]]()
+        for path in sorted(place.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # replaced in the meantime
+                if stat.S_ISREG((about := path.stat()).st_mode):
+                    found.append((path, about.st_size))
+        return found
+    from pyarrow import fs
+
+    try:
+        with place._plainly():
+            listed = place._system.get_file_info(fs.FileSelector(place._path, allow_not_found=True, recursive=True))
+    except OSError as fault:
+        raise BadInput(f"{place}: cannot be listed: {fault.strerror}") from None
+    base = place._path.rstrip("/") + "/"
+    return [
+        (place / one.path.removeprefix(base), one.size or 0)
+        for one in sorted(listed, key=lambda one: str(one.path))
+        if one.is_file
+    ]
+
+
+def folders(place: Place) -> list[Place]:
+    """The folders in a folder, by name; empty when there is none.
+
+    Raises:
+        BadInput: the store cannot be asked.
+    """
+    if isinstance(place, Path):
+        return list[Place](sorted(place.glob("*")))
+    inside = len(place.inside.parts)
+    return [place / name for name in sorted({one.inside.parts[inside] for one, _ in files(place)})]  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def as_local(place: Place) -> Iterator[Path]:
+    """The file as one on this machine, under its own name, for as long as the context lasts; raises OSError."""
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / place.name
+        path.write_bytes(place.read_bytes())
+        yield path

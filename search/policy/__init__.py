@@ -1,0 +1,1 @@
+"""Decisions about trials from settings and reports alone: what to try next, which is better, when it is over."""

@@ -1,0 +1,236 @@
+"""What to try next. Each sampler is a function of (seed, trials so far): nothing of it has to be saved, or can be lost.
+
+A setting is sampled in a study in memory that holds what the sampler may learn from, and enters the ledger whole. A driver
+that dies in between has not asked, and asks the same at its next start. That study follows the ledger's trials, for to make it
+anew for each setting would take longer with every trial.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from search.spec.config import SweepConfig
+from search.spec.space import grid_size
+from search.spec.trial_record import ORIGIN
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
+
+
+_SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing
+
+
+@dataclass(frozen=True)
+class Known:
+    """Settings of another sweep's trial, and what came of them."""
+
+    origin: str
+    """For example `other/trial-0007`."""
+    params: Mapping[str, Any]
+    values: Sequence[float]
+    """Each objective at the full horizon."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known before the first trial."""
+
+    first: Sequence[Known] = ()
+    """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
+    history: Sequence[Known] = ()
+    """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
+
+
+class Proposer:
+    """What to try next, from a study in memory that follows the ledger's trials."""
+
+    def __init__(self, config: SweepConfig, prior: Prior) -> None:
+        """`prior` is what is known before the first trial."""
+        self._config, self._prior = config, prior
+        self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+        self._history = [_told(config, known) for known in prior.history]
+        self._study: Study | None = None
+        self._states: list[TrialState] = []
+        """Of the trials that the study in memory holds, as it holds them."""
+
+    def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+        """A new trial, running, to follow `trials`, which are all of the sweep's."""
+        from optuna.trial import TrialState, create_trial
+
+        attributes: dict[str, Any] = {}
+        user: dict[str, Any] = {}
+        if len(trials) < len(self._prior.first):
+            known = self._prior.first[len(trials)]
+            params, _ = self._sample(trials, known.params)
+            user[ORIGIN] = known.origin
+        elif sequence := SEQUENCES.get(self._config.sampler):
+            params = sequence(self._config, sum(ORIGIN not in trial.user_attrs for trial in trials))
+        else:
+            params, attributes = self._sample(trials, {})
+        return create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions,
+            user_attrs=user,
+            system_attrs=attributes,
+        )
+
+    def _sample(self, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings, and the attributes that the sampler wants to find on the trial again (CMA-ES keeps its state there)."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
+        seed = (self._config.seed * 100_003 + len(trials)) % 2**32
+        study = self._follow(trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = SAMPLERS[self._config.sampler](self._config, seed, self._history)
+        if fixed:
+            study.enqueue_trial(dict(fixed))
+        study.ask(self._distributions)
+        asked = study.get_trials(deepcopy=False)[-1]
+        if self._config.sampler in LEARNING:
+            self._states.append(asked.state)
+        return dict(asked.params), dict(asked.system_attrs)
+
+    def _follow(self, trials: Sequence[FrozenTrial]) -> Study:
+        """The study in memory, brought to where `trials` are; for a sampler that does not learn an empty one."""
+        import optuna
+
+        if self._study is None or self._config.sampler not in LEARNING or not self._continues(trials):
+            self._states = []
+            self._study = optuna.create_study(
+                directions=[f"{objective.direction}imize" for objective in self._config.objectives]
+            )
+        if self._config.sampler not in LEARNING:
+            return self._study
+        if not self._states:
+            self._study.add_trials(self._history)
+        for number, trial in enumerate(trials):
+            state = self._state(trial)
+            if number == len(self._states):
+                self._study.add_trial(trial if state == trial.state else _failed(trial))
+                self._states.append(state)
+            elif self._states[number] != state:
+                self._end(number, trial, state)
+        return self._study
+
+    def _continues(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the study in memory holds nothing but these trials, at an earlier time: one may have been opened again."""
+        return len(self._states) <= len(trials) and all(
+            not known.is_finished() or known == self._state(trial) for known, trial in zip(self._states, trials, strict=False)
+        )
+
+    def _end(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
+        assert self._study is not None
+        storage = self._study._storage
+        mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
+        for step, value in trial.intermediate_values.items():
+            if step not in mine.intermediate_values:
+                storage.set_trial_intermediate_value(mine._trial_id, step, value)
+        storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+        self._states[number] = state
+
+    def _state(self, trial: FrozenTrial) -> TrialState:
+        """As samplers see it: of two objectives, a trial that a budget cut short has one value, which none of them can rank."""
+        from optuna.trial import TrialState
+
+        cut = trial.state == TrialState.PRUNED and self._config.second_objective is not None
+        return TrialState.FAIL if cut else trial.state
+
+
+def _failed(trial: FrozenTrial) -> FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(state=TrialState.FAIL, params=trial.params, distributions=trial.distributions)
+
+
+def grid_point(config: SweepConfig, index: int) -> dict[str, Any]:
+    """Point `index` of the grid, in an order shuffled by the sweep's seed: a part of the grid covers the whole space."""
+    import numpy as np
+
+    # Once around after the last, for a trial that should not have been asked for.
+    place = np.random.default_rng(config.seed).permutation(grid_size(config.space))[index % grid_size(config.space)]
+    axes = [dimension.grid() for dimension in config.space.values()]
+    indices = np.unravel_index(place, [len(axis) for axis in axes]) if axes else ()
+    return {key: axis[i] for key, axis, i in zip(config.space, axes, indices, strict=True)}
+
+
+def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
+    """Point `index` of the Sobol sequence (Owen-scrambled by the sweep's seed) over the space."""
+    from scipy.stats.qmc import Sobol
+
+    if not config.space:
+        return {}
+    engine = Sobol(len(config.space), scramble=True, seed=config.seed)
+    if index:
+        engine.fast_forward(index)
+    (point,) = engine.random(1)
+    return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
+
+
+def _told(config: SweepConfig, known: Known) -> FrozenTrial:
+    from optuna.trial import create_trial
+
+    distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
+    params = {key: known.params[key] for key in distributions}
+    return create_trial(values=list(known.values), params=params, distributions=distributions)
+
+
+def _tpe(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, constant_liar=True)
+
+
+def _gp(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    """Ranges only: choices are sampled at random beside it.
+
+    Trials that ASHA stopped count with their last value, as Optuna advises for rungs: they are what most of a generation
+    comes to.
+    """
+    from optuna.samplers import CmaEsSampler
+    from optuna.trial import create_trial
+
+    ranges = {key: d.distribution() for key, d in config.space.items() if d.choice is None}
+    source = [
+        create_trial(value=trial.value, params={key: trial.params[key] for key in ranges}, distributions=ranges)
+        for trial in history
+    ]
+    if len(source) < _SOURCES:
+        source *= _SOURCES  # the best tenth is then the best trial
+    return CmaEsSampler(
+        seed=seed,
+        source_trials=source or None,
+        consider_pruned_trials=config.scheduler.name == "asha",
+        warn_independent_sampling=False,
+    )
+
+
+def _random(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+SAMPLERS: Final[dict[str, Callable[[SweepConfig, int, Sequence[FrozenTrial]], BaseSampler]]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "cmaes": _cmaes,
+    "gp": _gp,
+    "qmc": _random,  # for what a warm start leaves open
+    "grid": _random,
+}
+LEARNING: Final = frozenset({"tpe", "cmaes", "gp"})
+SEQUENCES: Final[dict[str, Callable[[SweepConfig, int], dict[str, Any]]]] = {"qmc": sobol_point, "grid": grid_point}

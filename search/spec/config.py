@@ -1,0 +1,325 @@
+"""What a sweep is: a space, a budget, a sampler, a scheduler, resources and an objective. See configs/ for examples."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
+from gbc.settings import Config, assign, flatten, load_yaml, suggest
+from search.spec.locations import Places
+from search.spec.space import Dimension, check_space, grid_size
+
+CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
+MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
+"""Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
+_MOST_TRIALS: Final = 1_000_000
+
+
+class SchedulerConfig(Config):
+    """ASHA (Li et al. 2020) or the median stopping rule (Golovin et al. 2017) over optimiser steps, or `none`."""
+
+    name: Literal["asha", "median", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2, le=16, description="asha: one trial in this many passes a rung")
+    grace: int | None = Field(None, ge=1, description="optimiser steps before a trial may be stopped; a ninth by default")
+
+
+class Resources(Config):
+    """What one trial takes and how many run at once; `None` means: as the machine allows."""
+
+    concurrency: int | None = Field(None, ge=1)
+    cpus_per_trial: float = Field(1.0, gt=0)
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+    )
+    pack: int = Field(1, ge=1, le=1024, description="trials that are trained as one stack on a GPU or on a trial's CPUs")
+
+
+class Objective(Config):
+    """The metric the sweep improves, by its value at a trial's last report."""
+
+    metric: str = "ssim/coverage"
+    direction: Direction = "max"
+    require: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None, description="bounds of other metrics at the last report: at least, or at most where smaller is better"
+    )
+
+    @classmethod
+    def from_text(cls, text: str) -> Objective:
+        """`METRIC` or `METRIC:min|max`.
+
+        Raises:
+            BadInput: an unknown metric or direction, or a metric that has no better end and none was given.
+        """
+        metric, colon, direction = text.partition(":")
+        if metric not in METRIC_DIRECTIONS:
+            raise BadInput(f"--objective: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        if not colon:
+            natural = METRIC_DIRECTIONS[metric]
+            if natural is None:
+                raise BadInput(f"--objective: {metric} has no better end; write {metric}:min or {metric}:max")
+            direction = natural
+        return cls.parse({"metric": metric, "direction": direction}, "--objective")
+
+    @model_validator(mode="after")
+    def _metrics_are_known(self) -> Objective:
+        for metric in (self.metric, *(self.require or {})):
+            if metric not in METRIC_DIRECTIONS:
+                raise ValueError(f"unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        return self
+
+    @property
+    def required(self) -> str:
+        """What it requires, in words; empty where that is nothing."""
+        return " and ".join(f"{metric} {'≤' if _at_most(metric) else '≥'} {b:g}" for metric, b in (self.require or {}).items())
+
+    def missed(self, metrics: Mapping[str, float]) -> list[str]:
+        """What a report misses of the requirements, in words; a metric that it lacks is missed."""
+        found = []
+        for metric, bound in (self.require or {}).items():
+            value = metrics.get(metric, math.nan)
+            if not (value <= bound if _at_most(metric) else value >= bound):
+                shown = "missing" if math.isnan(value) else f"{value:.3g}"
+                found.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
+        return found
+
+
+def _at_most(metric: str) -> bool:
+    return METRIC_DIRECTIONS[metric] == "min"
+
+
+class SweepConfig(Config):
+    """One sweep, resolved: what `mlruns/sweeps/NAME/sweep.yaml` holds and a resumed run must match."""
+
+    name: str = Field(max_length=100, description="of the folder, the study and the MLflow run")
+    preset: str = "quick"
+    trial: TrialConfig = TrialConfig()
+    space: dict[str, Dimension] = Field(default_factory=dict)
+    objective: Objective = Objective()
+    second_objective: Objective | None = Field(None, description="the result is then a Pareto front, without early stopping")
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
+    scheduler: SchedulerConfig = SchedulerConfig()
+    seed: int = Field(0, ge=0, le=2**31)
+    warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
+    warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
+
+    places: Places = Field(Places(), description="where it runs and where its records are; only `address` may change freely")
+
+    # From here on settings may change when a sweep is continued (`MAY_CHANGE`, and resources).
+    trials: int = Field(32, ge=1, le=_MOST_TRIALS)
+    time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps of all trials together")
+    patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
+    resources: Resources = Resources()
+    retries: int = Field(2, ge=0, le=100, description="how often a trial whose worker died goes on with another one")
+    hang_limit: float | None = Field(None, gt=0, description="minutes without a report after which a worker is replaced")
+    keep: int = Field(5, ge=1, description="how many of the best generators stay on disk")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("must start with a letter or digit and hold only letters, digits, '.', '_' and '-'")
+        return name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepConfig:
+        check_space(self.space, self.trial)
+        if self.sampler == "grid" and grid_size(self.space) > _MOST_TRIALS:
+            raise ValueError(
+                f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
+            )
+        if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
+            raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
+        every, grace = self.trial.report_every, self.first_rung
+        if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
+            raise ValueError(
+                f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
+                f"and at most trial.steps ({self.trial.steps})"
+            )
+        if self.warm_start_trials and not self.warm_start:
+            raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
+        metrics = [objective.metric for objective in self.objectives]
+        if self.second_objective and self.second_objective.require:
+            raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
+        if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
+            raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
+        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
+            raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
+        if len(metrics) > 1:
+            if metrics[0] == metrics[1]:
+                raise ValueError(f"both objectives are {metrics[0]}; name two metrics, or one")
+            if self.scheduler.name != "none":
+                raise ValueError(
+                    f"scheduler {self.scheduler.name} cannot weigh two objectives; use scheduler none, or one metric"
+                )
+            if self.sampler == "cmaes":
+                raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
+        return self
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the sweep improves."""
+        return (self.objective, self.second_objective) if self.second_objective else (self.objective,)
+
+    @property
+    def planned(self) -> int:
+        """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
+        if self.sampler != "grid":
+            return self.trials
+        return min(self.trials, grid_size(self.space) + self.borrowed)
+
+    @property
+    def borrowed(self) -> int:
+        """How many trials a warm start may bring."""
+        return (self.warm_start_trials or 5) if self.warm_start else 0
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set; the MLflow experiment is `gbc-<dataset>`."""
+        return self.trial.dataset.name
+
+    @property
+    def first_rung(self) -> int:
+        """Optimiser steps before a trial may be stopped, in whole reports."""
+        every = self.trial.report_every
+        return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
+
+    def record(self) -> dict[str, Any]:
+        """What is set, as plain data for a file; without passwords."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in data.items() if key != "places" or value}
+
+    def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
+        """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""
+        mine, theirs = self._identity(), other._identity()
+        missing = object()
+        return {
+            key: (mine.get(key), theirs.get(key))
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key, missing) != theirs.get(key, missing)
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        identity = self.model_dump(mode="json", exclude={*MAY_CHANGE, "resources"})
+        del identity["trial"]["device"]
+        for key in ("address", "tracking_uri"):
+            del identity["places"][key]
+        return {key: value for key, value in flatten(identity).items() if value is not None}
+
+
+def resolve(
+    *,
+    dataset: str,
+    preset: str | None,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+    slots: Callable[[Resources], int],
+) -> SweepConfig:
+    """The sweep that the command line asks for: preset or file, then flags, then `--set`.
+
+    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
+    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once.
+
+    Raises:
+        BadInput: anything that does not fit, named.
+    """
+    source = config or _preset(dataset, preset or "quick")
+    data = load_yaml(source)
+    assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), str(source))
+    data.setdefault("preset", "custom" if config else preset or "quick")
+    for key, value in flags.items():
+        assign(data, key, value, "--" + key.replace("_", "-"))
+    for key, value in assignments.items():
+        data.get("space", {}).pop(key, None)
+        assign(data, f"trial.{key}", value, f"--set {key}")
+    if data.get("second_objective"):
+        data.setdefault("scheduler", {}).setdefault("name", "none")
+    _fit_reports(data, flags)
+    _add_students(data)
+    data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
+    match data.get("trials"):
+        case {"per_slot": int(count), **rest} if not rest:
+            data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
+            if data.get("sampler") == "grid":  # nobody named a number: all of it
+                data["trials"] = _MOST_TRIALS
+    found = SweepConfig.parse(data, str(source))
+    return found.model_copy(update={"trials": found.planned})
+
+
+def objective_flags(text: str) -> dict[str, Any]:
+    """`--objective` as settings: one metric, or two with a comma, and then no early stopping.
+
+    Raises:
+        BadInput: as `Objective.from_text`, or more than two.
+    """
+    found = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
+    if len(found) > 2:
+        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
+    first = {f"objective.{key}": value for key, value in found[0].items()}  # what a file requires stays
+    if len(found) == 1:
+        return first | {"second_objective": None}
+    return first | {"second_objective": found[1], "scheduler.name": "none"}
+
+
+def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
+    """Each `--require METRIC=BOUND` as a setting; those of a file stay beside them.
+
+    Raises:
+        BadInput: an unknown metric, or a bound that is no number.
+    """
+    found = {}
+    for text in texts:
+        metric, equals, bound = text.partition("=")
+        try:
+            value = float(bound)
+        except ValueError:
+            value = math.nan
+        if not equals or not math.isfinite(value):
+            raise BadInput(f"--require {text!r}: expected METRIC=NUMBER, for example kkt/active=0.05")
+        if metric not in METRIC_DIRECTIONS:
+            raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        found[f"objective.require.{metric}"] = value
+    return found
+
+
+def _preset(dataset: str, preset: str) -> Path:
+    path = CONFIGS / f"{dataset}-{preset}.yaml"
+    if path.is_file():
+        return path
+    # Dataset names hold underscores, never a dash.
+    known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
+    datasets = sorted({name for name, _ in known})
+    if dataset not in datasets:
+        raise BadInput(f"unknown dataset {dataset!r}; {suggest(dataset, datasets)}")
+    presets = [kind for name, kind in known if name == dataset]
+    raise BadInput(f"unknown preset {preset!r} for {dataset}; {suggest(preset, presets)}")
+
+
+def _add_students(data: dict[str, Any]) -> None:
+    """Where the sweep asks for the accuracy of students of its images, trials measure it."""
+    first, second = (data.get(key) or {} for key in ("objective", "second_objective"))
+    if STUDENT_METRIC in {first.get("metric"), second.get("metric"), *(first.get("require") or {})}:
+        data["trial"].setdefault("student_steps", STUDENT_STEPS)
+
+
+def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """With `--steps`, reports and the first rung of a preset give way to the new horizon where they do not fit it."""
+    steps, trial = flags.get("trial.steps"), data["trial"]
+    if not isinstance(steps, int) or steps < 1:
+        return
+    if steps % trial.get("report_every", TrialConfig().report_every):
+        most = min(trial.get("report_every", steps), max(1, steps // 4))
+        trial["report_every"] = next(size for size in range(most, 0, -1) if steps % size == 0)
+    scheduler = data.get("scheduler", {})
+    grace = scheduler.get("grace")
+    if isinstance(grace, int) and (grace > steps or grace % trial.get("report_every", 1)):
+        del scheduler["grace"]

@@ -1,0 +1,269 @@
+"""How sweeps stand, seen from another terminal: `--list` and `--status`. Reads alone, and disturbs nobody.
+
+The study is read without Optuna (`search/study/store.py`), whose storage would open it for writing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gbc.errors import BadInput
+from search.driver.retention import footprint
+from search.driver.summary import ended_by, failure, front_of
+from search.files.paths import existing, folder_of, home_of, known, recorded
+from search.policy.budget import mend
+from search.policy.ranking import best, trials_without_gain
+from search.spec.format import duration, size
+from search.spec.locations import public
+from search.study.store import running_driver
+from search.study.tables import recorded_trials
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How one sweep stands."""
+
+    name: str
+    folder: str
+    state: str
+    """`running`, `interrupted` (the same command continues it), `finished`, or `damaged`."""
+    trials: int
+    """The budget of trials; -1 when it cannot be read."""
+    complete: int = 0
+    stopped: int = 0
+    failed: int = 0
+    open: int = 0
+    ended_by: str | None = None
+    """Of a finished sweep the budget that is used up: `trials`, `time`, `steps`, `patience` or `grid`."""
+    mend: str | None = None
+    """How a finished sweep is continued."""
+    objective: str = ""
+    second_objective: str | None = None
+    best_trial: int | None = None
+    best_value: float | None = None
+    best_second: float | None = None
+    best_params: dict[str, Any] = field(default_factory=dict)
+    front: list[dict[str, Any]] = field(default_factory=list)
+    """With two objectives the trials that no other beats: `trial`, `values`, `params`."""
+    warm_start: str | None = None
+    """The sweep whose best settings were tried first."""
+    borrowed: int = 0
+    """How many of the trials took them."""
+    steps: int = 0
+    """Optimiser steps of all trials together, as far as they were reported."""
+    seconds: float = 0.0
+    """Wall time used, as noted by the driver every ten seconds."""
+    seconds_left: float | None = None
+    """Of the time budget, if there is one."""
+    steps_left: int | None = None
+    """Of `max_steps`, if that is set."""
+    patience_left: int | None = None
+    """Full trials without a better one that may still follow, if `patience` is set."""
+    trials_left: int = 0
+    bytes: int = 0
+    driver: dict[str, Any] | None = None
+    """Process, host and start of the one that runs it."""
+    running: list[dict[str, Any]] = field(default_factory=list)
+    """Open trials: `trial`, `step`, `steps`, `value`, and `second` where there are two objectives."""
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    storage: str | None = None
+    """Where its trials keep their files, if not in `folder`."""
+    study: str | None = None
+    """The database that holds its study, if that is not in `folder`."""
+    fault: str | None = None
+    """Why it cannot be read."""
+
+
+def look(name: str) -> Overview:
+    """How the sweep of this name stands.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    sweep = existing(name)
+    config = recorded(sweep)
+    driver, home = running_driver(config, sweep), home_of(config)
+    entries, seconds = recorded_trials(config, sweep)
+    count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
+    reason, leader = ended_by(config, entries, seconds), best(config, entries)
+    if driver:  # it may raise a budget, and writes its record first
+        reason = None
+    budget = None if config.time_budget is None else config.time_budget * 60
+    steps, patience = sum(entry.last_step for entry in entries), config.patience
+    second = config.second_objective
+    return Overview(
+        name=name,
+        folder=str(sweep),
+        storage=None if home == sweep else str(home),
+        study=config.places.study_url and public(config.places.study_url),
+        state="running" if driver else "finished" if reason else "interrupted",
+        trials=config.trials,
+        complete=count["complete"],
+        stopped=count["stopped"],
+        failed=count["failed"],
+        open=count["running"],
+        ended_by=reason,
+        mend=mend(config, reason) if reason else None,
+        objective=config.objective.metric,
+        second_objective=second.metric if second else None,
+        best_trial=leader.number if leader else None,
+        best_value=leader.value if leader else None,
+        best_second=leader.second if leader else None,
+        best_params=leader.params if leader else {},
+        front=front_of(config, entries),
+        warm_start=config.warm_start,
+        borrowed=sum(entry.origin is not None for entry in entries),
+        steps=steps,
+        seconds=round(seconds, 1),
+        seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
+        steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
+        patience_left=None if patience is None else max(0, patience - trials_without_gain(config, entries)),
+        trials_left=max(0, config.trials - len(entries)),
+        bytes=footprint(sweep, config),
+        driver=asdict(driver) if driver else None,
+        running=[
+            {"trial": entry.number, "step": entry.last_step, "steps": config.trial.steps, "value": entry.value}
+            | ({"second": entry.second} if second else {})
+            for entry in entries
+            if not entry.finished
+        ],
+        failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
+    )
+
+
+def look_at_all() -> list[Overview]:
+    """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
+    found = []
+    for name in known():
+        try:
+            found.append(look(name))
+        except BadInput as fault:
+            sweep = folder_of(name)
+            found.append(Overview(name, str(sweep), "damaged", -1, bytes=footprint(sweep), fault=str(fault)))
+    return found
+
+
+def show_list(*, as_json: bool) -> int:
+    """Print every sweep, a line each. Returns the exit code."""
+    found = look_at_all()
+    if as_json:
+        keys = ("running", "failures", "best_params", "front")
+        print(json.dumps([{key: value for key, value in asdict(one).items() if key not in keys} for one in found], indent=2))
+    elif not found:
+        print("no sweeps here; start one with python search/run.py")
+    else:
+        rows = [("sweep", "state", "trials", "best", "time", "on disk")]
+        rows += [
+            (one.name, one.state, _counts(one), _best(one), duration(one.seconds), size(one.bytes))
+            if one.fault is None
+            else (one.name, one.state, one.fault, "", "", size(one.bytes))
+            for one in found
+        ]
+        print("\n".join(_columns(rows)))
+    return 0
+
+
+def show_status(name: str, *, as_json: bool) -> int:
+    """Print how one sweep stands. Returns the exit code.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    found = look(name)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    driver = f" ({found.driver['host']}, pid {found.driver['pid']}, since {found.driver['since']})" if found.driver else ""
+    print(f"sweep {found.name}: {found.state}{driver}")
+    print(f"trials    {_counts(found)}; {'; '.join(_left(found))}")
+    print(f"time      {duration(found.seconds)} used")
+    if found.mend:
+        print(f"ended     {found.mend}")
+    if found.warm_start:
+        print(f"warm      {found.borrowed} of the trials took settings of sweep {found.warm_start}")
+    print(f"best      {_best(found)}")
+    if found.best_params:
+        print(
+            "          "
+            + "  ".join(
+                f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in found.best_params.items()
+            )
+        )
+    for line in front_lines(found.front):
+        print(line)
+    print(f"on disk   {size(found.bytes)} in {found.folder}" + (f" and {found.storage}" if found.storage else ""))
+    if found.study:
+        print(f"study     {found.study}")
+    rows = [
+        (
+            f"{one['trial']:04d}",
+            f"step {one['step']}/{one['steps']}",
+            _values(found, one["value"], one.get("second")) or "–",
+        )
+        for one in found.running
+    ]
+    for line in _columns(rows):
+        print(f"{'running' if found.driver else 'open':<10}{line}")
+    for line in failure_lines(found.failures):
+        print(line)
+    return 0
+
+
+def front_lines(front: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each trial of a front, under a heading; nothing where there is none."""
+    lines = ["front: trials that no other beats in both objectives"] if front else []
+    for point in front:
+        values = "  ".join(f"{metric} {value:.3f}" for metric, value in point["values"].items())
+        lines.append(f"      trial-{point['trial']:04d}  {values}")
+    return lines
+
+
+def failure_lines(failures: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each failed trial: why, after how many retries, and where the traceback lies."""
+    return [
+        f"failed    {one['trial']:04d}  {one['reason'] or 'no reason on record'}"
+        + (f"  after {one['retries']} {'retry' if one['retries'] == 1 else 'retries'}" if one["retries"] else "")
+        + (f"  {one['log']}" if one["log"] else "")
+        for one in failures
+    ]
+
+
+def _counts(one: Overview) -> str:
+    done = one.complete + one.stopped + one.failed
+    parts = [f"{one.complete} complete", f"{one.stopped} stopped early", f"{one.failed} failed"]
+    if one.open:
+        parts.append(f"{one.open} {'running' if one.driver else 'open'}")
+    return f"{done} of {one.trials} ({', '.join(parts)})"
+
+
+def _left(one: Overview) -> list[str]:
+    """What each budget has left, for people."""
+    left = [f"{one.trials_left} trials to start" if one.state != "finished" else "no trial left"]
+    if one.steps_left is not None:
+        left.append(f"{one.steps_left} steps left")
+    if one.patience_left is not None:
+        left.append(f"ends after {one.patience_left} more full trials without a better one")
+    if one.seconds_left is not None:
+        left.append(f"{duration(one.seconds_left)} of the time budget left")
+    return left
+
+
+def _best(one: Overview) -> str:
+    found = _values(one, one.best_value, one.best_second)
+    if not found:
+        return "none yet"
+    return f"{found} (trial {one.best_trial}" + (f", {len(one.front)} on the front)" if one.front else ")")
+
+
+def _values(one: Overview, first: float | None, second: float | None) -> str:
+    named = ((one.objective, first), (one.second_objective, second))
+    return "  ".join(f"{metric} {value:.4g}" for metric, value in named if value is not None)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,1 @@
+"""The Optuna study: the one record of what was asked, reported, decided and told."""

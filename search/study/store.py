@@ -1,0 +1,221 @@
+"""Where the study is: a file in the sweep's folder, or a PostgreSQL database that several hosts can reach.
+
+Here it is opened for the driver, read for those who only look, and kept to one driver at a time. A database holds the studies
+of any number of sweeps, by name, and with each the settings it was started with: a host that has no folder of the sweep yet
+finds them there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gbc.errors import BadInput, CorruptFile
+from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
+from search.files.paths import STUDY_FILE
+from search.spec import faults
+from search.spec.config import SweepConfig
+from search.spec.locations import public, told
+
+if TYPE_CHECKING:
+    import optuna
+    from sqlalchemy import Engine
+
+_RECORD: Final = "sweep"
+_DRIVER: Final = "driver"
+_ATTRIBUTES: Final = (
+    "SELECT key, value_json FROM study_user_attributes WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
+)
+_HELD: Final = (
+    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
+    """The study of a sweep, created when there is none, and the storage it is in. For the driver alone.
+
+    Raises:
+        CorruptFile: the study's file is damaged.
+        BadInput: it cannot be written, or the database cannot be reached.
+    """
+    import optuna
+    from sqlalchemy.exc import DatabaseError, OperationalError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url, path = config.places.study_url, folder / STUDY_FILE
+    try:
+        storage = _in_database(url) if url else _in_file(path)
+        study = optuna.create_study(
+            study_name=config.name,
+            storage=storage,
+            directions=[f"{objective.direction}imize" for objective in config.objectives],
+            load_if_exists=True,
+        )
+        if url and _RECORD not in study.user_attrs:
+            study.set_user_attr(_RECORD, config.record())
+    except OperationalError as fault:
+        raise (_unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
+    except DatabaseError as fault:
+        if url:
+            raise _unreachable(url, fault) from None
+        raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
+    return study, storage
+
+
+def _in_file(path: Path) -> optuna.storages.RDBStorage:
+    import optuna
+    import sqlalchemy
+
+    def prepare(connection: Any, _: object) -> None:
+        # Readers never wait for the driver; a commit survives kill -9 (only a power cut can lose the last ones).
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+    sqlalchemy.event.listen(storage.engine, "connect", prepare)
+    storage.engine.dispose()  # the connections made before that
+    return storage
+
+
+def _in_database(url: str) -> optuna.storages.RDBStorage:
+    import optuna
+
+    _driver_of_postgres(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _CONNECT})
+
+
+# The server notices within a minute that the machine of a driver is gone, and gives the lock free.
+_CONNECT: Final = {
+    "connect_timeout": 10,
+    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+}
+
+
+@contextmanager
+def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
+    """Hold the sweep against other drivers: in its folder, and where the study is in a database, there too.
+
+    The lock in the database is one of the session: it is free by itself when the driver is no more.
+
+    Raises:
+        BadInput: another driver holds it, the folder cannot be written, or the database cannot be reached.
+    """
+    url = config.places.study_url
+    with only_driver(folder):
+        if url is None:
+            yield
+            return
+        with connected(url) as engine, engine.connect() as connection:
+            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
+                raise refusal(config.name, _noted(connection, config.name))
+            connection.commit()
+            yield
+
+
+def note_driver(study: optuna.Study) -> None:
+    """Say in the study who runs it, for those who ask from other hosts."""
+    study.set_user_attr(_DRIVER, asdict(me()))
+
+
+def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
+    """Who runs the sweep right now, without getting in its way; None when nobody does.
+
+    Raises:
+        BadInput: the study is in a database, and that cannot be reached.
+    """
+    found, url = driver_of(folder), config.places.study_url
+    if found or url is None:
+        return found
+    key = _key(config.name) % 2**64
+    with connected(url) as engine, engine.connect() as connection:
+        if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
+            return None
+        return _noted(connection, config.name) or UNKNOWN
+
+
+def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
+    """The settings with which the sweep of this name was started in the study's database; None when it was not.
+
+    Raises:
+        BadInput: it cannot be reached, or holds a study of this name that is no sweep's.
+    """
+    url = config.places.study_url
+    assert url is not None
+    with connected(url) as engine, engine.connect() as connection:
+        attributes = _attributes(connection, config.name)
+        if attributes is None:
+            return None
+    if _RECORD not in attributes:
+        raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
+    return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Engine]:
+    """An engine on a study's database for as long as the context lasts.
+
+    Raises:
+        BadInput: whatever goes wrong in it, in one line.
+    """
+    import sqlalchemy
+    from sqlalchemy.exc import SQLAlchemyError
+
+    _driver_of_postgres(url)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
+    try:
+        yield engine
+    except SQLAlchemyError as fault:
+        raise _unreachable(url, fault) from None
+    finally:
+        engine.dispose()
+
+
+def _driver_of_postgres(url: str) -> None:
+    import sqlalchemy
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
+    try:
+        sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):
+        raise BadInput(f"--study-url {public(url)}: must be postgresql://USER@HOST:PORT/DATABASE") from None
+
+
+def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
+    """Of the study of this name; None when there is none, or no study at all in this database."""
+    if connection.execute(_text("SELECT to_regclass('study_user_attributes')")).scalar() is None:
+        return None
+    if connection.execute(_text("SELECT 1 FROM studies WHERE study_name = :name"), {"name": name}).scalar() is None:
+        return None
+    return {key: json.loads(text) for key, text in connection.execute(_text(_ATTRIBUTES), {"name": name})}
+
+
+def _noted(connection: Any, name: str) -> Driver | None:
+    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
+
+
+def _unreachable(url: str, fault: Any) -> BadInput:
+    reason = told(getattr(fault, "orig", None) or fault, url)
+    return BadInput(
+        f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
+    )
+
+
+def _key(name: str) -> int:
+    """Of the advisory lock, a signed number of 64 bits."""
+    return int.from_bytes(hashlib.sha256(f"gbc-search sweep {name}".encode()).digest()[:8], "big", signed=True)
+
+
+def _text(query: str) -> Any:
+    import sqlalchemy
+
+    return sqlalchemy.text(query)

@@ -1,0 +1,190 @@
+"""The study's tables, read as what they are; nothing is written.
+
+Optuna's own storage would open a study for writing, takes longer to import than a look takes, and builds a thousand trials in
+seconds. `tests/search/study/test_tables.py` compares with what Optuna says.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from gbc.errors import CorruptFile
+from search.files.paths import STUDY_FILE
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry, entry_of, seconds_of
+from search.study.store import connected
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+Table = Sequence[Sequence[Any]]
+
+_NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
+_NAMED: Final = "study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
+_TRIALS: Final = "SELECT trial_id FROM trials WHERE {which}"
+_COMMON: Final = (
+    "SELECT trial_id, number, state, datetime_start, datetime_complete FROM trials WHERE {which} ORDER BY number",
+    "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params "
+    f"WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, param_id",
+    "SELECT trial_id, step, intermediate_value, intermediate_value_type FROM trial_intermediate_values "
+    f"WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, step",
+    f"SELECT trial_id, key, value_json FROM trial_user_attributes WHERE trial_id IN ({_TRIALS})",
+)
+_FOR_ENTRIES: Final = (*_COMMON, "SELECT key, value_json FROM study_user_attributes WHERE {which}")
+_FOR_OPTUNA: Final = (
+    *_COMMON,
+    f"SELECT trial_id, key, value_json FROM trial_system_attributes WHERE trial_id IN ({_TRIALS})",
+    f"SELECT trial_id, value, value_type FROM trial_values WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, objective",
+)
+
+
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
+    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+
+    Raises:
+        CorruptFile: the study's file is damaged.
+        BadInput: the database cannot be reached.
+    """
+    if config.places.study_url:
+        return _entries(_database_tables(config.places.study_url, config.name, _FOR_ENTRIES))
+    return read_study(folder / STUDY_FILE)
+
+
+def read_study(path: Path) -> tuple[list[Entry], float]:
+    """The same of the study in this file, of which there is one.
+
+    Raises:
+        CorruptFile: it is no study.
+    """
+    return _entries(_file_tables(path, _FOR_ENTRIES))
+
+
+def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
+    """Every trial of a sweep, by number, as Optuna would give it.
+
+    Raises:
+        CorruptFile: the study's file is damaged.
+        BadInput: the database cannot be reached.
+    """
+    from optuna.trial import FrozenTrial, TrialState
+
+    url = config.places.study_url
+    tables = _database_tables(url, config.name, _FOR_OPTUNA) if url else _file_tables(folder / STUDY_FILE, _FOR_OPTUNA)
+    trials, params, reports, notes, system, values = tables
+    by_trial = _Gathered(params, reports, notes)
+    own: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial, key, text in system:
+        own[trial][key] = json.loads(text)
+    objectives: dict[int, list[float]] = defaultdict(list)
+    for trial, value, kind in values:
+        objectives[trial].append(_number(value, kind))
+    return [
+        FrozenTrial(
+            number=number,
+            state=TrialState[state],
+            value=None,
+            values=objectives.get(trial),
+            datetime_start=_moment(began),
+            datetime_complete=_moment(ended),
+            params=by_trial.params[trial],
+            distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
+            user_attrs=by_trial.notes[trial],
+            system_attrs=own[trial],
+            intermediate_values=by_trial.reports[trial],
+            trial_id=trial,
+        )
+        for trial, number, state, began, ended in trials
+    ]
+
+
+class _Gathered:
+    """What hangs on trials, by the trial's id."""
+
+    def __init__(self, params: Table, reports: Table, notes: Table) -> None:
+        self.params: dict[int, dict[str, Any]] = defaultdict(dict)
+        self.distributions: dict[int, dict[str, str]] = defaultdict(dict)
+        self.reports: dict[int, dict[int, float]] = defaultdict(dict)
+        self.notes: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial, name, value, distribution in params:
+            self.params[trial][name] = _external(value, distribution)
+            self.distributions[trial][name] = distribution
+        for trial, step, value, kind in reports:
+            self.reports[trial][step] = _number(value, kind)
+        for trial, key, text in notes:
+            self.notes[trial][key] = json.loads(text)
+
+
+def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
+    trials, params, reports, notes, shared = tables
+    found = _Gathered(params, reports, notes)
+    entries = [
+        entry_of(number, state, _moment(ended), found.params[trial], found.reports[trial], found.notes[trial])
+        for trial, number, state, _, ended in trials
+    ]
+    return entries, seconds_of({key: json.loads(text) for key, text in shared})
+
+
+def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
+    try:
+        try:
+            return _read(path, queries)
+        except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
+            return _read(path, queries)
+    except sqlite3.DatabaseError as fault:
+        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
+
+
+def _read(path: Path, queries: Sequence[str]) -> list[Table]:
+    # Without a write-ahead log nobody has the file open, and it is read without creating one.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    address = f"file:{quote(str(path.resolve()))}?{mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
+        study.execute("BEGIN")
+        return [study.execute(query.format(which="1 = 1")).fetchall() for query in queries]
+
+
+def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]:
+    from sqlalchemy import text
+
+    with connected(url) as engine, engine.connect() as connection:
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        return [connection.execute(text(query.format(which=_NAMED)), {"name": name}).all() for query in queries]
+
+
+def _number(value: float, kind: str) -> float:
+    return _NOT_FINITE.get(kind, value)
+
+
+def _moment(stored: str | datetime | None) -> datetime | None:
+    return datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+
+
+def _external(value: float, distribution: str) -> Any:
+    """A parameter as it was sampled: Optuna stores choices by index."""
+    kind = _kind(distribution)
+    if kind["name"] == "CategoricalDistribution":
+        return kind["attributes"]["choices"][int(value)]
+    return int(value) if kind["name"] == "IntDistribution" else value
+
+
+@functools.cache
+def _kind(distribution: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(distribution)
+    return found
+
+
+@functools.cache
+def _distribution(text: str) -> Any:
+    from optuna.distributions import json_to_distribution
+
+    return json_to_distribution(text)

@@ -1,0 +1,122 @@
+"""MLflow at its own pace: what the driver has to say waits in a queue, and no trial waits for the store.
+
+Order is kept for each trial. While the store is slow, the reports of a trial gather and go in one batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from search.files.storage import Place
+from search.tracking.tracker import Report, Tracker
+
+_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
+_Job = Callable[[], None]
+
+
+class Writer:
+    """A queue in front of a `Tracker`, and the thread that works through it."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Whatever the driver asks `tracker` for itself, it asks when this is not at work."""
+        self._tracker = tracker
+        self._jobs: dict[int, list[Report | _Job]] = {}  # by trial, those that waited longest first
+        self._changed = threading.Condition()
+        self._at_work: int | None = None
+        self._given_up = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.fault: Exception | None = None
+        """Why the store refuses what is to be written next; None while it does not."""
+        self.since = 0.0
+        """The moment of `time.monotonic` since which it refuses."""
+
+    def open_trial(self, number: int, settings: Mapping[str, Any]) -> None:
+        """As `Tracker.open_trial`."""
+        self._add(number, partial(self._tracker.open_trial, number, settings))
+
+    def log(self, number: int, report: Report) -> None:
+        """As `Tracker.log`, for one report."""
+        self._add(number, report)
+
+    def show(self, number: int, folder: Place) -> None:
+        """As `Tracker.show`."""
+        self._add(number, partial(self._tracker.show, number, folder))
+
+    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Place, log: Place, retries: int) -> None:
+        """As `Tracker.close_trial`."""
+        self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))
+
+    @property
+    def waiting(self) -> int:
+        """Trials about which something is still to be written."""
+        with self._changed:
+            return len({*self._jobs, self._at_work} - {None})
+
+    def drain(self, patience: float) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            Exception: what the store said, when it has refused for `patience` seconds; the rest stays unwritten, and a later
+                run of the sweep finds that out.
+        """
+        with self._changed:
+            while self._jobs or self._at_work is not None:
+                if self.fault is not None and time.monotonic() - self.since >= patience:
+                    self._given_up.set()
+                    raise self.fault
+                self._changed.wait(0.2)
+
+    def _add(self, number: int, job: Report | _Job) -> None:
+        with self._changed:
+            self._jobs.setdefault(number, []).append(job)
+            if self._thread is None:
+                # A daemon: when the driver dies of something else, nobody should wait for this.
+                self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while not self._given_up.is_set():
+            with self._changed:
+                while not self._jobs:
+                    self._changed.wait()
+                number = next(iter(self._jobs))
+                self._at_work, jobs = number, self._jobs.pop(number)
+            for job in _gathered(jobs):
+                self._insist(job if callable(job) else partial(self._tracker.log, number, job))
+            with self._changed:
+                self._at_work = None
+                self._changed.notify_all()
+
+    def _insist(self, job: _Job) -> None:
+        """Do it, however often it takes: every call of a tracker may be repeated."""
+        attempt = 0
+        while not self._given_up.is_set():
+            try:
+                job()
+            except Exception as fault:  # of MLflow, its database or its server: there is no list of what they raise
+                if self.fault is None:
+                    self.since = time.monotonic()
+                self.fault = fault
+                self._given_up.wait(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+                attempt += 1
+            else:
+                self.fault = None
+                return
+
+
+def _gathered(jobs: list[Report | _Job]) -> list[list[Report] | _Job]:
+    """The jobs of one trial in order, with reports that follow each other in one list."""
+    found: list[list[Report] | _Job] = []
+    for job in jobs:
+        if not isinstance(job, Report):
+            found.append(job)
+        elif found and isinstance(found[-1], list):
+            found[-1].append(job)
+        else:
+            found.append([job])
+    return found

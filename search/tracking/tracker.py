@@ -1,0 +1,316 @@
+"""The only writer to MLflow: a parent run for the sweep, one child run for each trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from gbc.errors import BadInput
+from gbc.settings import flatten
+from search.files import storage
+from search.files.storage import Place
+from search.spec.config import SweepConfig
+from search.tracking import ui_view
+from search.tracking.client import MARK, Known, address, known_runs, patient, reach, usable
+from search.tracking.lineage import Inputs
+from search.tracking.step_images import Gallery
+from search.worker import resource_usage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
+_ENDED: Final = ("FINISHED", "FAILED")
+_LARGEST_BATCH: Final = 1000  # metrics; MLflow's own limit
+
+
+class Report(NamedTuple):
+    """What a trial said once."""
+
+    step: int
+    metrics: Mapping[str, float]
+    when: float
+    """Seconds since 1970."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Report:
+        """From a trial's history, which does not know when it was made: now."""
+        return cls(row["step"], {name: value for name, value in row.items() if name != "step"}, time.time())
+
+
+class Tracker:
+    """Runs of one sweep. Every call may be repeated: nothing is created or logged twice."""
+
+    def __init__(self, config: SweepConfig, tags: Mapping[str, str], inputs: Inputs | None = None) -> None:
+        """Finds the experiment and the parent run, or creates them; `tags` and `inputs` say where the sweep comes from.
+
+        Raises:
+            BadInput: the store cannot be opened or is of another MLflow schema.
+        """
+        self.config, self._inputs = config, inputs
+        self.uri = address(config)
+        self._children: dict[int, Known] | None = None
+        reach(self.uri)
+        with usable(self.uri):
+            from mlflow import MlflowClient
+
+            self._client: MlflowClient = MlflowClient(patient(self.uri))
+            self._gallery = Gallery(self._client)
+            self.experiment = self._find_experiment()
+            self.parent = self._find_parent(tags)
+
+    def look(self) -> None:
+        """Read all runs of the sweep's trials. Done by itself before the first use of one."""
+        self._children = {}
+        for found in known_runs(self._client, self.uri, self.experiment, self.config.name):
+            number = int(found.tags.get("sweep.trial", -1))
+            other = self._children.get(number)
+            if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
+                self._children[number] = found
+
+    def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
+        """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""
+        child = self._child(number)
+        if child is None:
+            tags = {
+                "mlflow.parentRunId": self.parent,
+                "sweep.name": self.config.name,
+                "sweep.role": "trial",
+                "sweep.trial": str(number),
+                **_SOURCE,
+            }
+            run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
+            child = Known(run, time=0)
+            self._known[number] = child
+        elif child.status != "RUNNING":
+            self._client.update_run(child.run, status="RUNNING")
+            child.status = "RUNNING"
+        for tag in ("sweep.outcome", "sweep.reason", "sweep.log"):  # of a trial that failed and is tried again
+            if child.tags.pop(tag, None) is not None:
+                self._client.delete_tag(child.run, tag)
+        if settings is not None and not child.has_params:
+            self._log_inputs(child.run)  # before the parameters: who finds these looks no further
+            self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
+            child.has_params = True
+
+    def log(self, number: int, reports: Sequence[Report]) -> None:
+        """Reports of an open trial, in order, in as few batches as MLflow takes; those that were logged are left out."""
+        from mlflow.entities import Metric
+
+        child = self._known[number]
+        new, last = list[Report](), child.mark
+        for report in reports:  # a worker that took over says again what the one before it said
+            if report.step > last:
+                new.append(report)
+                last = report.step
+        # MLflow puts reports in the order of their time, and a clock may be set back.
+        if new and child.time is None:
+            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, MARK)), default=0)
+        while new:
+            count, metrics, now = 0, list[Metric](), child.time or 0
+            while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
+                step, values, when = new[count]
+                now = max(int(when * 1000), now + 1)
+                metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+                count += 1
+            self._client.log_batch(child.run, metrics=metrics)
+            child.time = now
+            for report in new[:count]:
+                child.mark = report.step
+                child.metrics |= report.metrics
+            new = new[count:]
+
+    def show(self, number: int, folder: Place) -> None:
+        """Move the pictures that the worker of a trial left in its folder into its run, by step."""
+        if (child := self._child(number)) is not None:
+            self._gallery.move(child.run, folder)
+
+    def close_trial(
+        self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
+    ) -> None:
+        """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done.
+
+        A failed one is tagged with the `reason`, the `log` that has the traceback and the number of `retries`.
+        """
+        from mlflow.entities import RunTag
+
+        child = self._child(number)
+        if child is None or (child.tags.get("sweep.outcome") == outcome and child.status in _ENDED):
+            return
+        tags = {"sweep.outcome": outcome}
+        if reason:
+            tags["sweep.reason"] = reason[:5000]
+        if retries:
+            tags["sweep.retries"] = str(retries)
+        if outcome == "failed" and log is not None and log.exists():
+            tags["sweep.log"] = str(log)
+        if picture.exists():
+            self._attach(child.run, picture)
+        self._client.log_batch(child.run, tags=[RunTag(key, value) for key, value in tags.items()])
+        status = "FAILED" if outcome == "failed" else "FINISHED"
+        self._client.set_terminated(child.run, status)
+        child.tags |= tags
+        child.status = status
+
+    def interrupt_trial(self, number: int) -> None:
+        """Mark the run of an open trial as killed; it is opened again when the sweep continues."""
+        child = self._child(number)
+        if child is not None and child.status == "RUNNING":
+            self._client.set_terminated(child.run, "KILLED")
+            child.status = "KILLED"
+
+    def mark(self, number: int) -> int:
+        """The step of the last report of a trial that is logged, 0 before the first."""
+        child = self._child(number)
+        return child.mark if child else 0
+
+    def behind(self, number: int, step: int, finished: bool) -> bool:
+        """Whether the run of a trial lacks reports up to `step`, or its end."""
+        child = self._child(number)
+        return child is None or child.mark < step or (finished and child.status not in _ENDED)
+
+    def run(self, number: int) -> str | None:
+        """The id of a trial's run; None when it has none."""
+        child = self._child(number)
+        return child.run if child else None
+
+    def copy_pictures(self, run: str, number: int) -> None:
+        """Give the run of a trial the pictures of another run."""
+        self._gallery.copy(run, self._known[number].run)
+
+    def adopt(self, number: int, run: str) -> None:
+        """From now on `run` is the run of trial `number`."""
+        found = self._client.get_run(run)
+        if found.data.tags.get("mlflow.parentRunId") != self.parent:
+            self._client.set_tag(run, "mlflow.parentRunId", self.parent)
+        self._known[number] = Known.of(found)
+
+    def discard(self, run: str) -> None:
+        """Delete a run, as MLflow deletes: it can be restored until `mlflow gc`."""
+        self._client.delete_run(run)
+        self._children = {number: child for number, child in self._known.items() if child.run != run}
+
+    def attach(self, number: int, picture: Place) -> None:
+        """Put the picture of a trial into its run."""
+        child = self._child(number)
+        if child is not None:
+            self._attach(child.run, picture)
+
+    def fetch(self, run: str, name: str, into: Path) -> None:
+        """Copy a file of a run into a folder."""
+        self._client.download_artifacts(run, name, str(into))
+
+    def reports(self, run: str) -> list[dict[str, Any]]:
+        """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
+        rows: dict[int, dict[str, Any]] = {}
+        for name in resource_usage.without(self._client.get_run(run).data.metrics):
+            for point in self._client.get_metric_history(run, name):
+                rows.setdefault(point.step, {"step": point.step})[name] = point.value
+        return [row for _, row in sorted(rows.items())]
+
+    def begin(self, files: Mapping[str, str], params: Mapping[str, Any]) -> None:
+        """Mark the sweep's run as running, with its configuration as parameters and files."""
+        run = self._client.get_run(self.parent)
+        self._client.update_run(self.parent, status="RUNNING")
+        if not run.data.params:
+            self._log_inputs(self.parent)
+            self._client.log_batch(self.parent, params=_params(params))
+        self.add_files(files)
+        # An experiment's kind says which of MLflow's pages it opens with.
+        self._client.set_experiment_tag(self.experiment, "mlflow.experimentKind", "custom_model_development")
+        self._client.set_experiment_tag(
+            self.experiment, ui_view.TAG + ui_view.key_of(self.config), ui_view.state(self.config, self.parent)
+        )
+
+    def add_files(self, files: Mapping[str, str]) -> None:
+        """Put text files into the sweep's run, in place of those of the same names."""
+        for name, text in files.items():
+            self._client.log_text(self.parent, text, name)
+
+    def describe(self, text: str) -> None:
+        """What MLflow's pages show on the sweep's run, in Markdown."""
+        self._client.set_tag(self.parent, "mlflow.note.content", text)
+
+    def end(
+        self,
+        status: str,
+        best: Mapping[str, float] | None,
+        best_trial: int | None,
+        picture: Place | None,
+        front: Sequence[int] = (),
+    ) -> None:
+        """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's.
+
+        With two objectives the numbers of the trials on the `front` become the tag `sweep.front`.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        if best and best_trial is not None:
+            metrics = [Metric(f"best/{name}", value, now, 0) for name, value in best.items()]
+            tags = [RunTag("sweep.best_trial", str(best_trial))]
+            if front:
+                tags.append(RunTag("sweep.front", front_text(front)))
+            self._client.log_batch(self.parent, metrics=metrics, tags=tags)
+        if picture and picture.exists():
+            self._attach(self.parent, picture)
+        self._client.set_terminated(self.parent, status)
+
+    def metrics(self, number: int) -> dict[str, float]:
+        """Last value of every metric of a trial; empty when it has no run."""
+        child = self._child(number)
+        return resource_usage.without(child.metrics) if child else {}
+
+    def _log_inputs(self, run: str) -> None:
+        if self._inputs is not None:
+            self._inputs.log(self._client, self.experiment, run)
+
+    def _attach(self, run: str, picture: Place) -> None:
+        with storage.as_local(picture) as path:
+            self._client.log_artifact(run, str(path))
+
+    def _find_experiment(self) -> str:
+        name = f"gbc-{self.config.dataset}"
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
+            place = None if self.uri.startswith("http") else Path("mlruns").resolve().as_uri()
+            created: str = self._client.create_experiment(name, artifact_location=place and f"{place}/artifacts/{name}")
+            return created
+        if found.lifecycle_stage == "deleted":
+            mend = f"mlflow experiments restore -x {found.experiment_id}"
+            raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{mend}`")
+        return str(found.experiment_id)
+
+    def _find_parent(self, tags: Mapping[str, str]) -> str:
+        query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"
+        found = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+        if found:
+            identity: str = found[0].info.run_id
+            return identity
+        own = {"sweep.name": self.config.name, "sweep.role": "sweep", **_SOURCE}
+        created: str = self._client.create_run(self.experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
+        return created
+
+    @property
+    def _known(self) -> dict[int, Known]:
+        if self._children is None:
+            self.look()
+        assert self._children is not None
+        return self._children
+
+    def _child(self, number: int) -> Known | None:
+        return self._known.get(number)
+
+
+def front_text(front: Sequence[int]) -> str:
+    """The tag `sweep.front`."""
+    return " ".join(map(str, front))[:5000]
+
+
+def _params(values: Mapping[str, Any]) -> list[Any]:
+    from mlflow.entities import Param
+
+    return [Param(key, str(value)) for key, value in values.items()]

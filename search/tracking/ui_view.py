@@ -1,0 +1,123 @@
+"""How MLflow's pages show a sweep: a saved view of its experiment, which a link opens.
+
+MLflow keeps what its Share button shares as a tag of the experiment. We share a view of our own: the sweep's trials by their
+objective, with the settings that were searched and the scores that matter in columns, and charts that compare them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+import zlib
+from typing import Any, Final
+
+from search.spec.config import SweepConfig
+from search.tracking.step_images import KEY
+
+TAG: Final = "mlflow.sharedViewState."
+_SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "kkt/rho", "classifier/accuracy")
+_CURVES: Final = {
+    "KKT losses": ("kkt/rho", "loss/stationarity", "loss/duality", "kkt/alpha", "kkt/mu_active", "margin/q50"),
+    "Scores": ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "loss/bn", "loss/total"),
+}
+_LOG: Final = ("loss/stationarity", "loss/duality", "loss/bn")
+
+
+def key_of(config: SweepConfig) -> str:
+    """Of the sweep's view, in the tag's name and in the link."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"gbc-search sweep {config.name}").hex
+
+
+def path(config: SweepConfig, experiment: str, *, charts: bool = False) -> str:
+    """What follows a server's address to open the view: its table, or its charts."""
+    mode = "CHART" if charts else "TABLE"
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={key_of(config)}&compareRunsMode={mode}"
+
+
+def state(config: SweepConfig, parent: str) -> str:
+    """The view as MLflow stores it; `parent` is the sweep's run, whose trials are unfolded."""
+    objective = config.objective
+    shown = {
+        "searchFilter": f"tags.`sweep.name` = '{config.name}'",
+        "orderByKey": f"metrics.`{objective.metric}`",
+        "orderByAsc": objective.direction == "min",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": _columns(config),
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsExpanded": {parent: True},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {parent: False},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        **_charts(config),
+    }
+    packed = zlib.compress(json.dumps(shown, separators=(",", ":")).encode(), 9)
+    return f"deflate;{base64.b64encode(packed).decode()}"
+
+
+def _columns(config: SweepConfig) -> list[str]:
+    objectives = [one.metric for one in config.objectives]
+    metrics = [*objectives, *(name for name in _SCORES if name not in objectives)]
+    return [
+        "attributes.`Duration`",
+        "tags.`sweep.outcome`",
+        *(f"metrics.`{name}`" for name in metrics),
+        *(f"params.`{name}`" for name in config.space),
+    ]
+
+
+def _charts(config: SweepConfig) -> dict[str, Any]:
+    """Sections and their cards, in the order in which they are shown."""
+    sections: list[dict[str, Any]] = []
+    cards: list[dict[str, Any]] = []
+
+    def section(name: str, **size: int) -> str:
+        identity = f"section-{len(sections)}"
+        state = {"uuid": identity, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+        sections.append(state | size)
+        return identity
+
+    def card(kind: str, place: str, **settings: Any) -> None:
+        common = {"uuid": f"card-{len(cards)}", "type": kind, "metricSectionId": place, "deleted": False, "isGenerated": False}
+        cards.append(common | settings)
+
+    overview = section("Settings and objective", columns=1, cardHeight=420)
+    card(
+        "PARALLEL", overview, displayName="", runsCountToCompare=100, showAllRuns=False,
+        selectedParams=list(config.space), selectedMetrics=[config.objective.metric],
+    )  # fmt: skip
+    for name, metrics in _CURVES.items():
+        place = section(name)
+        for metric in metrics:
+            card(
+                "LINE", place, metricKey=metric, selectedMetricKeys=[metric], runsCountToCompare=20, lineSmoothness=0,
+                xAxisKey="step", xAxisScaleType="linear", scaleType="log" if metric in _LOG else "linear",
+                selectedXAxisMetricKey="", yAxisKey="metric", useGlobalXaxisKey=True, useGlobalLineSmoothing=True,
+            )  # fmt: skip
+    card(
+        "IMAGE",
+        section("Pictures", columns=1, cardHeight=700),
+        imageKeys=[KEY],
+        step=_common_step(config),
+        runsCountToCompare=10,
+    )
+    return {"compareRunCharts": cards, "compareRunSections": sections}
+
+
+def _common_step(config: SweepConfig) -> int:
+    """The last step that no trial is stopped before, so that all have a picture of it."""
+    return config.trial.steps if config.scheduler.name == "none" else config.first_rung

@@ -1,0 +1,63 @@
+"""A limit on how long a trial may work in silence: its process says where it is, and ends.
+
+A thread of the interpreter's own keeps the time (`faulthandler`), so that code that never gives the others a turn is ended too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+from search.spec.config import SweepConfig
+from search.spec.format import duration
+
+T = TypeVar("T")
+_LEAST: Final = 600.0
+_SLOWER: Final = 20.0
+_MARK: Final = "Timeout ("  # how the interpreter begins
+
+
+def seconds_of(config: SweepConfig, steps_per_second: float) -> float:
+    """How long a trial may be silent: as asked, or ten minutes, or twenty times what a report should take."""
+    if config.hang_limit is not None:
+        return config.hang_limit * 60
+    return max(_LEAST, _SLOWER * config.trial.report_every / steps_per_second)
+
+
+def watched(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
+    """The items of `work`; the process ends when one takes longer than `seconds`, and leaves at `note` where it was.
+
+    What is done with an item takes as long as it takes: the driver may be busy.
+
+    Raises:
+        OSError: `note` cannot be written.
+    """
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with note.open("w") as file:
+        file.write(f"no report within {duration(seconds)}; where it hung is in error.log\n")
+        file.flush()
+        try:
+            while True:
+                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+                try:
+                    item = next(work)
+                except StopIteration:
+                    return
+                finally:
+                    faulthandler.cancel_dump_traceback_later()
+                yield item
+        finally:
+            note.unlink(missing_ok=True)
+
+
+def collect(note: Path) -> tuple[str, str] | None:
+    """Why a process ended itself and where it was, once; None when it ended in another way."""
+    with contextlib.suppress(OSError):
+        reason, _, where = note.read_text(errors="replace").partition("\n")
+        note.unlink()
+        if where.startswith(_MARK):
+            return reason, where
+    return None

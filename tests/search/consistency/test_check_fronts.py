@@ -1,0 +1,200 @@
+"""Records of a sweep with two objectives, a warm start and a budget of steps, damaged on purpose, one fault at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from search.consistency import audit
+from search.files.paths import CHECKPOINT, SWEEPS, WARM_START, recorded
+from search.policy.ranking import results
+from search.run import main
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry
+from search.status import look
+from search.study.ledger import Ledger
+from search.study.tables import read_study
+from tests.search.conftest import tiny_sweep
+from tests.search.study.test_warm_start import other_sweep
+from tests.support.records import check, client, play, run_of, store, study
+
+pytestmark = pytest.mark.usefixtures("records")
+
+TINY = SWEEPS / "tiny"
+SECOND = {"metric": "kkt/rho", "direction": "min"}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Iterator[Path]:
+    """Trials 0 and 1 took settings of another sweep; 0 to 2 are complete, and the budget of steps cut 3 and 4 short.
+
+    Trial 3 has come to step 6, and 4 was asked for and never started.
+    """
+    folder = tmp_path_factory.mktemp("fronts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        other_sweep(6)
+        more = {"warm_start": "other", "warm_start_trials": 2, "max_steps": 42, "trials": 5, "keep": 1}
+        config = SweepConfig.parse(tiny_sweep(second_objective=SECOND, scheduler={"name": "none"}, **more), "test")
+        play(config, classifier_cache, stop={}, leave={3: 6, 4: 0}, fail={})
+        yield folder
+
+
+def entries() -> list[Entry]:
+    return read_study(TINY / "study.db")[0]
+
+
+def front() -> list[int]:
+    return [entry.number for entry in results(recorded(TINY), entries())]
+
+
+def parent() -> str:
+    return str(client().get_run(run_of(0)).data.tags["mlflow.parentRunId"])
+
+
+def put_second(trial: int, step: int) -> None:
+    """The study's second objective becomes that of the report at `step`."""
+    (point,) = [one for one in client().get_metric_history(run_of(trial), "kkt/rho") if one.step == step]
+    where = "key = 'second_objective' AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"UPDATE trial_user_attributes SET value_json = ? WHERE {where}", json.dumps(point.value), trial)
+
+
+def lose_a_report(trial: int, step: int) -> None:
+    """The study and MLflow have not heard of it; the second objective in the study stays its."""
+    where = "step = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"DELETE FROM trial_intermediate_values WHERE {where}", step, trial)
+    store("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", run_of(trial), step)
+
+
+def lose_the_front() -> str:
+    client().delete_tag(parent(), "sweep.front")
+    return f"MLflow names trials None as the front, the study {' '.join(map(str, front()))}"
+
+
+def change_a_second_value() -> str:
+    store("UPDATE metrics SET value = 0.5 WHERE run_uuid = ? AND key = 'kkt/rho' AND step = 12", run_of(1))
+    return "trial-0001: kkt/rho differs between MLflow and the study at step 12"
+
+
+def lose_a_generator_of_the_front() -> str:
+    last = front()[-1]
+    (TINY / "trials" / f"{last:04d}" / CHECKPOINT).unlink()
+    return "missing, and it is the best trial" if len(front()) == 1 else "missing, and it is on the front"
+
+
+def lose_the_studys_last_words() -> str:
+    """A power cut took what sqlite had not yet synced."""
+    trial = "(SELECT trial_id FROM trials WHERE number = 2)"
+    study("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 2")
+    study(f"DELETE FROM trial_intermediate_values WHERE step = 12 AND trial_id = {trial}")
+    study(f"DELETE FROM trial_values WHERE trial_id = {trial}")
+    put_second(2, step=9)
+    return "trial-0002: the study ends at step 9, MLflow at 12"
+
+
+def lose_the_note() -> str:
+    (TINY / WARM_START).unlink()
+    return "warm_start.json: missing"
+
+
+def damage_the_note() -> str:
+    (TINY / WARM_START).write_text((TINY / WARM_START).read_text()[:-9])
+    return "warm_start.json: damaged"
+
+
+def lose_mlflows_note() -> str:
+    (found,) = Path("mlruns", "artifacts").rglob(WARM_START)
+    found.unlink()
+    return "the sweep's MLflow run has no warm_start.json"
+
+
+def leave_the_parent_killed() -> str:
+    """The budget of steps is used up: the sweep has ended."""
+    client().update_run(parent(), status="KILLED")
+    return "the sweep's MLflow run is KILLED, not FINISHED"
+
+
+FAULTS = [
+    lose_the_front, change_a_second_value, lose_a_generator_of_the_front, lose_the_studys_last_words, lose_the_note,
+    damage_the_note, lose_mlflows_note, leave_the_parent_killed,
+]  # fmt: skip
+
+
+def test_records_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys) == (0, "sweep tiny: 5 trials, 14 reports: all records agree\n")
+    assert audit(TINY).finished
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named_and_mended(fault: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
+    before, note = (
+        [(entry.values, entry.second, entry.state, entry.origin) for entry in entries()],
+        (TINY / WARM_START).read_text(),
+    )
+    expected = fault()
+    code, output = check(capsys)
+    assert code == 1 and expected in output, output
+    code, output = check(capsys, "--repair")
+    assert code == 0 and expected in output, output
+    assert check(capsys)[0] == 0
+    assert [(entry.values, entry.second, entry.state, entry.origin) for entry in entries()] == before
+    assert (TINY / WARM_START).read_text() == note
+    tags = client().get_run(parent()).data.tags
+    assert tags["sweep.front"] == " ".join(map(str, front())) and tags["sweep.best_trial"] == str(front()[0])
+    ledger = Ledger(recorded(TINY), TINY)  # Optuna has both values again, and the same front
+    assert {trial.number for trial in ledger.study.best_trials} == set(front())
+    ledger.close()
+
+
+def test_what_a_warm_start_took_must_be_what_the_trials_took(capsys: pytest.CaptureFixture[str]) -> None:
+    study("UPDATE trial_user_attributes SET value_json = '\"other/trial-0077\"' WHERE key = 'warm_start'")
+    code, output = check(capsys, "--repair")
+    assert code == 1 and "disagree  trial-0000: took settings of other/trial-0077 by the study, other/trial-000" in output
+    first = json.loads((TINY / WARM_START).read_text())
+    first["first"][1]["params"]["lr"] /= 2
+    (TINY / WARM_START).write_text(json.dumps(first))
+    study("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'warm_start'", json.dumps(first["first"][1]["origin"]))
+    assert f"trial-0001: its settings are not those of {first['first'][1]['origin']}" in check(capsys)[1]
+
+
+def test_a_full_trial_without_a_second_value_is_named_and_on_no_front(capsys: pytest.CaptureFixture[str]) -> None:
+    study("DELETE FROM trial_user_attributes WHERE key = 'second_objective' AND trial_id IN (SELECT trial_id FROM trials "
+          "WHERE number = 0)")  # fmt: skip
+    code, output = check(capsys)
+    assert code == 1 and "trial-0000: complete in the study without a value of each objective" in output
+    assert 0 not in front() and look("tiny").best_trial != 0
+
+
+def test_a_driver_that_died_before_it_wrote_a_report_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """One transaction holds both objectives of a report: the study has the second of the report before."""
+    lose_a_report(3, 6)
+    put_second(3, step=3)
+    code, output = check(capsys)
+    assert code == 0 and "trial-0003: history.json ends at step 6, the study at 3" in output, output
+
+
+def test_a_second_objective_of_another_report_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lose_a_report(3, 6)
+    code, output = check(capsys)
+    assert code == 1 and "trial-0003: kkt/rho differs between MLflow and the study at step 3" in output, output
+    assert "trial-0003: kkt/rho differs between history.json and the study at step 3" in output, output
+
+
+def test_the_status_says_what_ended_the_sweep_and_names_the_front(capsys: pytest.CaptureFixture[str]) -> None:
+    found = look("tiny")
+    assert (found.state, found.ended_by, found.steps, found.steps_left) == ("finished", "steps", 42, 0)
+    assert [point["trial"] for point in found.front] == front() and found.best_trial == front()[0]
+    assert (found.warm_start, found.borrowed) == ("other", 2)
+    assert main(["--status", "tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "ended     its optimiser steps are used up; more: a larger --max-steps, or another --name" in shown
+    assert "2 of the trials took settings of sweep other" in shown and "no trial left; 0 steps left" in shown
+    assert "front: trials that no other beats in both objectives" in shown and f"      trial-{front()[-1]:04d}  " in shown
+    assert main(["--list"]) == 0
+    assert f"(trial {front()[0]}, {len(front())} on the front)" in capsys.readouterr().out
+    kept = {int(path.parent.name) for path in (TINY / "trials").rglob(CHECKPOINT)}
+    assert kept == set(front())  # more than --keep says

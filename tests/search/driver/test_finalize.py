@@ -1,0 +1,273 @@
+"""What follows a sweep, and how MLflow's pages show it in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
+from rich.console import Console
+
+from gbc.findings import OTHER, TRAIN
+from search import ui
+from search.driver.finalize import AUDIT, EVALUATION, VERDICT, conclude
+from search.driver.summary import sum_up
+from search.files.paths import CHECKPOINT, CLASSIFIERS, REPORT, SWEEPS, folder_of, trial_folder
+from search.policy.ranking import best
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
+from search.tracking.registry import CHAMPION
+from search.tracking.tracker import Tracker
+from tests.search.conftest import tiny_sweep
+from tests.support.browser import Page, browse, chromium
+from tests.support.records import move, play
+
+CONFIG = SweepConfig.parse(tiny_sweep(trials=4, keep=1), "test")
+
+
+def finish() -> str:
+    """Conclude the sweep in this folder, as its driver does; gives what it said."""
+    ledger, tracker, said = Ledger(CONFIG, folder_of("tiny")), Tracker(CONFIG, {}), io.StringIO()
+    summary = sum_up(CONFIG, ledger, tracker.metrics, folder_of("tiny"))
+    conclude(CONFIG, ledger.entries(), tracker, summary, Console(file=said, width=300))
+    ledger.close()
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Iterator[Path]:
+    """Three trials complete, one stopped at step 6; concluded, and concluded again."""
+    folder = tmp_path_factory.mktemp("concluded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copytree(classifier_cache, CLASSIFIERS)
+        play(CONFIG, classifier_cache, stop={3: 6}, leave={}, fail={})
+        finish()
+        (folder / "said.txt").write_text(finish())
+        yield folder
+
+
+@pytest.fixture
+def here(template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder itself, not to be changed."""
+    monkeypatch.chdir(template)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return template
+
+
+def client() -> MlflowClient:
+    return MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
+
+
+def winner() -> int:
+    ledger = Ledger(CONFIG, folder_of("tiny"))
+    found = best(CONFIG, ledger.entries())
+    ledger.close()
+    assert found is not None
+    return found.number
+
+
+def test_the_verdict_is_in_mlflow_once(here: Path) -> None:
+    store = client()
+    experiment = store.get_experiment_by_name("gbc-fashion_mnist")
+    assert experiment is not None and experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    runs = {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
+    parent = runs["tiny"]
+    files = Path(store.download_artifacts(parent.info.run_id, ""))
+    found = json.loads((files / EVALUATION).read_text())
+    assert found["trial"] == winner()
+    logged = runs[f"trial-{winner():04d}"].data.metrics
+    assert found["scores"]["generator"] == {name: logged[name] for name in ("ssim/nearest", "ssim/coverage", "tstr/1nn")}
+    assert list(found["scores"])[-1] == "other real images" and found["scores"]["black"]["tstr/1nn"] < 0.2
+    (audit,) = json.loads((files / AUDIT).read_text())
+    assert audit["classifier"].startswith("fashion_mnist-mlp_bn-") and audit["verdict"]
+    assert {TRAIN, OTHER} <= set(audit["conditions"][0]["values"])
+    note = parent.data.tags["mlflow.note.content"]
+    said = json.loads((files / VERDICT).read_text())
+    assert said["trial"] == winner() and said["lines"][0].startswith("The KKT conditions ")
+    assert said["lines"][0] in note
+    assert f"trial-{winner():04d} is the best" in note and "| black |" in note and "python search/run.py" in note
+
+    (version,) = store.search_model_versions("name = 'gbc-fashion_mnist'")
+    assert store.get_model_version_by_alias("gbc-fashion_mnist", CHAMPION).version == version.version
+    assert version.run_id == parent.info.run_id and version.tags["sweep.trial"] == str(winner())
+    assert "as before" in (here / "said.txt").read_text() and "note:" not in (here / "said.txt").read_text()
+
+
+def test_trials_name_what_they_start_from_and_show_how_they_went(here: Path) -> None:
+    store = client()
+    experiment = store.get_experiment_by_name("gbc-fashion_mnist")
+    assert experiment is not None
+    (model,) = store.search_logged_models([experiment.experiment_id], filter_string="name LIKE 'fashion_mnist-%'")
+    for run in store.search_runs([experiment.experiment_id]):
+        inputs = store.get_run(run.info.run_id).inputs
+        contexts = {one.tags[0].value: one.dataset.name for one in inputs.dataset_inputs}
+        assert contexts == {"classifier training": "fashion_mnist", "evaluation": "fashion_mnist, test images"}
+        assert [one.model_id for one in inputs.model_inputs] == [model.model_id]
+        if run.data.tags["sweep.role"] == "trial":
+            assert run.data.metrics["system/system_memory_usage_megabytes"] > 100
+            pictures = [file.path for file in store.list_artifacts(run.info.run_id, "images") if file.path.endswith(".png")]
+            assert len(pictures) == (2 if run.data.tags["sweep.trial"] == "3" else 4)
+            left = trial_folder(SWEEPS / "tiny", int(run.data.tags["sweep.trial"]))
+            assert isinstance(left, Path) and not list(left.glob("samples-*.png"))
+
+
+def test_a_report_is_beside_the_study(here: Path) -> None:
+    text = (SWEEPS / "tiny" / REPORT).read_text()
+    assert f"trial {winner()}" in text and "other real images" in text and "The KKT conditions " in text
+
+
+def test_what_cannot_be_done_is_said_and_the_rest_is_done(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(template, tmp_path)
+    utils._artifact_repos_cache.clear()  # by run, and the copy has the same runs
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    best_of = trial_folder(SWEEPS / "tiny", winner())
+    (best_of / CHECKPOINT).unlink()
+    (SWEEPS / "tiny" / REPORT).unlink()
+    said = finish()
+    assert f"note: the best is not exported: the generator of trial {winner()} was not kept" in said
+    assert (SWEEPS / "tiny" / REPORT).exists()
+
+
+@pytest.fixture(scope="module")
+def address(template: Path) -> Iterator[str]:
+    """The view of the sweep, on a server started as users start it, where the usual port is taken."""
+    if chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with closing(socket.socket()) as other:
+        with contextlib.suppress(OSError):  # taken by somebody else, which is as good
+            other.bind(("127.0.0.1", 5000))
+            other.listen()
+        server = subprocess.Popen(
+            [sys.executable, str(Path(ui.__file__)), "--sweep", "tiny"], cwd=template, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        patience = threading.Timer(120, server.kill)
+        patience.start()
+        assert server.stdout is not None
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if "viewStateShareKey" in line:
+                break
+        patience.cancel()
+        assert any("port 5000 is taken; using 50" in line for line in lines), lines
+        yield lines[-1].split()[-1]
+        server.terminate()
+        assert server.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def tab(address: str) -> Iterator[Page]:
+    with browse() as page:
+        yield page
+
+
+def test_the_runs_table_tells_the_story(here: Path, tab: Page, address: str) -> None:
+    tab.open(address, width=1800)
+    tab.wait("document.body.innerText.includes('matching runs')")
+    rows = "[...document.querySelectorAll('[role=row] a')].map(e => e.textContent).filter(t => /^(trial-|tiny)/.test(t))"
+    tab.wait(f"{rows}.length == 5")
+    ledger = Ledger(CONFIG, folder_of("tiny"))
+    order = sorted(ledger.entries(), key=lambda entry: -(entry.value or 0))
+    ledger.close()
+    assert tab.run(rows) == [*(f"trial-{entry.number:04d}" for entry in order), "tiny"]
+    heads = tab.run("[...document.querySelectorAll('[role=columnheader]')].map(e => e.textContent.trim())")
+    assert {"Run Name", "ssim/coverage", "tstr/1nn", "kkt/rho"} <= set(heads)
+
+
+def test_charts_compare_trials(tab: Page, address: str) -> None:
+    tab.open("about:blank")
+    tab.open(address.replace("TABLE", "CHART"), width=1800, height=3000)
+    for words in ("Parallel Coordinates", "KKT losses", "kkt/rho", "loss/duality", "Scores"):
+        tab.wait(f"document.body.innerText.includes({words!r})")
+    tab.wait("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 4")
+
+
+def test_the_sweeps_run_shows_the_verdict_with_its_picture(here: Path, tab: Page, address: str) -> None:
+    run = client().search_runs(["1"], "tags.`sweep.role` = 'sweep'")[0].info.run_id
+    tab.open("about:blank")
+    tab.open(f"{address.partition('#')[0]}#/experiments/1/runs/{run}", width=1500, height=1600)
+    picture = "document.querySelector('img[src*=\"samples.png\"]')"
+    tab.wait(f"{picture} && {picture}.naturalWidth > 0")
+    assert f"trial-{winner():04d} is the best" in tab.run("document.body.innerText")
+
+
+def test_pictures_of_trials_can_be_browsed_by_step(tab: Page, address: str) -> None:
+    tab.open("about:blank")
+    tab.open(address.replace("TABLE", "CHART"), width=1800, height=6000)
+    shown = "[...document.querySelectorAll('img')].filter(e => e.src.includes('samples') && e.naturalWidth > 0)"
+    tab.wait(f"{shown}.length == 4")
+    before = tab.run(f"{shown}.map(e => e.src)")
+    assert all("step%2B3%2B" in one or "step+3+" in one for one in before), before
+    tab.run("document.querySelector('[role=slider]').focus()")
+    for kind in ("keyDown", "keyUp"):
+        tab.send("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+    tab.wait(f"{shown}.length == 4 && {shown}.every(e => !{before!r}.includes(e.src))")
+
+
+def test_optunas_pages_are_of_the_same_study(here: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, str(Path(ui.__file__)), "--optuna"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    patience = threading.Timer(120, server.kill)
+    patience.start()
+    assert server.stdout is not None
+    head, link = server.stdout.readline(), server.stdout.readline()
+    patience.cancel()
+    assert head.startswith("optuna-dashboard on http://127.0.0.1:") and link.split()[0] == "tiny", (head, link)
+    with urllib.request.urlopen(link.split()[1].replace("/dashboard", "/api/studies"), timeout=30) as answer:
+        (study,) = json.load(answer)["study_summaries"]
+    assert study["study_name"] == "tiny" and study["directions"] == ["maximize"]
+    server.terminate()
+    assert server.wait(20) == 0
+
+
+def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for arguments, message in (
+            ([], "no MLflow store here (sqlite:///"),
+            (["--sweep", "tinny"], "no sweep 'tinny' here"),
+            (["--optuna"], "no sweep here; start one"),
+        ):
+            assert ui.main(arguments) == 2
+            error = capsys.readouterr().err
+            assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+        Path("mlflow.db").touch()
+        assert ui.main(["--port", port]) == 2
+        assert f"--port {port}: cannot be used: Address already in use" in capsys.readouterr().err
+
+
+def test_a_store_of_another_mlflow_is_named(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(template / "mlflow.db", "mlflow.db")
+    with closing(sqlite3.connect("mlflow.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    assert ui.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "written by another version of MLflow; keep a copy and run `mlflow db upgrade" in error

@@ -1,0 +1,212 @@
+"""More than one machine: a real Ray cluster, one node of which dies in mid-sweep while another joins."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from gbc.errors import BadInput
+from search.driver.node_deaths import NodeDeaths
+from search.driver.ray_runtime import UNUSED
+from search.driver.recorder import reason_of
+from search.driver.resources import Machine
+from search.spec.config import Resources, SweepConfig
+from search.spec.trial_record import Entry
+from search.worker.trial import assignment_of
+from tests.conftest import TINY
+from tests.search.conftest import tiny_sweep
+from tests.support import ROOT
+from tests.support.nodes import Nodes, cluster
+from tests.support.workplace import Workplace
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with cluster() as found:
+        yield found
+
+
+def test_ray_has_what_a_local_start_leaves_out() -> None:
+    """Private methods: a version of Ray that renames one would start the process again, and nobody would see it."""
+    source = Path(importlib.util.find_spec("ray._private.node").origin).read_text()
+    assert all(f"def {method}(" in source and f"self.{method}(" in source for method in UNUSED)
+
+
+PROGRAM = """
+import sys, ray
+from search.driver import ray_runtime
+
+address, = sys.argv[1:]
+nodes = ray_runtime.join(address)
+assert len(nodes) == 2 and ray_runtime.join(address) == nodes  # joined once
+
+@ray.remote(num_cpus=1)
+class Worker:
+    def node(self):
+        import gbc, search.worker.trial  # what the driver brought
+        return ray.get_runtime_context().get_node_id()
+    def wait(self):
+        import time
+        time.sleep(600)
+
+workers = [Worker.remote(), Worker.remote()]
+mine = ray.get_runtime_context().get_node_id()
+(far,) = [worker for worker in workers if ray.get(worker.node.remote()) != mine]
+waiting = far.wait.remote()
+print("waiting", flush=True)
+try:
+    ray.get(waiting)
+except ray.exceptions.RayActorError as fault:
+    print(str(fault))
+ray_runtime.leave()
+"""
+
+
+@pytest.mark.sweep
+def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> None:
+    """Ray counts it as a failure of the trial. What tells it apart is what Ray says, which a real death shows."""
+    command = [sys.executable, "-c", PROGRAM, nodes.address]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as driver:
+        assert driver.stdout is not None and driver.stdout.readline() == "waiting\n"
+        assert nodes.ask("kill") == "done"
+        said = driver.stdout.read()
+    assert driver.returncode == 0 and "raylet" not in said.lower()
+    assert nodes.ask("add") == "done"
+
+    log = tmp_path / "error.txt"
+    trial: Any = SimpleNamespace(error_file=str(log), max_failures=1, config={"number": 0})
+    deaths = NodeDeaths()
+    log.write_text(f"Failure # 1 (occurred at noon)\n{said}\n")
+    deaths.on_trial_recover(0, [], trial)
+    assert trial.max_failures == 2
+    assert reason_of(log.read_text()) == "its node died, and it had no retry left"
+    with log.open("a") as more:
+        more.write("Failure # 2 (occurred at one)\nThe actor died unexpectedly before finishing this task.\n")
+    deaths.on_trial_recover(0, [], trial)
+    assert trial.max_failures == 2
+
+
+@pytest.mark.sweep
+def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = Workplace(tmp_path)
+    file = place.file("spread", trials=4, trial={**TINY, "steps": 180}, scheduler={"name": "none"})
+    command = ["--config", file, "--address", nodes.address, "--storage", "shared", "--retries", "1"]
+    process = place.start(*command)
+    output = ""
+    for word in ("kill", "add", "kill", "add"):  # more deaths than retries
+        output += wait_for_two(place, process)
+        assert nodes.ask(word) == "done"
+    more, _ = process.communicate(timeout=240)
+    output += more
+    assert process.returncode == 0, output
+    # A node that an earlier test killed may not be missed yet.
+    assert re.search(r"[23] at a time on [23] CPUs of [23] nodes", output) and "Traceback" not in output, output
+    assert "raylet" not in output.lower()
+
+    place.check_records_agree("spread", 4)
+    assert {run.data.tags["sweep.outcome"] for run in place.trials("spread")} == {"complete"}
+    assert sum(int(run.data.tags.get("sweep.retries", 0)) for run in place.trials("spread")) >= 1
+    assert place.run("--check", "spread")[0] == 0
+
+    # Trials' files are in the storage alone, and so is the classifier, which the nodes did not train.
+    folder = tmp_path / "mlruns" / "sweeps" / "spread"
+    assert not (folder / "trials").exists()
+    shared = tmp_path / "shared"
+    assert sorted(path.name for path in (shared / "spread" / "trials").iterdir()) == ["0000", "0001", "0002", "0003"]
+    assert len(list((shared / ".classifiers").glob("*/complete"))) == 1
+    record = yaml.safe_load((folder / "sweep.yaml").read_text())
+    assert record["places"] == {"address": nodes.address, "storage": str(shared)}
+
+    # The cluster was not ours to end. It is not needed to go on either, and not joined unless it is named.
+    assert nodes.ask("add") == "done"
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    code, output = place.run("--config", file, "--trials", "5", "--json")
+    assert code == 0 and "CPUs of" not in output, output
+    summary = json.loads(output[output.index("{\n") :])
+    assert summary["complete"] == 5 and summary["picture"].startswith(str(shared))
+    assert place.status("spread")["storage"] == str(shared / "spread")
+    place.check_records_agree("spread", 5)
+
+
+def wait_for_two(place: Workplace, process: Any) -> str:
+    """Until two trials have reported since now: then both nodes are at work."""
+    seen, output = set[str](), ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output += line
+        if "  step " in line:
+            seen.add(line.split()[1])
+        if len(seen) == 2:
+            time.sleep(0.5)
+            return output
+    raise AssertionError(f"the sweep ended:\n{output}")
+
+
+def test_without_a_bound_ray_asks_for_one_trial_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins what Tune does for a searcher that is not its own: hundreds of trials asked for at once would learn nothing."""
+    from ray.tune.execution.tune_controller import _get_max_pending_trials
+    from ray.tune.search import SearchGenerator
+
+    from search.driver.searcher import LedgerSearcher
+
+    monkeypatch.delenv("TUNE_MAX_PENDING_TRIALS_PG", raising=False)
+
+    class Silent(LedgerSearcher):
+        def __init__(self) -> None:
+            super(LedgerSearcher, self).__init__(metric="x", mode="max")
+
+    assert _get_max_pending_trials(SearchGenerator(Silent())) == 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fits"),
+    [
+        ({}, [(2, 0), (4, 0)], 6),
+        ({"cpus_per_trial": 3.0}, [(2, 0), (4, 0), (7, 0)], 3),
+        ({}, [(0, 0), (8, 1), (8, 1)], 8),
+        ({"gpus_per_trial": 1.0}, [(8, 2), (1, 2)], 3),
+    ],
+)
+def test_a_trial_fits_into_a_node_or_not(resources: dict[str, float], nodes: list[tuple[float, float]], fits: int) -> None:
+    machine = Machine.of_cluster(Resources.parse(resources, "test"), nodes)
+    assert (machine.concurrency, machine.nodes, machine.bounded) == (fits, len(nodes), False)
+    bound = Machine.of_cluster(Resources.parse({**resources, "concurrency": 2}, "test"), nodes)
+    assert (bound.concurrency, bound.bounded) == (2, True)
+
+
+def test_a_trial_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(BadInput, match="none of the cluster's 2 nodes has room for a trial of 9 CPU"):
+        Machine.of_cluster(Resources.parse({"cpus_per_trial": 9.0}, "test"), [(8, 0), (8, 0)])
+
+
+def test_workers_know_neither_the_study_nor_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the driver writes to them. A password of the storage is not in what Ray writes down either."""
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "address": "10.1.2.3:6379",
+        "storage": "fsspec+memory://key:s3cr3t@bucket/x",
+        "study_url": "postgresql://me:s3cr3t@database/studies",
+        "tracking_uri": "http://me:s3cr3t@tracking:5000",
+    }
+    config = SweepConfig.parse(tiny_sweep(places=places), "test")
+    monkeypatch.setattr("search.files.storage._system", lambda url: (None, "x"))
+    params = {"lr": 0.001, "batch_size": 16, "tv_weight": 0.5}
+    entry = Entry(3, params, "running", {3: 0.5}, None, None)
+    told = json.dumps(assignment_of(config, entry, Path("cache"), 1))
+    for secret in ("s3cr3t", "postgresql", "database", "tracking", "10.1.2.3"):
+        assert secret not in told
+    assert json.loads(told)["storage"] == "fsspec+memory://bucket/x"
+    assert json.loads(told)["folder"] == "tiny/trials/0003"

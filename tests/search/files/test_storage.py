@@ -1,0 +1,242 @@
+"""Files here and far away: every operation on every kind of storage, two of them real ones of pyarrow's."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gbc import checkpoint, pretrain
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.samples import ImageDataset
+from search.driver.retention import Keeper, footprint, leftovers, saved
+from search.files import shared_classifiers, storage
+from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, home_of, step_picture, trial_folder
+from search.files.storage import Place, Remote, open_storage
+from search.spec.config import SweepConfig
+from search.spec.locations import Places
+from search.worker.trial import Assignment, rows
+from tests.conftest import TINY
+from tests.search.conftest import tiny_sweep
+from tests.search.driver.test_retention import entry
+from tests.search.worker.test_trial import plain
+from tests.support.servers import s3_server
+from tests.support.workplace import EXPORT, Workplace
+
+KEY, SECRET = "AKIDEXAMPLE", "wJalr-secret"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a bucket, with the key in it."""
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("moto.server")
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        endpoint = f"http://127.0.0.1:{port}"
+        client = boto3.client(
+            "s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
+        )
+        client.create_bucket(Bucket="sweeps")
+        yield f"s3://{KEY}:{SECRET}@sweeps/some/where?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
+
+
+@pytest.fixture(params=["folder", "file-url", "fsspec", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "folder":
+            return str(tmp_path / "store")
+        case "file-url":
+            return f"file://{tmp_path}/store"
+        case "fsspec":
+            return f"fsspec+local://{tmp_path}/store"
+    found: str = request.getfixturevalue("s3")
+    return found.replace("/some/where", f"/{tmp_path.name}")
+
+
+@pytest.fixture
+def place(url: str) -> Place:
+    """As a sweep gets it: by way of its places."""
+    found = Places.parse({"storage": url}, "test").storage
+    assert found is not None
+    return open_storage(found)
+
+
+def test_a_file_is_written_whole_read_listed_and_deleted(place: Place, url: str) -> None:
+    assert isinstance(place, Remote) == url.startswith(("fsspec+", "s3"))
+    storage.check(place)
+    assert storage.files(place) == [] and storage.folders(place) == []
+    file = place / "trials" / "0007" / "last.ckpt"
+    assert not file.exists()
+    with pytest.raises(FileNotFoundError):
+        file.read_bytes()
+    for content in (b"x" * 3_000_000, b"y" * 10):
+        storage.write(file, content)
+        assert file.exists() and file.read_bytes() == content
+    storage.write(place / "trials" / "0008" / "a.json", b"{}")
+    assert [(str(path), size) for path, size in storage.files(place)] == [
+        (str(file), 10), (str(place / "trials" / "0008" / "a.json"), 2),
+    ]  # fmt: skip
+    assert [folder.name for folder in storage.folders(place / "trials")] == ["0007", "0008"]
+    with storage.as_local(file) as path:
+        assert path.name == "last.ckpt" and path.read_bytes() == b"y" * 10
+    storage.move(file, file.with_name("previous.ckpt"))
+    assert not file.exists() and file.with_name("previous.ckpt").read_bytes() == b"y" * 10
+    file.unlink(missing_ok=True)
+    storage.remove(place / "trials" / "0007")
+    storage.remove(place / "trials" / "0007")
+    assert [path.name for path, _ in storage.files(place)] == ["a.json"]
+
+
+def test_of_two_checkpoints_one_is_always_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    last, previous = place / CHECKPOINT, place / PREVIOUS
+    for step in (1, 2, 3):
+        storage.save(last, {"step": step, "weights": torch.arange(step)}, previous)
+    assert checkpoint.load(last)["step"] == 3 and checkpoint.load(previous)["step"] == 2
+    assert checkpoint.verified(last)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomic", killed)
+        patch.setattr(Remote, "_put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            storage.save(last, {"step": 4}, previous)
+    assert checkpoint.load(last)["step"] == 3
+
+
+def take(assignment: Assignment, url: str | None, count: int) -> list[dict[str, Any]]:
+    found = []
+    for row in rows(assignment, url):
+        found.append(row)
+        if len(found) == count:
+            break
+    return found
+
+
+def test_a_trial_goes_on_from_what_another_node_left(
+    place: Place,
+    url: str,
+    settings: TrialConfig,
+    images: ImageDataset,
+    classifier_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The classifier is fetched, not trained; the numbers are those of an undisturbed trial."""
+    folder = pretrain.place(settings.classifier, images, classifier_cache)
+    shared_classifiers.put(place, folder)
+    config = SweepConfig.parse(tiny_sweep(trial=settings.model_dump(mode="json"), places={"storage": url}), "test")
+    home = home_of(config)
+    cache = tmp_path / "node"
+    monkeypatch.setattr(shared_classifiers, "node_cache", lambda: cache)
+    monkeypatch.setattr("gbc.pretrain.train", lambda *_: pytest.fail("trained on a node"))
+    where = trial_folder(home, 7)
+    assignment = Assignment(
+        number=7, acknowledged=0, settings=settings.model_dump(mode="json"),
+        folder=str(where) if isinstance(where, Path) else str(where.inside), cache="", storage=config.places.storage, threads=1,
+        gpus=0.0, hang_limit=60.0, note="",
+    )  # fmt: skip
+    secret = config.places.storage
+    reference = take(Assignment(**{**assignment, "folder": str(where.with_name("0009")) if isinstance(where, Path)  # type: ignore[typeddict-item]
+                                   else str(where.with_name("0009").inside)}), secret, 99)  # fmt: skip
+    assert len(reference) == 4 and (cache / folder.name / "regime.json").exists()
+    take(assignment, secret, 2)
+    found = take(Assignment(**{**assignment, "acknowledged": 6}), secret, 99)  # type: ignore[typeddict-item]
+    assert plain(found) == plain(reference)[2:]
+    pictures = {step_picture(step) for step in (3, 6, 9, 12)}  # of which a driver would have taken some by now
+    assert {path.name for path, _ in storage.files(where)} - pictures == {CHECKPOINT, PREVIOUS, "samples.png"}
+
+    # A damaged one gives way to the one before it.
+    content = bytearray((where / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    storage.write(where / CHECKPOINT, bytes(content))
+    record, damaged = saved(where)
+    assert record is not None and len(record.history) == 3 and [path.name for path in damaged] == [CHECKPOINT]
+    assert plain(take(Assignment(**{**assignment, "acknowledged": 9}), secret, 99)) == plain(reference)[3:]  # type: ignore[typeddict-item]
+
+    # What is not needed any more goes, and the history stays.
+    entries = [entry(7, "stopped")]
+    Keeper(home, config).tidy(entries)
+    assert {path.name for path, _ in storage.files(where)} - pictures == {HISTORY, "samples.png"}
+    assert footprint(tmp_path / "none", config) == sum(size for _, size in storage.files(home)) > 1000
+    storage.write(where / ".last.ckpt.1-part", b"")
+    assert [path.name for path in leftovers(tmp_path / "none", config)] == [".last.ckpt.1-part"]
+
+
+def test_a_classifier_is_not_there_before_all_of_it_is(
+    place: Place, settings: TrialConfig, images: ImageDataset, classifier_cache: Path
+) -> None:
+    folder = pretrain.place(settings.classifier, images, classifier_cache)
+    with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        written = []
+        write = storage.write
+
+        def some(path: Place, content: bytes) -> None:
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(path)
+            write(path, content)
+
+        patch.setattr(storage, "write", some)
+        shared_classifiers.put(place, folder)
+    assert shared_classifiers.fetch(place, folder.name) is None
+    shared_classifiers.put(place, folder)
+    found = shared_classifiers.fetch(place, folder.name)
+    assert found is not None and found["regime.json"] == (folder / "regime.json").read_bytes()
+
+
+@pytest.mark.sweep
+def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed once. The key comes with the command, then from the environment, and is written nowhere."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = Workplace(tmp_path)
+    url = s3.replace("/some/where", "/swept")
+    file = place.file("bucket", trials=3, trial={**TINY, "steps": 120}, keep=1)
+    process = place.start("--config", file, "--storage", url)
+    output = place.wait_for(process, "  step ")
+    place.kill_everything(process)
+    for path in tmp_path.rglob("*"):  # Ray's scratch files among them
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    code, more = place.run("--config", file)
+    assert code == 0, more
+    assert "picture: s3://sweeps/swept/bucket/trials/000" in more
+    place.check_records_agree("bucket", 3)
+    assert not (tmp_path / "mlruns" / "sweeps" / "bucket" / "trials").exists()
+    kept = [path for path, _ in storage.files(open_storage(url) / "bucket") if path.name == CHECKPOINT]
+    assert len(kept) == 1
+    kept[0].unlink()  # trained again, with the same numbers
+    code, mended = place.run("--check", "bucket", "--repair")
+    assert code == 0 and "trained again" in mended and "with the same numbers" in mended, mended
+    command = [sys.executable, EXPORT, "--sweep", "bucket", "--out", "exported"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "exported" / "samples.png").exists()
+    assert SECRET not in output + more + mended and KEY not in output + more + mended
+
+
+def test_no_password_of_a_store_is_shown(s3: str) -> None:
+    place = open_storage(s3) / "trials" / "0007"
+    assert str(place) == "s3://sweeps/some/where/trials/0007" and SECRET not in repr(place)
+    wrong = s3.replace("sweeps", "no-such-bucket")
+    with pytest.raises(
+        BadInput, match=r"--storage s3://no-such-bucket/some/where/?: cannot be used|cannot be written"
+    ) as caught:
+        storage.check(open_storage(wrong))
+    assert SECRET not in str(caught.value) and KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/x", "s3://", "hdfs://"])
+def test_what_pyarrow_does_not_know_is_refused_in_one_line(url: str) -> None:
+    with pytest.raises(BadInput, match=r"--storage .*cannot be used") as caught:
+        storage.check(open_storage(url))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.driver.summary import sum_up
+from search.policy.ranking import best, front, goodness, ranked, trials_without_gain, worth_keeping
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
+from search.study.tables import recorded_trials
+from tests.search.conftest import tiny_sweep
+
+TWO = {
+    "objective": {"metric": "ssim/coverage", "direction": "max"},
+    "second_objective": {"metric": "kkt/rho", "direction": "min"},
+    "scheduler": {"name": "none"},
+}
+
+
+def two_objectives(folder: Path, points: list[tuple[float, float]]) -> tuple[SweepConfig, Ledger]:
+    config = SweepConfig.parse(tiny_sweep(**TWO), "test")
+    ledger = Ledger(config, folder)
+    for first, second in points:
+        number = ledger.ask().number
+        ledger.record(number, 6, 0.0, stop=False, second=9.0)
+        ledger.record(number, 12, first, stop=False, second=second)
+        ledger.tell(number, "complete")
+    return config, ledger
+
+
+def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
+    #         beaten by 2  on it       on it       beaten by 1  the same as 1
+    points = [(0.2, 0.5), (0.6, 0.8), (0.3, 0.5), (0.6, 0.9), (0.6, 0.8)]
+    config, _ = two_objectives(tmp_path, points)
+    entries = Ledger(config, tmp_path).entries()
+    assert [entry.objectives for entry in entries] == points
+    assert goodness(config, entries[0]) == (0.2, -0.5)
+    assert [entry.number for entry in front(config, entries)] == [1, 4, 2]
+    found = best(config, entries)
+    assert found is not None and found.number == 1
+    # Optuna's own answer leaves out nothing and adds nothing.
+    assert {trial.number for trial in Ledger(config, tmp_path).study.best_trials} == {1, 2, 4}
+
+
+def test_a_trial_that_was_cut_short_is_on_no_front(tmp_path: Path) -> None:
+    config, ledger = two_objectives(tmp_path, [(0.2, 0.5)])
+    number = ledger.ask().number
+    ledger.record(number, 6, 0.9, stop=True, second=0.1)
+    ledger.tell(number, "stopped")
+    assert [entry.number for entry in front(config, ledger.entries())] == [0]
+    assert ledger.entry(number).objectives == (0.9, 0.1)
+
+
+def test_a_gain_is_what_nothing_before_equalled_in_both(tmp_path: Path) -> None:
+    config, ledger = two_objectives(tmp_path, [(0.2, 0.5), (0.1, 0.4)])
+    assert trials_without_gain(config, ledger.entries()) == 0  # better in the second
+    config, ledger = two_objectives(tmp_path, [(0.2, 0.5), (0.1, 0.45)])
+    assert trials_without_gain(config, ledger.entries()) == 2
+
+
+def test_two_objectives_are_sampled_past_the_start_up_trials_whatever_was_cut_short(tmp_path: Path) -> None:
+    for sampler in ("tpe", "gp", "random", "qmc", "grid"):
+        folder = tmp_path / sampler
+        folder.mkdir()
+        config = SweepConfig.parse(tiny_sweep(**TWO, sampler=sampler), "test")
+        seen = []
+        for number in range(14):
+            ledger = Ledger(config, folder)
+            seen.append(ledger.ask().params)
+            ledger.record(number, 12, 0.1 * (number % 5), stop=False, second=0.1 * (number % 3))
+            ledger.tell(number, "stopped" if number == 4 else "complete")
+        assert len({tuple(params.values()) for params in seen}) == 14
+
+
+def asking(folder: Path, trials: list[tuple[float, float]], **changes: object) -> tuple[SweepConfig, Ledger]:
+    """A sweep that requires kkt/active of 0.05, with the values and kkt/active of full trials."""
+    objective = {"metric": "ssim/coverage", "direction": "max", "require": {"kkt/active": 0.05}}
+    config = SweepConfig.parse(tiny_sweep(objective=objective, **changes), "test")
+    ledger = Ledger(config, folder)
+    for value, active in trials:
+        number = ledger.ask().number
+        for step, share in ((6, 1.0), (12, active)):  # the last report counts
+            ledger.record(number, step, value, stop=False, missed=config.objective.missed({"kkt/active": share}))
+        ledger.tell(number, "complete")
+    return config, ledger
+
+
+def test_a_trial_that_misses_a_requirement_is_never_the_best(tmp_path: Path) -> None:
+    config, ledger = asking(tmp_path, [(0.9, 0.0), (0.3, 0.2), (0.4, 0.1), (0.8, 0.04)], keep=1)
+    ledger.flush()
+    assert [entry.missed for entry in recorded_trials(config, tmp_path)[0]] == [entry.missed for entry in ledger.entries()]
+    entries = Ledger(config, tmp_path).entries()  # as a sweep that goes on finds them
+    assert entries[3].missed == ("kkt/active 0.04 (required: at least 0.05)",)
+    found = best(config, entries)
+    assert found is not None and found.number == 2
+    assert [entry.number for entry in ranked(config, entries)] == [2, 1, 0, 3]
+    assert [entry.number for entry in worth_keeping(config, entries)] == [2]
+    assert [entry.number for entry in front(config, entries)] == [2]
+    assert trials_without_gain(config, entries) == 1  # the last one is better and does not count
+    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    assert summary.best_trial == 2
+    assert summary.verdict == ["2 of 4 full trials meet kkt/active ≥ 0.05; the others cannot be the best"]
+
+
+def test_where_none_meets_it_the_best_is_the_best_of_all(tmp_path: Path) -> None:
+    config, ledger = asking(tmp_path, [(0.3, 0.0), (0.9, 0.01)])
+    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    assert summary.best_trial == 1
+    assert summary.verdict == ["no full trial meets kkt/active ≥ 0.05: it is the best of all"]
+
+
+def test_the_first_that_meets_it_is_a_gain_whatever_came_before(tmp_path: Path) -> None:
+    config, ledger = asking(tmp_path, [(0.9, 0.0), (0.3, 0.2)])
+    assert trials_without_gain(config, ledger.entries()) == 0

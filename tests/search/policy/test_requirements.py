@@ -1,0 +1,55 @@
+"""What a sweep requires of its best, and what that is worth: from the workers' reports to the last lines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from search.driver.summary import Summary
+from search.files.paths import CLASSIFIERS, SWEEPS
+from search.policy.ranking import best
+from search.run import main
+from search.spec.config import SweepConfig
+from search.status import look
+from search.study.ledger import Ledger
+from tests.search.conftest import tiny_sweep
+from tests.support.records import play
+
+
+def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_came_of_it(
+    classifier_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All trials are played, so that the command has only the last words left, and needs no Ray."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(classifier_cache, CLASSIFIERS)
+    # One that no trial can meet, and one that all do.
+    objective = {"metric": "ssim/coverage", "require": {"kkt/active": 0.999, "loss/total": 1e9}}
+    data = tiny_sweep(objective=objective, trials=2)
+    Path("tiny.yaml").write_text(yaml.safe_dump(data))
+    config = SweepConfig.parse(data, "test")
+    play(config, classifier_cache, stop={}, leave={}, fail={})
+    entries = Ledger(config, SWEEPS / "tiny").entries()
+    for entry in entries:
+        (missed,) = entry.missed
+        assert missed.startswith("kkt/active 0.") and missed.endswith("(required: at least 0.999)")
+
+    (SWEEPS / "tiny" / "summary.json").unlink(missing_ok=True)
+    assert main(["--config", "tiny.yaml", "--no-report"]) == 0
+    output = capsys.readouterr().out
+    assert "      the KKT conditions " in output
+    assert "      no full trial meets kkt/active ≥ 0.999 and loss/total ≤ 1e+09: it is the best of all" in output
+    for metric in ("ssim/coverage", "tstr/1nn"):
+        assert re.search(rf"      {metric} 0\.\d+: .*class means \(.* of the way from uniform noise ", output), output
+    found, shown, said = best(config, entries), look("tiny"), Summary.read(SWEEPS / "tiny")
+    assert found is not None and said is not None
+    assert found.number == shown.best_trial == said.best_trial
+    assert len(said.verdict) == 4 and set(said.scale) == {"ssim/coverage", "tstr/1nn"}
+
+    assert main(["--config", "tiny.yaml", "--require", "kkt/active=0.05"]) == 2
+    error = capsys.readouterr().err
+    assert "objective.require.kkt/active: 0.999 on record, 0.05 asked for" in error

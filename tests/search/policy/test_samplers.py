@@ -1,0 +1,113 @@
+"""Every sampler over a real study: what it proposes is a function of the seed and the trials so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
+from search.spec.config import SweepConfig
+from search.spec.trial_record import Entry
+from search.study.ledger import Ledger
+from tests.search.conftest import tiny_sweep
+
+Loss = Callable[[dict[str, Any]], float]
+
+
+def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> Entry:
+    """One trial as the driver goes through it."""
+    entry = ledger.ask()
+    assert entry.number == number
+    ledger.record(number, 3 if stop else 12, -abs(np.log10(entry.params["lr"]) + 2.4) - entry.params["tv_weight"], stop=stop)
+    ledger.tell(number, "stopped" if stop else "complete")
+    return entry
+
+
+def run(folder: Path, trials: int, *, restart: bool, **changes: object) -> list[dict[str, Any]]:
+    """Settings in order; with `restart` all that is in memory is lost before each trial."""
+    folder.mkdir()
+    config = SweepConfig.parse(tiny_sweep(**changes), "test")
+    ledger = Ledger(config, folder)
+    for number in range(trials):
+        if restart:
+            ledger = Ledger(config, folder)
+        ask_and_tell(ledger, number, stop=number % 3 == 2)
+    return [entry.params for entry in ledger.entries()]
+
+
+def test_every_sampler_that_can_be_named_is_there() -> None:
+    assert set(SAMPLERS) == set(get_args(SweepConfig.model_fields["sampler"].annotation))
+    assert LEARNING | SEQUENCES.keys() | {"random"} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tmp_path: Path, sampler: str) -> None:
+    trials = 20  # past the ten start-up trials, and several generations of CMA-ES
+    unbroken = run(tmp_path / "a", trials, restart=False, sampler=sampler)
+    assert run(tmp_path / "b", trials, restart=True, sampler=sampler) == unbroken
+    assert len({tuple(params.values()) for params in unbroken}) == trials
+    other = run(tmp_path / "c", trials, restart=False, sampler=sampler, seed=2)
+    assert all(mine != its for mine, its in zip(unbroken, other, strict=True))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_trials_that_are_open_or_failed_are_no_obstacle(tmp_path: Path, sampler: str) -> None:
+    ledger = Ledger(SweepConfig.parse(tiny_sweep(sampler=sampler), "test"), tmp_path)
+    for number in range(14):
+        ask_and_tell(ledger, number)
+    running, failed = ledger.ask(), ledger.ask()
+    ledger.tell(failed.number, "failed", "why")
+    silent = ledger.ask()
+    ledger.tell(silent.number, "stopped")  # before its first report
+    fresh = ledger.ask()
+    assert fresh.params != running.params and set(fresh.params) == {"lr", "batch_size", "tv_weight"}
+
+
+@pytest.mark.parametrize("sampler", sorted(LEARNING))
+def test_what_learns_ends_nearer_to_the_best_than_chance(tmp_path: Path, sampler: str) -> None:
+    def distance(params: dict[str, Any]) -> float:
+        return abs(np.log10(params["lr"]) + 2.4) + float(params["tv_weight"])
+
+    late = run(tmp_path / "a", 30, restart=False, sampler=sampler)[22:]
+    chance = run(tmp_path / "b", 30, restart=False, sampler="random")[22:]
+    assert np.median([*map(distance, late)]) < np.median([*map(distance, chance)])
+
+
+def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
+    space = {
+        "lr": {"log10": [-3.0, -2.0], "points": 3},
+        "batch_size": {"choice": [16, 32]},
+        "tv_weight": {"uniform": [0.0, 1.0], "points": 2},
+    }
+    tried = run(tmp_path / "a", 12, restart=True, sampler="grid", space=space)
+    axes = [dimension.grid() for dimension in SweepConfig.parse(tiny_sweep(space=space), "test").space.values()]
+    found = [tuple(params[key] for key in space) for params in tried]
+    assert sorted(found) == sorted(product(*axes))
+    assert found != sorted(found)  # shuffled: half a grid is not half the space
+
+
+def test_sobol_points_spread_evenly(tmp_path: Path) -> None:
+    tried = run(tmp_path / "a", 16, restart=True, sampler="qmc")
+    for key, low, high in (("tv_weight", 0.0, 1.0), ("lr", 10**-3.5, 10**-2.0)):
+        values = np.array([params[key] for params in tried])
+        scaled = np.log(values / low) / np.log(high / low) if low else values
+        assert sorted((scaled * 16).astype(int)) == list(range(16))  # one in each sixteenth: a net in base 2
+    assert [params["batch_size"] for params in tried].count(16) == 8
+
+
+def test_a_large_seed_is_a_seed(tmp_path: Path) -> None:
+    """NumPy's generators take 32 bits."""
+    assert run(tmp_path / "a", 12, restart=False, sampler="tpe", seed=2**31)
+
+
+def test_an_empty_space_is_sampled_too(tmp_path: Path) -> None:
+    for sampler in SAMPLERS:
+        if sampler != "cmaes":  # refused
+            folder = tmp_path / sampler
+            folder.mkdir()
+            assert Ledger(SweepConfig.parse(tiny_sweep(sampler=sampler, space={}), "test"), folder).ask().params == {}

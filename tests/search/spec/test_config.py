@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from gbc.config import TrialConfig
+from gbc.datasets import DATASETS
+from gbc.errors import BadInput
+from search.run import main
+from search.spec.config import CONFIGS, Objective, SweepConfig, objective_flags, requirement_flags, resolve
+from search.spec.space import Dimension, settle
+from tests.search.conftest import tiny_sweep
+
+
+def ask(**arguments: object) -> SweepConfig:
+    defaults = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
+    return resolve(**{**defaults, **arguments}, slots=lambda _: 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_in_configs_is_a_sweep(path: Path) -> None:
+    dataset, _, preset = path.stem.partition("-")
+    config = ask(dataset=dataset, preset=preset)
+    assert (config.dataset, config.preset, config.name) == (dataset, preset, path.stem)
+    assert config.first_rung % config.trial.report_every == 0
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
+    config = ask(dataset=dataset, preset=preset)
+    reference = ask(preset=preset)
+    assert set(config.space) == set(reference.space)
+    if preset == "paper":
+        assert config.space == reference.space and config.trial.steps == 50_000
+
+
+def test_the_papers_preset_is_table_2() -> None:
+    config = ask(preset="paper")
+    spans = {key: dimension.log10 or dimension.choice for key, dimension in config.space.items()}
+    assert spans == {
+        "lr": (-3.5, -2.5),
+        "batch_size": (128, 256, 512),
+        "weight_decay": (-5.0, -3.5),
+        "beta": (-3.0, 2.0),
+        "tv_weight": (-3.0, -2.0),
+    }
+    trial = config.trial
+    assert config.sampler == "random"
+    assert trial.steps == 50_000 and trial.lr_schedule == "constant"
+    assert (trial.bn_weight, trial.ce_weight, trial.stationarity_weight) == (0, 0, 1)
+    assert (trial.classifier.name, trial.classifier.lr, trial.classifier.weight_decay) == ("mlp_bn", 0.01, 1e-4)
+    assert (trial.dataset.per_class, trial.bn_mode, trial.lambda_policy) == (50, "train", "last_layer")
+
+
+def test_flags_win_over_the_file_and_set_takes_a_key_out_of_the_space() -> None:
+    config = ask(flags={"trials": 3, "trial.steps": 600, "name": "mine"}, assignments={"lr": 1e-3, "classifier.hidden": 64})
+    assert (config.trials, config.trial.steps, config.name) == (3, 600, "mine")
+    assert config.trial.lr == 1e-3 and "lr" not in config.space and "beta" in config.space
+    assert config.trial.classifier.hidden == 64
+
+
+def test_trials_per_slot_grow_with_the_machine() -> None:
+    arguments = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
+    two, eight = (resolve(**arguments, slots=lambda _, n=n: n) for n in (2, 8))  # type: ignore[arg-type,misc]
+    assert eight.trials == 4 * two.trials
+
+
+def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tiny_sweep(sampler="grid", trials={"per_slot": 3})))
+    assert ask(config=path).trials == 5 * 2 * 5
+    assert ask(config=path, flags={"trials": 7}).trials == 7
+    assert ask(config=path, flags={"trials": 999}).trials == 50
+    assert ask(config=path, flags={"sampler": "random"}).trials == 6
+    assert ask(config=path, flags={"warm_start": "other"}).trials == 55
+
+
+@pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
+def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
+    config = ask(flags={"trial.steps": steps})
+    assert config.trial.steps == steps and config.trial.report_every == every
+    assert config.first_rung <= steps and config.first_rung % every == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"lrr": {"uniform": [0.1, 0.2]}}}, "space: 'lrr' cannot be searched; did you mean 'lr'?"),
+        ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed' cannot be searched"),
+        ({"space": {"lr": {"log10": [-3.0, 1.0]}}}, "space: lr: 10.0 should be less than or equal to 1"),
+        ({"space": {"lr": {"log10": [-2.0, -3.0]}}}, "the low end -2.0 must be below the high end -3.0"),
+        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "must have exactly one of log10, uniform and choice"),
+        ({"space": {"lr": {}}}, "must have exactly one of"),
+        ({"space": {"lr": {"log": [1, 2]}}}, "'space.lr.log' is not a setting"),
+        ({"space": {"lr": {"log10": ["1e-4", "1e-3"]}}}, "'1e-4' is text, not a number; YAML wants a point"),
+        ({"space": {"batch_size": {"choice": []}}}, "choice must not be empty"),
+        ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 should be a valid integer"),
+        ({"space": {"batch_size": {"uniform": [100.0, 200.5]}}}, "space: batch_size: 100.0 should be a valid integer"),
+        ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
+        ({"objective": {"require": {"kkt/activ": 0.1}}}, "unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
+        ({"objective": {"require": {"kkt/active": "a lot"}}}, "objective.require.kkt/active: 'a lot' should be a valid number"),
+        (
+            {"second_objective": {"metric": "kkt/rho", "require": {"kkt/active": 0.1}}, "scheduler": {"name": "none"}},
+            "second_objective.require: what is required belongs to the first; write objective.require",
+        ),
+        ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
+        ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
+        ({"sampler": "bayes"}, "sampler: 'bayes' should be 'tpe', 'random', 'cmaes', 'gp', 'qmc' or 'grid'"),
+        ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes needs a range in the space"),
+        (
+            {"sampler": "grid", "space": {k: {"uniform": [0.1, 0.2], "points": 1000} for k in ("lr", "beta", "ce_weight")}},
+            "sampler grid: 1,000,000,000 points are too many; lower `points` in the space, or use qmc",
+        ),
+        ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 should be greater than or equal to 2"),
+        ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points is for ranges; a grid has every choice"),
+        (
+            {"second_objective": {"metric": "kkt/rho", "direction": "min"}},
+            "scheduler asha cannot weigh two objectives; use scheduler none, or one metric",
+        ),
+        (
+            {"second_objective": {"metric": "ssim/coverage"}, "scheduler": {"name": "none"}},
+            "both objectives are ssim/coverage; name two metrics, or one",
+        ),
+        (
+            {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
+            "sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid",
+        ),
+        ({"warm_start_trials": 3}, "warm_start_trials is for a warm start; name the other sweep as well"),
+        ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 should be greater than or equal to 1"),
+        ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
+        ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
+        ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
+        ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
+        ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
+    ],
+)
+def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        SweepConfig.parse(tiny_sweep(**changes), "sweep.yaml")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
+    with pytest.raises(BadInput, match=r"unknown dataset 'fashion'; did you mean 'fashion_mnist'\?"):
+        ask(dataset="fashion")
+    with pytest.raises(BadInput, match=r"unknown preset 'papr' for mnist; did you mean 'paper'\?"):
+        ask(dataset="mnist", preset="papr")
+    with pytest.raises(BadInput, match=r"mine\.yaml: no such file"):
+        ask(config=Path("mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "direction"),
+    [
+        ("tstr/1nn", "tstr/1nn", "max"),
+        ("kkt/rho", "kkt/rho", "min"),
+        ("free/score", "free/score", "max"),
+        ("kkt/alpha:max", "kkt/alpha", "max"),
+        ("loss/tv:max", "loss/tv", "max"),
+    ],
+)
+def test_objectives_know_which_way_is_better(text: str, metric: str, direction: str) -> None:
+    assert Objective.from_text(text) == Objective(metric=metric, direction=direction)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ssim_coverage", "unknown metric 'ssim_coverage'; did you mean 'ssim/coverage'?"),
+        ("kkt/alpha", "kkt/alpha has no better end; write kkt/alpha:min or kkt/alpha:max"),
+        ("kkt/rho:up", "'up' should be 'min' or 'max'"),
+    ],
+)
+def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Objective.from_text(text)
+    assert message in str(caught.value)
+
+
+def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "asking.yaml"
+    path.write_text(yaml.safe_dump({"objective": {"metric": "tstr/1nn", "require": {"kkt/active": 0.05, "tstr/1nn": 0.3}}}))
+    found = ask(config=path, flags=objective_flags("ssim/coverage") | requirement_flags(["kkt/active=0.1", "kkt/rho=0.9"]))
+    assert found.objective.metric == "ssim/coverage"
+    assert found.objective.require == {"kkt/active": 0.1, "tstr/1nn": 0.3, "kkt/rho": 0.9}
+    assert found.objective.required == "kkt/active ≥ 0.1 and tstr/1nn ≥ 0.3 and kkt/rho ≤ 0.9"
+    assert found.record()["objective"]["require"] == found.objective.require
+    again = SweepConfig.parse(found.record(), "sweep.yaml")
+    assert again == found and again.differences(found) == {}
+    assert found.differences(ask(config=path))["objective.require.kkt/rho"] == (0.9, None)
+
+
+def test_what_a_report_misses_of_the_requirements() -> None:
+    asked = Objective.parse({"require": {"kkt/active": 0.05, "kkt/rho": 0.9}}, "test")
+    assert asked.missed({"kkt/active": 0.05, "kkt/rho": 0.9}) == []
+    assert asked.missed({"kkt/active": 0.012, "kkt/rho": 0.95}) == [
+        "kkt/active 0.012 (required: at least 0.05)", "kkt/rho 0.95 (required: at most 0.9)",
+    ]  # fmt: skip
+    assert asked.missed({"kkt/active": float("nan")})[0] == "kkt/active missing (required: at least 0.05)"
+    assert Objective().missed({}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kkt/activ=0.05", "--require: unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
+        ("kkt/active", "--require 'kkt/active': expected METRIC=NUMBER, for example kkt/active=0.05"),
+        ("kkt/active=much", "expected METRIC=NUMBER"),
+        ("kkt/active=nan", "expected METRIC=NUMBER"),
+    ],
+)
+def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--require", text, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_dry_run_shows_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--require", "kkt/active=0.05", "--dry-run", "--trials", "1"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["objective"]["require"] == {"kkt/active": 0.05}
+
+
+def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_path: Path) -> None:
+    flags = objective_flags("ssim/coverage, kkt/rho")
+    config = ask(flags=flags)
+    assert [o.metric for o in config.objectives] == ["ssim/coverage", "kkt/rho"]
+    assert [o.direction for o in config.objectives] == ["max", "min"] and config.scheduler.name == "none"
+    with pytest.raises(BadInput, match="scheduler asha cannot weigh two objectives"):
+        ask(flags=flags | {"scheduler.name": "asha"})
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"second_objective": {"metric": "kkt/rho", "direction": "min"}}))
+    assert ask(config=path).scheduler.name == "none"
+    assert ask(config=path, flags=objective_flags("tstr/1nn")).objectives == (Objective(metric="tstr/1nn"),)
+
+
+def test_differences_ignore_budget_resources_and_device() -> None:
+    config = SweepConfig.parse(tiny_sweep(), "a")
+    budgets = {"trials": 99, "time_budget": 3.0, "max_steps": 99, "patience": 3}
+    free = SweepConfig.parse(tiny_sweep(**budgets, resources={"concurrency": 1}), "b")
+    assert config.differences(free) == {}
+    other = SweepConfig.parse(tiny_sweep(seed=2), "c")
+    assert config.differences(other) == {"seed": (1, 2)}
+    two = SweepConfig.parse(
+        tiny_sweep(second_objective={"metric": "kkt/rho", "direction": "min"}, scheduler={"name": "none"}), "e"
+    )
+    assert config.differences(two)["second_objective.metric"] == (None, "kkt/rho")
+    assert "second_objective" not in config.differences(two)
+    less = SweepConfig.parse(tiny_sweep(space={}), "d")
+    assert "space.lr.log10" in config.differences(less)
+
+
+def test_a_resolved_sweep_survives_yaml() -> None:
+    config = ask(preset="paper")
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
+    assert SweepConfig.parse(yaml.safe_load(text), "again") == config
+
+
+def test_dimensions_become_optunas_distributions() -> None:
+    assert Dimension(log10=(-3.0, -2.0)).distribution() == FloatDistribution(1e-3, 1e-2, log=True)
+    assert Dimension(uniform=(0.0, 2.0)).distribution() == FloatDistribution(0.0, 2.0)
+    assert Dimension(choice=(1, 2)).distribution() == CategoricalDistribution((1, 2))
+
+
+def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
+    assert Dimension(log10=(-3.0, -1.0), points=3).grid() == pytest.approx((1e-3, 1e-2, 1e-1))
+    assert Dimension(uniform=(0.0, 2.0)).grid() == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert Dimension(choice=(16, 32)).grid() == (16, 32)
+    awkward = Dimension(log10=(-2.7, -1.9), points=7)  # 10^x rounds; the ends must stay inside
+    assert all(awkward.distribution()._contains(value) for value in awkward.grid())
+
+
+def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:
+    trial = settle(TrialConfig(beta=3.0), {"lr": 0.5, "batch_size": 64}, seed=9)
+    assert (trial.beta, trial.lr, trial.batch_size, trial.seed) == (3.0, 0.5, 64, 9)
+
+
+def test_a_sweep_for_students_has_its_trials_train_them() -> None:
+    """`tstr/cnn` costs a network at each report, so trials measure it only where the sweep asks."""
+    assert ask().trial.student_steps == 0
+    assert ask(flags=objective_flags("tstr/cnn")).trial.student_steps == 50
+    assert ask(flags=objective_flags("ssim/coverage,tstr/cnn")).trial.student_steps == 50
+    assert ask(flags=requirement_flags(["tstr/cnn=0.5"])).trial.student_steps == 50
+    assert ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 120}).trial.student_steps == 120
+    with pytest.raises(BadInput, match="tstr/cnn is measured only when student_steps is above 0"):
+        ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 0})

@@ -1,0 +1,164 @@
+"""Faults from outside are told from those of a trial, real ones: a locked database, a full device, a dead process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gbc.checkpoint import write_atomic
+from gbc.errors import BadInput, Diverged
+from search.driver.processes import dead, end, forget_session, marked, note_session, of_sweep
+from search.spec import faults
+from search.spec.config import SweepConfig
+from search.spec.faults import Clock, Halt, Halted, halting, outside
+from search.study.ledger import Ledger
+from search.tracking.tracker import Tracker
+from search.worker.hang_guard import collect, seconds_of
+from tests.search.conftest import tiny_sweep
+from tests.support import ROOT
+from tests.support.stores import lay_down_store
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_study_that_stays_locked_halts_the_sweep(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "PATIENCE", 0.1)
+    ledger = Ledger(config, tmp_path)
+    ledger.ask()
+    halt = Halt(tmp_path)
+    with locked(tmp_path / "study.db"), halt.guard():
+        ledger.record(0, 3, 0.5, stop=False)
+        ledger.flush()
+    assert halt.reason == "the study has been locked by another process for a minute" and halt.records_fail
+    assert not ledger.study.trials[0].intermediate_values
+    ledger.flush()
+    assert ledger.study.trials[0].intermediate_values == {3: 0.5}
+    ledger.close()
+    with pytest.raises(Halted, match="the study has been locked"), locked(tmp_path / "study.db"), halting(tmp_path):
+        Ledger(config, tmp_path)
+
+
+def test_an_mlflow_store_that_stays_locked_halts_the_sweep(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "PATIENCE", 0.1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    lay_down_store(tmp_path)
+    tracker, halt = Tracker(config, {}), Halt(tmp_path)
+    with locked(tmp_path / "mlflow.db"), halt.guard():
+        tracker.open_trial(0, {})
+    assert halt.reason == "MLflow's store has been locked by another process for a minute"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
+    try:
+        with open("/dev/full", "wb") as file:
+            file.write(b"x" * 100_000)
+    except OSError as fault:
+        assert (outside(fault, tmp_path) or "").startswith("no space left on the disk of ")
+    assert outside(Diverged(3, "loss/total"), tmp_path) is None
+    assert outside(ZeroDivisionError(), tmp_path) is None
+    try:
+        write_atomic(Path("/proc/nowhere/file"), b"")
+    except BadInput as fault:  # the folder cannot be made: that is the user's to mend
+        assert outside(fault, tmp_path) is None
+
+
+def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with marked(tmp_path / "one"):
+        one = subprocess.Popen(sleep)
+    with marked(tmp_path / "other"):
+        other = subprocess.Popen(sleep)
+    assert [process.pid for process in of_sweep(tmp_path / "one")] == [one.pid]
+    daemons = [psutil.Process(one.pid)]
+    assert dead(daemons) is None
+    end(tmp_path / "one")
+    assert "died" in (dead(daemons) or "")
+    one.wait(10)
+    assert other.poll() is None
+    end(tmp_path / "other")
+    other.wait(10)
+    assert "GBC_SWEEP" not in os.environ
+
+
+def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path: Path) -> None:
+    """As Ray's agents do, which put their title there and sometimes outlive a raylet that was killed."""
+    sweep, session = tmp_path / "sweep", tmp_path / "session_2026-01-01"
+    session.mkdir()
+    note_session(sweep / ".ray", str(session))
+    program = "import sys, time; log = open(sys.argv[1], 'w'); print(flush=True); time.sleep(60)"
+    agent = subprocess.Popen([sys.executable, "-c", program, str(session / "agent.log")], stdout=subprocess.PIPE)
+    assert agent.stdout is not None and agent.stdout.readline()
+    with (session / "driver.log").open("w"):  # our own, which must not be ended
+        assert [process.pid for process in of_sweep(sweep)] == [agent.pid]
+        end(sweep)
+    agent.wait(10)
+    agent.stdout.close()
+
+
+def test_rays_folder_goes_with_the_note_of_it_and_nothing_else_does(tmp_path: Path) -> None:
+    session, scratch = tmp_path / "session_2026-01-01", tmp_path / "sweep" / ".ray"
+    session.mkdir()
+    for told, goes in ((tmp_path, False), (session, True)):
+        note_session(scratch, str(told))
+        forget_session(scratch)
+        assert session.exists() != goes and not scratch.exists()
+    forget_session(scratch)  # nothing to do
+
+
+def test_a_limit_is_what_is_asked_or_follows_the_speed() -> None:
+    config = SweepConfig.parse(tiny_sweep(), "test")
+    assert seconds_of(config, steps_per_second=100.0) == 600
+    assert seconds_of(config, steps_per_second=0.01) == 20 * 3 / 0.01
+    assert seconds_of(config.model_copy(update={"hang_limit": 0.5}), 100.0) == 30
+
+
+@pytest.mark.parametrize("silence", ["time.sleep(60)", "sum(range(10**12))"])  # the latter keeps the interpreter to itself
+def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: Path, silence: str) -> None:
+    note = tmp_path / "notes" / "hang"
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom search.worker.hang_guard import watched\n"
+        "def work():\n    yield 1\n    yield 2\n"
+        f"    {silence}  # here\n    yield 3\n"
+        "for item in watched(work(), 0.5, Path(sys.argv[1])):\n"
+        "    time.sleep(0.8)  # the driver takes its time\n    print(item)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    ended = subprocess.run(
+        [sys.executable, "-u", str(tmp_path / "program.py"), str(note)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1 and ended.stdout == "1\n2\n"
+    found = collect(note)
+    assert found is not None
+    reason, where = found
+    assert reason == "no report within 0 s; where it hung is in error.log" and "line 7 in work" in where
+    assert collect(note) is None  # once
+
+
+def test_a_clock_that_is_set_back_is_noticed_whatever_it_did_before() -> None:
+    wall, steady = [1000.0], [10.0]
+    clock = Clock(lambda: wall[0], lambda: steady[0])
+    for at, passed in ((4600, 20), (4590, 30), (4580, 50)):  # an hour forward, then back by seconds
+        wall[0], steady[0] = at, passed
+        assert clock.set_back() is None
+    wall[0] = 1030.0
+    assert clock.set_back() == "the clock was set back by 60 minutes, which Ray does not survive"

@@ -1,0 +1,225 @@
+"""A study in PostgreSQL and an MLflow server before another database of it: real servers, real sweeps, a real kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from gbc.errors import BadInput
+from search.files.paths import folder_of
+from search.run import main
+from search.spec.config import SweepConfig
+from search.study import store as studies
+from search.study import tables
+from search.study.ledger import Ledger
+from tests.conftest import TINY
+from tests.search.conftest import tiny_sweep
+from tests.support import ROOT
+from tests.support.servers import NEEDS_POSTGRES, Postgres, mlflow_server
+from tests.support.workplace import Workplace
+
+pytestmark = [pytest.mark.sweep, *NEEDS_POSTGRES]
+
+
+@pytest.fixture(scope="module")
+def tracking(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = server.url("mlflow", password=True)
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), store, {}) as uri:
+        yield uri
+
+
+@pytest.fixture(autouse=True)
+def _password(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", server.password)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@dataclass
+class Far(Workplace):
+    """Sweeps whose records are on servers."""
+
+    folder: Path
+    server: Postgres
+    uri: str
+
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    def study(self, name: str) -> list[Any]:
+        import optuna
+
+        storage = optuna.storages.RDBStorage(self.server.url("studies"))
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        storage.remove_session()
+        storage.engine.dispose()
+        return trials
+
+
+def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, tmp_path: Path) -> None:
+    place = Far(tmp_path, server, tracking)
+    # From a URL with the password in it, which must be nowhere afterwards.
+    file = place.file("far", trials=3, trial={**TINY, "steps": 450}, scheduler={"name": "none"})
+    command = ["--config", file, "--study-url", server.url("studies", password=True), "--tracking-uri", tracking]
+    process = place.start(*command)
+    output = place.wait_for(process, "  step ")
+
+    # A second driver is refused, here and from a folder (or host) that knows nothing of the sweep.
+    status = place.status("far")
+    assert status["state"] == "running" and status["driver"]["pid"] == process.pid
+    assert status["study"] == server.url("studies")
+    elsewhere = Workplace(tmp_path / "elsewhere")
+    elsewhere.folder.mkdir()
+    (elsewhere.folder / file).write_text((tmp_path / file).read_text())
+    code, refusal = elsewhere.run(*command)
+    assert code == 2 and f"sweep 'far' is being run already (pid {process.pid} on " in refusal, refusal
+    assert server.password not in refusal
+
+    place.kill_everything(process)
+    assert place.status("far")["state"] == "interrupted"
+
+    # The places are on record; the password comes from PGPASSWORD.
+    code, more = place.run("--config", file)
+    assert code == 0, more
+    output += more
+    assert f"compare   {tracking}" in more
+    place.check_records_agree("far", 3)
+    for run in place.trials("far"):
+        assert [artifact.path for artifact in place.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
+    code, output_of_check = place.run("--check", "far")
+    assert code == 0, output_of_check
+    code, listed = place.run("--list")
+    assert code == 0 and "far    finished  3 of 3 (3 complete" in listed, listed
+
+    # From another folder the same command finds the study, and other settings are refused.
+    code, again = elsewhere.run(*command, "--seed", "7")
+    assert code == 2 and "seed: 1 on record, 7 asked for" in again, again
+    # Another place is another sweep.
+    code, again = place.run("--config", file, "--study-url", server.url("mlflow"))
+    assert code == 2 and "places.study_url: " in again and "on record" in again
+
+    # Nothing of it lies here, and no password anywhere.
+    folder = tmp_path / "mlruns" / "sweeps" / "far"
+    assert not (folder / "study.db").exists() and not (tmp_path / "mlflow.db").exists()
+    record = yaml.safe_load((folder / "sweep.yaml").read_text())
+    assert record["places"] == {"study_url": server.url("studies"), "tracking_uri": tracking}
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or server.password.encode() not in path.read_bytes(), path
+    told = [*place.trials("far"), *place.parents("far")]
+    assert not any(server.password in json.dumps([run.data.params, run.data.tags]) for run in told)
+    assert place.parents("far")[0].data.params["places.study_url"] == server.url("studies")
+    assert server.password not in output + output_of_check + listed
+
+
+def config_of(server: Postgres, name: str, **changes: object) -> SweepConfig:
+    return SweepConfig.parse(tiny_sweep(name=name, places={"study_url": server.url("studies")}, **changes), "test")
+
+
+@pytest.fixture
+def ledger(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.chdir(tmp_path)
+    config = config_of(server, f"ledger-{tmp_path.name}")
+    folder_of(config.name).mkdir(parents=True)
+    (folder_of(config.name) / "sweep.yaml").write_text(yaml.safe_dump(config.record()))
+    found = Ledger(config, folder_of(config.name))
+    yield found
+    found.close()
+
+
+def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) -> None:
+    """Pins the tables that are read; another sweep in the same database is not mixed in."""
+    other = Ledger(config_of(server, "other"), folder_of("other"))
+    for value in (0.25, float("nan"), float("inf"), float("-inf")):
+        number = ledger.ask().number
+        ledger.record(number, 3, value, stop=False)
+        other.record(other.ask().number, 6, 0.5, stop=False)
+    ledger.record(0, 12, 0.5, stop=False)
+    ledger.tell(0, "complete")
+    ledger.tell(1, "failed", "MemoryError")
+    ledger.spent(12.5)
+    entries, seconds = tables.recorded_trials(ledger.config, folder_of(ledger.config.name))
+    assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
+    assert repr(tables.frozen_trials(ledger.config, Path())) == repr(ledger.study.get_trials())
+    other.close()
+
+
+def test_a_failed_trial_is_opened_again(ledger: Ledger) -> None:
+    number = ledger.ask().number
+    ledger.record(number, 3, 0.25, stop=False)
+    ledger.tell(number, "failed", "MemoryError")
+    ledger.reopen(number)
+    entry = ledger.entry(number)
+    assert (entry.state, entry.reason, entry.retried, entry.values, entry.ended) == ("running", None, 1, {3: 0.25}, None)
+    ledger.tell(number, "stopped")
+    assert ledger.entry(number).state == "stopped"
+
+
+HOLD = """
+import sys
+import yaml
+from pathlib import Path
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
+from search.study.store import note_driver, one_driver
+config = SweepConfig.parse(yaml.safe_load(Path(sys.argv[1]).read_text()), "test")
+folder = Path(sys.argv[2])
+with one_driver(config, folder):
+    note_driver(Ledger(config, folder).study)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres, ledger: Ledger, tmp_path: Path) -> None:
+    """The other driver has a folder of its own, as on another host."""
+    config, mine = ledger.config, folder_of(ledger.config.name)
+    command = [sys.executable, "-c", HOLD, str(mine / "sweep.yaml"), str(tmp_path / "host")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as driver:
+        assert driver.stdout is not None and driver.stdout.readline() == "held\n"
+        who = studies.running_driver(config, mine)
+        assert who is not None and who.pid == driver.pid
+        with (
+            pytest.raises(BadInput, match=rf"is being run already \(pid {driver.pid} on .+, since 20"),
+            studies.one_driver(config, mine),
+        ):
+            pass
+        driver.kill()
+    for _ in range(50):
+        if studies.running_driver(config, mine) is None:
+            break
+        time.sleep(0.1)
+    with studies.one_driver(config, mine):
+        assert studies.running_driver(config, mine) is not None
+    assert studies.running_driver(config, mine) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://sweeper:{wrong}@127.0.0.1:{port}/studies", "password authentication failed"),
+        ("postgresql://sweeper:{wrong}@127.0.0.1:1/studies", "Connection refused"),
+        ("postgresql://sweeper:{password}@127.0.0.1:{port}/nothing", 'database "nothing" does not exist'),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
+    server: Postgres, url: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_sweep(name="unreachable")))
+    given = url.format(wrong="let-me-in", password=server.password, port=server.port)
+    assert main(["--config", "tiny.yaml", "--study-url", given]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: --study-url postgresql+psycopg://sweeper@127.0.0.1:") and shown.count("\n") == 1
+    assert why in shown and "let-me-in" not in shown and server.password not in shown
+    assert not (tmp_path / "mlruns").exists() or not list((tmp_path / "mlruns").rglob("sweep.yaml"))

@@ -1,0 +1,36 @@
+"""A real study, written by Optuna, read as the file it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
+from search.study.tables import frozen_trials
+from tests.search.conftest import fill, tiny_sweep
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])  # the latter leaves notes of its own
+def test_trials_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> None:
+    """Pins the tables that are read: of every kind of setting, state and value."""
+    space = {"lr": {"log10": [-3.5, -2.0]}, "batch_size": {"choice": [16, 32]}}
+    config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
+    assert frozen_trials(config, _started(config, tmp_path)) == []
+    ledger = Ledger(config, tmp_path)
+    fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
+    ledger.lost_worker(4)
+    wanted = ledger.study.get_trials()
+    found = frozen_trials(config, tmp_path)
+    ledger.close()
+    assert [trial.state.name for trial in wanted] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
+    assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
+    assert math.isnan(found[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
+    assert found == wanted
+
+
+def _started(config: SweepConfig, folder: Path) -> Path:
+    Ledger(config, folder).close()
+    return folder

@@ -1,0 +1,56 @@
+"""A GPU that is too small for all its trials at once: real Ray and real workers, which are told that they have no room."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from search.driver.resources import Machine
+from tests.conftest import TINY
+from tests.support.workplace import Workplace
+
+pytestmark = pytest.mark.sweep
+
+ASKS_FOR_ROOM = """
+in_worker = ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0) if in_worker else 9
+if share < {enough}:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+"""
+
+
+def have_a_gpu() -> None:
+    """Ray takes the machine for one with two CPUs and a GPU; trials compute on the CPU."""
+    Machine.of = partial(Machine.of, cpus=2, gpus=1)  # type: ignore[method-assign]
+
+
+class WithGPU(Workplace):
+    """Its drivers see a GPU."""
+
+    before = have_a_gpu
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> WithGPU:
+    return WithGPU(tmp_path_factory.mktemp("sweeps"))
+
+
+@pytest.mark.parametrize(("name", "enough", "outcome"), [("crowded", 1, "complete"), ("hopeless", 2, "failed")])
+def test_a_trial_without_room_goes_on_with_fewer_neighbours(
+    place: Workplace, name: str, enough: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = place.factory(name, "import ray\nimport torch", ASKS_FOR_ROOM.format(enough=enough))
+    trial = {**TINY, "classifier": classifier}
+    resources = {"gpus_per_trial": 0.5, "concurrency": 2}
+    file = place.file(name, trials=2, trial=trial, scheduler={"name": "none"}, resources=resources)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, output = place.run("--config", file)
+    assert code == (0 if outcome == "complete" else 1), output
+    place.check_records_agree(name, 2)
+    assert {run.data.tags["sweep.outcome"] for run in place.trials(name)} == {outcome}
+    assert {trial.user_attrs["gpus"] for trial in place.study(name)} == {1.0}
+    assert output.count("CUDA out of memory; goes on with 1 of a GPU") == 2, output
+    if outcome == "failed":
+        reasons = {run.data.tags["sweep.reason"] for run in place.trials(name)}
+        assert reasons == {"CUDA out of memory, though it had the GPU to itself"}

@@ -1,0 +1,169 @@
+"""What a worker does, in process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gbc import checkpoint, datasets, pretrain
+from gbc.config import TrialConfig
+from gbc.errors import DIVERGED
+from gbc.trainer import Trainer
+from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
+from search.worker.trial import Assignment, Row, rows
+
+
+@pytest.fixture
+def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
+    data = datasets.load(settings.dataset)
+    pretrain.obtain(settings.classifier, data, classifier_cache)
+    return Assignment(
+        number=7,
+        acknowledged=0,
+        settings=settings.model_dump(mode="json"),
+        folder=str(tmp_path / "trials" / "0007"),
+        cache=str(classifier_cache),
+        storage=None,
+        threads=1,
+        hang_limit=60.0,
+        note=str(tmp_path / "hang"),
+    )
+
+
+def plain(found: list[Row]) -> list[Row]:
+    return [{key: value for key, value in row.items() if not key.startswith(("time/", "system/"))} for row in found]
+
+
+def take(assignment: Assignment, count: int, **changes: Any) -> list[Row]:
+    found = []
+    for row in rows(Assignment(**{**assignment, **changes})):  # type: ignore[typeddict-item]
+        found.append(row)
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.fixture
+def unbroken(assignment: Assignment, tmp_path: Path) -> list[Row]:
+    return take(assignment, 99, folder=str(tmp_path / "reference"))
+
+
+def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Row]) -> None:
+    found = take(assignment, 99)
+    assert [row["step"] for row in found] == [3, 6, 9, 12]
+    assert plain(found) == plain(unbroken)
+    assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [
+        CHECKPOINT,
+        PREVIOUS,
+        *(step_picture(step) for step in (3, 6, 9, 12)),
+        PICTURE,
+    ]
+    assert all(row["system/system_memory_usage_megabytes"] > 100 for row in found)
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbroken: list[Row], killed_after: int) -> None:
+    """Killed between saving and reporting: the ledger has one report less than the checkpoint."""
+    take(assignment, killed_after)
+    acknowledged = 3 * (killed_after - 1)
+    found = take(assignment, 99, acknowledged=acknowledged)
+    assert plain(found) == plain(unbroken)[killed_after - 1 :]
+
+
+def test_reports_that_were_seen_are_not_repeated(assignment: Assignment, unbroken: list[Row]) -> None:
+    take(assignment, 2)
+    assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Each optimiser step that is taken, by number."""
+    taken: list[int] = []
+    step = Trainer.step
+
+    def counted(trainer: Trainer) -> None:
+        taken.append(trainer.step_count)
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    return taken
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit])
+def test_a_damaged_checkpoint_costs_one_report_but_no_number(
+    assignment: Assignment, unbroken: list[Row], damage: Callable[[Path], None], steps_taken: list[int]
+) -> None:
+    """Equal bit for bit; the file that was damaged is not the one that the next run goes on from either."""
+    take(assignment, 3)
+    folder = Path(assignment["folder"])
+    damage(folder / CHECKPOINT)
+    steps_taken.clear()
+    assert plain(take(assignment, 99, acknowledged=9)) == plain(unbroken)[3:]
+    assert steps_taken == list(range(6, 12))
+    assert checkpoint.load(folder / CHECKPOINT)["trainer"]["step"] == 12
+    assert checkpoint.load(folder / PREVIOUS)["trainer"]["step"] == 9
+
+
+def test_two_damaged_checkpoints_cost_time_but_no_number(assignment: Assignment, unbroken: list[Row]) -> None:
+    take(assignment, 2)
+    for name in (CHECKPOINT, PREVIOUS):
+        cut_short(Path(assignment["folder"]) / name)
+    assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
+
+
+def test_a_trial_killed_before_its_checkpoint_was_moved_into_place_goes_on(
+    assignment: Assignment, unbroken: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At that moment the last checkpoint and the one before are one file with two names."""
+    take(assignment, 2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(Path(assignment["folder"]) / CHECKPOINT, {}, Path(assignment["folder"]) / PREVIOUS)
+    assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
+
+
+def test_an_error_leaves_a_traceback(assignment: Assignment, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Path(assignment["folder"]) / LOG
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", broken)
+        with pytest.raises(ZeroDivisionError):  # Ray's to handle: another worker may do better
+            take(assignment, 1)
+    assert log.read_text().startswith("Traceback") and log.read_text().endswith("ZeroDivisionError: on purpose\n")
+
+
+def test_a_trial_that_diverges_says_so_in_a_last_row(assignment: Assignment) -> None:
+    settings = {**assignment["settings"], "lr": 1.0, "beta": 1e6, "tv_weight": 1e6}
+    *_, last = take(assignment, 99, settings={**settings, "alpha_init": -50.0, "delta": 1e-3})
+    assert last.keys() == {"step", "error"}
+    assert last["error"].startswith(DIVERGED)
+    assert f"gbc.errors.Diverged: {last['error']}" in (Path(assignment["folder"]) / LOG).read_text()
+
+
+def test_a_checkpoint_of_other_settings_is_not_overwritten(assignment: Assignment) -> None:
+    take(assignment, 1)
+    before = (Path(assignment["folder"]) / CHECKPOINT).read_bytes()
+    (row,) = take(assignment, 99, settings={**assignment["settings"], "lr": 0.5})
+    assert "written with other settings" in row["error"]
+    assert (Path(assignment["folder"]) / CHECKPOINT).read_bytes() == before

@@ -1,0 +1,7 @@
+"""What tests share: real servers, sweeps, browsers and faults."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""The repository."""

@@ -1,0 +1,309 @@
+"""Faults for sweeps that run: each is done to real processes and files, none is simulated in the program under test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from search.driver.retention import saved
+from tests.support import ROOT
+from tests.support.workplace import RUN, Workplace
+
+PATIENCE: Final = 180.0
+"""Seconds until something that must happen has happened, on a machine that has other things to do."""
+
+# A factory of the user's own. In workers, every pass through the network looks for an order, and takes time, so that there
+# is a middle of a trial to disturb.
+NETWORK: Final = """
+import os, sys, time
+from pathlib import Path
+from torch import nn
+
+HERE = Path(__file__).parent
+
+def disturb(_, inputs):
+    # A pass with few images is a look at the network before training: what fails there fails for good, and rightly.
+    if "worker" not in os.path.basename(sys.argv[0]) or len(inputs[0]) < 8:
+        return
+    time.sleep(0.02)
+    for order in ("raise", "exit", "hang"):
+        try:
+            os.rename(HERE / order, HERE / f"{order}.taken")
+        except FileNotFoundError:
+            continue
+        if order == "raise":
+            raise RuntimeError("on purpose")
+        if order == "exit":
+            os._exit(3)
+        time.sleep(3600)
+
+def net():
+    found = nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+    found.register_forward_pre_hook(disturb)
+    return found
+"""
+
+
+class Run:
+    """A driver, and what it has said so far."""
+
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, RUN, *command, "--no-report"], cwd=folder, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment},
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def reports(self) -> int:
+        return sum("  step " in line for line in list(self.lines))
+
+    def until(self, happened: Callable[[], bool], what: str) -> bool:
+        """Wait for something; False when the driver ended first."""
+        deadline = time.monotonic() + PATIENCE
+        while not happened():
+            if self.process.poll() is not None:
+                return happened()
+            assert time.monotonic() < deadline, f"{what}: never happened\n{self.output}"
+            time.sleep(0.02)
+        return True
+
+    def more_reports(self, count: int) -> bool:
+        wanted = self.reports + count
+        return self.until(lambda: self.reports >= wanted, f"{count} more reports")
+
+    def end(self) -> int:
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+
+def ray_sessions() -> set[Path]:
+    """Where Ray's sessions on this machine keep their logs."""
+    return set(Path("/tmp/ray").glob("session_2*"))
+
+
+class Chaos:
+    """One sweep, its faults, and what is needed to do them."""
+
+    def __init__(self, place: Workplace, name: str, command: list[str], rng: random.Random) -> None:
+        """`place` is a small disk of its own where that can be had (`small_disk`)."""
+        self.place, self.name, self.command, self.rng = place, name, command, rng
+        self.sweep = place.folder / "mlruns" / "sweeps" / name
+        self.clock = JumpingClock(place.folder)
+        self.runs: list[Run] = []
+        self.sessions = ray_sessions()
+        (place.folder / "chaotic.py").write_text(NETWORK)
+
+    @property
+    def run(self) -> Run:
+        return self.runs[-1]
+
+    def start(self, *more: str) -> Run:
+        self.runs.append(Run([*self.command, *more], self.place.folder, self.clock.environment))
+        return self.run
+
+    def do(self, fault: str) -> None:
+        """Do it, and wait until it has had its effect. The driver may be running afterwards or not."""
+        getattr(self, "_" + fault.replace(" ", "_").replace("-", "_"))()
+
+    # The driver ends: in good order where it can.
+
+    def _sigint(self) -> None:
+        self._signal(signal.SIGINT)
+
+    def _sigterm(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        self.run.process.send_signal(number)
+        self._expect_130("the same command continues", "continue  python search/run.py")
+
+    def _kill_driver(self) -> None:
+        """Alone: Ray's daemons and workers are left, and the next driver starts at once."""
+        self.run.process.kill()
+        self.run.end()
+
+    def _kill_all(self) -> None:
+        self.place.kill_everything(self.run.process)
+        self.run.end()
+
+    def _kill_raylet(self) -> None:
+        self._daemon("raylet").kill()
+        self._expect_130("stopped: Ray's own processes died")
+
+    def _kill_gcs(self) -> None:
+        self._daemon("gcs_server").kill()
+        self._expect_130("stopped: Ray's own processes died")
+
+    def _full_disk(self) -> None:
+        ballast = self.place.folder / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+        self._expect_130("stopped: no space left on the disk of ")
+        ballast.unlink()
+
+    def _cut_checkpoint(self) -> None:
+        self._damage(lambda content: content[: self.rng.randrange(1, len(content))])
+
+    def _flip_checkpoint(self) -> None:
+        def flip(content: bytes) -> bytes:
+            place = self.rng.randrange(len(content))
+            return content[:place] + bytes([content[place] ^ (1 << self.rng.randrange(8))]) + content[place + 1 :]
+
+        self._damage(flip)
+
+    def _damage(self, harm: Callable[[bytes], bytes]) -> None:
+        """The last checkpoint of an open trial; the one before is whole, and what a reader then finds."""
+        self._kill_all()
+        found = sorted(
+            path.parent for path in self.sweep.glob("trials/*/previous.ckpt") if path.with_name("last.ckpt").exists()
+        )
+        if not found:  # killed before the second report of any
+            return
+        folder = self.rng.choice(found)
+        path = folder / "last.ckpt"
+        path.write_bytes(harm(path.read_bytes()))
+        whole, damaged = saved(folder)
+        assert whole is not None and whole.file == "previous.ckpt" and damaged == [path]
+
+    def _expect_130(self, *words: str) -> None:
+        code, output = self.run.end(), self.run.output
+        assert "Traceback" not in output and "(raylet)" not in output, output
+        if code == 0:  # it came to its end before it felt the fault
+            return
+        assert code == 130 and any(word in output for word in words), (code, output)
+
+    # A worker ends, and the driver goes on.
+
+    def _kill_worker(self) -> None:
+        workers = [child for child in self._family() if "ray::ImplicitFunc" in "".join(child.cmdline())]
+        if workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.rng.choice(workers).kill()
+
+    def _raise(self) -> None:
+        self._order("raise")
+
+    def _exit(self) -> None:
+        self._order("exit")
+
+    def _hang(self) -> None:
+        before = self._hangs()
+        if self._order("hang"):
+            self.run.until(lambda: self._hangs() > before, "the end of a worker that hangs")
+
+    def _hangs(self) -> int:
+        return sum(text.count("Timeout (") for text in map(_text, self.sweep.glob("trials/*/error.log")))
+
+    def _order(self, order: str) -> bool:
+        """Somebody's next pass obeys; False when the sweep came to its end first."""
+        taken = self.place.folder / f"{order}.taken"
+        taken.unlink(missing_ok=True)
+        (self.place.folder / order).touch()
+        done = self.run.until(taken.exists, f"order {order}")
+        (self.place.folder / order).unlink(missing_ok=True)
+        return done
+
+    # Nobody ends.
+
+    def _lock_study(self) -> None:
+        self._lock(self.sweep / "study.db")
+
+    def _lock_mlflow(self) -> None:
+        self._lock(self.place.folder / "mlflow.db")
+
+    def _lock(self, path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(self.rng.uniform(1, 7))  # MLflow's own patience is five seconds
+            connection.execute("ROLLBACK")
+
+    def _clock_forward(self) -> None:
+        self.clock.jump(self.rng.uniform(1, 48) * 3600)
+
+    def _clock_back(self) -> None:
+        self.clock.jump(-self.rng.uniform(1, 48) * 3600)
+        self._expect_130("stopped: the clock was set back by ")
+
+    def _family(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return list(psutil.Process(self.run.process.pid).children(recursive=True))
+        return []
+
+    def _daemon(self, name: str) -> psutil.Process:
+        (found,) = [child for child in self._family() if child.name() == name]
+        return found
+
+
+class JumpingClock:
+    """The wall clock of the processes that get `environment`; see clock.c."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, library = folder / "clock", folder / "clock.so"
+        self._offset = 0  # seconds
+        self._file.write_bytes(struct.pack("q", self._offset))
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        self.environment: dict[str, str] = {}
+        if compiler and sys.platform == "linux":
+            source = str(ROOT / "tests" / "search" / "clock.c")
+            subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), source, "-ldl", "-lpthread"], check=True)
+            self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._file)}
+
+    def jump(self, seconds: float) -> None:
+        self._offset += int(seconds)
+        with self._file.open("r+b") as file:  # in place: it is mapped into memory
+            file.write(struct.pack("q", self._offset))
+
+
+def small_disk(folder: Path, megabytes: int) -> bool:
+    """Put a disk of this size at `folder`; whether that is allowed here. `umount` it afterwards."""
+    if not shutil.which("mount"):
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "chaos", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def processes_about(folder: Path, but: set[int]) -> list[str]:
+    """Processes that know of `folder`, by command line, working folder or environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            told: list[Any] = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            if process.pid not in but and any(str(folder) in str(word) for word in told):
+                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,178 @@
+"""Damage to the records of the sweep `tiny` in this folder; each function does one fault and gives the words that name it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from search.files.lock import HOLDER
+from search.files.paths import CHECKPOINT, HISTORY, PICTURE, SWEEPS
+from tests.search.worker.test_trial import cut_short, flip_a_bit
+from tests.support.records import client, run_of, store, study
+
+TRIALS = SWEEPS / "tiny" / "trials"
+
+
+def best() -> int:
+    return next(number for number in (0, 1) if (TRIALS / f"{number:04d}" / CHECKPOINT).exists())
+
+
+def worse() -> int:
+    return 1 - best()
+
+
+def lose_reports() -> str:
+    """The driver was killed between the study and MLflow."""
+    run = run_of(worse())
+    store("DELETE FROM metrics WHERE run_uuid = ? AND step > 6", run)
+    store("DELETE FROM latest_metrics WHERE run_uuid = ?", run)
+    store(
+        "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) "
+        "SELECT key, value, timestamp, step, is_nan, run_uuid FROM metrics WHERE run_uuid = ? AND step = 6",
+        run,
+    )
+    return "MLflow ends at step 6, the study at 12"
+
+
+def lose_a_report_in_the_middle() -> str:
+    store("DELETE FROM metrics WHERE run_uuid = ? AND step = 6", run_of(best()))
+    return "MLflow's steps have a gap: 6"
+
+
+def repeat_a_report() -> str:
+    client().log_metric(run_of(2), "loss/total", 0.5, step=3)
+    return "trial-0002: MLflow's steps repeat: 3"
+
+
+def change_a_value() -> str:
+    store("UPDATE metrics SET value = 0.99 WHERE run_uuid = ? AND key = 'ssim/coverage' AND step = 3", run_of(2))
+    return "trial-0002: ssim/coverage differs between MLflow and the study at step 3"
+
+
+def change_a_parameter() -> str:
+    store("UPDATE params SET value = '0.5' WHERE run_uuid = ? AND key = 'lr'", run_of(2))
+    return "trial-0002: MLflow's parameters differ: lr is 0.5, not "
+
+
+def lose_a_run() -> str:
+    client().delete_run(run_of(3))
+    return "trial-0003: has 0 MLflow runs, not 1"
+
+
+def double_a_run() -> str:
+    original = client().get_run(run_of(2))
+    tags = {key: value for key, value in original.data.tags.items() if key != "mlflow.runName"}
+    run = client().create_run(original.info.experiment_id, tags=tags, run_name="trial-0002")
+    client().log_metric(run.info.run_id, "loss/total", 0.5, step=3)
+    return "trial-0002: has 2 MLflow runs, not 1"
+
+
+def change_an_outcome() -> str:
+    client().set_tag(run_of(2), "sweep.outcome", "complete")
+    return "trial-0002: stopped in the study, complete in MLflow"
+
+
+def leave_a_run_open() -> str:
+    client().update_run(run_of(4), status="RUNNING")
+    return "trial-0004: its MLflow run is RUNNING, and no driver is"
+
+
+def close_in_mlflow_only() -> str:
+    study("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
+    return "trial-0002: open in the study, stopped in MLflow"
+
+
+def lose_the_studys_last_words() -> str:
+    """A power cut took what sqlite had not yet synced."""
+    study("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
+    study("DELETE FROM trial_intermediate_values WHERE step = 6 AND trial_id = (SELECT trial_id FROM trials WHERE number = 2)")
+    study("DELETE FROM trial_user_attributes WHERE trial_id = (SELECT trial_id FROM trials WHERE number = 2)")
+    return "trial-0002: the study ends at step 3, MLflow at 6"
+
+
+def leave_temporary_files() -> str:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    (TRIALS / "0004" / f".last.ckpt.{child.pid}-abcdefgh").write_text("half a file")
+    (SWEEPS / "tiny" / ".ray" / "run").mkdir(parents=True)
+    return f".last.ckpt.{child.pid}-abcdefgh: left by a process that is no more"
+
+
+def leave_a_lock() -> str:
+    (SWEEPS / "tiny" / HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
+    return "driver.json: left by a driver that is no more"
+
+
+def lose_a_picture() -> str:
+    (TRIALS / "0002" / PICTURE).unlink()
+    return "samples.png: missing"
+
+
+def lose_mlflows_picture() -> str:
+    (found,) = Path("mlruns", "artifacts").rglob(f"{run_of(2)}/**/{PICTURE}")
+    found.unlink()
+    return "trial-0002: its MLflow run has no samples.png"
+
+
+def cut_the_open_checkpoint() -> str:
+    cut_short(TRIALS / "0004" / CHECKPOINT)
+    return "last.ckpt: damaged; the one before it has step 3"
+
+
+def flip_a_bit_in_the_best() -> str:
+    flip_a_bit(TRIALS / f"{best():04d}" / CHECKPOINT)
+    return "last.ckpt: damaged"
+
+
+def lose_the_best() -> str:
+    (TRIALS / f"{best():04d}" / CHECKPOINT).unlink()
+    return "last.ckpt: missing, and it is the best trial"
+
+
+def cut_a_history() -> str:
+    cut_short(TRIALS / "0002" / HISTORY)
+    return "history.json: damaged"
+
+
+def lose_a_history() -> str:
+    (TRIALS / "0002" / HISTORY).unlink()
+    return "trial-0002: neither checkpoint nor history on disk"
+
+
+def double_the_parent() -> str:
+    run = client().get_run(run_of(0))
+    client().create_run(run.info.experiment_id, tags={"sweep.name": "tiny", "sweep.role": "sweep"}, run_name="tiny")
+    return "MLflow has 2 runs for the sweep, not 1"
+
+
+def leave_the_parent_open() -> str:
+    client().update_run(client().get_run(run_of(0)).data.tags["mlflow.parentRunId"], status="RUNNING")
+    return "the sweep's MLflow run is RUNNING, not KILLED"
+
+
+def add_a_stray_run() -> str:
+    client().set_tag(client().create_run(client().get_run(run_of(0)).info.experiment_id).info.run_id, "sweep.trial", "77")
+    run = store("SELECT run_uuid FROM tags WHERE key = 'sweep.trial' AND value = '77'")[0][0]
+    for key, value in (("sweep.name", "tiny"), ("sweep.role", "trial")):
+        client().set_tag(str(run), key, value)
+    return "is of trial 77, which the study does not know"
+
+
+def add_a_stray_folder() -> str:
+    shutil.copytree(TRIALS / "0002", TRIALS / "0077")
+    return "0077: the study knows no such trial"
+
+
+def lose_the_store() -> str:
+    Path("mlflow.db").unlink()
+    return "trial-0002: has 0 MLflow runs, not 1"
+
+
+FAULTS = [
+    lose_reports, lose_a_report_in_the_middle, repeat_a_report, change_a_value, change_a_parameter, lose_a_run, double_a_run,
+    change_an_outcome, leave_a_run_open, close_in_mlflow_only, lose_the_studys_last_words, leave_temporary_files, leave_a_lock,
+    lose_a_picture, lose_mlflows_picture, cut_the_open_checkpoint, flip_a_bit_in_the_best, lose_the_best, cut_a_history,
+    lose_a_history, double_the_parent, leave_the_parent_open, add_a_stray_run, add_a_stray_folder, lose_the_store,
+]  # fmt: skip

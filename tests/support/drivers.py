@@ -1,0 +1,102 @@
+"""Drivers of sweeps as processes of their own, forked from a server that has the libraries loaded.
+
+Importing torch, Ray and MLflow is most of the time of a tiny sweep. Apart from that, a forked driver is what a user's command
+starts: a process in a session of its own, with its own output, signals and exit code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final, TextIO
+
+from tests.support import ROOT
+
+_LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.tasks")
+_COMMANDS: Final = ("search.run", "search.driver.sweep", "search.driver.finalize", "search.export")
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload([*_LIBRARIES, *_COMMANDS, __name__])
+
+
+class Driver:
+    """A command of `search/` that runs. It is used as `subprocess.Popen` with text and one stream for all output."""
+
+    def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
+        """`before`, a function of a module, is what the process does first."""
+        reading, writing = _server.Pipe(duplex=False)
+        what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
+        self._process = _server.Process(target=_run, args=what)
+        self._process.start()
+        writing.close()
+        self.stdout: TextIO = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")
+        reading.close()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; the signal's number with a minus for a process that a signal ended."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(["driver", str(self.pid)], timeout)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """The rest of its output, when it has ended; after `timeout` seconds it is killed."""
+        alarm = threading.Timer(timeout, self.send_signal, [signal.SIGKILL])
+        alarm.start()
+        try:
+            with self.stdout:
+                output = self.stdout.read()
+            self.wait(timeout)
+        finally:
+            alarm.cancel()
+        return output, None
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+def _run(
+    command: str,
+    arguments: list[str],
+    folder: str,
+    environment: Mapping[str, str],
+    before: Callable[[], None] | None,
+    output: Connection,
+) -> None:
+    """In the new process: be what `python search/COMMAND.py ARGUMENTS` in the folder is."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    output.close()
+    file = ROOT / "search" / f"{command}.py"
+    sys.argv = [str(file), *arguments]
+    sys.path[:0] = [str(ROOT), folder]
+    if before:
+        before()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = importlib.import_module(f"search.{command}").main()
+    finally:
+        atexit._run_exitfuncs()
+    sys.exit(code)
