@@ -8,17 +8,14 @@ added stands above it. A start that has not decayed hides the images; one that h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from gbc.config import TrialConfig
 from gbc.regime import before_batch_norm
 from gbc.row_space import decomposed, linear_layers
-from gbc.tasks import World, wants_row_space
 
 # At 3% of the energy images cost two thirds of what noise costs, at 41% a quarter (docs/method.md).
 _LEAST_ENERGY: Final = 0.25
@@ -80,20 +77,6 @@ def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Sp
         energy = (values[above].square().sum() / whole).item()
         measured.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
     return measured
-
-
-def remarks(config: TrialConfig, world: World) -> Iterator[str]:
-    """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
-    for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
-        if not wants_row_space(config, subject):
-            continue
-        for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
-            yield f"classifier {folder.name}: {spectrum.summary()}"
-            if not spectrum.informative:
-                yield (
-                    "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
-                    "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
-                )
 
 
 def random_edge(values: Tensor, shape: tuple[int, int]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from gbc.errors import BadInput
 from gbc.fit import Progress
 from gbc.regime import Regime
 from gbc.samples import Dataset, ImageDataset, Labels, PointDataset
+from gbc.spectrum import spectra
 
 Announce = Callable[[ClassifierConfig], Progress]
 """Called before a classifier is asked for; gives what is to be told of its training."""
@@ -120,3 +121,17 @@ def union(sets: Sequence[Dataset]) -> Dataset:
         np.concatenate([part.test_images for part in pictures]),
         np.concatenate([renumbered(part, part.test_labels) for part in pictures]),
     )
+
+
+def row_space_remarks(config: TrialConfig, world: World) -> Iterator[str]:
+    """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
+    for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
+        if not wants_row_space(config, subject):
+            continue
+        for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
+            yield f"classifier {folder.name}: {spectrum.summary()}"
+            if not spectrum.informative:
+                yield (
+                    "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
+                    "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
+                )

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, saving a checkpoint at each report; export at the end."""
     import torch
 
-    from gbc import checkpoint, export, pictures, spectrum, tasks
+    from gbc import checkpoint, export, pictures, tasks
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
     from gbc.metrics import Judge
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings, out = options.trial(arguments), arguments.out
     export.check(out, settings)
     world = tasks.obtain(settings, arguments.cache, options.announce)
-    for line in spectrum.remarks(settings, world):
+    for line in tasks.row_space_remarks(settings, world):
         print(line, file=sys.stderr)
     trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gbc import spectrum, tasks
+from gbc import tasks
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
 from gbc.fit import Progress as Training
@@ -102,7 +102,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
             f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    for line in spectrum.remarks(with_largest_row_space(config), world):
+    for line in tasks.row_space_remarks(with_largest_row_space(config), world):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
