@@ -49,7 +49,7 @@ class ClassifierConfig(Config):
     """Φ and how it was trained (supplement C.2: full-batch gradient descent on mean cross-entropy with weight decay).
 
     A classifier of the user's own is a `factory` and, when it is trained already, `weights` with a `card`
-    (`gbc.own.Card`).
+    (`gbc.classifiers.custom.Card`).
     """
 
     name: str = "mlp_bn"

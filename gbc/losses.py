@@ -188,8 +188,8 @@ def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]
 def row_space(costs: Tensor, level: float) -> Tensor:
     """mean_i max(0, cost_i − h): how far samples leave the row space of a classifier's layers, beyond what is free.
 
-    `costs` [M] are those of `gbc.row_space`, in [0, 1]; `level` is h. Real images do not lie wholly in the row space: without a
-    level the loss asks for more than they have, and takes away variety.
+    `costs` [M] are those of `gbc.kkt.row_space`, in [0, 1]; `level` is h. Real images do not lie wholly in the row space:
+    without a level the loss asks for more than they have, and takes away variety.
     """
     return torch.relu(costs - level).mean()
 

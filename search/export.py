@@ -64,7 +64,7 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
             package that is missing, or `out` exists.
     """
     from gbc import export
-    from gbc.formats import named, require
+    from gbc.export.formats import named, require
     from search.driver.trial_export import write_trial
     from search.files.paths import existing, recorded
     from search.study.store import running_driver

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from gbc import datasets, pretrain
-from gbc.classifiers import CLASSIFIERS, Classifier
+from gbc.classifiers import pretrain
+from gbc.classifiers.architectures import CLASSIFIERS, Classifier
 from gbc.config import ClassifierConfig, TrialConfig
-from gbc.datasets import ImageDataset
-from gbc.metrics import Judge
+from gbc.data import datasets
+from gbc.data.datasets import ImageDataset
+from gbc.metrics.scores import Judge
 
 if TYPE_CHECKING:
     from tests.support.servers import Postgres

@@ -81,11 +81,12 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     """The exported folder and the registered model that it names are made first."""
     from mlflow import MlflowClient
 
-    from gbc import datasets, export
-    from gbc.classifiers import Classifier, build
+    from gbc import export
+    from gbc.classifiers.architectures import Classifier, build
     from gbc.config import TrialConfig
-    from gbc.generator import Generator
-    from gbc.tasks import World
+    from gbc.data import datasets
+    from gbc.training.generator import Generator
+    from gbc.training.tasks import World
     from search.spec.config import Objective
     from search.tracking import registry
     from tests.conftest import TINY

@@ -23,8 +23,10 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every condition of every classifier of the trial."""
-    from gbc import audit, datasets, pretrain
     from gbc.checkpoint import write_atomic
+    from gbc.classifiers import pretrain
+    from gbc.data import datasets
+    from gbc.studies import audit
 
     subjects = options.trial(arguments).subjects()
     for number, subject in enumerate(subjects, start=1):

@@ -28,9 +28,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run one baseline and write its picture and numbers."""
-    from gbc import baselines, experiment, pictures, tasks
+    from gbc import pictures
     from gbc.checkpoint import write_atomic
     from gbc.settings import parse_assignment
+    from gbc.studies import baselines
+    from gbc.training import experiment, tasks
 
     settings = baselines.settings_of(arguments.name, dict(map(parse_assignment, arguments.set)), "--set")
 

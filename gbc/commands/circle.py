@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train everything, draw it and print the numbers."""
-    from gbc import circle
+    from gbc.studies import circle
 
     scores = circle.run(
         arguments.out, arguments.cache, options.steps(arguments), lambda line: print(line, file=sys.stderr), arguments.seed

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the shipped files and say how large they are."""
-    from gbc import datasets
+    from gbc.data import datasets
 
     for name in datasets.SHIPPED:
         path = datasets.build(name, arguments.data_root, arguments.out)

@@ -11,9 +11,9 @@ from gbc.commands.options import Commands
 
 if TYPE_CHECKING:
     from gbc.config import TrialConfig
-    from gbc.drawing import ExportedGenerator
-    from gbc.remeasure import Remeasured
-    from gbc.samples import ImageDataset
+    from gbc.data.samples import ImageDataset
+    from gbc.export.drawing import ExportedGenerator
+    from gbc.export.remeasure import Remeasured
 
 
 def add(commands: Commands) -> None:
@@ -30,8 +30,10 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print what is measured now beside what was logged, then the scores between those of controls."""
-    from gbc import datasets, export, tasks
+    from gbc import export
+    from gbc.data import datasets
     from gbc.errors import Disagreement
+    from gbc.training import tasks
 
     generator = export.load(arguments.model)
     settings = generator.settings
@@ -53,9 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _again(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:
-    from gbc import tasks
     from gbc.errors import BadInput
-    from gbc.remeasure import remeasure
+    from gbc.export.remeasure import remeasure
+    from gbc.training import tasks
 
     try:
         if tasks.cached(generator.settings, arguments.cache):
@@ -72,8 +74,8 @@ def _between_controls(
     """Plain data with `scores` by row, and the same as text."""
     import torch
 
-    from gbc import evaluation, features
-    from gbc.metrics import Judge, Verdict, controls
+    from gbc.metrics import evaluation, features
+    from gbc.metrics.scores import Judge, Verdict, controls
 
     labels, name = torch.tensor(generator.judging.labels), arguments.model.resolve().name
     images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)

@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw the paper's network, or the classifier of the trial where a flag names one."""
     import torch
 
-    from gbc import lambda_figure, tasks
+    from gbc.studies import lambda_figure
+    from gbc.training import tasks
 
     if arguments.config or arguments.set or arguments.classifier:
         settings = options.trial(arguments)

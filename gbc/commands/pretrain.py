@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train the classifiers, or find them in the cache, and print their regimes."""
-    from gbc import tasks
+    from gbc.training import tasks
 
     world = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
     if arguments.json:

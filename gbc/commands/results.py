@@ -27,11 +27,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is not logged, then write the page."""
-    from gbc import results, runs
     from gbc.checkpoint import write_atomic
-    from gbc.comparison import load
     from gbc.errors import BadInput
     from gbc.settings import suggest
+    from gbc.studies import results, runs
+    from gbc.studies.comparison import load
 
     if arguments.jobs < 1:
         raise BadInput(f"--jobs {arguments.jobs}: must be at least 1")

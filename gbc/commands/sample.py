@@ -45,20 +45,21 @@ def run(arguments: argparse.Namespace) -> None:
     if kind == ".png" and arguments.count > _SHEET:
         raise BadInput(f"--count {arguments.count}: a sheet holds at most {_SHEET} images; give --out DIR/ or --out FILE.npz")
 
-    from gbc import export, sets
+    from gbc import export
+    from gbc.export import synthetic_sets
 
     if not kind:
         export.check_new(out)
     generator = export.load(arguments.model)
     classes = arguments.label or list(range(len(generator.class_names)))
-    wanted = sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
+    wanted = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
     with _meter(arguments.count) as told:
         if kind == ".npz":
-            sets.write_arrays(out, wanted, told)
+            synthetic_sets.write_arrays(out, wanted, told)
         elif kind == ".png":
             _write_sheet(out, wanted.images(), len(classes), arguments.count)
         else:
-            sets.write_folder(out, wanted, told)
+            synthetic_sets.write_folder(out, wanted, told)
     print(out)
 
 

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train everything, draw it and print where each curve ends."""
-    from gbc import stationarity_figure
+    from gbc.studies import stationarity_figure
 
     steps = options.steps(arguments) or stationarity_figure.STEPS
     curves = stationarity_figure.run(

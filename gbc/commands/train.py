@@ -25,12 +25,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, saving a checkpoint at each report; export at the end."""
     import torch
 
-    from gbc import checkpoint, export, pictures, tasks
+    from gbc import checkpoint, export, pictures
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from gbc.metrics import Judge
+    from gbc.metrics.scores import Judge
     from gbc.runtime import pick_device
-    from gbc.trainer import Trainer
+    from gbc.training import tasks
+    from gbc.training.trainer import Trainer
 
     settings, out = options.trial(arguments), arguments.out
     export.check(out, settings)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from gbc import audit, datasets
 from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig
-from gbc.tasks import World
+from gbc.data import datasets
+from gbc.studies import audit
+from gbc.training.tasks import World
 
 _AUDITS: Final = Path("mlruns") / "audits"
 _AUDITED: Final = 2  # classifiers of a sweep; each takes about half a minute, once

@@ -31,7 +31,7 @@ def question(config: SweepConfig) -> str:
 
 
 def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluation: Mapping[str, Any] | None) -> str:
-    """The question and what came of it; `evaluation` is `gbc.scorecard`'s, with the number of the best trial."""
+    """The question and what came of it; `evaluation` is `gbc.export.scorecard`'s, with the number of the best trial."""
     parts = [_verdict(summary, evaluation)]
     if summary.best_trial is not None:
         parts += _best(summary, tracker)

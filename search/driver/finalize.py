@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from gbc import export, tasks
+from gbc import export
 from gbc.errors import BadInput
-from gbc.scorecard import scorecard
+from gbc.export.scorecard import scorecard
+from gbc.training import tasks
 from search.driver.classifier_audits import audits_of
 from search.driver.description import description
 from search.driver.summary import Summary

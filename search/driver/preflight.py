@@ -15,15 +15,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gbc import tasks
+from gbc.classifiers.fit import Progress as Training
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.fit import Progress as Training
-from gbc.metrics import Judge
-from gbc.pack import Pack
+from gbc.metrics.scores import Judge
 from gbc.runtime import pick_device
-from gbc.tasks import World
-from gbc.trainer import Trainer
+from gbc.training import tasks
+from gbc.training.pack import Pack
+from gbc.training.tasks import World
+from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
 from search.files import shared_classifiers, storage
 from search.files.paths import CLASSIFIERS

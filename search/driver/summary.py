@@ -22,7 +22,7 @@ from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 
 if TYPE_CHECKING:
-    from gbc.scale import Scale
+    from gbc.metrics.scale import Scale
 
 _FILE: Final = "summary.json"
 

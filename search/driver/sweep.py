@@ -13,9 +13,9 @@ from rich.console import Console
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
-from gbc.scale import Scale
+from gbc.metrics.scale import Scale
 from gbc.settings import flatten
-from gbc.tasks import World
+from gbc.training.tasks import World
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from gbc import checkpoint, export, tasks
+from gbc import checkpoint, export
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
+from gbc.training import tasks
 from search.files import shared_classifiers, storage
 from search.files.paths import CHECKPOINT, CLASSIFIERS, PICTURE, home_of, trial_folder
 from search.spec.config import SweepConfig

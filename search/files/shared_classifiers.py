@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from gbc.classifiers.pretrain import Elsewhere
 from gbc.errors import BadInput
-from gbc.pretrain import Elsewhere
 from search.files import storage
 from search.files.storage import Place
 
@@ -18,7 +18,7 @@ _COMPLETE: Final = "complete"
 
 
 def source(url: str) -> Elsewhere:
-    """The classifiers in a storage, as a second cache for `gbc.tasks.obtain`.
+    """The classifiers in a storage, as a second cache for `gbc.training.tasks.obtain`.
 
     Raises:
         BadInput: the storage cannot be used; so does what is returned.

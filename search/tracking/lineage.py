@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gbc.samples import ImageDataset
+from gbc.data.samples import ImageDataset
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
     from gbc.config import TrialConfig
-    from gbc.tasks import World
+    from gbc.training.tasks import World
 
 _CONTEXT: Final = "mlflow.data.context"
 _UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
@@ -68,7 +68,7 @@ def _data(world: World, settings: TrialConfig) -> Sequence[DatasetInput]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = world.data
-    source = CodeDatasetSource({"path": settings.dataset.data_root or "gbc/assets"})
+    source = CodeDatasetSource({"path": settings.dataset.data_root or "gbc/data/assets"})
     parts: dict[str, tuple[Any, Any]] = {}
     if isinstance(data, ImageDataset):
         parts["classifier training"] = data.train_images, data.train_labels

@@ -1,4 +1,4 @@
-"""Trials that share a device as one stack (`gbc.pack`), each still a trial of its own for Ray, the study and MLflow.
+"""Trials that share a device as one stack (`gbc.training.pack`), each still a trial of its own for Ray, the study and MLflow.
 
 A `PackService` trains: one for each GPU, or for each share of the CPUs. Ray's workers only wait for it: each hands its
 trial's assignment over and passes on the rows that come back, so that whatever holds for a trial that trains in its own
@@ -139,10 +139,10 @@ class PackService:
 
     def _seat(self, place: Place) -> None:
         """Into the stack of its kind, to go on from where it stood or from its last checkpoint."""
-        from gbc import pack, tasks
         from gbc.config import TrialConfig
-        from gbc.metrics import Judge
+        from gbc.metrics.scores import Judge
         from gbc.runtime import pick_device
+        from gbc.training import pack, tasks
 
         assignment = place.assignment
         settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")

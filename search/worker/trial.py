@@ -113,7 +113,7 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
     sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
     So is a full disk: no other worker has more room.
     """
-    import gbc.trainer  # noqa: F401  (seconds that say nothing about the trial)
+    import gbc.training.trainer  # noqa: F401  (seconds that say nothing about the trial)
 
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
@@ -168,10 +168,10 @@ def _folder(assignment: Assignment, root: str | None) -> Place:
 def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     import torch
 
-    from gbc import tasks
-    from gbc.metrics import Judge
+    from gbc.metrics.scores import Judge
     from gbc.runtime import pick_device
-    from gbc.trainer import Trainer
+    from gbc.training import tasks
+    from gbc.training.trainer import Trainer
 
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from gbc import circle, tasks
-from gbc.trainer import Trainer
+from gbc.studies import circle
+from gbc.training import tasks
+from gbc.training.trainer import Trainer
 
 ROWS: Final[dict[str, tuple[dict[str, Any], int, bool]]] = {
     "Eq. (6), margin held; one classifier": ({}, 1, True),

@@ -16,11 +16,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gbc import datasets, pretrain
+from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
-from gbc.metrics import Judge
+from gbc.data import datasets
+from gbc.metrics.scores import Judge
 from gbc.report import METRIC_DIRECTIONS, rank_correlation
-from gbc.trainer import Trainer
+from gbc.training.trainer import Trainer
 
 BASE = TrialConfig.parse(
     {

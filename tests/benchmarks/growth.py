@@ -17,7 +17,7 @@ from typing import Any, Final
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from gbc.trainer import Trainer
+from gbc.training.trainer import Trainer
 from tests.benchmarks.harness import (
     Column,
     Options,

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from gbc.classifiers import Classifier
+    from gbc.classifiers.architectures import Classifier
     from gbc.config import TrialConfig
-    from gbc.trainer import Trainer
+    from gbc.training.trainer import Trainer
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PRESETS: Final = {
@@ -143,20 +143,21 @@ def settings_of(size: str, options: Options, **changes: Any) -> TrialConfig:
 
 def untrained(settings: TrialConfig, shape: tuple[int, ...] | None = None, classes: int | None = None) -> list[Classifier]:
     """Classifiers with random weights: the time of a step does not depend on them. Shape and classes: the data set's."""
-    from gbc import classifiers, datasets
+    from gbc.classifiers import architectures
+    from gbc.data import datasets
 
     data = datasets.load(settings.dataset)
     shape = shape or data.shape
     names = tuple(map(str, range(classes or len(data.class_names))))
     return [
-        classifiers.Classifier(classifiers.build(one.classifier, shape, len(names)), names, shape, len(data.train_labels))
+        architectures.Classifier(architectures.build(one.classifier, shape, len(names)), names, shape, len(data.train_labels))
         for one in settings.subjects()
     ]
 
 
 def trainer_of(settings: TrialConfig, **shape: Any) -> Trainer:
     """A trainer on untrained classifiers (`untrained`)."""
-    from gbc.trainer import Trainer
+    from gbc.training.trainer import Trainer
 
     return Trainer(settings, untrained(settings, **shape))
 
@@ -229,7 +230,7 @@ def peak_memory(make: Callable[..., Callable[[], object]], options: Options, *gi
     # A server forks each process from one that has imported everything: fresh, and there at once.
     context = multiprocessing.get_context("forkserver")
     # torch's own optimisers import its compiler when they are made; ours does not, and should not win by that here.
-    libraries = ["torch", "torch._dynamo", "gbc.trainer", "search.spec.config"]
+    libraries = ["torch", "torch._dynamo", "gbc.training.trainer", "search.spec.config"]
     context.set_forkserver_preload([*libraries, "tests.benchmarks.harness", make.__module__])
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(theirs, make, options, given, steps))

@@ -65,7 +65,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 def stepping(options: Options, count: int) -> Callable[[], object]:
     """The step of a pack of `count`, or of a trainer alone."""
-    from gbc.pack import Pack
+    from gbc.training.pack import Pack
 
     settings = settings_of("default", options, batch_size=_BATCH, steps=10**6, report_every=10**6)
     if not count:

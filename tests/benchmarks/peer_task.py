@@ -34,10 +34,10 @@ def reports(file: str | Path, sampled: Mapping[str, Any], seed: int, threads: in
     """Train one setting as a worker of ours does; `file` lies in the folder of the classifiers' cache."""
     import torch
 
-    from gbc import tasks
-    from gbc.metrics import Judge
+    from gbc.metrics.scores import Judge
     from gbc.runtime import pick_device
-    from gbc.trainer import Trainer
+    from gbc.training import tasks
+    from gbc.training.trainer import Trainer
 
     torch.set_num_threads(threads)
     settings = settle(sweep_of(file).trial, sampled, seed)

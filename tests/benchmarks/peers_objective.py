@@ -6,7 +6,7 @@ The form of Haim et al. (2022), for several classes as in Buzaglo et al. (2023):
 are optimised by SGD with momentum; ‖θ − Σ_i λ_i ∇_θ (Φ_{y_i}(x_i) − max_{c≠y_i} Φ_c(x_i))‖², layer by layer, plus the hinges
 λ ≥ λ_min and images in [−1, 1]; ReLU with the derivative σ(a·z). On the classifier that they have: no BatchNorm, the
 width of the default preset. Two of ours on the same classifier, with as many images a step: the generator with Eqs. (5) and
-(6), and the trainer's own pixels (`gbc.baselines`, `kkt-pixels`).
+(6), and the trainer's own pixels (`gbc.studies.baselines`, `kkt-pixels`).
 
 A step is compared, not how many are needed: theirs moves the same images in every step and takes 10⁴ to 10⁵ of them; ours
 draws fresh ones, and after training as many as wanted.
@@ -25,8 +25,8 @@ if __package__ in (None, ""):
 import torch
 from torch import Tensor, nn
 
-from gbc import baselines
-from gbc.classifiers import with_surrogate
+from gbc.classifiers.architectures import with_surrogate
+from gbc.studies import baselines
 from tests.benchmarks.harness import (
     Column,
     Options,

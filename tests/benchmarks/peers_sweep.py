@@ -2,12 +2,12 @@
 
     python tests/benchmarks/peers_sweep.py [--quick] [--trials N] [--steps N] [--threads N] [--json FILE]
 
-All three run `gbc.trainer.Trainer` on the same cached classifier with the same space, as many trials, steps and threads, and
-as many at a time as there are cores; no trial is stopped early; each logs every report to MLflow in sqlite. The figures are
-read from there, in one way for all. Overhead of a trial = wall × slots / trials − seconds of its training steps, which the
-trainer measures. It holds imports, the start of Ray, the making of databases, judging (the same in all) and waiting;
-"running" counts only from the first trial's start to the last one's end, and is what a long sweep pays. The sweeps take
-turns, round by round, but each is minutes long: compare `training s/trial`, which must be equal, before anything else.
+All three run `gbc.training.trainer.Trainer` on the same cached classifier with the same space, as many trials, steps and
+threads, and as many at a time as there are cores; no trial is stopped early; each logs every report to MLflow in sqlite. The
+figures are read from there, in one way for all. Overhead of a trial = wall × slots / trials − seconds of its training steps,
+which the trainer measures. It holds imports, the start of Ray, the making of databases, judging (the same in all) and
+waiting; "running" counts only from the first trial's start to the last one's end, and is what a long sweep pays. The sweeps
+take turns, round by round, but each is minutes long: compare `training s/trial`, which must be equal, before anything else.
 
 What only ours does meanwhile: a checkpoint and two pictures at each report, every record written so that any process may be
 killed, pictures and system metrics in MLflow, exact resume. Optuna alone (`peer_optuna.py`) keeps numbers, and forgets what
@@ -116,7 +116,7 @@ def _prepared(place: Path, options: Options, trials: int, steps: int, slots: int
     """The sweep's file, in a folder with the trained classifier."""
     import yaml
 
-    from gbc import tasks
+    from gbc.training import tasks
     from search.files.paths import CLASSIFIERS
     from search.spec.config import resolve
 

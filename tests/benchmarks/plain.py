@@ -4,8 +4,8 @@ Modules in torch's default layout, Eqs. (3a), (5) and (6) on one flat vector as 
 `loss.backward()`, torch's own Adam. Nothing is fused, shared or left out, and nothing is slowed down on purpose: S is
 differentiated in one pass, as ours is; `per_sample=True` takes one gradient for each sample instead, as Eq. (5) is printed.
 
-A test holds ours to it (`tests/gbc/test_plain.py`), a benchmark times both. Ours also keeps means of all losses, of ρ and of
-gradient norms; this form keeps nothing.
+A test holds ours to it (`tests/gbc/training/test_plain.py`), a benchmark times both. Ours also keeps means of all losses, of ρ
+and of gradient norms; this form keeps nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gbc import homogeneity
-from gbc.classifiers import BATCH_NORMS, Classifier, kaiming
+from gbc.classifiers.architectures import BATCH_NORMS, Classifier, kaiming
+from gbc.classifiers.convergence import before_batch_norm
 from gbc.config import SubjectConfig, TrialConfig
-from gbc.regime import before_batch_norm
+from gbc.kkt import homogeneity
+from gbc.kkt.classifier_term import labels_of_task, union
 from gbc.runtime import pick_device
-from gbc.subject import labels_of_task, union
-from gbc.trainer import Trainer
+from gbc.training.trainer import Trainer
 
 
 class PlainGenerator(nn.Module):

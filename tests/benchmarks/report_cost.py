@@ -23,7 +23,7 @@ from unittest import mock
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from gbc import tasks
+from gbc.training import tasks
 from search.worker import trial
 from search.worker.trial import Assignment
 from tests.benchmarks.harness import Column, Options, Row, settings_of
@@ -38,12 +38,12 @@ COLUMNS: Final = (
     Column("verdict", "verdict"),
 )
 PARTS: Final = {
-    "judging (real images)": ("gbc.metrics:Verdict.scores", "gbc.metrics:Verdict.__init__"),
-    "samples": ("gbc.trainer:Trainer.sample",),
-    "free scores": ("gbc.trainer:without_data",),
-    "share of the KKT conditions": ("gbc.trainer:Trainer._gradient_shares",),
+    "judging (real images)": ("gbc.metrics.scores:Verdict.scores", "gbc.metrics.scores:Verdict.__init__"),
+    "samples": ("gbc.training.trainer:Trainer.sample",),
+    "free scores": ("gbc.training.trainer:without_data",),
+    "share of the KKT conditions": ("gbc.training.trainer:Trainer._gradient_shares",),
     "picture": ("gbc.pictures:pairs", "gbc.pictures:png"),
-    "checkpoint": ("search.files.storage:save", "gbc.trainer:Trainer.state_dict"),
+    "checkpoint": ("search.files.storage:save", "gbc.training.trainer:Trainer.state_dict"),
 }
 """What is wrapped, by the name of its part."""
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gbc import sets
-from gbc.classifiers import kaiming
+from gbc.classifiers.architectures import kaiming
 from gbc.config import TrialConfig
-from gbc.drawing import ExportedGenerator
-from gbc.generator import Generator
-from gbc.judged import Judged
+from gbc.export import synthetic_sets
+from gbc.export.drawing import ExportedGenerator
+from gbc.training.generator import Generator
+from gbc.training.judged import Judged
 
 
 def quick() -> ExportedGenerator:
@@ -60,15 +60,15 @@ def main() -> None:
     arguments = cli.parse_args()
     count, generator = arguments.count, quick()
     torch.set_num_threads(arguments.threads)
-    wanted = sets.SyntheticSet(generator, range(10), count, 0)
-    drawn = [sets.as_bytes(part) for part in wanted.images()]
+    wanted = synthetic_sets.SyntheticSet(generator, range(10), count, 0)
+    drawn = [synthetic_sets.as_bytes(part) for part in wanted.images()]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = {
             "drawing": lambda: [len(part) for part in wanted.images()],
-            "PNG, encoding alone": lambda: [len(file) for part in drawn for file in sets.small_pngs(part)],
+            "PNG, encoding alone": lambda: [len(file) for part in drawn for file in synthetic_sets.small_pngs(part)],
             "files of 500 bytes": lambda: [Path(folder, str(number)).write_bytes(bytes(500)) for number in range(count)],
-            "drawing, image folder": lambda: sets.write_folder(Path(folder) / "set", wanted, lambda _: None),
-            "drawing, npz": lambda: sets.write_arrays(Path(folder) / "set.npz", wanted, lambda _: None),
+            "drawing, image folder": lambda: synthetic_sets.write_folder(Path(folder) / "set", wanted, lambda _: None),
+            "drawing, npz": lambda: synthetic_sets.write_arrays(Path(folder) / "set.npz", wanted, lambda _: None),
             "module as it is, one thread": lambda: [len(part) for part in as_it_is(generator, count)],
         }
         print(f"{'':30}{'images/s':>10}   ({count} images, {arguments.threads} threads)")

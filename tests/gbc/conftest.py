@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gbc import features
 from gbc.config import DatasetConfig
-from gbc.datasets import ImageDataset
-from gbc.features import Oracle
+from gbc.data.datasets import ImageDataset
+from gbc.metrics import features
+from gbc.metrics.features import Oracle
 
 QUICK = 150  # steps of the feature network in tests
 

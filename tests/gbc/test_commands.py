@@ -110,8 +110,8 @@ def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.
 def test_evaluate_in_full(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gbc.features.STEPS", 30)
-    monkeypatch.setattr("gbc.student.STEPS", 10)
+    monkeypatch.setattr("gbc.metrics.features.STEPS", 30)
+    monkeypatch.setattr("gbc.metrics.student.STEPS", 10)
     command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -135,9 +135,11 @@ def test_pretrain_prints_the_regime(classifier_cache: Path, tmp_path: Path, caps
 
 
 def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, classifier_cache: Path, tmp_path: Path) -> None:
-    from gbc import checkpoint, datasets, pretrain
+    from gbc import checkpoint
+    from gbc.classifiers import pretrain
     from gbc.config import TrialConfig
-    from gbc.trainer import Trainer
+    from gbc.data import datasets
+    from gbc.training.trainer import Trainer
 
     settings = TrialConfig.parse(TINY, "tests")
     data = datasets.load(settings.dataset)

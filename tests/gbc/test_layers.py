@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gbc.generator import Generator
 from gbc.layers import BatchNormReLU, Doubling
+from gbc.training.generator import Generator
 
 # Batch 7 and 9×5 pixels have no divisor near 128/channels; 260 channels are more than a row.
 SHAPES = [(16, 8, 14, 14), (7, 3, 9, 5), (4, 260, 3, 3), (3, 1, 1, 2)]

@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from gbc import tasks
 from gbc.config import TrialConfig
 from gbc.errors import DIVERGED, Diverged
-from gbc.metrics import Judge
-from gbc.trainer import Trainer
+from gbc.metrics.scores import Judge
+from gbc.training import tasks
+from gbc.training.trainer import Trainer
 from search.driver.processes import of_sweep
 from search.driver.retention import leftovers, saved
 from search.driver.scheduler import LedgerASHA

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gbc import datasets
+from gbc.data import datasets
 from gbc.errors import BadInput
 from search.driver import sweep
 from search.driver.preflight import largest_trial

@@ -21,7 +21,7 @@ from typing import Final, TextIO
 
 from tests.support import ROOT
 
-_LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.tasks")
+_LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.training.tasks")
 _COMMANDS: Final = ("search.run", "search.driver.sweep", "search.driver.finalize", "search.export")
 
 _server = multiprocessing.get_context("forkserver")

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gbc import export, pictures, tasks
+from gbc import export, pictures
 from gbc.config import TrialConfig
-from gbc.metrics import Judge
-from gbc.trainer import Trainer
+from gbc.metrics.scores import Judge
+from gbc.training import tasks
+from gbc.training.trainer import Trainer
 from tests.conftest import TINY, TINY_CLASSIFIER
 
 TWO_TASKS = {"experts": [{"classifier": TINY_CLASSIFIER, "dataset": {"name": "mnist", "per_class": 10}}]}

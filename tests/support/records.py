@@ -18,7 +18,7 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
-from gbc import tasks
+from gbc.training import tasks
 from search.driver.progress import Progress
 from search.driver.recorder import Recorder
 from search.driver.summary import sum_up

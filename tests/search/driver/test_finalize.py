@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 
-from gbc.findings import OTHER, TRAIN
+from gbc.studies.findings import OTHER, TRAIN
 from search import ui
 from search.driver.finalize import AUDIT, EVALUATION, VERDICT, conclude
 from search.driver.summary import sum_up

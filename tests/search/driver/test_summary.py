@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gbc.scale import Scale
+from gbc.metrics.scale import Scale
 from search.driver.recorder import reason_of
 from search.driver.summary import Summary, free_rank, sum_up, with_scale
 from search.spec.config import SweepConfig

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from gbc import checkpoint, pretrain
+from gbc import checkpoint
+from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
+from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
-from gbc.samples import ImageDataset
 from search.driver.retention import Keeper, footprint, leftovers, saved
 from search.files import shared_classifiers, storage
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, home_of, step_picture, trial_folder
@@ -137,7 +138,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
     home = home_of(config)
     cache = tmp_path / "node"
     monkeypatch.setattr(shared_classifiers, "node_cache", lambda: cache)
-    monkeypatch.setattr("gbc.pretrain.train", lambda *_: pytest.fail("trained on a node"))
+    monkeypatch.setattr("gbc.classifiers.pretrain.train", lambda *_: pytest.fail("trained on a node"))
     where = trial_folder(home, 7)
     assignment = Assignment(
         number=7, acknowledged=0, settings=settings.model_dump(mode="json"),

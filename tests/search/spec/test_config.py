@@ -7,7 +7,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from gbc.config import TrialConfig
-from gbc.datasets import DATASETS
+from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
 from search.run import main
 from search.spec.config import CONFIGS, Objective, SweepConfig, objective_flags, requirement_flags, resolve

@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gbc import checkpoint, datasets, pretrain
+from gbc import checkpoint
+from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
+from gbc.data import datasets
 from gbc.errors import DIVERGED, BadInput
 from search.driver.resources import Machine
 from search.files.paths import CHECKPOINT, LOG, PICTURE

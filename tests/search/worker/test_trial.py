@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from gbc import checkpoint, datasets, pretrain
+from gbc import checkpoint
+from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
+from gbc.data import datasets
 from gbc.errors import DIVERGED
-from gbc.trainer import Trainer
+from gbc.training.trainer import Trainer
 from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
 from search.worker.trial import Assignment, Row, rows
 

@@ -1,0 +1,262 @@
+"""Φ(x; ζ): the networks that generators are born from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.classifiers import custom
+from gbc.config import ClassifierConfig
+from gbc.errors import BadInput
+from gbc.settings import suggest
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network and what a generator may know of its training: never the data."""
+
+    module: nn.Module
+    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]; to [M, 1] for B.2's."""
+    class_names: tuple[str, ...]
+    shape: Shape
+    """(channels, height, width) of its input, or (d,)."""
+    samples: int
+    """N, how many images or points it was trained on."""
+
+
+def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
+    """A new network with `classes` outputs and Kaiming initialisation, drawn from `config.seed`.
+
+    With `config.first_scale` below 1 the first layer starts small, and what training leaves in it is all of the data: Haim et
+    al. (2022) take 10⁻⁴. A factory of the user's own keeps the initialisation it has.
+
+    Raises:
+        BadInput: an unknown name, or a factory that cannot be used.
+    """
+    if config.factory:
+        return custom.make(config.factory, config.seed)
+    if config.name not in CLASSIFIERS:
+        raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
+    module = CLASSIFIERS[config.name](config, shape, classes)
+    kaiming(module, torch.Generator().manual_seed(config.seed))
+    if config.first_scale != 1:
+        with torch.no_grad():
+            next(module.parameters()).mul_(config.first_scale)  # the weights of the first layer; its bias starts at 0
+    return module
+
+
+def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """The paper's: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
+    hidden = config.hidden
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(shape), hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+        nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )  # fmt: skip
+
+
+def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """The same without BatchNorm."""
+    return nn.Sequential(*(layer for layer in mlp_bn(config, shape, classes) if not isinstance(layer, nn.BatchNorm1d)))
+
+
+def conv(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """Two convolutions of stride 2, then two linear layers; ReLU, biases, no BatchNorm.
+
+    Without BatchNorm every tensor carries wd·ζ = −∇CE once training has converged.
+    """
+    depth, height, width = shape
+    channels = max(4, config.hidden // 16)
+    features = 2 * channels * math.ceil(height / 4) * math.ceil(width / 4)
+    return nn.Sequential(
+        nn.Conv2d(depth, channels, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(features, config.hidden), nn.ReLU(),
+        nn.Linear(config.hidden, classes),
+    )  # fmt: skip
+
+
+class Residual(nn.Module):
+    """ReLU(body(x) + shortcut(x)) with two convolutions in the body (He et al. 2016, Fig. 2)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        """From `inside` to `outside` channels; `stride` divides height and width."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside),
+        )  # fmt: skip
+        # Through BatchNorm on both sides, so that the two degrees of homogeneity can be made equal.
+        self.shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[M, inside, height, width] to [M, outside, ⌈height/stride⌉, ⌈width/stride⌉]."""
+        out: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+def resnet(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """A stem of stride 2, three residual blocks with BatchNorm, the mean over pixels, a linear layer."""
+    channels = max(4, config.hidden // 16)
+    return nn.Sequential(
+        nn.Conv2d(shape[0], channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+        Residual(channels, channels, stride=1),
+        Residual(channels, 2 * channels, stride=2),
+        Residual(2 * channels, 4 * channels, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4 * channels, classes),
+    )  # fmt: skip
+
+
+CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]]] = {
+    "mlp_bn": mlp_bn,
+    "mlp": mlp,
+    "conv": conv,
+    "resnet": resnet,
+}
+
+BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def kaiming(module: nn.Module, rng: torch.Generator) -> None:
+    """He et al. (2015) initialisation of every linear and convolutional layer, in place; biases start at 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            fan_in = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                # Of kernel × input channels weights, a stride of s leaves one in s² at each output pixel.
+                fan_in = layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
+            with torch.no_grad():
+                layer.weight.normal_(0, math.sqrt(2 / fan_in), generator=rng)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+def two_logits(outputs: Tensor) -> Tensor:
+    """The scalar Φ [M, 1] of supplement B.2 as two logits (−Φ/2, Φ/2); other outputs [M, C] as they are.
+
+    Then Φ_y − Φ_c = ±Φ = y·Φ with y = ±1, so every equation for several classes is that of B.2: a mix of binary and
+    multi-class classifiers needs no case of its own.
+    """
+    return torch.cat([-outputs / 2, outputs / 2], dim=1) if outputs.shape[1] == 1 else outputs
+
+
+@contextmanager
+def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
+    """Within, BatchNorm uses the batch's statistics (`train`) or its own (`eval`), and never changes its own."""
+    layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
+    kept = [(layer.training, layer.track_running_stats) for layer in layers]
+    training = module.training
+    try:
+        module.eval()
+        for layer in layers:
+            layer.train(mode == "train")
+            layer.track_running_stats = mode == "eval"
+        yield
+    finally:
+        module.train(training)
+        for layer, (was_training, tracked) in zip(layers, kept, strict=True):
+            layer.training, layer.track_running_stats = was_training, tracked
+
+
+class _SurrogateReLU(torch.autograd.Function):
+    """ReLU with the derivative σ(a·z) (Haim et al. 2022)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, slope: float) -> Tensor:
+        return values.clamp_min(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        values, ctx.slope = inputs
+        ctx.save_for_backward(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        return gradients[0] * torch.sigmoid(ctx.slope * values), None
+
+
+class SurrogateReLU(nn.Module):
+    """ReLU going forward; going back, its derivative is σ(a·z) instead of a step.
+
+    ReLU'' = 0: within an activation cell no gradient says which unit should switch. This one's does.
+    """
+
+    def __init__(self, slope: float) -> None:
+        """`slope` is a, 10 to 500 in the literature; larger is nearer to the step."""
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, values: Tensor) -> Tensor:
+        """max(z, 0), any shape."""
+        found: Tensor = _SurrogateReLU.apply(values, self.slope)
+        return found
+
+
+def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
+    """`module` with every ReLU layer replaced by `SurrogateReLU(slope)`, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, SurrogateReLU(slope))
+        else:
+            with_surrogate(child, slope)
+    return module
+
+
+class LayerInputs:
+    """The inputs of some layers of a classifier in its last forward pass."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        """Hooks `layers`, for good."""
+        self.layers = layers
+        self._inputs: dict[int, Tensor] = {}
+        for index, layer in enumerate(layers):
+            layer.register_forward_pre_hook(self._keep(index))
+
+    def _keep(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._inputs[index] = inputs[0]
+
+        return hook
+
+    def forget(self) -> None:
+        """Let the last inputs go."""
+        self._inputs.clear()
+
+
+class BatchNormInputs(LayerInputs):
+    """The inputs of every BatchNorm layer of a classifier, and their statistics."""
+
+    layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
+
+    def __init__(self, module: nn.Module) -> None:
+        """Hooks every BatchNorm layer of `module`, for good."""
+        super().__init__([layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)])
+
+    def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""
+        result = []
+        for index, layer in enumerate(self.layers):
+            values = self._inputs[index]
+            over = [axis for axis in range(values.ndim) if axis != 1]
+            # Not `torch.var_mean`, which takes several times as long on a CPU.
+            mean = values.mean(dim=over, keepdim=True)
+            # Unbiased, as PyTorch stores it.
+            variance = (values - mean).square().sum(dim=over) / (values.numel() // mean.numel() - 1)
+            assert layer.running_mean is not None and layer.running_var is not None
+            result.append((mean.flatten(), variance, layer.running_mean, layer.running_var))
+        return result

@@ -1,0 +1,155 @@
+"""How far a classifier's training came: what decides whether KKT conditions hold (section 3 of docs/method.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gbc import losses
+from gbc.classifiers.architectures import BATCH_NORMS, normalising_by
+from gbc.errors import BadInput
+
+Regime = dict[str, Any]
+
+
+def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float, loss: str = "cross_entropy") -> Regime:
+    """The regime of Φ on its training set, in plain data.
+
+    `loss`, `accuracy`, quantiles of the `margins`; for each tensor the `residuals` and the `cosines` of wd·ζ and −∇L;
+    for each hidden layer the `imbalance`, which needs no data. `loss` names an entry of `losses.CLASSIFICATION`.
+    """
+    with torch.no_grad(), normalising_by(module, "train"):
+        logits = module(images)
+    margin = losses.margins(logits, labels)
+    quantiles = torch.quantile(margin, torch.tensor([0.0, 0.05, 0.5, 0.95]))
+    return {
+        "loss": losses.CLASSIFICATION[loss](logits, labels).item(),
+        "accuracy": (margin > 0).float().mean().item(),
+        "margins": dict(zip(("min", "q05", "q50", "q95"), quantiles.tolist(), strict=True)),
+        "residuals": residuals(module, images, labels, weight_decay, loss),
+        "cosines": cosines(module, images, labels, loss),
+        "imbalance": imbalance(module),
+    }
+
+
+def residuals(
+    module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float, loss: str = "cross_entropy"
+) -> dict[str, float]:
+    """Relative stationarity residual of each parameter tensor on the training set.
+
+    ‖wd·ζ + ∇L‖ / ‖wd·ζ‖, and for weights that a BatchNorm layer makes scale-invariant ‖∇L‖ / ‖wd·ζ‖: gradient descent
+    leads those to ∇ = 0, never to wd·ζ. Biases before BatchNorm have no effect on Φ and are left out.
+    """
+    invariant, found = before_batch_norm(module, images), {}
+    for name, (parameter, gradient) in _gradients(module, images, labels, loss).items():
+        layer, _, kind = name.rpartition(".")
+        if layer in invariant and kind == "bias":
+            continue
+        decay = weight_decay * parameter
+        residual = gradient if layer in invariant else gradient + decay
+        found[name] = (residual.norm() / decay.norm().clamp_min(1e-12)).item()
+    return found
+
+
+def cosines(module: nn.Module, images: Tensor, labels: Tensor, loss: str = "cross_entropy") -> dict[str, float]:
+    """Cosine of ζ and −∇L for each parameter tensor: 1 where training has converged, whatever its weight decay was.
+
+    Layers that go straight into BatchNorm are left out: ∇L = 0 is asked of them, and 0 has no direction.
+    """
+    invariant = before_batch_norm(module, images)
+    return {
+        name: nn.functional.cosine_similarity(parameter.flatten(), -gradient.flatten(), dim=0).item()
+        for name, (parameter, gradient) in _gradients(module, images, labels, loss).items()
+        if name.rpartition(".")[0] not in invariant
+    }
+
+
+@torch.no_grad()
+def imbalance(module: nn.Module) -> dict[str, float]:
+    """Median over hidden units of |a − b| / max(a, b), with a = ‖w_in‖² + b_in² and b = ‖w_out‖²; from ζ alone.
+
+    A ReLU unit keeps its function when w_in and b_in are multiplied and w_out divided by the same number, so at a
+    stationary point of L + wd/2·‖ζ‖² the two norms are equal: 0 when converged, near 1 when not. Only where
+    Linear, ReLU, Linear follow each other in an `nn.Sequential`, where their order is known; named after the first Linear.
+    """
+    found = {}
+    for path, container in module.named_modules():
+        if not isinstance(container, nn.Sequential):
+            continue
+        children = list(container.named_children())
+        for (name, before), (_, between), (_, after) in zip(children, children[1:], children[2:], strict=False):
+            if isinstance(before, nn.Linear) and isinstance(between, nn.ReLU) and isinstance(after, nn.Linear):
+                inward = before.weight.square().sum(dim=1)  # [units]
+                if before.bias is not None:
+                    inward = inward + before.bias.square()
+                outward = after.weight.square().sum(dim=0)
+                larger = torch.maximum(inward, outward)
+                # Weight decay takes dead units to 0 on both sides, where the ratio is rounding.
+                alive = larger > 1e-6 * larger.max()
+                found[f"{path}.{name}" if path else name] = ((inward - outward).abs() / larger)[alive].median().item()
+    return found
+
+
+def before_batch_norm(module: nn.Module, images: Tensor) -> set[str]:
+    """Names of linear and convolutional layers whose output goes straight into BatchNorm, seen in a forward pass."""
+    outputs: list[tuple[str, Tensor]] = []
+    found: set[str] = set()
+    handles = []
+
+    def remember(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.append((name, output))
+
+    def compare(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.update(name for name, output in outputs if output is inputs[0])
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            handles.append(layer.register_forward_hook(remember(name)))
+        elif isinstance(layer, BATCH_NORMS):
+            handles.append(layer.register_forward_pre_hook(compare))
+    try:
+        with torch.no_grad(), normalising_by(module, "eval"):
+            module(images[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _gradients(module: nn.Module, images: Tensor, labels: Tensor, loss: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """(ζ, ∇L) of each parameter tensor, by name."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    with normalising_by(module, "train"):
+        value = losses.CLASSIFICATION[loss](module(images), labels)
+    gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+    return {name: (p.detach(), g) for name, p, g in zip(names, parameters, gradients, strict=True)}
+
+
+def margin_of_last_layer(module: nn.Module, weight_decay: float) -> float:
+    """The margin of the training samples, from the weights of a classifier alone that converged under mean cross-entropy.
+
+    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every sample at margin m
+    and k rivals at equal odds the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak. Rivals are
+    between 1 and C − 1: the mean of the two solutions.
+
+    Raises:
+        BadInput: no margin beyond the peak fits; the classifier has not converged, or is not sure of its samples.
+    """
+    *_, weight, bias = module.parameters()
+    if bias.ndim != 1 or weight.ndim != 2 or len(bias) < 2:
+        raise BadInput("alpha last_layer: the classifier does not end in a linear layer with a bias for each of its classes")
+    wanted = weight_decay * (weight.square().sum() + bias.square().sum()).item()
+    margins = torch.linspace(0, 30, 30_001)
+    found = []
+    for rivals in (1, len(bias) - 1):
+        odds = rivals * torch.exp(-margins)
+        force = odds * margins / (1 + odds)
+        peak = int(force.argmax())
+        if not force[-1] < wanted < force[peak]:
+            raise BadInput(
+                "alpha last_layer: the classifier has not converged, its last layer fits no margin; give it more steps"
+            )
+        found.append(margins[peak:][(force[peak:] - wanted).abs().argmin()].item())
+    return sum(found) / len(found)

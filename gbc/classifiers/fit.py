@@ -1,0 +1,173 @@
+"""Ways to minimise a classifier's loss on its whole training set: each changes the network in place."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc import losses
+from gbc.classifiers import convergence
+from gbc.config import ClassifierConfig
+from gbc.errors import Diverged
+
+Progress = Callable[[int, int, float], None]
+"""Called with (step, steps, loss) now and then; the loss of L-BFGS has its penalty in it."""
+
+_CHECK_EVERY: Final = 100
+_CHUNK: Final = 5  # iterations of L-BFGS between two looks at the residuals
+_MOMENTUM: Final = 0.9
+
+
+def gradient_descent(
+    module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: Progress | None
+) -> int:
+    """Full-batch gradient descent with weight decay on every tensor, as in supplement C.2; returns the steps taken.
+
+    Stops early when every residual is within `tolerance`.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+    """
+    optimiser = torch.optim.SGD(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    step = 0
+    for step in range(1, config.steps + 1):
+        optimiser.zero_grad()
+        loss = losses.CLASSIFICATION[config.loss](module(images), labels)
+        loss.backward()
+        optimiser.step()
+        if step % _CHECK_EVERY == 0 or step == config.steps:
+            _look(loss, step, config.steps, config, progress)
+            if config.tolerance and _worst_residual(module, images, labels, config) <= config.tolerance:
+                break
+    return step
+
+
+def converge(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: Progress | None) -> int:
+    """Minimise L + wd/2·‖ζ‖² to stationarity; returns the steps taken.
+
+    Gradient descent with momentum and cosine decay to 0 for `steps`, then L-BFGS until every residual is within
+    `tolerance`, the objective falls no more, or `polish` iterations are used up; of these the point with the smallest
+    worst residual is kept. Φ does not depend on the scale of layers that go straight into BatchNorm. With `decay`
+    "not_scale_invariant" they carry no weight decay, and keep their random start; with "all" the first half of the training
+    shrinks them, and the start with them, so that their rows become combinations of images (`gbc.kkt.row_space`). L-BFGS never
+    penalises them, since that would shrink them for ever. It runs in float64, where its line search still sees differences
+    of the objective that float32 rounds away.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+    """
+    invariant = convergence.before_batch_norm(module, images)
+    free: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        (free if name.rpartition(".")[0] in invariant else decayed).append(parameter)
+    total = config.steps + config.polish
+    groups = [[], free + decayed] if config.decay == "all" else [free, decayed]
+    _descend(module, images, labels, config, groups, lambda step, loss: _look(loss, step, total, config, progress))
+    module.double()
+    try:
+        polished = _polish(
+            module, images.double(), labels, config, decayed,
+            lambda step, loss: _look(loss, config.steps + step, total, config, progress),
+        )  # fmt: skip
+    finally:
+        module.float()
+    return config.steps + polished
+
+
+OPTIMISERS: Final[dict[str, Callable[[nn.Module, Tensor, Tensor, ClassifierConfig, Progress | None], int]]] = {
+    "gd": gradient_descent,
+    "converge": converge,
+}
+
+
+def _descend(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: ClassifierConfig,
+    groups: list[list[nn.Parameter]],
+    look: Callable[[int, Tensor], None],
+) -> None:
+    """`config.steps` steps of SGD; `groups` are the parameters without and with weight decay."""
+    free, decayed = groups
+    parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    optimiser = torch.optim.SGD([group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    for step in range(1, config.steps + 1):
+        optimiser.zero_grad()
+        loss = losses.CLASSIFICATION[config.loss](module(images), labels)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % _CHECK_EVERY == 0 or step == config.steps:
+            look(step, loss)
+
+
+def _polish(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: ClassifierConfig,
+    decayed: list[nn.Parameter],
+    look: Callable[[int, Tensor], None],
+) -> int:
+    """The second half of `converge`; returns the iterations taken. The penalty is on `decayed` alone."""
+    optimiser = torch.optim.LBFGS(
+        module.parameters(), max_iter=_CHUNK, max_eval=5 * _CHUNK, history_size=30,
+        tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        loss = losses.CLASSIFICATION[config.loss](module(images), labels)
+        penalised = loss + 0.5 * config.weight_decay * torch.stack([p.square().sum() for p in decayed]).sum()
+        penalised.backward()
+        return penalised
+
+    # Rounding moves samples across kinks, where ∇L jumps, so points are judged as float32 will hold them; and because
+    # minima often lie on kinks, the residual can grow while the objective falls: the best point is kept.
+    rounded, single = copy.deepcopy(module).float(), images.float()
+    least, best = _worst_residual(rounded, single, labels, config), _parameters(rounded)
+    step, before = 0, math.inf
+    while step < config.polish and least > config.tolerance:
+        loss = optimiser.step(objective)  # the value before this chunk
+        step += _CHUNK
+        look(step, loss)
+        _set_parameters(rounded, _parameters(module))
+        worst = _worst_residual(rounded, single, labels, config)
+        if worst < least:
+            least, best = worst, _parameters(rounded)
+        if not loss < before:
+            break
+        before = loss.item()
+    _set_parameters(module, best)
+    return step
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@torch.no_grad()
+def _set_parameters(module: nn.Module, values: list[Tensor]) -> None:
+    for parameter, value in zip(module.parameters(), values, strict=True):
+        parameter.copy_(value)
+
+
+def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig) -> float:
+    return max(convergence.residuals(module, images, labels, config.weight_decay, config.loss).values())
+
+
+def _look(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: Progress | None) -> None:
+    """The one place where training waits for the value of its loss."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise Diverged(step, f"the classifier's {config.loss.replace('_', '-')}")
+    if progress:
+        progress(step, steps, value)

@@ -1,0 +1,1 @@
+"""Images and points with their labels: the data sets that classifiers are trained on."""

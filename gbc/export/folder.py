@@ -1,0 +1,215 @@
+"""An exported generator as a folder: written in one move, checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gbc.checkpoint import write_atomic
+from gbc.config import TrialConfig
+from gbc.data.samples import ImageDataset
+from gbc.errors import BadInput, CorruptFile
+from gbc.export.drawing import ExportedGenerator
+from gbc.settings import digest
+from gbc.training.generator import Generator
+from gbc.training.judged import Judged
+from gbc.training.tasks import World
+
+VERSION: Final = 2
+WEIGHTS: Final = "generator.safetensors"
+CONFIG: Final = "config.json"
+CARD: Final = "README.md"
+PICTURE: Final = "samples.png"
+
+
+def write(
+    out: Path,
+    generator: Mapping[str, Tensor],
+    settings: TrialConfig,
+    world: World,
+    metrics: Mapping[str, float],
+    origin: str,
+    picture: Path | None,
+    *,
+    formats: Sequence[str] = (),
+    threads: int = 1,
+) -> Path:
+    """Write the folder `out` in one move, with controls measured on the world's data beside the scores in the model card.
+
+    `generator` are the weights, `origin` says in a line where they come from, `threads` is how many torch had in training.
+    `formats` are written in addition to safetensors, see `formats.FORMATS`.
+
+    Raises:
+        BadInput: `out` exists already, or cannot be written; a format that is not known or whose packages are missing, or
+            a file of one that does not draw what the generator draws.
+    """
+    from safetensors.torch import save
+
+    from gbc.export import model_card
+    from gbc.export.formats import FORMATS, JUDGED_INPUTS, inputs, require
+    from gbc.kkt.classifier_term import labels_of_task, union
+
+    check(out, settings)
+    require(formats)
+    data = world.images  # points are refused before anything is written
+    weights = {name: tensor.contiguous() for name, tensor in generator.items()}
+    names, known = union(world.classifiers), labels_of_task(settings.subjects(), world.classifiers)
+    header: dict[str, Any] = {
+        "version": VERSION,
+        "classes": list(names),
+        "labels_of_task": known,
+        "shape": list(world.classifiers[0].shape),
+        "settings": settings.model_dump(mode="json"),
+        "metrics": dict(metrics),
+        "judged": Judged.of(settings, known, len(names), threads).plain(),
+        "origin": {"says": origin, **born_from(world, data)},
+        "weights": weights_digest(weights),
+        "files": {},
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as fault:
+        raise BadInput(f"{out.parent}: cannot be written: {fault.strerror}") from None
+    try:
+        write_atomic(temporary / WEIGHTS, save(weights))
+        ready = _built(header, weights)
+        for name in [name for name in FORMATS if name in formats]:
+            found = FORMATS[name]
+            found.write(temporary / found.file, ready)
+            header["files"][found.file] = file_digest(temporary / found.file)
+        if header["files"]:
+            write_atomic(temporary / JUDGED_INPUTS, inputs(ready))
+            header["files"][JUDGED_INPUTS] = file_digest(temporary / JUDGED_INPUTS)
+        if picture is not None:
+            shutil.copyfile(picture, temporary / PICTURE)
+        write_atomic(temporary / CONFIG, _json(header).encode())
+        write_atomic(
+            temporary / CARD, model_card.text(out.name, ready, world, picture is not None, list(header["files"])).encode()
+        )
+        temporary.chmod(0o755)
+        os.replace(temporary, out)
+    except OSError as fault:
+        raise BadInput(f"{out}: cannot be written: {fault.strerror or fault}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def generator_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights that `Trainer.sample` draws from, of a `Trainer.state_dict()`: the moving average's where there is one."""
+    weights: Mapping[str, Tensor] = state.get("average", state["generator"])
+    return weights
+
+
+def check(out: Path, settings: TrialConfig) -> None:
+    """Whether a trial of these settings can be written to `out`: asked before a long training, and again after it.
+
+    Raises:
+        BadInput: `out` exists already, or there is no generator.
+    """
+    check_new(out)
+    if settings.generator == "pixels":
+        raise BadInput("generator pixels makes no new images: there is nothing to export; see `python -m gbc baseline`")
+
+
+def check_new(out: Path) -> None:
+    """Whether there is nothing at `out` yet.
+
+    Raises:
+        BadInput: there is.
+    """
+    if out.exists():
+        raise BadInput(f"{out}: exists already; choose another --out or remove it")
+
+
+def load(folder: str | Path) -> ExportedGenerator:
+    """The generator in an exported folder; of the other formats in it each file is compared with its digest.
+
+    Raises:
+        BadInput: there is no such folder, or another version wrote it.
+        CorruptFile: a file is damaged or was altered.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as unpack
+
+    folder = Path(folder)
+    try:
+        header = json.loads((folder / CONFIG).read_text())
+        weights = unpack((folder / WEIGHTS).read_bytes())
+    except OSError as fault:
+        raise BadInput(f"{folder}: not an exported generator ({fault.filename}: {fault.strerror})") from None
+    except (ValueError, SafetensorError) as fault:
+        raise CorruptFile(f"{folder}: damaged ({fault}); export it again") from None
+    if not isinstance(header, dict) or header.get("version") != VERSION:
+        found = header.get("version") if isinstance(header, dict) else None
+        raise BadInput(f"{folder}: export version {found}, this package reads version {VERSION}; export it again")
+    try:
+        if header["weights"] != weights_digest(weights):
+            raise CorruptFile(
+                f"{folder / WEIGHTS}: the weights were altered (their digest does not match {CONFIG}); export it again"
+            )
+        for name, expected in header["files"].items():
+            if (folder / name).exists() and file_digest(folder / name) != expected:
+                raise CorruptFile(f"{folder / name}: was altered (its digest does not match {CONFIG}); export it again")
+        return _built(header, weights)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise CorruptFile(f"{folder / CONFIG}: damaged ({type(fault).__name__}: {reason}); export it again") from None
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hex digits of all tensors, by name."""
+    return digest({name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in weights.items()})
+
+
+def born_from(world: World, data: ImageDataset) -> dict[str, Any]:
+    """What a card says of data and classifiers, as plain data; a regime that is not known is left out."""
+    classifiers = []
+    for number, (classifier, regime) in enumerate(zip(world.classifiers, world.regimes, strict=True)):
+        found: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
+        if number < len(world.folders):
+            found = {"name": world.folders[number].name, **found}
+        found |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
+        if "margins" in regime:
+            found["smallest_margin"] = regime["margins"]["min"]
+        classifiers.append(found)
+    return {"data": {"name": data.name, "digest": data.digest()}, "classifiers": classifiers}
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedGenerator:
+    settings = TrialConfig.parse(header["settings"], CONFIG)
+    module = Generator(
+        classes=len(header["classes"]), shape=tuple(header["shape"]),
+        noise_dim=settings.noise_dim, width=settings.width, channels=settings.channels, tasks=len(header["labels_of_task"]),
+    )  # fmt: skip
+    module.load_state_dict(dict(weights))
+    return ExportedGenerator(
+        module.eval(), tuple(header["shape"]), tuple(header["classes"]), settings, header["metrics"], header["labels_of_task"],
+        Judged(**header["judged"]), header["origin"],
+    )  # fmt: skip
+
+
+def _json(header: Mapping[str, Any]) -> str:
+    """For people too: a list of numbers is one line."""
+    return re.sub(r"\[[\s\d,]+\]", lambda found: " ".join(found[0].split()), json.dumps(header, indent=2))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    return array.tobytes()

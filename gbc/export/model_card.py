@@ -1,0 +1,212 @@
+"""The model card of an exported generator: what it was born from, what it is worth, how to run it, what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import yaml
+
+from gbc.config import TrialConfig
+from gbc.export.formats import FORMATS, JUDGED_INPUTS
+from gbc.metrics.scores import METRICS, controls
+from gbc.training.tasks import World
+
+if TYPE_CHECKING:
+    from gbc.export.drawing import ExportedGenerator
+
+
+class Licence(NamedTuple):
+    """Of a data set."""
+
+    identifier: str
+    """As model hubs write it."""
+    notice: str
+
+
+LICENCES: Final = {
+    "fashion_mnist": Licence("mit", "Fashion-MNIST: MIT, © 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist"),
+    "mnist": Licence("cc-by-sa-3.0", "MNIST: CC BY-SA 3.0, Yann LeCun and Corinna Cortes, derived from the NIST data sets"),
+    "digits": Licence("cc-by-4.0", "Optical Recognition of Handwritten Digits: CC BY 4.0, E. Alpaydin and C. Kaynak, UCI"),
+    "celeba": Licence("other", "CelebA: for non-commercial research only, Multimedia Laboratory, CUHK"),
+}
+_UNKNOWN: Final = Licence("other", "licence not known to this package")
+
+_LIMITS: Final = """## Limits
+
+- Quality differs between classes, and no score here sees everything: read each beside its controls. Black images are no worse
+  at `ssim/nearest` than some generators.
+- It knows the classes above and nothing else, at this size alone; where its classifier was wrong, so is it.
+- It was measured against the data of its classifier. How well it serves to train other models is what `tstr/1nn` hints at.
+
+## Privacy
+
+The authors of the method warn that a generator trained from a classifier may leak what the classifier has seen: of a model
+trained on medical records, personal photographs or posts, what comes out can harm the people in it, and generated images can
+be misused for false news, fraud or identity theft (Yu & Wang, Generator Born from Classifier, NeurIPS 2023, supplement B.5).
+That no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat
+this generator as private too, and let it out only where the data might go.
+"""
+
+
+def text(name: str, generator: ExportedGenerator, world: World, pictured: bool, files: Sequence[str]) -> str:
+    """The card of the folder `name`, as markdown; `files` are those of further formats in it."""
+    sets = list(dict.fromkeys(subject.dataset.name for subject in generator.settings.subjects()))
+    known = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
+    size = "×".join(map(str, generator.shape[1:]))
+    picture = "![Odd rows: generated; even rows: the nearest training image](samples.png)\n\n" if pictured else ""
+    return f"""{_front_matter(sets)}
+# {name}
+
+An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier of
+{world.data.name}, without an image. {generator.origin["says"]} Images are {size} pixels.
+
+Labels: {known}.
+
+{picture}## Use
+
+{_use(name, generator, files)}
+
+## What it was born from
+
+{_origin(generator, sets)}
+
+Settings that are not this package's defaults:
+
+```yaml
+{yaml.safe_dump(changed(generator.settings), sort_keys=False, allow_unicode=True).strip()}
+```
+
+{_scores(generator, world)}
+
+{_LIMITS}"""
+
+
+def changed(settings: TrialConfig) -> dict[str, Any]:
+    """The settings that differ from the defaults, as `python -m gbc train --config` reads them."""
+    return _without(settings.model_dump(mode="json"), TrialConfig().model_dump(mode="json"))
+
+
+def _without(found: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    left = {}
+    for key, value in found.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value, default = _without(value, default), {}
+        if value != default:
+            left[key] = value
+    return left
+
+
+def _front_matter(sets: Sequence[str]) -> str:
+    found = {LICENCES.get(name, _UNKNOWN).identifier for name in sets}
+    head = {
+        "license": found.pop() if len(found) == 1 else "other",
+        "library_name": "gbc-search",
+        "tags": ["image-generation", "class-conditional", "generator-born-from-classifier", "pytorch"],
+        "datasets": list(sets),
+    }
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n"
+
+
+def _use(name: str, generator: ExportedGenerator, files: Sequence[str]) -> str:
+    shape = f"[3, {', '.join(map(str, generator.shape))}]"
+    labels = [0, 1, 1]
+    tasks = [next(t for t, known in enumerate(generator.labels_of_task) if label in known) for label in labels]
+    several, dim = generator.module.tasks > 1, generator.module.noise_dim
+    blocks = [
+        f"""With the package gbc-search, from the folder above this one:
+
+```python
+from gbc import export
+
+generator = export.load("{name}")
+images = generator.sample(labels={labels}, seed=0)  # {shape} in [0, 1]
+logged = generator.judged()  # the samples that the scores below speak of, the first of them in the picture
+```"""
+    ]
+    if FORMATS["torch"].file in files:
+        blocks.append(f"""With torch alone, in this folder:
+
+```python
+import numpy as np
+import torch
+
+generator = torch.export.load("{FORMATS["torch"].file}").module()
+labels = torch.tensor({labels})
+noise = torch.randn(3, {dim}, generator=torch.Generator().manual_seed(0))
+{f"tasks = torch.tensor({tasks})  # which of the classifiers{chr(10)}" if several else ""}images = generator(noise, labels{
+            ", tasks" if several else ""
+        }).detach()  # {shape} in [0, 1]
+logged = generator(*(torch.from_numpy(array) for array in np.load("{JUDGED_INPUTS}").values())).detach()
+```""")
+    if FORMATS["onnx"].file in files:
+        blocks.append(f"""With onnxruntime, in this folder:
+
+```python
+import numpy as np
+import onnxruntime
+
+generator = onnxruntime.InferenceSession("{FORMATS["onnx"].file}", providers=["CPUExecutionProvider"])
+labels = np.array({labels})
+noise = np.random.default_rng(0).standard_normal((3, {dim}), dtype=np.float32)
+inputs = {{"noise": noise, "labels": labels{f', "tasks": np.array({tasks})' if several else ""}}}
+(images,) = generator.run(None, inputs)  # {shape} in [0, 1]
+(logged,) = generator.run(None, dict(np.load("{JUDGED_INPUTS}")))
+```""")
+    if files:
+        held = "noise, labels and classifier numbers" if several else "noise and labels"
+        blocks.append(f"`{JUDGED_INPUTS}` holds the {held} of the samples that were judged.")
+    return "\n\n".join(blocks)
+
+
+def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
+    rows = []
+    for found, subject in zip(generator.origin["classifiers"], generator.settings.subjects(), strict=True):
+        regime = "not known"
+        if "accuracy" in found:
+            regime = f"training accuracy {found['accuracy']:.3f}"
+        if "smallest_margin" in found:
+            regime += f", smallest margin {found['smallest_margin']:.2f}"
+        if "steps" in found:
+            regime += f", {found['steps']} steps" + (f", loss {found['loss']:.4f}" if "loss" in found else "")
+        given = "weights of the user's" if subject.classifier.weights else "trained by this package"
+        rows.append(
+            f"| {subject.classifier.label} | {given} | {subject.dataset.name}, {found['samples']} images | {regime} "
+            f"| `{found['digest']}` |"
+        )
+    notices = "\n".join(f"- {LICENCES.get(name, _UNKNOWN).notice}{'' if name in LICENCES else f' ({name})'}" for name in sets)
+    return f"""| classifier | weights | trained on | regime | digest |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Data (digest `{generator.origin["data"]["digest"]}`), whose licence and notices go with what was born from it:
+
+{notices}"""
+
+
+def _scores(generator: ExportedGenerator, world: World) -> str:
+    metrics, per_class = generator.metrics, generator.settings.eval_per_class
+    rows = {"this generator": metrics, **controls(world.images, per_class)}
+    scores = "\n".join(
+        f"| {row} | " + " | ".join(f"{found[key]:.3f}" if key in found else "" for key in METRICS) + " |"
+        for row, found in rows.items()
+    )
+    others = "\n".join(
+        f"| {key} | {value:.4g} |"
+        for key, value in sorted(metrics.items())
+        if key not in METRICS and not key.startswith("time/")
+    )
+    return f"""## Scores
+
+{per_class} images a class. These compare with real images and were not seen in training.
+
+| images | {" | ".join(METRICS)} |
+|---|{"---|" * len(METRICS)}
+{scores}
+
+At the end of training:
+
+| metric | value |
+|---|---|
+{others}"""

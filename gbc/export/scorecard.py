@@ -1,0 +1,63 @@
+"""A generator's scores between those of worthless and of real images, and what the mean over classes hides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from gbc.classifiers.architectures import Classifier, normalising_by, two_logits
+from gbc.data.samples import ImageDataset
+from gbc.export.drawing import ExportedGenerator
+from gbc.metrics import scores
+from gbc.metrics.scores import Judge, Verdict
+
+GENERATOR: Final = "generator"
+CEILING: Final = "other real images"
+_BY_CLASS: Final = (GENERATOR, "class means", CEILING)
+
+
+def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Sequence[Classifier]) -> dict[str, Any]:
+    """Of the samples that training judged and of controls of the same size, as JSON takes it.
+
+    `scores`: every metric of `METRICS` by set, the generator first and, where there are enough test images, the ceiling last;
+    `by_class`: some metrics of some sets by class name.
+    """
+    judge, per_class = Judge.of(data, "cpu"), generator.settings.eval_per_class
+    labels = torch.tensor(generator.judging.labels)
+    sets = {GENERATOR: Verdict(judge, generator.judged(), labels)}
+    sets |= {name: Verdict(judge, *images) for name, images in scores.floors(judge, per_class).items()}
+    if best := scores.ceiling(judge, per_class):
+        sets[CEILING] = Verdict(*best)
+    return {
+        "eval_per_class": per_class,
+        "scores": {name: verdict.scores() for name, verdict in sets.items()},
+        "by_class": {name: by_class(sets[name], data.class_names, classifiers) for name in _BY_CLASS if name in sets},
+    }
+
+
+def by_class(verdict: Verdict, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, dict[str, float]]:
+    """Metrics of each class: coverage, 1-NN accuracy on its test images, and how many of its samples classifiers recognise."""
+    found = {
+        "ssim/coverage": scores.ssim_coverage_by_class(verdict).tolist(),
+        "tstr/1nn": scores.tstr_1nn_by_class(verdict).tolist(),
+    }
+    named = {metric: dict(zip(names, values, strict=True)) for metric, values in found.items()}
+    return named | {"classifier/accuracy": _recognised(verdict.images, verdict.labels, names, classifiers)}
+
+
+@torch.no_grad()
+def _recognised(images: Tensor, labels: Tensor, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, float]:
+    """Share of the images of each class that classifiers which know the class give it, in the mean over these."""
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    for classifier in classifiers:
+        phi, device = classifier.module, next(classifier.module.parameters()).device
+        with normalising_by(phi, "eval"):
+            answers = two_logits(phi(images.to(device))).argmax(dim=1).cpu()
+        for local, name in enumerate(classifier.class_names):
+            mine = labels == names.index(name)
+            if mine.any():
+                shares[name].append((answers[mine] == local).float().mean().item())
+    return {name: sum(values) / len(values) for name, values in shares.items() if values}

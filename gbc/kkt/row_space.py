@@ -1,0 +1,161 @@
+"""The row space of a layer: what stationarity says of its inputs, read off the weights once.
+
+The gradient by the weights of a linear layer z = Wx + b is Σ_i δ_i x_iᵀ, with δ_i what reaches z from sample i, and that by its
+biases Σ_i δ_i. So every form of stationarity that keeps W on its left-hand side (Eq. 3a, the closed form of weight decay) reads
+
+    c·[W b] = Σ_i δ_i [x_i 1]ᵀ
+
+and the rows of [W b] are combinations of the training inputs [x_i 1]. Stationarity is not even needed: gradient descent with
+decay, from any start W_0, keeps W_T − κW_0 in their span, where κ = Π(1 − lr·wd) is what has been left of the start. Singular
+values say how much training used a direction. A convolution is a linear layer whose inputs are patches. Where BatchNorm
+follows, Σ_i δ_i = 0, because it takes a constant away, so the rows are combinations of x_i − x̄, and b says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.classifiers.architectures import LayerInputs, normalising_by
+from gbc.classifiers.convergence import before_batch_norm
+from gbc.errors import BadInput
+
+Layer = nn.Linear | nn.Conv2d
+_NORMALISATIONS: Final = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+_ROUNDING: Final = 1e-5
+"""Energy around the mean is a difference of two sums: what float32 leaves of it below this share of them is noise."""
+
+
+class RowSpace:
+    """The rows of one layer as a soft projection of its inputs.
+
+    With rows USVᵀ, an input x costs the share of its energy outside, xᵀ(I − VwVᵀ)x / ‖x‖² with w_j = s_j²/(s_j² + ε s_1²):
+    between 0, where strong directions explain x, and 1, where none does. Of a convolution an input is all patches of an
+    image together.
+    """
+
+    def __init__(self, layer: Layer, eps: float, centred: bool) -> None:
+        """`eps` is ε: directions weaker than √ε of the strongest count for little.
+
+        `centred`: the layer feeds BatchNorm, so inputs count from the mean of their batch, and biases are left out.
+        """
+        self.layer, self.centred = layer, centred
+        self.with_bias = layer.bias is not None and not centred
+        values, directions = decomposed(layer, self.with_bias)
+        energies = values.square()
+        # Weight decay may have taken a layer to 0: then nothing is inside.
+        kept = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
+        scaled = (directions * kept.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
+        self._rows = scaled[:, :-1] if self.with_bias else scaled
+        self._offset = scaled[:, -1] if self.with_bias else None
+
+    def costs(self, inputs: Tensor) -> Tensor:
+        """Of each input [M, …] of the layer, [M] in [0, 1]; differentiable."""
+        inside = self._products(inputs, self._rows, self._offset)  # [M, r, positions]
+        energy = self._products(inputs.square(), torch.ones_like(self._rows[:1])) + float(self.with_bias)
+        # Black images, and in a collapsed batch energy around the mean that is lost in rounding: these cost 1.
+        least = (_ROUNDING * energy.sum(dim=(1, 2))).clamp_min(1e-12)
+        if self.centred:
+            mean = self._mean(inputs)
+            inside = inside - (self._rows @ mean)[:, None]
+            energy = energy - 2 * self._products(inputs, mean[None]) + mean @ mean
+        return 1 - inside.square().sum(dim=(1, 2)) / torch.maximum(energy.sum(dim=(1, 2)), least)
+
+    def _products(self, inputs: Tensor, rows: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Every vector that the layer multiplies by its weights, times `rows` [r, K]; [M, r, positions]."""
+        if isinstance(self.layer, nn.Linear):
+            return nn.functional.linear(inputs, rows, offset).reshape(len(inputs), -1, len(rows)).transpose(1, 2)
+        # With the layer's own stride, padding and dilation.
+        return self.layer._conv_forward(inputs, rows.view(-1, *self.layer.weight.shape[1:]), offset).flatten(2)
+
+    def _mean(self, inputs: Tensor) -> Tensor:
+        """The mean of these vectors over batch and positions, [K]. Patches are linear: those of the mean image will do."""
+        mean = inputs.mean(dim=0, keepdim=True)
+        if isinstance(self.layer, nn.Linear):
+            return mean.reshape(-1, mean.shape[-1]).mean(dim=0)
+        size = self._rows.shape[1]
+        return self._products(mean, torch.eye(size, dtype=mean.dtype, device=mean.device)).mean(dim=(0, 2))
+
+
+class RowSpaces(LayerInputs):
+    """The row spaces of a classifier's layers, and what their inputs cost in its last forward pass."""
+
+    def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
+        """Hooks the first layer of `module`, or with `which` "all" every linear and convolutional one, for good.
+
+        `example` is a batch of inputs of the module.
+
+        Raises:
+            BadInput: as `check`.
+        """
+        layers = check(module, example)
+        feeding = before_batch_norm(module, example)
+        chosen = layers if which == "all" else dict([next(iter(layers.items()))])
+        self.spaces = {name: RowSpace(layer, eps, name in feeding) for name, layer in chosen.items()}
+        super().__init__(list(chosen.values()))
+
+    def costs(self) -> Tensor:
+        """Of each sample of the last forward pass, [M]: the mean over layers."""
+        return torch.stack([space.costs(self._inputs[index]) for index, space in enumerate(self.spaces.values())]).mean(dim=0)
+
+
+def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """Singular values [r], falling, and right singular vectors [r, K] of the rows of W, or of [W b]; in float64."""
+    rows = layer.weight.detach().double().flatten(1)
+    if with_bias:
+        assert layer.bias is not None
+        rows = torch.cat([rows, layer.bias.detach().double()[:, None]], dim=1)
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    return values, directions
+
+
+def check(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """`linear_layers` of a classifier, trained or not, that a trial asks for its row space.
+
+    Raises:
+        BadInput: it has none; the line says why, and names the setting.
+    """
+    try:
+        return linear_layers(module, example)
+    except BadInput as fault:
+        raise BadInput(f"row_space_weight: {fault}; set it to 0") from None
+
+
+@torch.no_grad()
+def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """Linear and convolutional layers by name, in the order in which a forward pass of `example` uses them.
+
+    Raises:
+        BadInput: the first layer with weights is of another kind, what reaches it has been normalised, or there is none.
+    """
+    order: list[tuple[str, nn.Module]] = []
+
+    def remember(name: str) -> Any:
+        return lambda layer, _inputs: order.append((name, layer))
+
+    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    handles = [layer.register_forward_pre_hook(remember(name)) for name, layer in leaves]
+    try:
+        with normalising_by(module, "eval"):
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in order:
+        kind = type(layer).__name__
+        if isinstance(layer, _NORMALISATIONS):
+            raise BadInput(f"{kind} ({name}) comes before the first layer, whose rows are then no combinations of images")
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            break
+        if any(parameter.ndim > 1 for parameter in layer.parameters()):
+            grouped = ", grouped" if isinstance(layer, nn.Conv2d) else ""
+            raise BadInput(
+                f"the first layer, {name or 'the whole network'} ({kind}{grouped}), is neither linear nor a plain convolution"
+            )
+    else:
+        raise BadInput("the classifier has no linear or convolutional layer to read")
+    return {
+        name: layer for name, layer in order if isinstance(layer, nn.Linear | nn.Conv2d) and getattr(layer, "groups", 1) == 1
+    }

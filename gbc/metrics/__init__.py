@@ -1,0 +1,1 @@
+"""How good a set of generated images is, measured against real ones."""

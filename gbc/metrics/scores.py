@@ -1,0 +1,200 @@
+"""How good a set of generated images is, measured against real ones: validation, never a training signal.
+
+Every metric is features → statistics → value: a function of a `Verdict`, and one line in `METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gbc.data.datasets import ImageDataset
+
+WINDOW: Final = 7
+NEAREST: Final = 80
+_CHUNK: Final = 1 << 17
+_C1, _C2 = 0.01**2, 0.03**2  # constants of Wang et al. (2004) for a data range of 1
+
+
+class SSIMFeatures:
+    """Windows of images [K, channels, height, width], ready for SSIM against other images."""
+
+    def __init__(self, images: Tensor) -> None:
+        """Cuts every 7×7 window of every channel, centres it and scales it to sample covariance."""
+        size = WINDOW * WINDOW
+        windows = images.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [K, channels, rows, columns, 7, 7], a view
+        patches = windows.permute(1, 2, 3, 0, 4, 5).reshape(-1, len(images), size)  # [windows, K, 49], the one copy
+        self.mean = patches.mean(dim=2)  # [windows, K]
+        self.centred = patches.sub_(self.mean[..., None]).div_((size - 1) ** 0.5)
+        self.variance = torch.linalg.vecdot(self.centred, self.centred)  # [windows, K]
+
+    def part(self, images: slice) -> SSIMFeatures:
+        """The features of some of the images; a view."""
+        part = object.__new__(SSIMFeatures)
+        part.mean, part.centred, part.variance = self.mean[:, images], self.centred[:, images], self.variance[:, images]
+        return part
+
+
+def ssim(left: SSIMFeatures, right: SSIMFeatures) -> Tensor:
+    """Mean structural similarity of every pair, [left, right].
+
+    Uniform 7×7 windows, sample covariance, data range 1, borders cropped: scikit-image's defaults.
+    """
+    windows, rows = left.mean.shape
+    columns = right.mean.shape[1]
+    total = torch.zeros(rows, columns, device=left.mean.device)
+    # As many windows at a time as keep the working set in the processor's cache.
+    chunk = max(1, _CHUNK // (rows * columns))
+    for at in range(0, windows, chunk):
+        part = slice(at, at + chunk)
+        mean_l, mean_r = left.mean[part, :, None], right.mean[part, None, :]
+        contrast = torch.bmm(left.centred[part], right.centred[part].mT).mul_(2).add_(_C2)
+        contrast.div_(left.variance[part, :, None] + (right.variance[part, None, :] + _C2))
+        brightness = (mean_l * mean_r).mul_(2).add_(_C1)
+        brightness.div_(mean_l.square() + (mean_r.square() + _C1))
+        total.add_(contrast.mul_(brightness).sum(dim=0))
+    return total / windows
+
+
+def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
+    """Index of the reference [R, …] nearest in Euclidean distance to each query [Q, …], [Q]."""
+    return torch.cdist(queries.flatten(1), references.flatten(1)).argmin(dim=1)
+
+
+class Judge:
+    """The real images of one data set, training images in order of their labels, and what comparisons need, computed once."""
+
+    def __init__(self, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> None:
+        """Images are [·, channels, height, width] in [0, 1], labels [·]."""
+        order = train_labels.argsort(stable=True)  # a class is then a slice, whose features need no copy
+        self.train_images, self.train_labels = train_images[order], train_labels[order]
+        self.test_images, self.test_labels = test_images, test_labels
+        self.train_features = SSIMFeatures(self.train_images)
+        labels, counts = train_labels.unique(return_counts=True)
+        ends = counts.cumsum(0).tolist()
+        self.classes = {
+            label: slice(end - count, end) for label, count, end in zip(labels.tolist(), counts.tolist(), ends, strict=True)
+        }
+        """Which training images have a label."""
+
+    @classmethod
+    def of(cls, data: ImageDataset, device: torch.device | str) -> Judge:
+        """A judge with the images of `data` on `device`."""
+        return cls(*(tensor.to(device) for tensor in (*data.train(), *data.test())))
+
+
+class Verdict:
+    """A generated set before its judge. Intermediate results are computed when a metric first asks for them."""
+
+    def __init__(self, judge: Judge, images: Tensor, labels: Tensor) -> None:
+        """`images` [K, channels, height, width] in [0, 1] in the order of the picture, `labels` [K]."""
+        self.judge, self.images, self.labels = judge, images, labels
+
+    @cached_property
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """(index of the training image with the highest SSIM, that SSIM) for the first `NEAREST` images, any class."""
+        value, index = ssim(SSIMFeatures(self.images[:NEAREST]), self.judge.train_features).max(dim=1)
+        return index, value
+
+    @cached_property
+    def named_right(self) -> Tensor:
+        """Whether the nearest generated image names the class of each test image, [test images] of 0 and 1."""
+        found = self.labels[nearest_neighbour(self.judge.test_images, self.images)]
+        return (found == self.judge.test_labels).float()
+
+    def scores(self) -> dict[str, float]:
+        """Every metric of `METRICS`. Compare only sets of equal size."""
+        return {name: float(metric(self)) for name, metric in METRICS.items()}
+
+
+def ssim_nearest(verdict: Verdict) -> Tensor:
+    """The paper's score: mean SSIM of a generated image to its nearest training image. Black images do well at it."""
+    return verdict.nearest[1].mean()
+
+
+def ssim_coverage_by_class(verdict: Verdict) -> Tensor:
+    """Mean over the training images of each class of the best SSIM among generated images of that class, [classes].
+
+    A class of which nothing was generated counts 0.
+    """
+    judge, scores = verdict.judge, []
+    for label, real in judge.classes.items():
+        generated = verdict.images[verdict.labels == label]
+        if not len(generated):
+            scores.append(torch.zeros((), device=verdict.images.device))
+            continue
+        scores.append(ssim(SSIMFeatures(generated), judge.train_features.part(real)).max(dim=0).values.mean())
+    return torch.stack(scores)
+
+
+def ssim_coverage(verdict: Verdict) -> Tensor:
+    """Mean of `ssim_coverage_by_class`: classes weigh alike. Unlike the paper's score it punishes images all alike."""
+    return ssim_coverage_by_class(verdict).mean()
+
+
+def tstr_1nn(verdict: Verdict) -> Tensor:
+    """Train on synthetic, test on real: accuracy on the test images of 1-NN over the generated images."""
+    return verdict.named_right.mean()
+
+
+def tstr_1nn_by_class(verdict: Verdict) -> Tensor:
+    """The same over the test images of each class, [classes]."""
+    labels = verdict.judge.test_labels
+    return torch.stack([verdict.named_right[labels == label].mean() for label in labels.unique()])
+
+
+METRICS: Final[dict[str, Callable[[Verdict], Tensor]]] = {
+    "ssim/nearest": ssim_nearest,
+    "ssim/coverage": ssim_coverage,
+    "tstr/1nn": tstr_1nn,
+}
+
+
+def floors(judge: Judge, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sets that are worth little, by name: (images [K, channels, height, width], labels [K]), `per_class` of each class."""
+    images, classes = judge.train_images, judge.train_labels.unique()
+    labels = classes.repeat(per_class)
+    means = torch.stack([images[judge.train_labels == label].mean(dim=0) for label in classes])
+    blank = torch.zeros(len(labels), *images.shape[1:])
+    noise = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0))
+    return {
+        "black": (blank + 0.001 * noise, labels),
+        "uniform noise": (noise, labels),
+        "mean image": (images.mean(dim=0).expand_as(blank), labels),
+        "class means": (means.repeat(per_class, 1, 1, 1), labels),
+    }
+
+
+def ceiling(judge: Judge, per_class: int) -> tuple[Judge, Tensor, Tensor] | None:
+    """`per_class` test images of each class as if they were generated: (judge without them, images [K, …], labels [K]).
+
+    None where a class has too few test images, or nothing would be left to test on.
+    """
+    classes = judge.test_labels.unique()
+    members = [torch.nonzero(judge.test_labels == label).squeeze(1)[:per_class] for label in classes]
+    if any(len(found) < per_class for found in members):
+        return None
+    taken = torch.stack(members, dim=1).flatten()
+    rest = torch.ones(len(judge.test_labels), dtype=torch.bool)
+    rest[taken] = False
+    if not rest.any():
+        return None
+    fair = Judge(judge.train_images, judge.train_labels, judge.test_images[rest], judge.test_labels[rest])
+    return fair, judge.test_images[taken], classes.repeat(per_class)
+
+
+def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
+    """What the metrics say of sets whose worth is known, with `per_class` images of each class: floors and the ceiling.
+
+    `other real images` are test images, which that row's 1-NN is then not tested on.
+    """
+    judge = Judge.of(data, "cpu")
+    rows = {name: Verdict(judge, *images).scores() for name, images in floors(judge, per_class).items()}
+    if best := ceiling(judge, per_class):
+        rows["other real images"] = Verdict(*best).scores()
+    return rows

@@ -1,0 +1,1 @@
+"""Studies of the method: audits of classifiers, comparisons, the paper's figures."""

@@ -1,0 +1,92 @@
+"""A comparison: rows that differ in their settings, with the same data, budget and seeds for all (`configs/results`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from gbc.config import TrialConfig
+from gbc.settings import Config, load_yaml
+from gbc.studies import baselines
+
+
+class Row(Config):
+    """One line of the table."""
+
+    about: str
+    baseline: str | None = Field(None, description="a name of `gbc.studies.baselines` whose settings it starts from")
+    trial: dict[str, Any] = Field(default_factory=dict, description="settings on top of those that all rows share")
+
+
+class Contrast(Config):
+    """Two rows whose difference is a question."""
+
+    question: str
+    row: str
+    against: str
+
+
+class Comparison(Config):
+    """A file in `configs/results`."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    title: str
+    about: str = ""
+    seeds: tuple[int, ...] = Field(strict=False, min_length=1)
+    trial: dict[str, Any] = Field(default_factory=dict, description="settings that all rows share")
+    rows: dict[str, Row] = Field(min_length=1)
+    contrasts: tuple[Contrast, ...] = Field((), strict=False)
+    notes: str = Field("", description="Markdown below the table")
+
+    @model_validator(mode="after")
+    def _contrasts_name_rows(self) -> Comparison:
+        for contrast in self.contrasts:
+            for name in (contrast.row, contrast.against):
+                if name not in self.rows:
+                    raise ValueError(f"contrast {contrast.question!r} names the row {name!r}, which is not there")
+        return self
+
+    def settings(self, row: str, seed: int) -> TrialConfig:
+        """Of one run. `seed` is added to every seed in them, so that classifiers differ as well as generators.
+
+        Raises:
+            BadInput: an unknown baseline or setting.
+        """
+        wanted, source = self.rows[row], f"{self.name}: row {row}"
+        data: dict[str, Any] = dict(self.trial)
+        if wanted.baseline:
+            data = _merged(data, baselines.find(wanted.baseline).settings)
+        data = _merged(data, wanted.trial)
+        return reseeded(TrialConfig.parse(data, source), seed)
+
+
+def reseeded(config: TrialConfig, seed: int) -> TrialConfig:
+    """`config` with `seed` added to its seed and to that of every classifier."""
+    data = config.model_dump(mode="json")
+    for part in (data, data["classifier"], *(expert["classifier"] for expert in data["experts"])):
+        part["seed"] += seed
+    return TrialConfig.parse(data, "seeds")
+
+
+def load(path: Path) -> Comparison:
+    """The comparison in a YAML file, with every run's settings checked.
+
+    Raises:
+        BadInput: what is wrong with it.
+    """
+    data = load_yaml(path)
+    comparison = Comparison.parse({"name": path.stem, **data}, str(path))
+    for row in comparison.rows:
+        comparison.settings(row, 0)
+    return comparison
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; mappings are merged, all else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

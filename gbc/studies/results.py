@@ -1,0 +1,203 @@
+"""The page of results: tables, differences and pictures from the log of comparisons, nothing by hand."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gbc.studies.comparison import Comparison
+from gbc.studies.runs import Record, Run
+
+COLUMNS: Final[dict[str, str]] = {
+    "tstr/cnn": "CNN TSTR",
+    "tstr/1nn": "1-NN TSTR",
+    "ssim/coverage": "SSIM coverage",
+    "prdc/coverage": "feature coverage",
+    "prdc/recall": "recall",
+    "prdc/precision": "precision",
+    "kid": "KID",
+    "ssim/nearest": "SSIM (paper)",
+    "reconstructed/train": "reconstructed",
+    "reconstructed/held_out": "of held-out images",
+}
+"""Measures shown, and what heads their columns; one that a log does not have yet is left out."""
+_CONTRASTED: Final = ("tstr/cnn", "ssim/coverage", "prdc/coverage", "prdc/recall", "kid")
+_CLASSES: Final = "tstr/cnn"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A comparison with what is logged of it."""
+
+    comparison: Comparison
+    runs: Sequence[Run]
+    records: Mapping[tuple[str, int], Record]
+    """By row and seed."""
+    controls: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def read(cls, comparison: Comparison, runs: Sequence[Run], controls: Mapping[str, Mapping[str, float]]) -> Log:
+        """What of `runs` is logged with the settings that the comparison asks for.
+
+        Raises:
+            CorruptFile: a record cannot be read.
+        """
+        found = {(run.row, run.seed): record for run in runs if (record := run.logged())}
+        return cls(comparison, runs, found, controls)
+
+    def of(self, row: str) -> list[Record]:
+        """The records of a row, by seed."""
+        return [self.records[row, seed] for seed in self.comparison.seeds if (row, seed) in self.records]
+
+
+def page(logs: Iterable[Log], out: Path) -> str:
+    """Markdown of all comparisons; pictures are linked from the folder of `out`."""
+    head = [
+        "# Results",
+        "",
+        "Made by `python -m gbc results` from logged runs: do not edit. Each value is the mean over seeds ± their standard",
+        "deviation; a seed changes the classifiers as well as the generator. Every generated set has as many images as the",
+        "classifier's training set, from latents that no step was trained on, except where a row optimises pixels. Measures",
+        "marked * look at the classifier's training images: they are for validation.",
+        "",
+    ]
+    return "\n".join(head + [line for log in logs for line in _section(log, out)])
+
+
+def difference(log: Log, row: str, against: str, measure: str) -> tuple[float, float, int, int]:
+    """(mean, standard deviation, seeds in which `row` scores higher, seeds) of the difference, paired by seed.
+
+    Standard deviation NaN for a single seed; all NaN and 0 for none.
+    """
+    pairs = [
+        log.records[row, seed].scores[measure] - log.records[against, seed].scores[measure]
+        for seed in log.comparison.seeds
+        if (row, seed) in log.records and (against, seed) in log.records
+    ]
+    return *_spread(pairs), sum(value > 0 for value in pairs), len(pairs)
+
+
+def _section(log: Log, out: Path) -> list[str]:
+    comparison = log.comparison
+    lines = [f"## {comparison.title}", "", *_paragraph(comparison.about)]
+    judged = sorted({record.judged_by for record in log.records.values()})
+    lines += [f"Judged by {text}." for text in judged]
+    if len(log.records) < len(log.runs):
+        lines += [f"**{len(log.runs) - len(log.records)} of {len(log.runs)} runs are not logged yet.**"]
+    lines += ["", *_scores(log), "", *_contrasts(log), *_paragraph(comparison.notes), *_costs(log), "", *_by_class(log), ""]
+    return lines + _pictures(log, out)
+
+
+def _scores(log: Log) -> list[str]:
+    from gbc.metrics.evaluation import MEASURES
+
+    rows = [*(record.scores for record in log.records.values()), *log.controls.values()]
+    columns = [name for name in COLUMNS if all(name in row for row in rows)]
+    heads = [f"{COLUMNS[name]}{' *' if MEASURES[name].training_images else ''}" for name in columns]
+    lines = [
+        f"| row | what it is | seeds | {' | '.join(heads)} |",
+        f"|---|---|---|{'---|' * len(heads)}",
+        f"| | | | {' | '.join(MEASURES[name].better for name in columns)} |",
+    ]
+    for name, row in log.comparison.rows.items():
+        if records := log.of(name):
+            cells = [_value([record.scores[measure] for record in records], _digits(measure)) for measure in columns]
+            lines.append(f"| `{name}` | {row.about} | {len(records)} | {' | '.join(cells)} |")
+    for name, scores in log.controls.items():
+        lines.append(
+            f"| *{name}* | control | | {' | '.join(f'{scores[measure]:.{_digits(measure)}f}' for measure in columns)} |"
+        )
+    return lines
+
+
+def _contrasts(log: Log) -> list[str]:
+    if not log.comparison.contrasts:
+        return []
+    lines = [
+        "Differences, paired by seed; in brackets in how many seeds the first row scored higher. KID is better when lower.",
+        "",
+        f"| question | rows | {' | '.join(COLUMNS[measure] for measure in _CONTRASTED)} |",
+        f"|---|---|{'---|' * len(_CONTRASTED)}",
+    ]
+    for contrast in log.comparison.contrasts:
+        cells = []
+        for measure in _CONTRASTED:
+            mean, deviation, higher, pairs = difference(log, contrast.row, contrast.against, measure)
+            spread = "" if math.isnan(deviation) else f" ± {deviation:.3f}"
+            cells.append(f"{mean:+.3f}{spread} ({higher} of {pairs})" if pairs else "")
+        lines.append(f"| {contrast.question} | `{contrast.row}` − `{contrast.against}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _costs(log: Log) -> list[str]:
+    lines = [
+        "Cost. Seconds are of training on the CPU threads named, on a machine that may have done other work beside it; an",
+        "image of a generator costs what sampling costs, one of pixels its share of the training.",
+        "",
+        "| row | threads | seconds | ms an image | parameters | residual ρ at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in log.comparison.rows:
+        if records := log.of(name):
+            seconds = statistics.mean(record.cost["cost/seconds"] for record in records)
+            image = 1000 * statistics.mean(record.cost["cost/seconds_per_image"] for record in records)
+            rho = [record.report["kkt/rho"] for record in records if "kkt/rho" in record.report]
+            threads = "/".join(sorted({str(record.threads) for record in records}))
+            parameters = f"{records[0].cost['cost/parameters']:,.0f}"
+            lines.append(
+                f"| `{name}` | {threads} | {seconds:.0f} | {image:.3g} | {parameters} | {_value(rho) if rho else ''} |"
+            )
+    return lines
+
+
+def _by_class(log: Log) -> list[str]:
+    """The paper names a class bias as its limitation: the accuracy that each class's samples teach."""
+    rows = {name: records for name in log.comparison.rows if (records := log.of(name))}
+    if not rows:
+        return []
+    names = list(next(iter(rows.values()))[0].by_class[_CLASSES])
+    lines = [
+        f"{COLUMNS[_CLASSES]} of each class, mean over seeds.",
+        "",
+        f"| row | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for name, records in rows.items():
+        means = [statistics.mean(record.by_class[_CLASSES][label] for record in records) for label in names]
+        lines.append(f"| `{name}` | {' | '.join(f'{mean:.2f}' for mean in means)} |")
+    return lines
+
+
+def _pictures(log: Log, out: Path) -> list[str]:
+    shown = {run.row: run for run in log.runs if run.pictured and (run.row, run.seed) in log.records}
+    if not shown:
+        return []
+    lines = [f"Samples of seed {log.comparison.seeds[0]}, a column a class.", "", "| row | samples |", "|---|---|"]
+    for name, run in shown.items():
+        lines.append(f"| `{name}` | ![{name}]({Path(os.path.relpath(run.picture, out.parent)).as_posix()}) |")
+    return [*lines, ""]
+
+
+def _paragraph(text: str) -> list[str]:
+    return [text.strip(), ""] if text.strip() else []
+
+
+def _digits(measure: str) -> int:
+    """Decimals: the number of reconstructed images is counted, and has none for a single seed."""
+    return 0 if measure.startswith("reconstructed/") else 3
+
+
+def _value(values: Sequence[float], digits: int = 3) -> str:
+    mean, deviation = _spread(values)
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    if not values:
+        return math.nan, math.nan
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan

@@ -1,0 +1,1 @@
+"""Training a generator: Algorithms 1 and 2."""

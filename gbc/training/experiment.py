@@ -1,0 +1,67 @@
+"""One run from settings to samples, with what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gbc.config import TrialConfig
+from gbc.metrics.scores import Judge
+from gbc.report import Report
+from gbc.runtime import pick_device
+from gbc.training.tasks import World
+from gbc.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves."""
+
+    report: Report
+    """The last one."""
+    images: Tensor
+    """The judged samples, [K, channels, height, width] in [0, 1]."""
+    labels: Tensor
+    """[K]"""
+    seconds: float
+    """Of training, reports included."""
+    seconds_per_image: float
+    """Training time over judged images for pixels, sampling time for a generator (supplement, Tab. 3)."""
+    parameters: int
+    """How many numbers were optimised to make images (ibid.)."""
+
+    def cost(self) -> dict[str, float]:
+        """Time and size by name, as metrics."""
+        return {
+            "cost/seconds": self.seconds,
+            "cost/seconds_per_image": self.seconds_per_image,
+            "cost/parameters": float(self.parameters),
+        }
+
+
+def run(config: TrialConfig, world: World, say: Callable[[Report], None] | None = None) -> Outcome:
+    """Train on `world` to the end, telling `say` of each report.
+
+    Raises:
+        BadInput, NotQuasiHomogeneous, Diverged: as `Trainer`.
+    """
+    trainer = Trainer(config, world.classifiers, Judge.of(world.images, pick_device(config.device)))
+    began = time.perf_counter()
+    for report in trainer.run():
+        if say:
+            say(report)
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    images = trainer.sample(trainer.judged_noise, trainer.judged_labels, trainer.judged_tasks).cpu()
+    sampling = time.perf_counter() - began
+    return Outcome(
+        report=report,
+        images=images,
+        labels=trainer.judged_labels.cpu(),
+        seconds=seconds,
+        seconds_per_image=(seconds if config.generator == "pixels" else sampling) / len(images),
+        parameters=sum(parameter.numel() for parameter in trainer.generator.parameters()),
+    )

@@ -1,0 +1,78 @@
+"""Report metrics beside losses and scores: the KKT conditions at the last batch, and what classifiers say of fresh samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gbc import losses
+from gbc.kkt.classifier_term import Pass, Subject, opinion
+from gbc.kkt.multipliers import Multipliers
+from gbc.report import free_score
+
+# As many fresh samples as a large batch: more would only cost time at every report.
+_FREE: Final = 512
+
+
+class Seen(NamedTuple):
+    """Margins and multipliers of the last batch before one classifier."""
+
+    margins: Tensor
+    """[M]"""
+    multipliers: Tensor | None
+    """[M, C]; None where no loss asks for any."""
+
+
+class Judged(NamedTuple):
+    """The samples that are judged at every report."""
+
+    images: Tensor
+    """[K, channels, height, width]"""
+    noise: Tensor
+    """[K, noise_dim]"""
+    labels: Tensor
+    """[K]"""
+    tasks: Tensor
+    """t, [K]"""
+
+
+def kkt_state(subjects: Sequence[Subject], last: Sequence[Seen]) -> dict[str, float]:
+    """α of each subject; multipliers and margins of the `last` batch."""
+    metrics: dict[str, float] = {}
+    alphas = [subject.alpha.item() for subject in subjects]
+    metrics["kkt/alpha"] = alphas[0]
+    if len(alphas) > 1:
+        metrics |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
+    used = [seen.multipliers.flatten() for seen in last if seen.multipliers is not None]
+    if used:
+        multipliers = torch.cat(used)
+        metrics["kkt/mu_mean"] = multipliers.mean().item()
+        metrics["kkt/mu_active"] = (multipliers > 0).float().mean().item()
+    margins = torch.cat([seen.margins for seen in last])
+    quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=margins.device))
+    return metrics | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
+
+
+def without_data(subjects: Sequence[Subject], multipliers: Multipliers, judged: Judged) -> dict[str, float]:
+    """What the classifiers alone say of the judged samples, whose latents no step was trained on.
+
+    Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ needs the
+    mode whose Λ it is stated in.
+    """
+    values: dict[str, list[float]] = {}
+    for subject in subjects:
+        mine = judged.tasks == subject.task
+        images, labels = judged.images[mine], judged.labels[mine]
+        for name, value in opinion(subject.phi, subject.batch_norm_inputs, images, subject.local[labels]).items():
+            values.setdefault(name, []).append(value)
+        if subject.weights["stationarity"]:
+            with torch.enable_grad():
+                fresh = Pass(subject, multipliers, images[:_FREE], labels[:_FREE], judged.noise[mine][:_FREE])
+                rho = losses.relative_residual(fresh.target, fresh.pull).item()
+            values.setdefault("free/rho", []).append(rho)
+    means = {name: sum(each) / len(each) for name, each in values.items()}
+    means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))
+    return means

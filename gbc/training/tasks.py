@@ -1,0 +1,139 @@
+"""All classifiers and all data of a trial: one of each, or several (Algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gbc.classifiers import pretrain
+from gbc.classifiers.architectures import Classifier
+from gbc.classifiers.convergence import Regime
+from gbc.classifiers.fit import Progress
+from gbc.config import ClassifierConfig, SubjectConfig, TrialConfig
+from gbc.data import datasets
+from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
+from gbc.errors import BadInput
+from gbc.kkt import row_space
+from gbc.kkt.spectrum import spectra
+
+Announce = Callable[[ClassifierConfig], Progress]
+"""Called before a classifier is asked for; gives what is to be told of its training."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a trainer needs of the world outside its settings."""
+
+    classifiers: tuple[Classifier, ...]
+    regimes: tuple[Regime, ...]
+    folders: tuple[Path, ...]
+    """Of each classifier in the cache."""
+    data: Dataset
+    """Of all classifiers together: what samples are compared with, never trained on."""
+
+    @property
+    def images(self) -> ImageDataset:
+        """The data, where a judge of images is asked for.
+
+        Raises:
+            BadInput: they are points.
+        """
+        if not isinstance(self.data, ImageDataset):
+            raise BadInput(f"{self.data.name} holds points, not images; draw it with `python -m gbc circle`")
+        return self.data
+
+    @property
+    def classifier(self) -> Classifier:
+        """The first one."""
+        return self.classifiers[0]
+
+
+def obtain(
+    config: TrialConfig, cache: Path, announce: Announce | None = None, elsewhere: pretrain.Elsewhere | None = None
+) -> World:
+    """Load the data; take every classifier from the cache, or from `elsewhere` into the cache, or train it first.
+
+    Raises:
+        BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
+        BadInput: a row space is asked for, and a classifier has none; said before any of them is trained.
+    """
+    subjects = config.subjects()
+    sets = [datasets.load_any(subject.dataset) for subject in subjects]
+    for subject, data in zip(subjects, sets, strict=True):
+        if wants_row_space(config, subject):
+            row_space.check(pretrain.untrained(subject.classifier, data), torch.zeros(2, *data.shape))
+    found = []
+    for subject, data in zip(subjects, sets, strict=True):
+        progress = announce and announce(subject.classifier)
+        found.append(pretrain.obtain(subject.classifier, data, cache, progress, elsewhere))
+    classifiers, regimes, folders = zip(*found, strict=True)
+    return World(classifiers, regimes, folders, union(sets))
+
+
+def wants_row_space(config: TrialConfig, subject: SubjectConfig) -> bool:
+    """Whether a trial has weight on the row space of this classifier."""
+    return bool(config.row_space_weight * subject.factor("row_space"))
+
+
+def cached(config: TrialConfig, cache: Path) -> bool:
+    """Whether `obtain` finds every classifier in the cache, and trains none.
+
+    Raises:
+        BadInput: as `datasets.load`; the weights of the user's own classifier cannot be read.
+    """
+    return all(
+        pretrain.place(subject.classifier, datasets.load_any(subject.dataset), cache).exists() for subject in config.subjects()
+    )
+
+
+def union(sets: Sequence[Dataset]) -> Dataset:
+    """The samples of several data sets once each, labels numbered by class name in order of first appearance.
+
+    Raises:
+        BadInput: their samples differ in shape.
+    """
+    different: dict[str, Dataset] = {}
+    for data in sets:
+        different.setdefault(data.digest(), data)
+    parts = list(different.values())
+    if len({part.shape for part in parts}) > 1:
+        raise BadInput(f"the data sets hold images of different shapes: {', '.join(str(part.shape) for part in parts)}")
+    names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    if len(parts) == 1:
+        return parts[0]
+
+    def renumbered(part: Dataset, labels: Labels) -> Labels:
+        return np.array([names.index(name) for name in part.class_names], dtype=np.uint8)[labels]
+
+    title = "+".join(dict.fromkeys(part.name for part in parts))
+    train_labels = np.concatenate([renumbered(part, part.train_labels) for part in parts])
+    points = [part for part in parts if isinstance(part, PointDataset)]
+    if points:
+        return PointDataset(title, names, np.concatenate([part.train_points for part in points]), train_labels)
+    pictures = [part for part in parts if isinstance(part, ImageDataset)]
+    return ImageDataset(
+        title,
+        names,
+        np.concatenate([part.train_images for part in pictures]),
+        train_labels,
+        np.concatenate([part.test_images for part in pictures]),
+        np.concatenate([renumbered(part, part.test_labels) for part in pictures]),
+    )
+
+
+def row_space_remarks(config: TrialConfig, world: World) -> Iterator[str]:
+    """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
+    for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
+        if not wants_row_space(config, subject):
+            continue
+        for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
+            yield f"classifier {folder.name}: {spectrum.summary()}"
+            if not spectrum.informative:
+                yield (
+                    "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
+                    "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
+                )

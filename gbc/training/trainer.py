@@ -1,0 +1,412 @@
+"""Algorithms 1 and 2: train a generator so that its samples make classifiers' parameters KKT points.
+
+`Trainer.step()` is one optimiser step without a host synchronisation; `Trainer.run()` yields a `Report` now and then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbc import losses, pictures
+from gbc.classifiers.architectures import Classifier, kaiming
+from gbc.config import TrialConfig
+from gbc.errors import BadInput, Diverged
+from gbc.kkt import multipliers
+from gbc.kkt.classifier_term import Pass, Subject, check_factors, labels_of_task, union
+from gbc.kkt.gradient_shares import gradient_shares
+from gbc.kkt.multipliers import FreeMultipliers
+from gbc.kkt.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
+from gbc.metrics import student
+from gbc.metrics.scores import Judge, Verdict
+from gbc.report import STUDENT_METRIC, Report
+from gbc.runtime import derive, keep_memory, pick_device
+from gbc.training.cuda_graph import Replayed
+from gbc.training.generator import JUDGED_SEED, Pixels, build
+from gbc.training.optimiser import Adam
+from gbc.training.reporting import Judged, Seen, kkt_state, without_data
+
+
+class Trainer:
+    """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        classifiers: Sequence[Classifier],
+        judge: Judge | None = None,
+        subjects: Sequence[Subject] = (),
+    ) -> None:
+        """`classifiers` are those of `config.subjects()`, in order. `judge` scores the samples at each report.
+
+        `subjects` are another trainer's on the same classifiers: what was found out about these is not found out again.
+
+        Raises:
+            BadInput: a device that is not there, or settings that do not fit the classifiers.
+            NotQuasiHomogeneous: Λ does not satisfy its definition on a classifier.
+        """
+        keep_memory()
+        self.config, self.judge = config, judge
+        self.device = pick_device(config.device)
+        self.step_count = 0
+        self.class_names = union(classifiers)
+        wanted = config.subjects()
+        check_factors(wanted, config)
+        self.subjects = [
+            subjects[index].twin(config, subject)
+            if subjects
+            else Subject(classifier, subject, config, index, self.class_names, self.device)
+            for index, (classifier, subject) in enumerate(zip(classifiers, wanted, strict=True))
+        ]
+        self._check_fit()
+        self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(wanted, classifiers)]
+        shape, classes = classifiers[0].shape, len(self.class_names)
+
+        initial = torch.Generator().manual_seed(derive(config.seed, 0))
+        self.generator = build(config, classes=classes, shape=shape, tasks=len(self.labels_of_task))
+        if isinstance(self.generator, Pixels):
+            self.generator.start(initial, config.pixel_start)
+        self._batch_size = config.batch_size
+        most = max(len(classifier.class_names) for classifier in classifiers)
+        count = self.generator.count if isinstance(self.generator, Pixels) else None
+        self.multipliers = multipliers.build(config, classes=most, shape=shape, subjects=len(self.subjects), images=count)
+        if isinstance(self.multipliers, FreeMultipliers):
+            # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
+            self._batch_size = self.multipliers.count
+            self.multipliers.start(initial)
+        for network in (self.generator, self.multipliers):
+            kaiming(network, initial)
+            network.to(self.device)
+
+        self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
+        # The same latents for every trial, on every device: pictures and scores compare, and an export makes the picture again.
+        judged = torch.arange(classes).repeat(config.eval_per_class)
+        latents = self.generator.judged_latents(judged, torch.Generator().manual_seed(JUDGED_SEED))
+        self.judged_labels, self.judged_noise = judged.to(self.device), latents.to(self.device)
+        self.judged_tasks = tasks_for(self.judged_labels, self.labels_of_task)
+        self.bank = torch.randn(
+            config.bank, config.noise_dim, device=self.device,
+            generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
+        )  # fmt: skip
+
+        generator_parameters, multiplier_parameters = list(self.generator.parameters()), list(self.multipliers.parameters())
+        alphas = [subject.alpha for subject in self.subjects]
+        self.trained = [*generator_parameters, *multiplier_parameters, *alphas]
+        # Weight decay would pull α, and λ, to 0 for no reason.
+        fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
+        groups = [{"params": generator_parameters + multiplier_parameters}, fixed]
+        if config.multipliers != "network":
+            own = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
+            groups = [{"params": generator_parameters}, fixed, {"params": multiplier_parameters, "weight_decay": 0.0, **own}]
+        self.optimiser = Adam(
+            groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
+        )
+        if config.stationarity_weight or config.reconstruction_weight:
+            self._fit_multiplier_scale()
+        self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
+        self._sums: dict[str, Tensor] = {}
+        self._clear_sums()
+        self._advance = Replayed(self._body, [self.rng], self._moving)
+
+    def step(self) -> None:
+        """One optimiser step on fresh batches, one for each task; the device is not waited for."""
+        self._schedule()
+        self._batches, self._seen, names = self._advance(self._joined("stationarity", self.step_count))
+        for name in names:
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self.step_count += 1
+
+    def run(self) -> Iterator[Report]:
+        """Train to the full horizon, yielding a report after every `report_every` steps.
+
+        Losses, ρ and gradient norms are means since the last report; margins and multipliers are those of its last batch.
+
+        Raises:
+            Diverged: a loss is not finite. Checked at reports, where the device is waited for anyway.
+        """
+        while self.step_count < self.config.steps:
+            began = time.perf_counter()
+            for _ in range(self.config.report_every):
+                self.step()
+            yield self._report(began)
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
+        """Images [K, channels, height, width] for noise [K, noise_dim], labels [K] and t [K], as users get them."""
+        generator = self.average or self.generator
+        generator.eval()
+        images: Tensor = generator(noise, labels, tasks)
+        generator.train()
+        return images
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, in types that a weights-only checkpoint holds."""
+        return {
+            "step": self.step_count,
+            "generator": self.generator.state_dict(),
+            "multipliers": self.multipliers.state_dict(),
+            "alphas": [subject.alpha.detach() for subject in self.subjects],
+            "optimiser": self.optimiser.state_dict(),
+            "rng": self.rng.get_state(),
+            **({"average": self.average.state_dict()} if self.average else {}),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of a trainer with the same settings.
+
+        Raises:
+            BadInput: the state belongs to other networks.
+        """
+        try:
+            self.generator.load_state_dict(state["generator"])
+            self.multipliers.load_state_dict(state["multipliers"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            with torch.no_grad():
+                for subject, alpha in zip(self.subjects, state["alphas"], strict=True):
+                    subject.alpha.copy_(alpha)
+            self.optimiser.load_state_dict(state["optimiser"])
+            for group in self.optimiser.param_groups:  # the state may come from another kind of device
+                group["capturable"], group["lr"] = self.device.type == "cuda", self._rate(group.get("ratio", 1.0))
+            self.step_count = state["step"]
+            if len(state["rng"]) == len(self.rng.get_state()):
+                self.rng.set_state(state["rng"])
+            else:  # of another kind of device, whose numbers cannot be had here: fresh ones
+                self.rng.manual_seed(derive(self.config.seed, 4 + self.step_count))
+        except (KeyError, RuntimeError, ValueError) as fault:
+            raise BadInput(f"the checkpoint does not fit these settings: {str(fault).splitlines()[0]}") from None
+        self._clear_sums()
+        self._advance.forget()
+
+    def _body(self) -> tuple[list[Batch], list[Seen], tuple[str, ...]]:
+        """What the device does in a step. Returns the batches, what the passes saw, and the names of what was added up."""
+        batches = [self._sample(task) for task in range(len(self.labels_of_task))]
+        passes, terms = list[Pass](), list[Term]()
+        for task, batch in enumerate(batches):
+            mine, theirs = self._look(task, batch, self.step_count)
+            passes += mine
+            terms += theirs
+        if not terms:
+            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+        parts: dict[str, Tensor] = {}
+        for term in terms:
+            parts[term.name] = parts.get(term.name, 0) + term.value
+        total = torch.stack([term.weight * term.value for term in terms]).sum()
+        self.optimiser.zero_grad()
+        total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
+        self.optimiser.step()
+        self._follow()
+        values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
+        for name, value in values.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value)
+            self._sums[name].add_(value)
+        multiplied = [bool(seen.subject.weights["stationarity"] or seen.subject.weights["reconstruction"]) for seen in passes]
+        return (
+            [replace(batch, images=batch.images.detach()) for batch in batches],
+            [
+                Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
+                for seen, used in zip(passes, multiplied, strict=True)
+            ],
+            tuple(values),
+        )
+
+    def _look(self, task: int, batch: Batch, step: int) -> tuple[list[Pass], list[Term]]:
+        """A batch of one task before its classifiers, and every loss that counts at this step."""
+        passes = [Pass(s, self.multipliers, batch.images, batch.labels, batch.noise) for s in self.subjects if s.task == task]
+        terms = [
+            Term(name, weight, IMAGE_LOSSES[name](batch))
+            for name, weight in weights(self.config).items()
+            if weight and name in IMAGE_LOSSES
+        ]
+        terms += [
+            Term(name, weight, LOSSES[name](seen))
+            for seen in passes
+            for name, weight in seen.subject.weights.items()
+            if weight and self._joined(name, step)
+        ]
+        return passes, terms
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The exponential moving average of the generator takes a step: weights, and the statistics of its BatchNorm layers."""
+        if self.average:
+            pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
+            averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+            torch._foreach_lerp_(averaged, current, 1 - self.config.ema_decay)
+
+    def _moving(self) -> list[Tensor]:
+        """Every tensor that a step changes, except for the random generator's."""
+        buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
+        if self.average:
+            buffers += self.average.state_dict().values()
+        moments = [value for state in self.optimiser.state.values() for value in state.values()]
+        return [*self.trained, *buffers, *moments, *self._sums.values()]
+
+    def _check_fit(self) -> None:
+        shapes = {subject.classifier.shape for subject in self.subjects}
+        if len(shapes) > 1:
+            raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
+        if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
+            raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
+        if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
+            raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
+        known, judged = len(self.class_names), len(self.class_names) * self.config.eval_per_class
+        if self.config.candidates and (self.config.candidates < judged or self.config.candidates % known):
+            raise BadInput(
+                f"candidates must be a multiple of {known}, the classes, and at least {judged}, which eval_per_class asks for; "
+                f"it is {self.config.candidates}"
+            )
+        classes = max(len(subject.classifier.class_names) for subject in self.subjects)
+        if self.config.estimator == "halves" and self.config.batch_size <= classes:
+            raise BadInput(
+                f"estimator halves needs samples of each class in both halves: batch_size must be above {classes}, "
+                f"not {self.config.batch_size}"
+            )
+
+    def _joined(self, name: str, step: int) -> bool:
+        return name not in KKT_LOSSES or step >= self.config.kkt_from * self.config.steps
+
+    def _sample(self, task: int = 0) -> Batch:
+        """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
+        labels = self._labels(task, self._start(task))
+        noise = self._noise(labels)
+        images = self.generator(noise, labels, torch.full_like(labels, task))
+        return Batch(images, noise, labels, len(self.labels_of_task[task]))
+
+    def _start(self, task: int) -> Tensor:
+        return torch.randint(len(self.labels_of_task[task]), (), generator=self.rng, device=self.device)
+
+    def _labels(self, task: int, start: Tensor) -> Tensor:
+        """Labels [M] from where they start, or [K, M] for [K, 1]."""
+        known = self.labels_of_task[task]
+        # Systematic sampling: unbiased, and no class is over-represented by chance.
+        return known[(torch.arange(self._batch_size, device=self.device) + start) % len(known)]
+
+    def _noise(self, labels: Tensor) -> Tensor:
+        noise = self.generator.latents(labels, self.rng)
+        return self._from_bank(noise, labels) if self.config.bank else noise
+
+    def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
+        """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them.
+
+        A bank of the size of the batch is used up by each: stationarity is a property of the whole set of samples.
+        """
+        taken = round(self.config.bank_share * len(fresh))
+        # Latent number i of the bank belongs to label i mod C, so that every label has its own.
+        classes, size = self.generator.classes, self.config.bank
+        if taken == size:
+            turns = torch.arange(taken, device=self.device) // classes
+        else:
+            turns = torch.randint(max(1, size // classes), (taken,), generator=self.rng, device=self.device)
+        centre = self.bank[(turns * classes + labels[:taken]) % size]
+        jitter = self.config.bank_jitter
+        # Divided so that a standard normal stays one whatever the jitter is.
+        near = (centre + jitter * fresh[:taken]) / math.sqrt(1 + jitter**2)
+        return torch.cat([near, fresh[taken:]])
+
+    def _rate(self, ratio: float = 1.0) -> float | Tensor:
+        """The learning rate as the optimiser wants it: on a GPU a tensor, so that a captured step follows the schedule."""
+        rate = ratio * self.config.lr
+        return torch.tensor(rate, device=self.device) if self.device.type == "cuda" else rate
+
+    def _schedule(self) -> None:
+        if self.config.lr_schedule == "cosine":
+            rate = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step_count / self.config.steps))
+            for group in self.optimiser.param_groups:
+                own = rate * group.get("ratio", 1.0)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(own)
+                else:
+                    group["lr"] = own
+
+    def _fit_multiplier_scale(self) -> None:
+        """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
+        for subject in self.subjects:
+            batch = self._sample(subject.task)
+            seen = Pass(subject, self.multipliers, batch.images, batch.labels, batch.noise)
+            target, pull = seen.target, seen.pull
+            if not self.config.stationarity_weight:
+                target, pull = subject.zeta, tuple(len(batch.images) * part for part in pull)
+            with torch.no_grad():
+                fitted = losses.inner(target, pull) / losses.inner(pull, pull)
+                # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
+                scale = torch.where(fitted > 0, fitted, 0.1 * losses.size(target) / losses.size(pull))
+                if torch.isfinite(scale):
+                    self.multipliers.scale[subject.index] = scale
+
+    def _norms(self, passes: Sequence[Pass]) -> dict[str, Tensor]:
+        """ρ of each pass, and the sizes of the gradients."""
+        values: dict[str, Tensor] = {}
+        for seen in passes:
+            if seen.subject.weights["stationarity"] and self._joined("stationarity", self.step_count):
+                rho = seen.rho().detach()
+                values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
+                if len(passes) > 1:
+                    values[f"kkt/rho_{seen.subject.index + 1}"] = rho
+        for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
+            gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            if gradients:  # without stationarity nothing asks for multipliers
+                values[f"grad/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return values
+
+    def _clear_sums(self) -> None:
+        # Counted one by one: a loss that joins in late has fewer steps to be averaged over.
+        self._counts: dict[str, int] = {}
+        for value in self._sums.values():
+            value.zero_()  # in place: a captured step adds to these very tensors
+
+    @torch.no_grad()
+    def _report(self, began: float) -> Report:
+        metrics = {name: float(self._sums[name]) / count for name, count in self._counts.items()}
+        self._clear_sums()
+        speed = self.config.report_every / (time.perf_counter() - began)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise Diverged(self.step_count, name)
+
+        metrics |= kkt_state(self.subjects, self._seen) | self._gradient_shares()
+        images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
+        judged = Judged(images, self.judged_noise, self.judged_labels, self.judged_tasks)
+        metrics |= without_data(self.subjects, self.multipliers, judged)
+        picture = None
+        if self.judge:
+            verdict = Verdict(self.judge, images, self.judged_labels)
+            metrics |= verdict.scores()
+            if steps := self.config.student_steps:
+                with torch.enable_grad():
+                    right = student.named_right(verdict, len(self.class_names), steps=steps)
+                metrics[STUDENT_METRIC] = right.mean().item()
+            nearest = self.judge.train_images[verdict.nearest[0]]
+            picture = pictures.pairs(images[: len(nearest)], nearest, pictures.columns_of(len(self.class_names)))
+        metrics["time/steps_per_s"] = speed
+        return Report(self.step_count, metrics, picture)
+
+    @torch.enable_grad()
+    def _gradient_shares(self) -> dict[str, float]:
+        """Whose gradient moved the images of the last batch. Draws no number and leaves no gradient."""
+
+        def weighted() -> Iterator[tuple[Tensor, list[Term]]]:
+            for task, batch in enumerate(self._batches):
+                images = batch.images.clone().requires_grad_()
+                yield images, self._look(task, replace(batch, images=images), self.step_count - 1)[1]
+
+        return gradient_shares(weighted())
+
+
+def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:
+    """A task t for each label [K]: those that know the label take turns (section 4, sampling from several classifiers)."""
+    found = torch.zeros_like(labels)
+    for label in labels.unique():
+        knowing = [task for task, known in enumerate(labels_of_task) if bool((known == label).any())]
+        rows = torch.nonzero(labels == label).squeeze(1)
+        turns = torch.tensor(knowing, device=labels.device)
+        found[rows] = turns[torch.arange(len(rows), device=labels.device) % len(knowing)]
+    return found

@@ -1,0 +1,333 @@
+"""Classifiers of the user's own: they work from file to trainer, and each fault is one line."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gbc.__main__ import main
+from gbc.classifiers import custom, pretrain
+from gbc.config import ClassifierConfig, TrialConfig
+from gbc.data.datasets import ImageDataset
+from gbc.errors import BadInput, CorruptFile
+from gbc.training.trainer import Trainer
+
+MODULE = """
+import torch
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def frozen():
+    return network().requires_grad_(False)
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+
+def nine():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))
+
+def double():
+    return network().double()
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(784, 10)
+    def forward(self, x):
+        return self.layer(x.flatten(1)), x
+
+def wants_argument(width):
+    return network()
+
+def broken():
+    raise RuntimeError("no such\\nfile")
+
+def number():
+    return 3
+
+def empty():
+    return nn.ReLU()
+
+constant = 5
+"""
+CARD = {"class_names": [f"garment {label}" for label in range(10)], "shape": [1, 28, 28], "samples": 123}
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module `their_nets` that can be imported, and `their_broken_nets` that cannot."""
+    (tmp_path / "their_nets.py").write_text(MODULE)
+    (tmp_path / "their_broken_nets.py").write_text("import a_module_that_is_not_there")
+    (tmp_path / "their_misspelt_nets.py").write_text("def f(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("their_nets", "their_broken_nets", "their_misspelt_nets"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def theirs(name: str = "network") -> nn.Module:
+    return custom.make(f"their_nets:{name}", 0)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., ClassifierConfig]:
+    """Writes weights and card, and gives the config that names them."""
+
+    def write(
+        weights: dict[str, Tensor] | None = None, suffix: str = ".safetensors", factory: str = "network", **changes: Any
+    ) -> ClassifierConfig:
+        path = tmp_path / f"net{suffix}"
+        weights = weights if weights is not None else theirs().state_dict()
+        save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+        path.with_suffix(".yaml").write_text(yaml.safe_dump({**CARD, **changes}))
+        return ClassifierConfig(factory=f"their_nets:{factory}", weights=str(path))
+
+    return write
+
+
+Files = Callable[..., ClassifierConfig]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_used_as_they_are(files: Files, images: ImageDataset, tmp_path: Path, suffix: str) -> None:
+    classifier, regime, folder = pretrain.obtain(files(suffix=suffix), images, tmp_path / "cache")
+    x, _ = images.test()
+    assert torch.equal(classifier.module(x[:5]), theirs()(x[:5]))
+    assert classifier.samples == 123 and classifier.class_names[3] == "garment 3" and classifier.shape == (1, 28, 28)
+    assert regime["steps"] == 0 and set(regime["residuals"]) == {"1.weight", "1.bias", "3.weight", "3.bias"}
+    assert "network" in folder.name
+
+
+def test_without_data_the_regime_is_unknown_and_the_classifier_works(files: Files, tmp_path: Path) -> None:
+    classifier, regime, _ = pretrain.obtain(files(), None, tmp_path / "cache")
+    assert regime == {"steps": 0}
+    assert classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+    with pytest.raises(BadInput, match="without data a classifier cannot be trained"):
+        pretrain.obtain(ClassifierConfig(), None, tmp_path / "cache")
+
+
+def test_normalisation_happens_inside(files: Files, images: ImageDataset, tmp_path: Path) -> None:
+    classifier, _, _ = pretrain.obtain(files(mean=[0.25], std=[0.5]), images, tmp_path / "cache")
+    x, _ = images.test()
+    torch.testing.assert_close(classifier.module(x[:5]), theirs()((x[:5] - 0.25) / 0.5))
+
+
+def test_channels_are_normalised_apart() -> None:
+    phi = custom.Normalised(nn.Flatten(), (0.0, 1.0, 2.0), (1.0, 2.0, 4.0))
+    assert phi(torch.full((1, 3, 1, 1), 4.0)).tolist() == [[4.0, 1.5, 0.5]]
+    assert not list(phi.parameters())  # not part of ζ
+
+
+def test_a_generator_is_born_from_it(files: Files, settings: TrialConfig, images: ImageDataset, tmp_path: Path) -> None:
+    """Frozen parameters are parameters all the same."""
+    config = files(factory="frozen", mean=[0.25], std=[0.5])
+    trial = settings.updated({"classifier": config.model_dump(mode="json"), "bn_weight": 0.0}, "test")
+    classifier, _, _ = pretrain.obtain(trial.classifier, images, tmp_path / "cache")
+    report = next(Trainer(trial, [classifier]).run())
+    assert report.metrics["kkt/rho"] > 0
+
+
+def test_a_factory_without_weights_is_trained_from_its_own_initialisation(images: ImageDataset, tmp_path: Path) -> None:
+    config = ClassifierConfig(factory="their_nets:network", steps=30, lr=0.1)
+    _, regime, folder = pretrain.obtain(config, images, tmp_path)
+    assert regime["steps"] == 30 and regime["accuracy"] > 0.3
+    before = torch.random.get_rng_state()
+    first, second = theirs(), theirs()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first[1].weight, second[1].weight)  # type: ignore[index]
+    other = custom.make("their_nets:network", 1)
+    assert not torch.equal(first[1].weight, other[1].weight)  # type: ignore[index]
+    # A folder of the cache is weights and card.
+    again = ClassifierConfig(factory=config.factory, weights=str(folder / "model.safetensors"))
+    assert pretrain.obtain(again, images, tmp_path)[0].samples == 100
+
+
+def test_the_cache_knows_files_by_their_content(files: Files, images: ImageDataset, tmp_path: Path) -> None:
+    config = files()
+    first = pretrain.identity(config, images)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for suffix in (".safetensors", ".yaml"):
+        (moved / f"net{suffix}").write_bytes((tmp_path / f"net{suffix}").read_bytes())
+    assert pretrain.identity(config.model_copy(update={"weights": str(moved / "net.safetensors")}), images) == first
+    assert pretrain.identity(files(samples=7), images) != first
+    assert pretrain.identity(files({k: v + 1 for k, v in theirs().state_dict().items()}), images) != first
+    other = files()
+    (tmp_path / "their_nets.py").write_text(MODULE + "\n# changed\n")
+    assert pretrain.identity(other, images) != first
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("their_net:network", "classifier their_net:network: there is no module 'their_net' here; run the command from"),
+        ("their_nets.sub:network", "there is no module 'their_nets.sub' here"),
+        ("their_broken_nets:network", "cannot be imported: ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
+        ("their_misspelt_nets:network", "cannot be imported: SyntaxError"),
+        ("their_nets:netwrk", "their_nets has no 'netwrk'; did you mean 'network'?"),
+        ("their_nets:wants_argument", "failed when called without arguments: TypeError: wants_argument() missing 1"),
+        ("their_nets:broken", "failed when called without arguments: RuntimeError: no such file"),
+        ("their_nets:constant", "failed when called without arguments: TypeError: 'int' object is not callable"),
+        ("their_nets:number", "the factory returned int, not a torch.nn.Module"),
+        ("their_nets:empty", "the network has no parameters"),
+        ("their_nets:colour", "does not take images of shape [1, 28, 28]: RuntimeError: "),
+        ("their_nets:nine", "returns [2, 9] for two images, not [2, 10]: one logit for each of the 10 classes"),
+        ("their_nets:double", "does not take images of shape [1, 28, 28]: RuntimeError: "),
+        ("their_nets:Pair", "returns tuple, not a tensor of logits [M, 10]"),
+    ],
+)
+def test_a_factory_that_cannot_be_used(factory: str, message: str, images: ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(ClassifierConfig(factory=factory, steps=1), images, tmp_path / "cache")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("factory", ["nets", ":f", "a:b:c", "a:", "../nets:f"])
+def test_what_is_no_factory_is_said_so(factory: str) -> None:
+    with pytest.raises(BadInput, match=r"factory: '.*' must be written package\.module:factory"):
+        ClassifierConfig.parse({"factory": factory}, "test")
+
+
+def test_a_card_without_weights_is_refused() -> None:
+    with pytest.raises(BadInput, match="card describes weights, and there are none"):
+        ClassifierConfig.parse({"card": "a.yaml"}, "test")
+
+
+def _with(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    weights = theirs().state_dict()
+    return {**weights, name: change(weights[name]).contiguous()}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda: _with("3.weight", lambda t: t[:9]), "another architecture: '3.weight' is [9, 12], the network wants [10, 12]"),
+        (lambda: {"1.weight": torch.zeros(12, 784)}, "another architecture: '1.bias' is missing"),
+        (lambda: {**theirs().state_dict(), "5.weight": torch.zeros(1)}, "another architecture: the network has no '5.weight'"),
+        (lambda: _with("1.bias", lambda t: t / 0), "'1.bias' holds NaN or infinity"),
+        (lambda: _with("3.bias", lambda t: t * float("nan")), "'3.bias' holds NaN or infinity"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    weights: Callable[[], dict[str, Tensor]], message: str, suffix: str, files: Files, images: ImageDataset, tmp_path: Path
+) -> None:
+    config = files(weights(), suffix)
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(config, images, tmp_path / "cache")
+    assert message in str(caught.value) and f"net{suffix}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    """Its pickle runs a command when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("kind", ["torch archive", "plain pickle", "whole network"])
+def test_what_would_run_code_is_refused_and_runs_none(kind: str, files: Files, images: ImageDataset, tmp_path: Path) -> None:
+    config = files(suffix=".pt")
+    path, trace = tmp_path / "net.pt", tmp_path / "it ran"
+    if kind == "torch archive":
+        torch.save({"1.weight": Bomb(trace)}, path)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps({"1.weight": Bomb(trace)}))
+    else:
+        torch.save(nn.Linear(2, 2), path)
+    with pytest.raises(BadInput, match=r"net\.pt: refused, loading it would run code; save model\.state_dict\(\)") as caught:
+        pretrain.obtain(config, images, tmp_path / "cache")
+    assert "\n" not in str(caught.value) and not trace.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("content", ["cut", "empty", "noise"])
+def test_damaged_weights_are_named(content: str, suffix: str, files: Files, images: ImageDataset, tmp_path: Path) -> None:
+    config = files(suffix=suffix)
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes({"cut": path.read_bytes()[:500], "empty": b"", "noise": b"\x13" * 300}[content])
+    with pytest.raises(CorruptFile, match=rf"net\{suffix}: damaged, or not a ") as caught:
+        pretrain.obtain(config, images, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(3), "holds Tensor, not a state dict"),
+        ({}, "holds dict, not a state dict"),
+        ({"epoch": 3, "model": {}}, "'epoch' is int, not a tensor; save model.state_dict() alone"),
+    ],
+)
+def test_a_file_that_is_no_state_dict(
+    content: object, message: str, files: Files, images: ImageDataset, tmp_path: Path
+) -> None:
+    config = files(suffix=".pt")
+    torch.save(content, tmp_path / "net.pt")
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(config, images, tmp_path / "cache")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "b"]}, "net.safetensors: 2 class_names, but fashion_mnist has 10 classes"),
+        ({"class_names": ["a"]}, "net.yaml: class_names: "),
+        ({"shape": [3, 32, 32]}, "the classifier takes images of [3, 32, 32], fashion_mnist has [1, 28, 28]"),
+        ({"shape": [1, 28]}, "net.yaml: shape"),
+        ({"shape": [1, 0, 28]}, "net.yaml: shape must be three numbers above 0"),
+        ({"samples": 0}, "net.yaml: samples: 0 should be greater than or equal to 1"),
+        ({"mean": [0.5]}, "net.yaml: mean and std belong together"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, "net.yaml: mean has 3 numbers, but shape has 1 channels"),
+        ({"mean": [0.5], "std": [0.0]}, "net.yaml: std must be above 0"),
+        ({"sampels": 5}, "net.yaml: 'sampels' is not a setting; did you mean 'samples'?"),
+    ],
+)
+def test_a_card_that_does_not_fit(
+    changes: dict[str, Any], message: str, files: Files, images: ImageDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(files(**changes), images, tmp_path / "cache")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_are_named(files: Files, images: ImageDataset, tmp_path: Path) -> None:
+    config = files()
+    with pytest.raises(BadInput, match=r"other\.yaml: no such file"):
+        pretrain.obtain(config.model_copy(update={"card": str(tmp_path / "other.yaml")}), images, tmp_path)
+    with pytest.raises(BadInput, match=r"none\.safetensors: cannot be read: No such file"):
+        pretrain.obtain(config.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), images, tmp_path)
+    (tmp_path / "net.yaml").unlink()
+    with pytest.raises(BadInput, match=r"no card net\.yaml beside it; write class_names, shape and samples there"):
+        pretrain.obtain(config, images, tmp_path)
+
+
+def test_the_command_line_names_them(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.yaml").rename(tmp_path / "about.yaml")
+    command = ["pretrain", "--cache", "cache", "--classifier", "their_nets:network", "--weights", "net.safetensors"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert main([*command, "--card", "about.yaml"]) == 0
+    assert "steps 0" in capsys.readouterr().out
+    assert main(["pretrain", "--classifier", "cnv"]) == 2
+    assert "unknown classifier 'cnv'; did you mean 'conv'?" in capsys.readouterr().err

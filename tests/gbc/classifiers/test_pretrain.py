@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from gbc import losses
+from gbc.classifiers import architectures, convergence, fit, pretrain
+from gbc.config import ClassifierConfig, DatasetConfig
+from gbc.data.datasets import ImageDataset, load
+from gbc.errors import BadInput, CorruptFile, Diverged
+
+QUICK = ClassifierConfig(hidden=16, steps=40, lr=0.1)
+
+
+def test_the_regime_is_recorded_beside_the_weights(images: ImageDataset, tmp_path: Path) -> None:
+    calls: list[int] = []
+    classifier, found, folder = pretrain.obtain(QUICK, images, tmp_path, lambda step, steps, loss: calls.append(step))
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.yaml", "regime.json", "config.json"}
+    assert calls and found["steps"] == 40
+    assert found["accuracy"] > 0.5
+    assert found["margins"]["min"] <= found["margins"]["q05"] <= found["margins"]["q50"] <= found["margins"]["q95"]
+    assert classifier.samples == 100
+    # Biases before BatchNorm have no effect on Φ.
+    assert set(found["residuals"]) == {
+        "1.weight",
+        "2.weight",
+        "2.bias",
+        "4.weight",
+        "5.weight",
+        "5.bias",
+        "7.weight",
+        "7.bias",
+    }
+
+
+def test_the_cache_is_used_and_settings_or_data_make_another_entry(images: ImageDataset, tmp_path: Path) -> None:
+    first, _, folder = pretrain.obtain(QUICK, images, tmp_path)
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    second, _, again = pretrain.obtain(QUICK, images, tmp_path, never)
+    assert again == folder
+    x = images.test()[0][:8]
+    assert torch.equal(first.module(x), second.module(x))
+    assert pretrain.obtain(QUICK.model_copy(update={"seed": 1}), images, tmp_path)[2] != folder
+    assert pretrain.obtain(QUICK, load(DatasetConfig(per_class=5)), tmp_path)[2] != folder
+
+
+def test_a_setting_that_came_later_leaves_the_names_of_cached_classifiers_as_they_were() -> None:
+    """As they were named before `decay` was a setting, so that what users have is not trained again."""
+    digits = load(DatasetConfig(name="digits"))
+    mlp = ClassifierConfig(name="mlp", optimiser="converge", hidden=64)
+    names = [pretrain.identity(config, digits) for config in (ClassifierConfig(), mlp)]
+    assert names == ["68726d4e44daa8c5", "f39134b61374d6b8"]
+    assert pretrain.identity(ClassifierConfig(decay="not_scale_invariant"), digits) == names[0]
+    assert pretrain.identity(ClassifierConfig(decay="all"), digits) not in names
+    assert pretrain.identity(ClassifierConfig(first_scale=0.5), digits) not in names
+
+
+def test_stored_statistics_are_those_of_the_training_set(images: ImageDataset, tmp_path: Path) -> None:
+    classifier, _, _ = pretrain.obtain(QUICK, images, tmp_path)
+    x, _ = images.train()
+    before = classifier.module[1](x.flatten(1))  # type: ignore[index]
+    torch.testing.assert_close(classifier.module[2].running_mean, before.mean(0))  # type: ignore[index]
+    torch.testing.assert_close(classifier.module[2].running_var, before.var(0))  # type: ignore[index]
+
+
+def test_training_to_a_tolerance_reaches_it_and_stops(images: ImageDataset) -> None:
+    """With strong weight decay and no BatchNorm wd·ζ comes near −∇CE in every tensor."""
+    config = ClassifierConfig(name="mlp", hidden=8, lr=0.05, weight_decay=0.05, steps=20_000, tolerance=0.5)
+    _, found = pretrain.train(config, images)
+    assert found["steps"] < 20_000
+    assert max(found["residuals"].values()) <= 0.5
+
+
+CONVERGE = ClassifierConfig(
+    name="mlp", hidden=8, optimiser="converge", lr=0.1, weight_decay=0.1, steps=400, polish=200, tolerance=0.1
+)
+
+
+def test_converge_reaches_the_minimum_of_a_smooth_objective(images: ImageDataset) -> None:
+    """Softmax regression is convex: one tolerance for all, far below what gradient descent reaches."""
+    x, y = images.train()
+    module = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    config = CONVERGE.model_copy(update={"weight_decay": 1e-2, "tolerance": 1e-4})
+    steps = fit.converge(module, x, y, config, None)
+    found = convergence.diagnose(module, x, y, config.weight_decay)
+    assert max(found["residuals"].values()) <= config.tolerance
+    assert min(found["cosines"].values()) > 1 - 1e-6  # a residual of 1e-4 makes 5e-9; float32 rounds by 1e-7
+    assert config.steps < steps < config.steps + config.polish
+
+
+def test_converge_comes_near_a_stationary_point_with_relu(images: ImageDataset) -> None:
+    """Minima often lie on a ReLU's kink, where ∇L jumps: some tenths of a residual stay, and gradient descent has more."""
+    module, found = pretrain.train(CONVERGE, images)
+    assert max(found["residuals"].values()) <= CONVERGE.tolerance
+    assert min(found["cosines"].values()) > 0.99
+    # The difference of ‖w_in‖² + b² and ‖w_out‖² does not feel the kinks: weight decay shrinks it by (1 − lr·wd)² a step.
+    assert set(found["imbalance"]) == {"1", "3"}
+    assert max(found["imbalance"].values()) < 1e-3
+    assert not module.training and next(module.parameters()).dtype == torch.float32
+    descended, at_most = found["steps"], CONVERGE.steps + CONVERGE.polish
+    _, plain = pretrain.train(CONVERGE.model_copy(update={"optimiser": "gd", "steps": at_most, "tolerance": 0.0}), images)
+    assert CONVERGE.steps <= descended <= at_most
+    assert max(plain["residuals"].values()) > max(found["residuals"].values())
+
+
+def test_converge_asks_no_decay_of_scale_invariant_weights(images: ImageDataset) -> None:
+    """Weights before BatchNorm: ∇CE = 0, and their norm stays near that of their start instead of shrinking."""
+    config = CONVERGE.model_copy(update={"name": "mlp_bn", "weight_decay": 0.01, "polish": 400})
+    start = architectures.build(config, images.shape, 10)
+    module, found = pretrain.train(config, images)
+    before, after = dict(start.named_parameters()), dict(module.named_parameters())
+    for name in ("1.weight", "4.weight"):
+        assert after[name].norm() > 0.99 * before[name].norm()  # gradients are orthogonal to them: they only grow
+        assert found["residuals"][name] < 0.5  # ReLU's kinks again
+    assert set(found["cosines"]) == {"2.weight", "2.bias", "5.weight", "5.bias", "7.weight", "7.bias"}
+
+
+def two_classes(images: ImageDataset) -> ImageDataset:
+    keep = images.train_labels < 2
+    return replace(
+        images, class_names=images.class_names[:2],
+        train_images=images.train_images[keep], train_labels=images.train_labels[keep],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("optimiser", ["gd", "converge"])
+def test_a_scalar_classifier_learns_two_classes_by_the_exponential_loss(
+    images: ImageDataset, tmp_path: Path, optimiser: Literal["gd", "converge"]
+) -> None:
+    config = ClassifierConfig(
+        name="mlp", hidden=8, loss="exponential", optimiser=optimiser, lr=0.05, weight_decay=0.01, steps=300, polish=100
+    )
+    data = two_classes(images)
+    classifier, found, _ = pretrain.obtain(config, data, tmp_path)
+    x, y = data.train()
+    outputs = classifier.module(x)
+    assert outputs.shape == (20, 1)
+    assert found["accuracy"] == 1.0 and found["margins"]["min"] > 0
+    assert ((outputs.squeeze(1) > 0) == (y == 1)).all()
+    assert found["loss"] == pytest.approx(losses.exponential(outputs, y).item(), rel=1e-5)
+
+
+def test_the_exponential_loss_is_for_two_classes(images: ImageDataset) -> None:
+    with pytest.raises(BadInput, match=r"loss is exponential, which is for two classes; there are 10"):
+        pretrain.train(ClassifierConfig(loss="exponential"), images)
+
+
+@pytest.mark.parametrize("optimiser", ["gd", "converge"])
+def test_a_learning_rate_that_is_too_high_says_so(images: ImageDataset, optimiser: Literal["gd", "converge"]) -> None:
+    config = ClassifierConfig(name="mlp", hidden=8, lr=10, weight_decay=1.0, steps=500, optimiser=optimiser)
+    with pytest.raises(Diverged, match="the classifier's cross-entropy"):
+        pretrain.train(config, images)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.yaml", "regime.json"])
+@pytest.mark.parametrize("fault", ["cut", "gone", "noise"])
+def test_a_damaged_cache_names_the_folder_to_delete(images: ImageDataset, tmp_path: Path, file: str, fault: str) -> None:
+    _, _, folder = pretrain.obtain(QUICK, images, tmp_path)
+    path = folder / file
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50] if fault == "cut" else os.urandom(200))
+    with pytest.raises(CorruptFile, match=r"the cached classifier is damaged .*; delete the folder") as caught:
+        pretrain.obtain(QUICK, images, tmp_path)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_named(images: ImageDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="file: cannot be written"):
+        pretrain.obtain(QUICK, images, tmp_path / "file")
+
+
+def _ask(cache: Path, log: Path) -> None:
+    torch.set_num_threads(1)
+    data = load(DatasetConfig(per_class=10))
+
+    def trained(step: int, steps: int, loss: float) -> None:
+        if step == steps:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    classifier, _, _ = pretrain.obtain(QUICK.model_copy(update={"steps": 400}), data, cache, trained)
+    classifier.module(data.test()[0][:2])
+
+
+def test_processes_that_ask_at_once_train_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_ask, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len((tmp_path / "log").read_text().splitlines()) == 1

@@ -1,0 +1,215 @@
+"""Comparisons of settings: real runs, small; the log decides what is run, the page is made of the log alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from gbc.__main__ import main
+from gbc.errors import BadInput, CorruptFile
+from gbc.metrics import evaluation, features, student
+from gbc.studies import comparison, results, runs
+from tests.conftest import TINY, TINY_CLASSIFIER
+from tests.support import ROOT
+
+SPEC: dict[str, Any] = {
+    "title": "Two settings",
+    "about": "What is compared.",
+    "seeds": [0, 1],
+    "trial": {**TINY, "dataset": {"name": "digits", "per_class": 10}},
+    "rows": {
+        "plain": {"about": "as shared", "trial": {"experts": [{"classifier": {**TINY_CLASSIFIER, "seed": 5}}]}},
+        "pixels": {
+            "about": "no generator", "baseline": "activation",
+            "trial": {"steps": 4, "report_every": 4, "batch_size": 20},
+        },
+    },
+    "contrasts": [{"question": "does a generator help?", "row": "plain", "against": "pixels"}],
+    "notes": "What it means.",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quick() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "STEPS", 60)
+        patch.setattr(student, "STEPS", 20)
+        runs._evaluator_of.cache_clear()
+        yield
+        runs._evaluator_of.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def finished(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    assert main(command(folder)) == 0
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    files = ["--out", str(folder / "docs" / "results.md"), "--cache", str(folder / "cache")]
+    return ["results", str(folder / "two.yaml"), *files, *more]
+
+
+def test_each_run_is_logged_with_its_settings_scores_and_a_picture(finished: Path) -> None:
+    folder = finished / "docs" / "results" / "two"
+    for row in SPEC["rows"]:
+        for seed in (0, 1):
+            record = json.loads((folder / row / f"{seed}.json").read_text())
+            assert set(record["scores"]) == set(evaluation.MEASURES)
+            assert record["settings"]["seed"] == record["settings"]["classifier"]["seed"] == seed
+            assert record["cost"]["cost/parameters"] > 0 and record["residuals"][0]
+            assert "half of the test images" in record["judged_by"]
+        assert Image.open(folder / row / "0.png").size == (100, 40)  # ten classes, four of each, 8 + 2 pixels
+        assert not (folder / row / "1.png").exists()
+    assert json.loads((folder / "plain" / "1.json").read_text())["settings"]["experts"][0]["classifier"]["seed"] == 6
+
+
+def test_the_page_is_made_of_the_log(finished: Path) -> None:
+    page = (finished / "docs" / "results.md").read_text()
+    first, second = (
+        json.loads((finished / "docs" / "results" / "two" / "plain" / f"{seed}.json").read_text())["scores"]["tstr/cnn"]
+        for seed in (0, 1)
+    )
+    mean, deviation = (first + second) / 2, abs(first - second) / math.sqrt(2)
+    row = next(line for line in page.splitlines() if line.startswith("| `plain`"))
+    assert f"{mean:.3f} ± {deviation:.3f}" in row
+    assert "| *other real images* | control |" in page and "What it means." in page
+    assert "![plain](results/two/plain/0.png)" in page and (finished / "docs/results/two/plain/0.png").exists()
+    assert "not logged yet" not in page
+
+
+def test_what_is_logged_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = finished / "docs" / "results.md"
+    before = page.read_bytes()
+    assert main(command(finished)) == 0
+    said = capsys.readouterr()
+    assert "two: 4 of 4 runs are logged" in said.err and "1/" not in said.err
+    assert said.out.strip() == str(page) and page.read_bytes() == before
+
+
+def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**SPEC, "trial": {**SPEC["trial"], "ce_weight": 0.2}}, sort_keys=False))
+    log = ["--log", str(finished / "docs" / "results")]
+    assert main(["results", str(tmp_path / "two.yaml"), "--dry-run", *log]) == 0
+    states = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["missing", "logged", "missing", "logged"]  # the baseline has a weight of its own
+    out = tmp_path / "page.md"
+    assert main(["results", str(tmp_path / "two.yaml"), "--page-only", "--out", str(out), *log]) == 0
+    assert "**2 of 4 runs are not logged yet.**" in out.read_text() and "| `plain` | as shared" not in out.read_text()
+
+
+def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path) -> None:
+    wanted = comparison.load(finished / "two.yaml")
+    one = [run for run in runs.of(wanted, finished / "docs" / "results", finished / "cache") if run.seed == 0]
+    two = [run for run in runs.of(wanted, tmp_path, finished / "cache") if run.seed == 0]
+    assert not any(run.logged() for run in two)
+    runs.complete(two, 2, lambda _: None)
+    for mine, other in zip(two, one, strict=True):
+        found, before = mine.logged(), other.logged()
+        assert found and before
+        for name in ("loss/total", "ssim/coverage", "classifier/accuracy"):
+            # The order of sums depends on the number of threads.
+            assert found.report[name] == pytest.approx(before.report[name], rel=1e-3)
+
+
+def test_differences_are_paired_by_seed(finished: Path) -> None:
+    wanted = comparison.load(finished / "two.yaml")
+    cells = runs.of(wanted, finished / "docs" / "results", finished / "cache")
+    log = results.Log.read(wanted, cells, {})
+    mean, deviation, higher, pairs = results.difference(log, "plain", "pixels", "tstr/cnn")
+    values = [log.records["plain", seed].scores["tstr/cnn"] - log.records["pixels", seed].scores["tstr/cnn"] for seed in (0, 1)]
+    assert mean == pytest.approx(sum(values) / 2) and deviation == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert (higher, pairs) == (sum(value > 0 for value in values), 2)
+    alone = results.Log(wanted, cells, {key: value for key, value in log.records.items() if key != ("pixels", 1)}, {})
+    assert results.difference(alone, "plain", "pixels", "kid")[3] == 1
+
+
+def test_a_damaged_record_is_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = finished / "docs" / "results" / "two" / "plain" / "1.json"
+    before = path.read_text()
+    try:
+        path.write_text(before[:100])
+        assert main(command(finished)) == 2
+        assert f"{path}: damaged" in capsys.readouterr().err
+    finally:
+        path.write_text(before)
+    with pytest.raises(CorruptFile, match=r"controls\.json: damaged"):
+        (finished / "other" / "two").mkdir(parents=True)
+        (finished / "other" / "two" / "controls.json").write_text("{")
+        runs.logged_controls(comparison.load(finished / "two.yaml"), finished / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": {"plain": {"about": "x", "trial": {"lr_": 1}}}, "contrasts": []}, "row plain: 'lr_' is not a setting"),
+        ({"rows": {"plain": {"about": "x", "baseline": "activations"}}, "contrasts": []}, "did you mean 'activation'?"),
+        ({"contrasts": [{"question": "?", "row": "plain", "against": "pixel"}]}, "names the row 'pixel', which is not there"),
+        ({"seeds": []}, "seeds"),
+        ({"rows": {}}, "rows"),
+    ],
+)
+def test_a_bad_comparison_is_refused_before_anything_runs(
+    tmp_path: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**SPEC, **change}, sort_keys=False))
+    assert main(command(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--row", "plane"], "--row plane: no such row; did you mean 'plain'?"),
+    ],
+)
+def test_bad_flags_are_refused(tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    assert main(command(tmp_path, *flags)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = {"dataset": {"name": "circle"}, "classifier": {**TINY_CLASSIFIER, "name": "mlp"}, "tv_weight": 0.0}
+    spec = {"title": "x", "seeds": [0], "rows": {"one": {"about": "x", "trial": trial}}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert main(command(tmp_path)) == 2
+    assert "holds points, not images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "results").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_comparison_is_sound(path: Path) -> None:
+    found = comparison.load(path)
+    assert (len(found.seeds) >= 3 or "One seed" in found.about) and found.contrasts
+
+
+def test_the_shipped_page_is_what_the_log_gives(tmp_path: Path) -> None:
+    shipped = ROOT / "docs" / "results.md"
+    files = [str(path) for path in sorted((ROOT / "configs" / "results").glob("*.yaml"))]
+    out = tmp_path / "results.md"
+    log = ["--log", str(ROOT / "docs" / "results")]
+    assert main(["results", *files, "--page-only", "--out", str(out), *log]) == 0
+    # Pictures are linked from where the page lies; nothing else depends on it.
+    assert [line for line in out.read_text().splitlines() if "![" not in line] == [
+        line for line in shipped.read_text().splitlines() if "![" not in line
+    ]
+
+
+def test_seeds_are_added_to_every_seed() -> None:
+    found = comparison.Comparison.parse({"name": "x", **SPEC}, "test").settings("plain", 3)
+    assert (found.seed, found.classifier.seed, found.experts[0].classifier.seed) == (3, 3, 8)
+    with pytest.raises(BadInput, match="unknown baseline"):
+        comparison.Comparison.parse(
+            {"name": "x", "title": "x", "seeds": [0], "rows": {"a": {"about": "", "baseline": "none"}}}, "test"
+        ).settings("a", 0)

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gbc import export, losses
+from gbc.classifiers import architectures, convergence
+from gbc.classifiers.architectures import Classifier
+from gbc.config import TrialConfig
+from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
+from gbc.kkt import homogeneity
+from gbc.kkt.classifier_term import Pass
+from gbc.kkt.objectives import IMAGE_LOSSES, LOSSES, weights
+from gbc.metrics.scores import Judge
+from gbc.report import METRIC_DIRECTIONS, Report
+from gbc.runtime import derive
+from gbc.training import tasks
+from gbc.training.trainer import Trainer
+
+DESIGN = {
+    "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",
+    "kkt/rho", "kkt/alpha", "kkt/mu_mean", "kkt/mu_active",
+    "margin/q05", "margin/q50", "margin/q95", "classifier/accuracy",
+    "ssim/nearest", "ssim/coverage", "tstr/1nn", "time/steps_per_s",
+    "free/rho", "free/bn", "free/confidence", "free/score",
+}  # fmt: skip
+FREE = {"generator": "pixels", "multipliers": "free", "lambda_min": 0.1, "multiplier_rate": 0.5, "weight_decay": 0.0}
+
+
+def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
+    return [(r.step, {k: v for k, v in r.metrics.items() if not k.startswith("time/")}) for r in reports]
+
+
+@pytest.fixture
+def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Callable[..., Trainer]:
+    def make(**changes: Any) -> Trainer:
+        return Trainer(settings.updated(changes, "test"), [classifier], judge)
+
+    return make
+
+
+def test_reports_come_on_time_with_every_name_of_the_design(fresh: Callable[..., Trainer]) -> None:
+    reports = list(fresh().run())
+    assert [report.step for report in reports] == [3, 6, 9, 12]
+    for report in reports:
+        assert set(report.metrics) >= DESIGN
+        assert set(report.metrics) <= set(METRIC_DIRECTIONS)
+        assert report.images is not None and report.images.ndim == 2
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callable[..., Trainer]) -> None:
+    first, second, other = (numbers(list(fresh(seed=seed).run())) for seed in (0, 0, 1))
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, FREE | {"reconstruction_weight": 1.0}])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
+    fresh: Callable[..., Trainer], stop_after: int, changes: dict[str, Any], tmp_path: Any
+) -> None:
+    from gbc import checkpoint
+
+    whole = numbers(list(fresh(lr_schedule="cosine", **changes).run()))
+
+    first = fresh(lr_schedule="cosine", **changes)
+    reports = []
+    for report in first.run():
+        reports.append(report)
+        if len(reports) == stop_after:
+            break
+    checkpoint.save(tmp_path / "c", {"trainer": first.state_dict()})
+    second = fresh(lr_schedule="cosine", **changes)
+    second.load_state_dict(checkpoint.load(tmp_path / "c")["trainer"])
+    assert numbers(reports + list(second.run())) == whole
+
+
+def test_the_moving_average_of_the_generator_is_judged_and_continued(fresh: Callable[..., Trainer]) -> None:
+    """w̄ ← d w̄ + (1 − d) w after each step, of the weights and of BatchNorm's statistics; training itself is as without it."""
+    plain, averaged = fresh(), fresh(ema_decay=0.75)
+    expected = {name: tensor.clone() for name, tensor in plain.generator.state_dict().items()}
+    for _ in range(4):
+        plain.step()
+        averaged.step()
+        for name, tensor in plain.generator.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = 0.75 * expected[name] + 0.25 * tensor
+    state = averaged.state_dict()
+    assert all(torch.equal(tensor, state["generator"][name]) for name, tensor in plain.state_dict()["generator"].items())
+    drawn = export.generator_weights(state)
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(drawn[name], tensor)
+    judged = (averaged.judged_noise, averaged.judged_labels, averaged.judged_tasks)
+    plain.generator.load_state_dict(dict(drawn))
+    assert torch.equal(averaged.sample(*judged), plain.sample(*judged))
+    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+        averaged.load_state_dict(plain.state_dict())
+
+
+def test_a_checkpoint_of_other_networks_is_refused(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+        fresh(width=8).load_state_dict(fresh().state_dict())
+
+
+def test_no_value_is_read_back_within_a_step(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a value makes a GPU's queue run dry; only reports may."""
+    run = fresh()
+    run.step()
+
+    def synchronise(*_: object) -> None:
+        raise AssertionError("a step waited for the device")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, synchronise)
+    run.step()
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *IMAGE_LOSSES])
+def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
+    name: str, fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = {"stationarity": "stationarity_weight", "duality": "beta"}.get(name, f"{name}_weight")
+    others = FREE if name == "reconstruction" else {}
+    assert f"loss/{name}" in next(fresh(**{key: 0.5}, **others).run()).metrics
+
+    def computed(_: object) -> torch.Tensor:
+        raise AssertionError(f"{name} was computed")
+
+    monkeypatch.setitem(LOSSES if name in LOSSES else IMAGE_LOSSES, name, computed)
+    without = next(fresh(**{key: 0}).run()).metrics
+    assert f"loss/{name}" not in without
+    with pytest.raises(AssertionError, match="was computed"):
+        fresh(**{key: 0.5}, **others).step()
+
+
+def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
+    assert set(weights(settings)) == {*LOSSES, *IMAGE_LOSSES}
+
+
+def test_the_total_is_the_weighted_sum_of_its_parts(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(beta=0.3, tv_weight=0.7, stationarity_weight=2.0)
+    metrics = next(run.run()).metrics
+    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in weights(run.config).items() if weight)
+    assert metrics["loss/total"] == pytest.approx(expected, rel=1e-5)  # float32 means of sums
+
+
+def test_training_leaves_the_classifier_as_it_was(fresh: Callable[..., Trainer], classifier: Classifier) -> None:
+    before = {name: value.clone() for name, value in classifier.module.state_dict().items()}
+    list(fresh().run())
+    for name, value in classifier.module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in classifier.module.parameters())
+
+
+def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Trainer]) -> None:
+    """No other positive factor brings the two sides of Eq. (5) nearer; ρ starts at or below the 1 of μ ≡ 0."""
+    seeds = range(5)
+    residuals, pulls = [], []
+    for seed in seeds:
+        run = fresh(seed=seed)
+        batch = run._sample()
+        seen = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels)
+        residuals.append(seen.rho().item())
+        pulls.append((losses.size(seen.pull) / losses.size(seen.target)).item())
+    # The scale was fitted on another batch of the same generator: allow for that.
+    assert max(residuals) < 1.2
+    assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
+
+
+def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Trainer]) -> None:
+    """Convergence in small: BatchNorm statistics match better, the classifier agrees more, coverage grows."""
+    reports = list(
+        fresh(steps=200, report_every=50, batch_size=64, lr=1e-2, tv_weight=0.3, bn_weight=10.0, width=64, channels=16).run()
+    )
+    first, last = reports[0].metrics, reports[-1].metrics
+    assert last["loss/bn"] < 0.5 * first["loss/bn"]
+    assert last["classifier/accuracy"] > first["classifier/accuracy"]
+    assert last["ssim/coverage"] > first["ssim/coverage"] + 0.03
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_both_batch_norm_modes_train(fresh: Callable[..., Trainer], mode: str) -> None:
+    assert next(fresh(bn_mode=mode).run()).metrics["kkt/rho"] > 0
+
+
+def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(batch_size=32)
+    starts = set()
+    for _ in range(20):
+        labels = run._sample().labels
+        counts = torch.bincount(labels, minlength=10)
+        assert counts.max() - counts.min() <= 1
+        starts.add(labels[0].item())
+    assert len(starts) > 3  # which class gets one more changes
+
+
+def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMAGE_LOSSES, "tv", lambda b: b.images.mean() / 0)
+    with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
+        list(fresh().run())
+    assert caught.value.step == 3
+
+
+def test_divergence_survives_pickling_between_processes() -> None:
+    import pickle
+
+    again = pickle.loads(pickle.dumps(Diverged(7, "loss/tv")))
+    assert str(again) == str(Diverged(7, "loss/tv"))
+
+
+def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any) -> None:
+    config = settings.updated({"classifier.name": "mlp"}, "test")
+    phi = Classifier(architectures.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
+    with pytest.raises(BadInput, match="no classifier has a BatchNorm layer"):
+        Trainer(config, [phi])
+    without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
+    assert "ssim/coverage" not in without.metrics and without.images is None  # no judge, no real images
+
+
+def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
+    fresh: Callable[..., Trainer], settings: TrialConfig, classifier: Classifier
+) -> None:
+    judged = next(fresh().run()).metrics
+    alone = next(Trainer(settings, [classifier]).run()).metrics
+    free = {name: value for name, value in alone.items() if name.startswith("free/")}
+    assert set(free) == {"free/rho", "free/bn", "free/confidence", "free/score"}
+    assert free == {name: judged[name] for name in free}
+    assert not any(name.startswith(("ssim/", "tstr/")) for name in alone)
+
+
+def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable[..., Trainer]) -> None:
+    """By hand: eval mode, the judged latents, the classifier's own statistics; ρ in the mode of the losses."""
+    run = fresh()
+    metrics = next(run.run()).metrics
+    images, labels = run.sample(run.judged_noise, run.judged_labels, run.judged_tasks), run.judged_labels
+    phi = run.subjects[0].phi.eval()
+    with torch.no_grad():
+        probabilities = phi(images).softmax(dim=1)
+    assert metrics["free/confidence"] == pytest.approx(probabilities[torch.arange(len(labels)), labels].mean().item())
+    inputs = run.subjects[0].batch_norm_inputs.statistics()
+    assert metrics["free/bn"] == pytest.approx(losses.batch_norm_statistics(inputs).item())
+    batch = Pass(run.subjects[0], run.multipliers, images, labels)
+    rho = losses.relative_residual(batch.target, batch.pull).item()
+    assert metrics["free/rho"] == pytest.approx(rho, rel=1e-5)
+    assert metrics["free/score"] == pytest.approx(
+        metrics["free/confidence"] / (1 + metrics["free/bn"]) / (1 + metrics["free/rho"])
+    )
+
+
+def test_data_free_metrics_leave_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    with_them = numbers(list(fresh().run()))
+    accuracy = {"classifier/accuracy": 0.0}
+    monkeypatch.setattr("gbc.training.trainer.without_data", lambda subjects, multipliers, judged: accuracy)
+    without = numbers(list(fresh().run()))
+    for (_, left), (_, right) in zip(with_them, without, strict=True):
+        assert {**left, **accuracy} == {**left, **right}
+
+
+def test_parts_that_a_trial_does_not_have_are_not_reported(
+    fresh: Callable[..., Trainer], settings: TrialConfig, images: Any
+) -> None:
+    no_multipliers = next(fresh(stationarity_weight=0).run()).metrics
+    assert "free/rho" not in no_multipliers and "free/score" in no_multipliers
+    config = settings.updated({"classifier.name": "mlp", "bn_weight": 0}, "test")
+    phi = Classifier(architectures.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
+    no_batch_norm = next(Trainer(config, [phi]).run()).metrics
+    assert "free/bn" not in no_batch_norm and "free/score" in no_batch_norm
+
+
+@pytest.mark.parametrize(
+    "policy", [{"lambda_policy": "min_norm"}, {"lambda_policy": "uniform"},
+               {"lambda_policy": "given", "lambda_values": {"7.weight": 0.75}}]
+)  # fmt: skip
+def test_every_policy_trains(fresh: Callable[..., Trainer], policy: dict[str, Any]) -> None:
+    run = fresh(**policy)
+    assert run.subjects[0].target.largest == 1  # the last bias
+    assert next(run.run()).metrics["kkt/rho"] > 0
+
+
+def test_a_policy_that_does_not_fit_the_batch_norm_mode_names_the_layer(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(NotQuasiHomogeneous, match="2: BatchNorm1d by stored statistics needs an input of degree 0"):
+        fresh(lambda_policy="uniform", bn_mode="eval")
+
+
+def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = lambda module, *_: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
+    monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
+    with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
+        fresh()
+
+
+def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match=r"device is 'cuda:99', but this machine has \d+ GPUs"):
+        fresh(device="cuda:99")
+
+
+def test_streams_of_seeds_do_not_meet() -> None:
+    found = {derive(seed, stream) for seed in range(20) for stream in range(20)}
+    assert len(found) == 400 and min(found) >= 0
+
+
+def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match="batch_size must be above 10, not 10"):
+        fresh(estimator="halves", batch_size=10)
+    assert next(fresh(estimator="halves", batch_size=11).run()).metrics["kkt/rho"] >= 0
+
+
+@pytest.mark.parametrize("estimator", ["relative", "cosine"])
+def test_forms_free_of_scale_do_not_change_with_that_of_both_sides(estimator: str, fresh: Callable[..., Trainer]) -> None:
+    """Eq. (5) as printed falls when target and pull shrink together: α → −∞ and μ → 0 is its exit. These forms have none."""
+    run = fresh(estimator=estimator)
+    batch = run._sample()
+    subject = run.subjects[0]
+
+    def loss(shrink: float) -> tuple[float, float]:
+        # Λ̄ζ has one degree, 1, so e^(α(2·1 − 1)) scales the target as `scale` does the multipliers.
+        with torch.no_grad():
+            subject.alpha.fill_(math.log(shrink))
+            run.multipliers.scale.fill_(shrink)
+        seen = Pass(subject, run.multipliers, batch.images, batch.labels)
+        return seen.stationarity().item(), seen.distance.item()
+
+    (free, printed), (free_small, printed_small) = loss(1.0), loss(1e-3)
+    assert free_small == pytest.approx(free, rel=1e-4)  # float32
+    assert printed_small == pytest.approx(1e-3 * printed, rel=1e-4)
+
+
+def test_the_cosine_form_looks_at_tensors_with_a_target_alone(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(estimator="cosine")
+    batch = run._sample()
+    seen = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels)
+    targets = [part for part in seen.target if part is not None]
+    assert len(targets) == 2  # weight and bias of the last layer
+    expected = losses.closed_form(targets, seen.pull[-2:])
+    assert seen.stationarity().item() == expected.item()
+
+
+def test_multipliers_stay_above_their_floor(fresh: Callable[..., Trainer]) -> None:
+    """Also where h says 0 everywhere: μ ≡ 0 is the collapse."""
+    run = fresh(multiplier_floor=0.25)
+    with torch.no_grad():
+        last = run.multipliers.layers[-1]
+        last.weight.zero_()
+        last.bias.fill_(-1.0)
+    batch = run._sample()
+    multipliers = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels).multipliers
+    assert torch.all(multipliers == 0.25 * run.multipliers.scale[0])
+    assert multipliers.min() > 0
+
+
+def test_an_alpha_of_the_last_layer_stays_where_it_was_put(settings: TrialConfig, judge: Judge, tmp_path: Path) -> None:
+    converged = {"name": "mlp", "optimiser": "converge", "weight_decay": 0.01, "lr": 0.1, "steps": 600, "polish": 100}
+    config = settings.updated({"classifier": {**converged, "hidden": 16}, "bn_weight": 0, "alpha": "last_layer"}, "test")
+    world = tasks.obtain(config, tmp_path)
+    run = Trainer(config, world.classifiers, judge)
+    expected = -math.log(convergence.margin_of_last_layer(world.classifiers[0].module, 0.01))
+    assert [report.metrics["kkt/alpha"] for report in run.run()] == pytest.approx([expected] * 4)
+    learned = Trainer(config.updated({"alpha": "learned"}, "test"), world.classifiers, judge)
+    assert len({report.metrics["kkt/alpha"] for report in learned.run()}) == 4
+
+
+def test_an_alpha_of_the_last_layer_needs_a_classifier_that_converged(fresh: Callable[..., Trainer]) -> None:
+    with pytest.raises(BadInput, match="alpha last_layer: the classifier has not converged"):
+        fresh(**{"alpha": "last_layer", "classifier.weight_decay": 1.0})  # no margin makes so strong a decay stand still
+    with pytest.raises(BadInput, match=r"alpha_init \(0.5\) is where a learned α starts"):
+        fresh(alpha="last_layer", alpha_init=0.5)
+
+
+def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[..., Trainer]) -> None:
+    """Stationarity is a property of the whole set: every step sees all latents, each once and with its own label."""
+    run = fresh(bank=40, batch_size=40)
+    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(run.bank)}
+    for _ in range(3):
+        batch = run._sample()
+        drawn = [tuple(latent.tolist()) for latent in batch.noise]
+        assert sorted(drawn) == sorted(owner)
+        assert [owner[latent] for latent in drawn] == batch.labels.tolist()
+
+
+def test_with_free_multipliers_every_step_takes_all_candidates(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(**FREE, candidates=70, batch_size=8, pixel_start=0.7)
+    for _ in range(3):
+        batch = run._sample()
+        assert sorted(batch.noise.tolist()) == list(range(70))
+        assert (batch.noise % 10).tolist() == batch.labels.tolist()
+    assert run.generator.logits.std().item() == pytest.approx(0.7, rel=0.05)  # 54,880 numbers
+    report = next(run.run())
+    assert report.metrics["kkt/mu_active"] == pytest.approx(0.1)  # one wrong class of ten
+    assert report.metrics["kkt/mu_mean"] >= 0.1 * 0.1
+
+
+def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[..., Trainer]) -> None:
+    """Adam's first step is lr times the sign of the gradient: no parameter that has one moves by less or more."""
+    run = fresh(**FREE, lr=1e-3, reconstruction_weight=1.0)
+    pixels, free = run.generator.logits.detach().clone(), run.multipliers.values.detach().clone()
+    run.step()
+    assert (run.generator.logits - pixels).abs().max().item() == pytest.approx(1e-3, rel=1e-2)
+    assert (run.multipliers.values - free).abs().max().item() == pytest.approx(0.5e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("count", [45, 75])
+def test_candidates_that_do_not_fit_the_labels_are_refused(fresh: Callable[..., Trainer], count: int) -> None:
+    with pytest.raises(BadInput, match=f"candidates must be a multiple of 10, the classes, and at least 50.*{count}"):
+        fresh(**FREE, candidates=count)
