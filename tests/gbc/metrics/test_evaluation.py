@@ -35,9 +35,10 @@ from gbc.metrics.scores import METRICS, Judge
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_student() -> Iterator[None]:
-    """A third of the budget tells the controls apart as well."""
+    """One student, and a third of the budget, tell the controls apart as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gbc.metrics.student.STEPS", 130)
+        patch.setattr("gbc.metrics.student.STUDENTS", 1)
         yield
 
 
