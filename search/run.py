@@ -160,7 +160,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         if summary.ended_by in ("steps", "patience", "grid"):
             console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
-    _print_summary(summary, arguments, console, config.places.tracking_uri)
+    exports = config.trial.generator != "pixels"
+    _print_summary(summary, arguments, console, config.places.tracking_uri, exports=exports)
     if not summary.finished:
         return 130
     return 0 if summary.complete + summary.stopped else 1
@@ -281,7 +282,10 @@ def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
     print(json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False), end="\n" if as_json else "")
 
 
-def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None) -> None:
+def _print_summary(
+    summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None, *, exports: bool
+) -> None:
+    """`exports`: there is a generator that can be exported."""
     from search.files.paths import REPORT
     from search.spec.format import duration, size
     from search.spec.locations import public, public_words
@@ -327,7 +331,7 @@ def _print_summary(summary: Summary, arguments: argparse.Namespace, console: Con
         say(f"  compare   python search/ui.py --sweep {summary.name}        (MLflow's pages, with a link to its trials)")
     if summary.concluded:
         say(f"  look      {Path(summary.folder) / REPORT}        (in a browser; needs no server)")
-    if summary.best_trial is not None:
+    if summary.best_trial is not None and exports:
         say(f"  export    python search/export.py --sweep {summary.name} --out exports/{summary.name}")
     if arguments.json:
         print(summary.to_json())

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
+MANUAL = "".join(
+    (ROOT / "docs" / f"{page}.md").read_text()
+    for page in ("search", "resume", "cluster", "compare", "export", "classifiers", "ensembles", "experiments")
+)
 
 
 def commands() -> list[str]:
-    text = README + (ROOT / "docs" / "experiments.md").read_text()
+    text = README + MANUAL
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     inline = re.findall(r"`(python [^`]*--[^`]*)`", text)
@@ -62,10 +67,10 @@ def test_every_command_is_understood(command: str) -> None:
         importlib.import_module(module).parser().parse_args(words[2:])
 
 
-def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
+def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
     from search.spec.config import resolve
 
-    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL)
     assert len(blocks) == 2
     found = []
     for number, block in enumerate(blocks):
@@ -77,7 +82,7 @@ def test_the_yaml_of_the_readme_is_a_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow says so of itself when it is imported
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exported folder and the registered model that it names are made first."""
     from mlflow import MlflowClient
 
@@ -115,9 +120,13 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
         tmp_path / "exports" / "fashion", client_uri=uri, name="gbc-fashion_mnist", run_id=run, sweep="test", trial=0,
         objective=Objective(metric="ssim/coverage", direction="max"), score=0.5,
     )  # fmt: skip
-    programs = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(programs) == 2
+    programs = re.findall(r"```python\n(.*?)```", README + MANUAL, flags=re.DOTALL)
+    assert len(programs) == 3
     for program in programs:
         scope: dict[str, object] = {}
         exec(program, scope)
         assert scope["images"].shape == (3, 1, 28, 28)  # type: ignore[attr-defined]
+
+
+def test_the_readme_is_a_front_door() -> None:
+    assert len(README.splitlines()) <= 180

@@ -16,7 +16,8 @@ from search.driver.recorder import Recorder
 from search.driver.resources import Machine
 from search.files.paths import SCRATCH
 from search.spec.config import SweepConfig
-from search.spec.faults import Abandon, Clock, Halt
+from search.spec.faults import Abandon, Clock, Halt, Halted
+from search.spec.locations import first_line
 from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from search.worker.trial import Assignment, run_trial
@@ -25,7 +26,7 @@ from search.worker.trial import Assignment, run_trial
 class RayStart:
     """Ray on this machine, started in a thread beside what else a sweep needs first: both take seconds.
 
-    A cluster was joined before, and nothing is started. Who does not come to `take` it leaves it with the context. The thread
+    If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The thread
     lives on: to the kernel Ray's processes are its children, and go when it goes.
     """
 
@@ -33,7 +34,7 @@ class RayStart:
         """Begins at once; the sweep's lock is held."""
         ray_runtime.quiet_environment()
         self._machine, self._folder = machine, folder
-        self._fault: BaseException | None = None
+        self._fault: Halted | None = None
         self._ready, self._taken = threading.Event(), config.places.address is not None
         if self._taken:
             self._ready.set()
@@ -56,7 +57,7 @@ class RayStart:
         """Wait until it runs. From here on the caller leaves it.
 
         Raises:
-            Exception: what Ray said when it could not start.
+            Halted: Ray did not start.
         """
         self.wait()
         self._taken = True
@@ -72,8 +73,8 @@ class RayStart:
             with processes.marked(self._folder):
                 session = ray_runtime.start(self._machine.cpus, self._machine.gpus)
             processes.note_session(self._folder / SCRATCH, session)
-        except BaseException as fault:  # `take` raises it
-            self._fault = fault
+        except Exception as fault:  # of many kinds: no room for its files, no answer within half a minute from a busy machine
+            self._fault = Halted(f"Ray did not start: {first_line(fault, None)}")
         self._ready.set()
         threading.Event().wait()
 

@@ -44,6 +44,17 @@ def test_ray_has_what_a_local_start_leaves_out() -> None:
     assert all(f"def {method}(" in source and f"self.{method}(" in source for method in UNUSED)
 
 
+@pytest.mark.sweep
+def test_a_ray_that_does_not_start_stops_the_sweep_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    place = Workplace(tmp_path)
+    code, output = place.run("--config", place.file("unstarted"))
+    assert code == 130 and "stopped: Ray did not start: " in output and "Traceback" not in output, output
+    assert output.rstrip().endswith("the same command continues")
+    assert place.study("unstarted") == []
+
+
 PROGRAM = """
 import sys, ray
 from search.driver import ray_runtime
