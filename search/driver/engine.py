@@ -26,8 +26,8 @@ from search.worker.trial import Assignment, run_trial
 class RayStart:
     """Ray on this machine, started in a thread beside what else a sweep needs first: both take seconds.
 
-    If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The thread
-    lives on: to the kernel Ray's processes are its children, and go when it goes.
+    If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The
+    thread lives on: to the kernel Ray's processes are its children, and go when it goes.
     """
 
     def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
