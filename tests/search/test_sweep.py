@@ -94,7 +94,7 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
 def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
     name = "interrupted"
     # More steps than any machine takes before the signal arrives.
-    file = place.file(name, trials=2, trial={**TINY, "steps": 300}, scheduler={"name": "none"})
+    file = place.file(name, trials=2, trial={**TINY, "steps": 300, "report_every": 10}, scheduler={"name": "none"})
     process = place.start("--config", file)
     place.wait_for(process, "  step ")
     process.send_signal(signal.SIGINT)
@@ -112,7 +112,7 @@ def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
     assert "continues at step" in output
     for run in place.trials(name):
         steps = place.steps(run)
-        assert steps == list(range(3, 301, 3))
+        assert steps == list(range(10, 301, 10))
         assert steps[: len(seen.get(run.info.run_id, []))] == seen.get(run.info.run_id, [])
 
 
@@ -209,7 +209,7 @@ def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
 
 def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
     file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
-    code, output = place.run("--config", file, "--time-budget", "25s")
+    code, output = place.run("--config", file, "--time-budget", "12s")
     assert code == 0, output
     runs = place.trials("short")
     assert 0 < len(runs) < 50

@@ -273,7 +273,7 @@ class JumpingClock:
         compiler = shutil.which("cc") or shutil.which("gcc")
         self.environment: dict[str, str] = {}
         if compiler and sys.platform == "linux":
-            source = str(ROOT / "tests" / "search" / "clock.c")
+            source = str(Path(__file__).with_name("clock.c"))
             subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), source, "-ldl", "-lpthread"], check=True)
             self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._file)}
 

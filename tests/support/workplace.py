@@ -131,8 +131,8 @@ class Workplace:
         for run, trial in zip(runs, study, strict=True):
             assert run.info.status in ("FINISHED", "FAILED")
             assert states[run.data.tags["sweep.outcome"]] == trial.state.name
-            steps = self.steps(run)
-            assert steps == list(range(3, 3 * len(steps) + 1, 3)), (run.info.run_name, steps)
+            steps, every = self.steps(run), int(run.data.params["report_every"])
+            assert steps == [every * (count + 1) for count in range(len(steps))], (run.info.run_name, steps)
             assert sorted(trial.intermediate_values) == steps
             history = self.client().get_metric_history(run.info.run_id, "ssim/coverage")
             assert [point.value for point in history] == [trial.intermediate_values[step] for step in steps]

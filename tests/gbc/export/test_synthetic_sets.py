@@ -113,13 +113,14 @@ def test_memory_does_not_grow_with_the_size(made: Trained, tmp_path: Path) -> No
 import json, resource, sys
 from pathlib import Path
 import torch
-from gbc import export, sets
+from gbc import export
+from gbc.export import synthetic_sets
 torch.set_num_threads(1)
 generator = export.load({str(made.folder)!r})
 peaks = []
 for count in (2_000, 40_000):
-    wanted = sets.SyntheticSet(generator, range(10), count, 0)
-    sets.write_arrays(Path({str(tmp_path)!r}) / "set.npz", wanted, lambda _: None)
+    wanted = synthetic_sets.SyntheticSet(generator, range(10), count, 0)
+    synthetic_sets.write_arrays(Path({str(tmp_path)!r}) / "set.npz", wanted, lambda _: None)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(json.dumps(peaks))
 """

@@ -113,7 +113,7 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
 def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = Workplace(tmp_path)
-    file = place.file("spread", trials=4, trial={**TINY, "steps": 180}, scheduler={"name": "none"})
+    file = place.file("spread", trials=4, trial={**TINY, "steps": 240, "report_every": 8}, scheduler={"name": "none"})
     command = ["--config", file, "--address", nodes.address, "--storage", "shared", "--retries", "1"]
     process = place.start(*command)
     output = ""

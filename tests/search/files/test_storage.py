@@ -200,7 +200,7 @@ def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place = Workplace(tmp_path)
     url = s3.replace("/some/where", "/swept")
-    file = place.file("bucket", trials=3, trial={**TINY, "steps": 120}, keep=1)
+    file = place.file("bucket", trials=3, trial={**TINY, "steps": 120, "report_every": 10}, scheduler={"name": "none"}, keep=1)
     process = place.start("--config", file, "--storage", url)
     output = place.wait_for(process, "  step ")
     place.kill_everything(process)

@@ -69,7 +69,7 @@ class Far(Workplace):
 def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, tmp_path: Path) -> None:
     place = Far(tmp_path, server, tracking)
     # From a URL with the password in it, which must be nowhere afterwards.
-    file = place.file("far", trials=3, trial={**TINY, "steps": 450}, scheduler={"name": "none"})
+    file = place.file("far", trials=3, trial={**TINY, "steps": 450, "report_every": 15}, scheduler={"name": "none"})
     command = ["--config", file, "--study-url", server.url("studies", password=True), "--tracking-uri", tracking]
     process = place.start(*command)
     output = place.wait_for(process, "  step ")
