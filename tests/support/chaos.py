@@ -20,7 +20,6 @@ from typing import Any, Final
 import psutil
 
 from search.driver.retention import saved
-from tests.support import ROOT
 from tests.support.workplace import RUN, Workplace
 
 PATIENCE: Final = 180.0
