@@ -111,7 +111,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
 def records_agree(place: Workplace, trials: int) -> None:
     """One MLflow run and one Optuna trial each, in agreement; failures are only those of the settings."""
     place.check_records_agree("chaos", trials)
-    code, output = place.run("--check", "chaos")
+    code, output = place.look("--check", "chaos")
     assert code == 0, output
     for run, one in zip(place.trials("chaos"), place.study("chaos"), strict=True):
         diverges = one.params["alpha_init"] == 50.0

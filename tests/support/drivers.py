@@ -7,6 +7,7 @@ starts: a process in a session of its own, with its own output, signals and exit
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, TextIO
@@ -33,6 +35,9 @@ class Driver:
 
     def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
         """`before`, a function of a module, is what the process does first."""
+        with contextlib.chdir(ROOT):  # it lives on: not in the folder of the test that happens to be the first
+            resource_tracker.ensure_running()
+            forkserver.ensure_running()
         reading, writing = _server.Pipe(duplex=False)
         what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
         self._process = _server.Process(target=_run, args=what)
