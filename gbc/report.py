@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Direction = Literal["min", "max"]
 
 STUDENT_METRIC: Final = "tstr/cnn"
-"""What costs a network at each report (`gbc.metrics.student`), and is measured only where `student_steps` asks for it."""
+"""The metric that trains a network at each report (`gbc.metrics.student`): measured only where `student_steps` asks for it."""
 STUDENT_STEPS: Final = 50
 """Of that network, where a sweep improves the metric and names no number."""
 

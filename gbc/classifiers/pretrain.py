@@ -157,8 +157,8 @@ def adopt(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Ca
     if data is None:
         return module, card, {"steps": 0}
     images, labels = data.train()
-    found = convergence.diagnose(custom.wrap(module, card), images, labels, config.weight_decay, config.loss)
-    return module, card, found | {"steps": 0}
+    diagnosis = convergence.diagnose(custom.wrap(module, card), images, labels, config.weight_decay, config.loss)
+    return module, card, diagnosis | {"steps": 0}
 
 
 def untrained(config: ClassifierConfig, data: Dataset) -> nn.Module:

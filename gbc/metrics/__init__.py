@@ -1,1 +1,1 @@
-"""How good a set of generated images is, measured against real ones."""
+"""Scores of generated images, measured against real ones."""

@@ -47,7 +47,7 @@ class Record(Config):
     """Whose mean `tstr/cnn` is."""
     threads: int
     residuals: list[dict[str, float]]
-    """Of each classifier: relative stationarity residuals by tensor (`gbc.classifiers.convergence`)."""
+    """Relative stationarity residuals of each classifier, by tensor (`gbc.classifiers.convergence`)."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class Trainer:
         self.optimiser.zero_grad()
         total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
         self.optimiser.step()
-        self._follow()
+        self._update_average()
         values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
         for name, value in values.items():
             if name not in self._sums:
@@ -235,8 +235,8 @@ class Trainer:
         return passes, terms
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """The exponential moving average of the generator takes a step: weights, and the statistics of its BatchNorm layers."""
+    def _update_average(self) -> None:
+        """One step of the exponential moving average of the generator's weights and BatchNorm statistics."""
         if self.average:
             pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
             averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)

@@ -1,1 +1,1 @@
-"""What a sweep is, and the words for it: settings, spaces, addresses, faults, records of trials."""
+"""Specification of a sweep: settings, search spaces, addresses, outside faults, records of trials."""

@@ -1,1 +1,1 @@
-"""What runs in the processes of trials."""
+"""Code of the worker processes, in which trials train."""

@@ -24,12 +24,6 @@ def hurry() -> None:
     faults.PATIENCE = 1.0
 
 
-class Hasty(Workplace):
-    """Its driver waits for a second."""
-
-    before = hurry
-
-
 def test_mlflow_prints_no_links_to_its_server(
     config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +76,7 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
 def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place, port, store = Hasty(tmp_path), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    place, port, store = Workplace(tmp_path, before=hurry), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
     file = place.file("away", trials=2, trial={**TINY, "steps": 60}, scheduler={"name": "none"})
     command = ["--config", file, "--tracking-uri", f"http://me:pa55@127.0.0.1:{port}"]
     with mlflow_server(tmp_path, store, {}, port):

@@ -1,4 +1,4 @@
-"""What tests share: real servers, sweeps, browsers and faults."""
+"""Helpers of several tests: real servers, sweeps, browsers and faults."""
 
 from pathlib import Path
 from typing import Final

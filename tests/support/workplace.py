@@ -26,11 +26,9 @@ RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py"
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
-    before: Callable[[], None] | None = None
-    """What a driver does first."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, before: Callable[[], None] | None = None) -> None:
+        """`before` is called first in each driver."""
+        self.folder, self.before = folder, before
 
     def file(self, name: str, **changes: Any) -> str:
         path = self.folder / f"{name}.yaml"
@@ -46,7 +44,7 @@ class Workplace:
 
     def start(self, *arguments: str, report: bool = False) -> Driver:
         arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
-        return Driver("run", arguments, self.folder, type(self).before)
+        return Driver("run", arguments, self.folder, self.before)
 
     def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
         process = self.start(*arguments, report=report)

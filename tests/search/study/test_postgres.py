@@ -52,6 +52,7 @@ class Far(Workplace):
     folder: Path
     server: Postgres
     uri: str
+    before: None = None
 
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)

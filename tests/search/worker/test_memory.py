@@ -25,15 +25,9 @@ def have_a_gpu() -> None:
     Machine.of = partial(Machine.of, cpus=2, gpus=1)  # type: ignore[method-assign]
 
 
-class WithGPU(Workplace):
-    """Its drivers see a GPU."""
-
-    before = have_a_gpu
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> WithGPU:
-    return WithGPU(tmp_path_factory.mktemp("sweeps"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("sweeps"), before=have_a_gpu)
 
 
 @pytest.mark.parametrize(("name", "enough", "outcome"), [("crowded", 1, "complete"), ("hopeless", 2, "failed")])
