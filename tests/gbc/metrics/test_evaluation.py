@@ -13,24 +13,10 @@ from torch import Tensor
 from gbc.data.datasets import ImageDataset
 from gbc.data.samples import tensors
 from gbc.errors import BadInput
-from gbc.metrics.evaluation import (
-    MEASURES,
-    Evaluation,
-    Evaluator,
-    Result,
-    control_sets,
-    covered,
-    density,
-    evaluate,
-    label_agreement,
-    largest_matching,
-    neighbourhoods,
-    precision,
-    recall,
-    squared_mmd,
-)
+from gbc.metrics.evaluation import MEASURES, Evaluation, Evaluator, Result, control_sets, evaluate, label_agreement
 from gbc.metrics.features import Oracle
 from gbc.metrics.scores import METRICS, Judge
+from gbc.metrics.statistics import covered, density, largest_matching, neighbourhoods, precision, recall, squared_mmd
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +138,7 @@ def test_kid_equals_a_double_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
     expected = within(real) + within(generated) - 2 * np.mean([kernel(x, y) for x in real for y in generated])
     assert squared_mmd(real=real, generated=generated).item() == pytest.approx(expected)
-    monkeypatch.setattr("gbc.metrics.evaluation._ROWS", 2)
+    monkeypatch.setattr("gbc.metrics.statistics._ROWS", 2)
     assert squared_mmd(real=real, generated=generated).item() == pytest.approx(expected)
 
 
