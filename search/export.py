@@ -13,9 +13,9 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if TYPE_CHECKING:
+    from records.trial import Entry
     from search.files.lock import Driver
     from search.spec.config import SweepConfig
-    from search.spec.trial_record import Entry
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,8 +67,7 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     from gbc.export.formats import named, require
     from search.driver.trial_export import write_trial
     from search.files.paths import existing, recorded
-    from search.study.store import running_driver
-    from search.study.tables import recorded_trials
+    from search.study.store import recorded_trials, running_driver
 
     wanted = named(formats)
     export.check_new(out)

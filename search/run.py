@@ -286,9 +286,10 @@ def _print_summary(
     summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None, *, exports: bool
 ) -> None:
     """`exports`: there is a generator that can be exported."""
-    from search.files.paths import REPORT
-    from search.spec.format import duration, size
-    from search.spec.locations import public, public_words
+    from records.addresses import public
+    from records.format import duration, size
+    from records.paths import REPORT
+    from search.spec.locations import public_words
     from search.status import failure_lines, front_lines
 
     server = tracking_uri and public(tracking_uri)

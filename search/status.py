@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gbc.errors import BadInput
+from records.addresses import public
+from records.format import duration, size
 from search.driver.retention import footprint
 from search.driver.summary import ended_by, failure, front_of
 from search.files.paths import existing, folder_of, home_of, known, recorded
 from search.policy.budget import mend
 from search.policy.ranking import best, trials_without_gain
-from search.spec.format import duration, size
-from search.spec.locations import public
-from search.study.store import running_driver
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials, running_driver
 
 
 @dataclass(frozen=True)

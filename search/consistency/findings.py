@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from records.trial import Entry
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import Saved
 from search.driver.summary import ended_by
 from search.files.storage import Place
 from search.policy.ranking import results
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
 
 
 @dataclass(frozen=True)

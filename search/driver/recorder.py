@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from ray import tune
 
+from records.addresses import first_line
+from records.trial import Entry
 from search.driver.node_deaths import of_a_node
 from search.driver.progress import Progress
 from search.driver.retention import Keeper, saved
@@ -19,8 +21,6 @@ from search.files import storage
 from search.files.paths import LOG, PICTURE, folder_of, hang_note, trial_folder
 from search.files.storage import Place
 from search.spec import faults
-from search.spec.locations import first_line
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from search.tracking.async_writer import Writer
 from search.tracking.tracker import Report, Tracker

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbc import checkpoint
-from gbc.errors import BadInput, CorruptFile
+from gbc.errors import DIVERGED, BadInput, CorruptFile
+from records.trial import Entry
 from search.files import storage
 from search.files.lock import LOCK
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, home_of, trial_folder
 from search.files.storage import Place, Remote
 from search.policy.ranking import worth_keeping
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
 
 # Earlier versions wrote temporary files without the name of the process.
 _NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
@@ -75,7 +75,7 @@ class Keeper:
             if not entry.finished or entry.number in self._settled:
                 continue
             folder = trial_folder(self._home, entry.number)
-            if entry.number in best or entry.can_go_on:
+            if entry.number in best or _may_go_on(entry):
                 if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
                 continue
@@ -85,6 +85,11 @@ class Keeper:
                     (folder / name).unlink(missing_ok=True)
             # Once beaten, a trial is never among the best again.
             self._settled.add(entry.number)
+
+
+def _may_go_on(entry: Entry) -> bool:
+    """Whether a trial failed through no fault of its settings, so that to go on from its checkpoint may help."""
+    return entry.state == "failed" and not (entry.reason or "").startswith(DIVERGED)
 
 
 def footprint(sweep: Path, config: SweepConfig | None = None) -> int:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from records.trial import Entry
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 
 _FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray

@@ -6,9 +6,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from records.trial import Entry
 from search.policy.budget import used_up
 from search.spec.faults import Halt
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from search.worker.trial import Assignment
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
+from records.trial import Entry
 from search.driver.retention import footprint
 from search.files.paths import LOG, PICTURE, home_of, trial_folder
 from search.files.storage import Place
@@ -18,7 +19,6 @@ from search.policy.budget import used_up
 from search.policy.ranking import front
 from search.policy.verdict import conditions, requirements
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 
 if TYPE_CHECKING:

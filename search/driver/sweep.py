@@ -16,6 +16,10 @@ from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import World
+from records.format import duration
+from records.mlflow_store import reach
+from records.paths import RECORD
+from records.trial import Entry
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
@@ -26,17 +30,14 @@ from search.driver.resources import Machine
 from search.driver.retention import leftovers
 from search.driver.summary import Summary, ended_by, sum_up, with_scale
 from search.files import storage
-from search.files.paths import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
+from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, folder_of, home_of, recorded, started, trial_folder
 from search.policy.budget import mend, spent, work_left
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
-from search.spec.faults import Halt, halting
-from search.spec.format import duration
-from search.spec.trial_record import Entry
+from search.spec.faults import Halt, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.store import note_driver, one_driver, recorded_in_database
-from search.study.tables import recorded_trials
+from search.study.store import note_driver, one_driver, recorded_in_database, recorded_trials
 from search.tracking import client
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
@@ -129,7 +130,8 @@ def run_sweep(
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check(home)
-        client.reach(tracking_uri)
+        with readable():
+            reach(tracking_uri)
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
             summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
-from search.spec.locations import public, told
+from records.addresses import public, redacted
 
 _WHOLE_OR_NOT: Final = frozenset({"s3", "gcs", "abfs"})
 """Stores in which an upload appears when it is complete."""
@@ -131,7 +131,7 @@ class Remote:
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from None
         except (OSError, ValueError) as fault:  # of what pyarrow raises ArrowInvalid is a ValueError
-            reason = told(getattr(fault, "strerror", None) or fault, self.root)
+            reason = redacted(getattr(fault, "strerror", None) or fault, self.root)
             raise OSError(getattr(fault, "errno", None) or errno.EIO, reason, str(self)) from None
 
 
@@ -158,7 +158,7 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         system, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError, ImportError, NotImplementedError, TypeError) as fault:
-        raise BadInput(f"--storage {public(url)}: cannot be used: {told(fault, url)}") from None
+        raise BadInput(f"--storage {public(url)}: cannot be used: {redacted(fault, url)}") from None
     return system, path
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from records.trial import Entry
 from search.policy.ranking import trials_without_gain
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
-from search.spec.trial_record import Entry
 
 MOMENT: Final = 2.0
 """Seconds of a time budget that are not worth starting Ray or a trial for."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
-    from search.spec.trial_record import Entry
+    from records.trial import Entry
 
 
 Standing = tuple[bool, tuple[float, ...]]

@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from records.trial import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
 from search.policy.ranking import best
 from search.policy.samplers import Prior, Proposer
+from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
-from search.study.store import open_study
-from search.study.tables import frozen_trials
+from search.study.store import open_study, study_of
 from search.study.transaction import End, Value, create, write
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Ledger:
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
-        self._trials = frozen_trials(config, folder)
+        with faults.readable():
+            self._trials = study_of(config, folder).frozen_trials()
         self._entries = [_entry(trial) for trial in self._trials]
         self._seconds = seconds_of(self.study.user_attrs)
         self._values: list[Value] = []
@@ -209,6 +210,6 @@ class Ledger:
 
 
 def _entry(trial: FrozenTrial) -> Entry:
-    return entry_of(
-        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
-    )
+    began, ended = trial.datetime_start, trial.datetime_complete
+    values, notes = trial.intermediate_values, trial.user_attrs
+    return entry_of(trial.number, trial.state.name, began, ended, dict(trial.params), values, notes)

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
+from records.addresses import public
+from records.database import CONNECTION, check_address, connected, unreachable
+from records.paths import STUDY_FILE
+from records.study import Study
+from records.trial import Entry
 from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
-from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import public, told
 
 if TYPE_CHECKING:
     import optuna
-    from sqlalchemy import Engine
 
 _RECORD: Final = "sweep"
 _DRIVER: Final = "driver"
@@ -37,6 +39,7 @@ _HELD: Final = (
 )
 
 
+@faults.readable()
 def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
     """The study of a sweep, created when there is none, and the storage it is in. For the driver alone.
 
@@ -60,10 +63,10 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         if url and _RECORD not in study.user_attrs:
             study.set_user_attr(_RECORD, config.record())
     except OperationalError as fault:
-        raise (_unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
+        raise (unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
     except DatabaseError as fault:
         if url:
-            raise _unreachable(url, fault) from None
+            raise unreachable(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
     return study, storage
 
@@ -86,15 +89,8 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
 def _in_database(url: str) -> optuna.storages.RDBStorage:
     import optuna
 
-    _driver_of_postgres(url)
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _CONNECT})
-
-
-# The server notices within a minute that the machine of a driver is gone, and gives the lock free.
-_CONNECT: Final = {
-    "connect_timeout": 10,
-    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
-}
+    check_address(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
 
 
 @contextmanager
@@ -111,11 +107,27 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         if url is None:
             yield
             return
-        with connected(url) as engine, engine.connect() as connection:
+        with faults.readable(), connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
                 raise refusal(config.name, _noted(connection, config.name))
             connection.commit()
             yield
+
+
+@faults.readable()
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
+    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+
+    Raises:
+        CorruptFile: the study's file is damaged.
+        BadInput: the database cannot be reached.
+    """
+    return study_of(config, folder).entries()
+
+
+def study_of(config: SweepConfig, folder: Path) -> Study:
+    """Where the study of a sweep is, for reading."""
+    return Study(config.name, config.places.study_url, folder / STUDY_FILE)
 
 
 def note_driver(study: optuna.Study) -> None:
@@ -133,7 +145,7 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     if found or url is None:
         return found
     key = _key(config.name) % 2**64
-    with connected(url) as engine, engine.connect() as connection:
+    with faults.readable(), connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
         return _noted(connection, config.name) or UNKNOWN
@@ -147,47 +159,13 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     """
     url = config.places.study_url
     assert url is not None
-    with connected(url) as engine, engine.connect() as connection:
+    with faults.readable(), connected(url) as engine, engine.connect() as connection:
         attributes = _attributes(connection, config.name)
         if attributes is None:
             return None
     if _RECORD not in attributes:
         raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
     return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
-
-
-@contextmanager
-def connected(url: str) -> Iterator[Engine]:
-    """An engine on a study's database for as long as the context lasts.
-
-    Raises:
-        BadInput: whatever goes wrong in it, in one line.
-    """
-    import sqlalchemy
-    from sqlalchemy.exc import SQLAlchemyError
-
-    _driver_of_postgres(url)
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
-    try:
-        yield engine
-    except SQLAlchemyError as fault:
-        raise _unreachable(url, fault) from None
-    finally:
-        engine.dispose()
-
-
-def _driver_of_postgres(url: str) -> None:
-    import sqlalchemy
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
-    try:
-        sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):
-        raise BadInput(f"--study-url {public(url)}: must be postgresql://USER@HOST:PORT/DATABASE") from None
 
 
 def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
@@ -201,13 +179,6 @@ def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
 
 def _noted(connection: Any, name: str) -> Driver | None:
     return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
-
-
-def _unreachable(url: str, fault: Any) -> BadInput:
-    reason = told(getattr(fault, "orig", None) or fault, url)
-    return BadInput(
-        f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
-    )
 
 
 def _key(name: str) -> int:

@@ -14,13 +14,13 @@ from typing import Any
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
+from records.trial import Entry
 from search.files.paths import WARM_START, existing, folder_of, recorded, started
 from search.policy.ranking import ranked
 from search.policy.samplers import Known, Prior
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import Entry
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:

@@ -1,31 +1,21 @@
-"""MLflow's store: where it is, whether it answers, and what it knows of a sweep's runs."""
+"""MLflow's store as a driver uses it: where it is, and what it knows of the runs that the driver writes."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from gbc.errors import BadInput
+from records.mlflow_store import MARK, default_address, file_of, pages, query_of, reach, usable
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import first_line, public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-MARK: Final = "loss/total"
-"""In every report, so its last step is how far a run has come."""
-_PAGE: Final = 500
-_SQLITE: Final = "sqlite:///"
 
 
 @dataclass
@@ -55,93 +45,22 @@ def address(config: SweepConfig) -> str:
     return config.places.tracking_uri or default_address()
 
 
-def default_address() -> str:
-    """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
 def experiments(uri: str) -> dict[str, str]:
     """The ids of the store's experiments by name.
 
     Raises:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
     """
-    reach(uri)
-    with usable(uri):
+    with faults.readable(), usable(uri):
+        reach(uri)
         from mlflow import MlflowClient
 
         return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
 
 
-def missing(uri: str) -> bool:
-    """Whether the store is a database in a file that does not exist: MLflow would create it."""
-    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists()
-
-
-@contextmanager
-def usable(uri: str) -> Iterator[None]:
-    """What MLflow, its database or its server raise leaves as one line that names the store.
-
-    Raises:
-        BadInput: in place of it.
-    """
-    _be_quiet()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise BadInput(_why_not(fault, uri)) from None
-
-
-def _why_not(fault: Exception, uri: str) -> str:
-    """Why a store cannot be used, and what mends it, in one line."""
-    if "schema" in str(fault) or "revision" in str(fault):
-        mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
-        return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
-    mend = "move it away or set MLFLOW_TRACKING_URI" if uri.startswith("sqlite") else "see --tracking-uri"
-    return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {mend}"
-
-
-def reach(uri: str) -> None:
-    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
-
-    Raises:
-        BadInput: nobody does.
-    """
-    if not uri.startswith("http"):
-        return
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
-    except (OSError, ValueError) as fault:
-        raise BadInput(_why_not(fault, uri)) from None
-
-
 def patient(uri: str) -> str:
     """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
     return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
-
-
-def _be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables and runs: before its first import."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    """Every run that `query` finds, newest first, in as few requests as its number allows."""
-    token: str | None = None
-    while True:
-        found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
-        yield from found
-        token = found.token
-        if not token:
-            return
 
 
 def known_runs(client: MlflowClient, uri: str, experiment: str, name: str) -> list[Known]:
@@ -150,14 +69,10 @@ def known_runs(client: MlflowClient, uri: str, experiment: str, name: str) -> li
     A database in a file is read as what it is: through MLflow's client a thousand runs take seconds, nearly all of it for
     parameters that nobody asked for. `tests/search/tracking/test_client.py` compares the two.
     """
-    if uri.startswith(_SQLITE) and "?" not in uri:
-        return _in_file(Path(uri.removeprefix(_SQLITE)), experiment, name)
-    return [Known.of(run) for run in pages(client, experiment, of_trials(name))]
-
-
-def of_trials(name: str) -> str:
-    """The query for the runs of all trials of a sweep."""
-    return f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
+    file = file_of(uri)
+    if file is not None and "?" not in uri:
+        return _in_file(file, experiment, name)
+    return [Known.of(run) for run in pages(client, experiment, query_of(name, "trial"))]
 
 
 _RUNS: Final = """

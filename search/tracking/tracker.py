@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from records import mlflow_store
+from records.mlflow_store import MARK, experiment_name, query_of, reach, usable
 from search.files import storage
 from search.files.storage import Place
+from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import MARK, Known, address, known_runs, patient, reach, usable
+from search.tracking.client import Known, address, known_runs, patient
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
@@ -52,8 +55,8 @@ class Tracker:
         self.config, self._inputs = config, inputs
         self.uri = address(config)
         self._children: dict[int, Known] | None = None
-        reach(self.uri)
-        with usable(self.uri):
+        with faults.readable(), usable(self.uri):
+            reach(self.uri)
             from mlflow import MlflowClient
 
             self._client: MlflowClient = MlflowClient(patient(self.uri))
@@ -65,7 +68,7 @@ class Tracker:
         """Read all runs of the sweep's trials. Done by itself before the first use of one."""
         self._children = {}
         for found in known_runs(self._client, self.uri, self.experiment, self.config.name):
-            number = int(found.tags.get("sweep.trial", -1))
+            number = int(found.tags.get(mlflow_store.TRIAL, -1))
             other = self._children.get(number)
             if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
                 self._children[number] = found
@@ -76,9 +79,9 @@ class Tracker:
         if child is None:
             tags = {
                 "mlflow.parentRunId": self.parent,
-                "sweep.name": self.config.name,
-                "sweep.role": "trial",
-                "sweep.trial": str(number),
+                mlflow_store.NAME: self.config.name,
+                mlflow_store.ROLE: "trial",
+                mlflow_store.TRIAL: str(number),
                 **_SOURCE,
             }
             run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
@@ -87,7 +90,7 @@ class Tracker:
         elif child.status != "RUNNING":
             self._client.update_run(child.run, status="RUNNING")
             child.status = "RUNNING"
-        for tag in ("sweep.outcome", "sweep.reason", "sweep.log"):  # of a trial that failed and is tried again
+        for tag in (mlflow_store.OUTCOME, mlflow_store.REASON, mlflow_store.LOG):  # of a trial that failed and is tried again
             if child.tags.pop(tag, None) is not None:
                 self._client.delete_tag(child.run, tag)
         if settings is not None and not child.has_params:
@@ -137,15 +140,15 @@ class Tracker:
         from mlflow.entities import RunTag
 
         child = self._child(number)
-        if child is None or (child.tags.get("sweep.outcome") == outcome and child.status in _ENDED):
+        if child is None or (child.tags.get(mlflow_store.OUTCOME) == outcome and child.status in _ENDED):
             return
-        tags = {"sweep.outcome": outcome}
+        tags = {mlflow_store.OUTCOME: outcome}
         if reason:
-            tags["sweep.reason"] = reason[:5000]
+            tags[mlflow_store.REASON] = reason[:5000]
         if retries:
-            tags["sweep.retries"] = str(retries)
+            tags[mlflow_store.RETRIES] = str(retries)
         if outcome == "failed" and log is not None and log.exists():
-            tags["sweep.log"] = str(log)
+            tags[mlflow_store.LOG] = str(log)
         if picture.exists():
             self._attach(child.run, picture)
         self._client.log_batch(child.run, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -250,9 +253,9 @@ class Tracker:
         now = int(time.time() * 1000)
         if best and best_trial is not None:
             metrics = [Metric(f"best/{name}", value, now, 0) for name, value in best.items()]
-            tags = [RunTag("sweep.best_trial", str(best_trial))]
+            tags = [RunTag(mlflow_store.BEST_TRIAL, str(best_trial))]
             if front:
-                tags.append(RunTag("sweep.front", front_text(front)))
+                tags.append(RunTag(mlflow_store.FRONT, front_text(front)))
             self._client.log_batch(self.parent, metrics=metrics, tags=tags)
         if picture and picture.exists():
             self._attach(self.parent, picture)
@@ -272,7 +275,7 @@ class Tracker:
             self._client.log_artifact(run, str(path))
 
     def _find_experiment(self) -> str:
-        name = f"gbc-{self.config.dataset}"
+        name = experiment_name(self.config.dataset)
         found = self._client.get_experiment_by_name(name)
         if found is None:
             # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
@@ -285,12 +288,12 @@ class Tracker:
         return str(found.experiment_id)
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
-        query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"
+        query = query_of(self.config.name, "sweep")
         found = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             identity: str = found[0].info.run_id
             return identity
-        own = {"sweep.name": self.config.name, "sweep.role": "sweep", **_SOURCE}
+        own = {mlflow_store.NAME: self.config.name, mlflow_store.ROLE: "sweep", **_SOURCE}
         created: str = self._client.create_run(self.experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
         return created
 

@@ -15,14 +15,14 @@ from typing import Any, TypedDict
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 from gbc.report import Report
+from records.addresses import public
+from records.trial import Entry
 from search.files import shared_classifiers, storage
 from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, hang_note, home_of, step_picture, trial_folder
 from search.files.storage import Place
 from search.spec.config import SweepConfig
 from search.spec.faults import outside
-from search.spec.locations import public
 from search.spec.space import settle
-from search.spec.trial_record import Entry
 from search.worker.hang_guard import watched
 from search.worker.resource_usage import Usage
 

@@ -75,11 +75,12 @@ def ours(arguments: argparse.Namespace) -> None:
     import yaml
     from rich.console import Console
 
+    from records.paths import RECORD
     from search.driver.engine import run_ray
     from search.driver.progress import Progress
     from search.driver.recorder import Recorder
     from search.driver.resources import Machine
-    from search.files.paths import CLASSIFIERS, RECORD, folder_of
+    from search.files.paths import CLASSIFIERS, folder_of
     from search.spec.config import SweepConfig
     from search.spec.faults import Halt
     from search.study.ledger import Ledger

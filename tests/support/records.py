@@ -19,10 +19,13 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from gbc.training import tasks
+from records.paths import RECORD, SWEEPS
+from records.study import Study
+from records.trial import Entry
 from search.driver.progress import Progress
 from search.driver.recorder import Recorder
 from search.driver.summary import sum_up
-from search.files.paths import PICTURE, RECORD, SWEEPS, folder_of, trial_folder
+from search.files.paths import PICTURE, folder_of, trial_folder
 from search.policy.budget import spent
 from search.run import main
 from search.spec.config import SweepConfig
@@ -85,6 +88,10 @@ def move(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+
+
+def read_study(path: Path) -> tuple[list[Entry], float]:
+    return Study("", None, path).entries()
 
 
 def sql(file: Path | str, statement: str, *values: object) -> list[tuple[object, ...]]:

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
+from records.trial import Entry
 from search.driver.node_deaths import NodeDeaths
 from search.driver.ray_runtime import UNUSED
 from search.driver.recorder import reason_of
 from search.driver.resources import Machine
 from search.spec.config import Resources, SweepConfig
-from search.spec.trial_record import Entry
 from search.worker.trial import assignment_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep

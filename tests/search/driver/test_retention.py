@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from gbc import checkpoint
+from records.format import size
+from records.trial import Entry
 from search.driver.retention import Keeper, footprint, leftovers, saved
 from search.files import storage
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
 from search.spec.config import SweepConfig
-from search.spec.format import size
-from search.spec.trial_record import Entry
 from tests.search.conftest import tiny_sweep
 
 

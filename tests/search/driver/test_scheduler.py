@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from records.trial import Entry
 from search.driver.scheduler import LedgerASHA, LedgerMedian
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
 from tests.search.conftest import tiny_sweep
 
 STEPS, EVERY = 24, 3

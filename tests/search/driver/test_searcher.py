@@ -11,12 +11,12 @@ import pytest
 from ray.tune.search import Searcher
 from rich.console import Console
 
+from records.trial import Entry
 from search.driver.progress import Progress
 from search.driver.recorder import Recorder
 from search.driver.searcher import LedgerSearcher
 from search.spec.config import SweepConfig
 from search.spec.faults import Halt
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
 from search.worker.trial import assignment_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from records.trial import Entry
 from search.driver.stopper import LedgerStopper
 from search.policy.budget import mend, spent, used_up, work_left
 from search.spec.config import SweepConfig
 from search.spec.faults import Halt
-from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 

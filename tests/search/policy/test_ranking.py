@@ -6,7 +6,7 @@ from search.driver.summary import sum_up
 from search.policy.ranking import best, front, goodness, ranked, trials_without_gain, worth_keeping
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials
 from tests.search.conftest import tiny_sweep
 
 TWO = {

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
+from records.addresses import first_line, public, redacted, secrets
 from search.driver import sweep
 from search.spec.config import SweepConfig
-from search.spec.locations import Places, first_line, public, public_words, secrets, told
+from search.spec.locations import Places, public_words
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
@@ -33,9 +34,9 @@ from tests.search.conftest import tiny_sweep
 )  # fmt: skip
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
     assert public(url) == shown
-    assert told(f"cannot open {url}", url) == f"cannot open {shown}"
+    assert redacted(f"cannot open {url}", url) == f"cannot open {shown}"
     for secret in secrets(url):
-        assert secret not in told(f"cannot log in with {secret!r}", url)
+        assert secret not in redacted(f"cannot log in with {secret!r}", url)
     assert ("pa55" in url) == ("pa55" in secrets(url))
     assert public(public(url)) == shown and secrets(shown) == ()
 

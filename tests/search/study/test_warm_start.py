@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import RECORD, WARM_START, folder_of
+from records.paths import RECORD
+from search.files.paths import WARM_START, folder_of
 from search.policy.budget import used_up
 from search.policy.samplers import LEARNING, SAMPLERS, Prior
 from search.run import main

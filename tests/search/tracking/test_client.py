@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from records.mlflow_store import pages, query_of
 from search.spec.config import SweepConfig
-from search.tracking.client import Known, known_runs, of_trials, pages
+from search.tracking.client import Known, known_runs
 from search.tracking.tracker import Report, Tracker
 from tests.support.stores import lay_down_store
 
@@ -35,7 +36,7 @@ def test_the_file_says_what_mlflow_says(tmp_path: Path, monkeypatch: pytest.Monk
     uri, client = tracker.uri, MlflowClient(tracker.uri)
     experiment = client.get_experiment_by_name("gbc-fashion_mnist")
     assert experiment is not None
-    wanted = [Known.of(run) for run in pages(client, experiment.experiment_id, of_trials("tiny"))]
+    wanted = [Known.of(run) for run in pages(client, experiment.experiment_id, query_of("tiny", "trial"))]
     found = known_runs(client, uri, experiment.experiment_id, "tiny")
     assert len(wanted) == 3 and [one.mark for one in wanted][::-1] == [0, 6, 3]
     assert repr(_sorted(found)) == repr(_sorted(wanted))  # NaN is not equal to itself

@@ -9,7 +9,7 @@ import pytest
 
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.study.tables import frozen_trials
+from search.study.store import study_of
 from tests.search.conftest import fill, tiny_sweep
 
 
@@ -18,19 +18,16 @@ def test_trials_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> Non
     """Pins the tables that are read: of every kind of setting, state and value."""
     space = {"lr": {"log10": [-3.5, -2.0]}, "batch_size": {"choice": [16, 32]}}
     config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
-    assert frozen_trials(config, _started(config, tmp_path)) == []
+    study = study_of(config, tmp_path)
+    Ledger(config, tmp_path).close()
+    assert study.frozen_trials() == []
     ledger = Ledger(config, tmp_path)
     fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
     ledger.lost_worker(4)
     wanted = ledger.study.get_trials()
-    found = frozen_trials(config, tmp_path)
+    found = study.frozen_trials()
     ledger.close()
     assert [trial.state.name for trial in wanted] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
     assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
     assert math.isnan(found[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
     assert found == wanted
-
-
-def _started(config: SweepConfig, folder: Path) -> Path:
-    Ledger(config, folder).close()
-    return folder

@@ -1,7 +1,7 @@
-"""The study's tables, read as what they are; nothing is written.
+"""The Optuna study of a sweep, read from its tables as what they are; nothing is written.
 
 Optuna's own storage would open a study for writing, takes longer to import than a look takes, and builds a thousand trials in
-seconds. `tests/search/study/test_tables.py` compares with what Optuna says.
+seconds. `tests/records/test_study.py` compares with what Optuna says.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from gbc.errors import CorruptFile
-from search.files.paths import STUDY_FILE
-from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry, entry_of, seconds_of
-from search.study.store import connected
+from records.database import connected
+from records.errors import Damaged, Unreadable
+from records.trial import Entry, entry_of, seconds_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -48,63 +47,72 @@ _FOR_OPTUNA: Final = (
 )
 
 
-def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
-    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+@dataclass(frozen=True)
+class Study:
+    """Where the study of a sweep is: in a database that holds those of many, or in a file of its own."""
 
-    Raises:
-        CorruptFile: the study's file is damaged.
-        BadInput: the database cannot be reached.
-    """
-    if config.places.study_url:
-        return _entries(_database_tables(config.places.study_url, config.name, _FOR_ENTRIES))
-    return read_study(folder / STUDY_FILE)
+    name: str
+    url: str | None
+    """Of the PostgreSQL database; None: it is in the file."""
+    file: Path
 
+    def entries(self) -> tuple[list[Entry], float]:
+        """Every trial, by number, and the seconds spent: one consistent moment.
 
-def read_study(path: Path) -> tuple[list[Entry], float]:
-    """The same of the study in this file, of which there is one.
+        Raises:
+            Damaged: the file is no study.
+            Unreadable: the file is missing, or the database cannot be reached.
+        """
+        trials, params, reports, notes, shared = self._tables(_FOR_ENTRIES)
+        found = _Gathered(params, reports, notes)
+        entries = [
+            entry_of(
+                number, state, _moment(began), _moment(ended), found.params[trial], found.reports[trial], found.notes[trial]
+            )
+            for trial, number, state, began, ended in trials
+        ]
+        return entries, seconds_of({key: json.loads(text) for key, text in shared})
 
-    Raises:
-        CorruptFile: it is no study.
-    """
-    return _entries(_file_tables(path, _FOR_ENTRIES))
+    def frozen_trials(self) -> list[FrozenTrial]:
+        """Every trial, by number, as Optuna would give it.
 
+        Raises:
+            Damaged, Unreadable: as `entries`.
+        """
+        from optuna.trial import FrozenTrial, TrialState
 
-def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
-    """Every trial of a sweep, by number, as Optuna would give it.
+        trials, params, reports, notes, system, values = self._tables(_FOR_OPTUNA)
+        by_trial = _Gathered(params, reports, notes)
+        own: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial, key, text in system:
+            own[trial][key] = json.loads(text)
+        objectives: dict[int, list[float]] = defaultdict(list)
+        for trial, value, kind in values:
+            objectives[trial].append(_number(value, kind))
+        return [
+            FrozenTrial(
+                number=number,
+                state=TrialState[state],
+                value=None,
+                values=objectives.get(trial),
+                datetime_start=_moment(began),
+                datetime_complete=_moment(ended),
+                params=by_trial.params[trial],
+                distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
+                user_attrs=by_trial.notes[trial],
+                system_attrs=own[trial],
+                intermediate_values=by_trial.reports[trial],
+                trial_id=trial,
+            )
+            for trial, number, state, began, ended in trials
+        ]
 
-    Raises:
-        CorruptFile: the study's file is damaged.
-        BadInput: the database cannot be reached.
-    """
-    from optuna.trial import FrozenTrial, TrialState
-
-    url = config.places.study_url
-    tables = _database_tables(url, config.name, _FOR_OPTUNA) if url else _file_tables(folder / STUDY_FILE, _FOR_OPTUNA)
-    trials, params, reports, notes, system, values = tables
-    by_trial = _Gathered(params, reports, notes)
-    own: dict[int, dict[str, Any]] = defaultdict(dict)
-    for trial, key, text in system:
-        own[trial][key] = json.loads(text)
-    objectives: dict[int, list[float]] = defaultdict(list)
-    for trial, value, kind in values:
-        objectives[trial].append(_number(value, kind))
-    return [
-        FrozenTrial(
-            number=number,
-            state=TrialState[state],
-            value=None,
-            values=objectives.get(trial),
-            datetime_start=_moment(began),
-            datetime_complete=_moment(ended),
-            params=by_trial.params[trial],
-            distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
-            user_attrs=by_trial.notes[trial],
-            system_attrs=own[trial],
-            intermediate_values=by_trial.reports[trial],
-            trial_id=trial,
-        )
-        for trial, number, state, began, ended in trials
-    ]
+    def _tables(self, queries: Sequence[str]) -> list[Table]:
+        if self.url:
+            return _database_tables(self.url, self.name, queries)
+        if not self.file.exists():
+            raise Unreadable(f"{self.file}: no such file; the sweep {self.name!r} has not begun")
+        return _file_tables(self.file, queries)
 
 
 class _Gathered:
@@ -124,16 +132,6 @@ class _Gathered:
             self.notes[trial][key] = json.loads(text)
 
 
-def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
-    trials, params, reports, notes, shared = tables
-    found = _Gathered(params, reports, notes)
-    entries = [
-        entry_of(number, state, _moment(ended), found.params[trial], found.reports[trial], found.notes[trial])
-        for trial, number, state, _, ended in trials
-    ]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared})
-
-
 def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
     try:
         try:
@@ -141,7 +139,7 @@ def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
         except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
             return _read(path, queries)
     except sqlite3.DatabaseError as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
+        raise Damaged(f"{path}: damaged ({fault})") from None
 
 
 def _read(path: Path, queries: Sequence[str]) -> list[Table]:

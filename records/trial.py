@@ -1,4 +1,4 @@
-"""One trial of a sweep, as its study has it, and under which names the study has what Optuna has no place for."""
+"""One trial of a sweep, as its study has it, and the names under which the study has what Optuna has no place for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-
-from gbc.errors import DIVERGED
 
 STOPPED: Final = "stopped_at"
 REASON: Final = "reason"
@@ -19,7 +17,9 @@ RETRIED: Final = "retried"
 GPUS: Final = "gpus"
 ORIGIN: Final = "warm_start"
 """Of a trial whose settings came from another sweep: which sweep and trial."""
-_STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
+STATES: Final = ("complete", "stopped", "failed", "running")
+"""Of a trial: it reached the full horizon, was stopped early, failed, or is open."""
+_OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Entry:
     number: int
     params: dict[str, Any]
     state: str
-    """running, complete, stopped or failed."""
+    """One of `STATES`."""
     values: dict[int, float]
     """Objective by optimiser step, in order."""
-    stopped_at: int | None
+    stopped_at: int | None = None
     """The step at which the scheduler decided to stop it."""
-    reason: str | None
+    reason: str | None = None
     """Why it failed."""
     second: float | None = None
     """The second objective at the last recorded step, in a sweep that has two."""
@@ -48,8 +48,15 @@ class Entry:
     """How often it was opened again after it had failed."""
     gpus: float = 0.0
     """The share of a GPU that it needs more than others, after it ran out of memory."""
+    started: float | None = None
+    """When it was asked for, in seconds since 1970."""
     ended: float | None = None
     """When it was told, in seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        """As MLflow calls its run."""
+        return f"trial-{self.number:04d}"
 
     @property
     def last_step(self) -> int:
@@ -71,11 +78,6 @@ class Entry:
         """Whether the trial was told."""
         return self.state != "running"
 
-    @property
-    def can_go_on(self) -> bool:
-        """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
-        return self.state == "failed" and not (self.reason or "").startswith(DIVERGED)
-
     def outcome(self, horizon: int) -> str | None:
         """`complete`, `stopped` or `failed`; None for a trial that must go on to step `horizon`."""
         if self.finished:
@@ -88,16 +90,17 @@ class Entry:
 def entry_of(
     number: int,
     state: str,
+    started: datetime | None,
     ended: datetime | None,
     params: dict[str, Any],
     values: Mapping[int, float],
     attributes: Mapping[str, Any],
 ) -> Entry:
-    """A trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
+    """A trial from what Optuna stores of it; `state` is Optuna's name, and its times have no zone."""
     return Entry(
         number=number,
         params=params,
-        state=_STATES[state],
+        state=_OF_OPTUNA[state],
         values=dict(sorted(values.items())),
         stopped_at=attributes.get(STOPPED),
         reason=attributes.get(REASON),
@@ -107,6 +110,7 @@ def entry_of(
         lost=attributes.get(LOST, 0),
         retried=attributes.get(RETRIED, 0),
         gpus=attributes.get(GPUS, 0.0),
+        started=started.timestamp() if started else None,
         ended=ended.timestamp() if ended else None,
     )
 
