@@ -33,21 +33,21 @@ def public(url: str) -> str:
 
 
 def secrets(url: str | None) -> tuple[str, ...]:
-    """What `public` leaves out, as it may appear in other libraries' messages: longest first."""
+    """The parts that `public` leaves out, as they may appear in other libraries' messages: longest first."""
     if not url or "://" not in url or public(url) == url:
         return ()
     rest = url.partition("://")[2]
     user = rest.rpartition("@")[0]
-    found = {part for part in user.split(":")[1:] if part}
+    parts = {part for part in user.split(":")[1:] if part}
     if not url.startswith(("postgres", "mysql", "http")):
-        found |= {part for part in user.split(":") if part}
-    found |= {match.group().partition("=")[2] for match in _SECRET_KEYS.finditer(rest.partition("?")[2])}
-    found |= {unquote(one) for one in found}
-    return tuple(sorted(filter(None, found), key=len, reverse=True))
+        parts |= {part for part in user.split(":") if part}
+    parts |= {match.group().partition("=")[2] for match in _SECRET_KEYS.finditer(rest.partition("?")[2])}
+    parts |= {unquote(one) for one in parts}
+    return tuple(sorted(filter(None, parts), key=len, reverse=True))
 
 
 def redacted(fault: object, url: str | None) -> str:
-    """What went wrong at `url`, in one line without its secrets."""
+    """A fault at `url`, in one line without its secrets."""
     text = " ".join(str(fault).split())
     if url:
         text = text.replace(url, public(url))

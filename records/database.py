@@ -59,7 +59,7 @@ def check_address(url: str) -> None:
 
 
 def unreachable(url: str, fault: Any) -> Unreadable:
-    """What SQLAlchemy says of a database, in one line without passwords."""
+    """The error of SQLAlchemy in one line that names the database, without passwords."""
     why = redacted(getattr(fault, "orig", None) or fault, url)
     return Unreadable(
         f"study {public(url)}: cannot be used: {why} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 
 def duration(seconds: float) -> str:
-    """For people: 45 s, 12 min, 3 h 20 min."""
+    """For people: 45 s, 12 min, 3 h 20 min; – for NaN, an unknown one."""
+    if math.isnan(seconds):
+        return "–"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

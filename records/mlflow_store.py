@@ -40,12 +40,12 @@ _SQLITE: Final = "sqlite:///"
 
 
 def default_address() -> str:
-    """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
+    """The store where no sweep names another: the environment's, or the database in this folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path('mlflow.db').resolve()}"
 
 
 def experiment_name(dataset: str) -> str:
-    """Of the experiment that holds the sweeps of a data set."""
+    """Name of the experiment that holds the sweeps of a data set."""
     return f"gbc-{dataset}"
 
 
@@ -62,7 +62,7 @@ def missing(uri: str) -> bool:
 
 @contextmanager
 def usable(uri: str) -> Iterator[None]:
-    """What MLflow, its database or its server raise leaves as one line that names the store.
+    """Turn what MLflow, its database or its server raise into one line that names the store.
 
     Raises:
         Unreadable: in place of it.
@@ -74,7 +74,7 @@ def usable(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        raise Unreadable(_why_not(fault, uri)) from None
+        raise Unreadable(_explain(fault, uri)) from None
 
 
 def reach(uri: str) -> None:
@@ -90,16 +90,16 @@ def reach(uri: str) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
-        raise Unreadable(_why_not(fault, uri)) from None
+        raise Unreadable(_explain(fault, uri)) from None
 
 
 def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
     """Every run that `query` finds, newest first, in as few requests as its number allows."""
     token: str | None = None
     while True:
-        found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
-        yield from found
-        token = found.token
+        page = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
         if not token:
             return
 
@@ -114,8 +114,8 @@ def runs_of(client: MlflowClient, dataset: str, name: str) -> tuple[list[Run], l
     experiment = client.get_experiment_by_name(experiment_name(dataset))
     if experiment is None or experiment.lifecycle_stage == "deleted":
         return [], []
-    found = list(pages(client, experiment.experiment_id, query_of(name)))[::-1]
-    sweeps, trials = ([run for run in found if run.data.tags.get(ROLE) == role] for role in ("sweep", "trial"))
+    runs = list(pages(client, experiment.experiment_id, query_of(name)))[::-1]
+    sweeps, trials = ([run for run in runs if run.data.tags.get(ROLE) == role] for role in ("sweep", "trial"))
     return sweeps, trials
 
 
@@ -125,7 +125,7 @@ def number_of(tags: dict[str, str]) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _why_not(fault: Exception, uri: str) -> str:
+def _explain(fault: Exception, uri: str) -> str:
     """Why a store cannot be used, and what mends it, in one line."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"

@@ -10,8 +10,8 @@ def first_rung(steps: int, report_every: int, grace: int | None = None) -> int:
 
 def rungs(first: int, reduction_factor: int, steps: int) -> list[int]:
     """Every rung from the first one on, each `reduction_factor` times the one before, below `steps`."""
-    found = []
+    all_rungs = []
     while 0 < first < steps:
-        found.append(first)
+        all_rungs.append(first)
         first *= reduction_factor
-    return found
+    return all_rungs

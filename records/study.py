@@ -64,11 +64,9 @@ class Study:
             Unreadable: the file is missing, or the database cannot be reached.
         """
         trials, params, reports, notes, shared = self._tables(_FOR_ENTRIES)
-        found = _Gathered(params, reports, notes)
+        own = _ByTrial(params, reports, notes)
         entries = [
-            entry_of(
-                number, state, _moment(began), _moment(ended), found.params[trial], found.reports[trial], found.notes[trial]
-            )
+            entry_of(number, state, _moment(began), _moment(ended), own.params[trial], own.reports[trial], own.notes[trial])
             for trial, number, state, began, ended in trials
         ]
         return entries, seconds_of({key: json.loads(text) for key, text in shared})
@@ -82,7 +80,7 @@ class Study:
         from optuna.trial import FrozenTrial, TrialState
 
         trials, params, reports, notes, system, values = self._tables(_FOR_OPTUNA)
-        by_trial = _Gathered(params, reports, notes)
+        by_trial = _ByTrial(params, reports, notes)
         own: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, key, text in system:
             own[trial][key] = json.loads(text)
@@ -115,8 +113,8 @@ class Study:
         return _file_tables(self.file, queries)
 
 
-class _Gathered:
-    """What hangs on trials, by the trial's id."""
+class _ByTrial:
+    """Parameters, reports and attributes of trials, by the trial's id."""
 
     def __init__(self, params: Table, reports: Table, notes: Table) -> None:
         self.params: dict[int, dict[str, Any]] = defaultdict(dict)
@@ -177,8 +175,8 @@ def _external(value: float, distribution: str) -> Any:
 
 @functools.cache
 def _kind(distribution: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(distribution)
-    return found
+    parsed: dict[str, Any] = json.loads(distribution)
+    return parsed
 
 
 @functools.cache

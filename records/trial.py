@@ -18,7 +18,7 @@ GPUS: Final = "gpus"
 ORIGIN: Final = "warm_start"
 """Of a trial whose settings came from another sweep: which sweep and trial."""
 STATES: Final = ("complete", "stopped", "failed", "running")
-"""Of a trial: it reached the full horizon, was stopped early, failed, or is open."""
+"""States of a trial: it reached the full horizon, was stopped early, failed, or is open."""
 _OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
 
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """As MLflow calls its run."""
+        """The name of its MLflow run."""
         return f"trial-{self.number:04d}"
 
     @property

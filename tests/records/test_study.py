@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from records.errors import Unreadable
+from records.study import Study
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 from search.study.store import study_of
 from tests.search.conftest import fill, tiny_sweep
+from tests.support.servers import NEEDS_POSTGRES, Postgres
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])  # the latter leaves notes of its own
@@ -31,3 +34,15 @@ def test_trials_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> Non
     assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
     assert math.isnan(found[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
     assert found == wanted
+
+
+@NEEDS_POSTGRES
+def test_a_database_without_studies_is_refused_and_stays_empty(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlalchemy
+
+    monkeypatch.setenv("PGPASSWORD", server.password)
+    with pytest.raises(Unreadable, match=r"cannot be used.*PGPASSWORD"):
+        Study("near", server.url("empty"), Path("none")).entries()
+    engine = sqlalchemy.create_engine(server.url("empty"))
+    assert sqlalchemy.inspect(engine).get_table_names() == []
+    engine.dispose()

@@ -14,6 +14,7 @@ import psutil
 import yaml
 from mlflow import MlflowClient
 
+from records.mlflow_store import runs_of
 from search import export
 from search.run import main
 from tests.search.conftest import tiny_sweep
@@ -85,18 +86,10 @@ class Workplace:
         return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
 
     def trials(self, name: str) -> list[Any]:
-        client = self.client()
-        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
-        query = f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
-        runs = client.search_runs([experiment.experiment_id], query)
-        return sorted(runs, key=lambda run: int(run.data.tags["sweep.trial"]))
+        return sorted(runs_of(self.client(), "fashion_mnist", name)[1], key=lambda run: int(run.data.tags["sweep.trial"]))
 
     def parents(self, name: str) -> list[Any]:
-        client = self.client()
-        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
-        return list(
-            client.search_runs([experiment.experiment_id], f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'sweep'")
-        )
+        return runs_of(self.client(), "fashion_mnist", name)[0]
 
     def steps(self, run: Any, metric: str = "loss/total") -> list[int]:
         return [point.step for point in self.client().get_metric_history(run.info.run_id, metric)]

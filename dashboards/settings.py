@@ -1,21 +1,19 @@
-"""Where sweeps are recorded in this folder, and what the record of one says."""
+"""The settings with which a sweep was started, as its `sweep.yaml` has them."""
 
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from dashboards.errors import BadInput
-
-SWEEPS: Final = Path("mlruns") / "sweeps"
-_RECORD: Final = "sweep.yaml"
-_STUDY_FILE: Final = "study.db"
+from records.mlflow_store import default_address
+from records.paths import RECORD, STUDY_FILE, SWEEPS
+from records.rungs import first_rung, rungs
+from records.study import Study
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """By which values are multiplied so that larger is better."""
+        """The factor on values after which larger is better."""
         return -1.0 if self.direction == "min" else 1.0
 
 
@@ -43,8 +41,8 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class Record:
-    """`sweep.yaml`: the settings a sweep was started with."""
+class SweepSettings:
+    """The content of `sweep.yaml`; what a sweep of another version lacks has a default."""
 
     name: str
     data: dict[str, Any]
@@ -53,7 +51,7 @@ class Record:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set; the MLflow experiment is `gbc-<dataset>`."""
+        """Name of the data set."""
         return str(self.trial.get("dataset", {}).get("name", "unknown"))
 
     @property
@@ -64,10 +62,10 @@ class Record:
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
         """One, or the two of a Pareto front."""
-        found = [self.data.get("objective") or {}, self.data.get("second_objective")]
+        both = [self.data.get("objective") or {}, self.data.get("second_objective")]
         return tuple(
             Objective(str(one.get("metric", "ssim/coverage")), str(one.get("direction", "max")))
-            for one in found
+            for one in both
             if one is not None
         )
 
@@ -77,13 +75,13 @@ class Record:
         return self.objectives[0]
 
     @property
-    def horizon(self) -> int:
+    def full_steps(self) -> int:
         """Optimiser steps of a full trial."""
         return int(self.trial.get("steps", 0))
 
     @cached_property
     def space(self) -> tuple[Dimension, ...]:
-        """What is searched, in the order of the file."""
+        """The searched settings, in the order of the file."""
         return tuple(
             Dimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
             for name, kind in (self.data.get("space") or {}).items()
@@ -95,50 +93,39 @@ class Record:
         return dict(self.data.get("scheduler") or {})
 
     @cached_property
-    def rungs(self) -> tuple[int, ...]:
+    def rungs(self) -> list[int]:
         """Optimiser steps at which ASHA may stop a trial; empty for other schedulers."""
-        every, horizon = int(self.trial.get("report_every", 1)), self.horizon
         factor = int(self.scheduler.get("reduction_factor", 3))
         if self.scheduler.get("name") != "asha" or factor < 2:
-            return ()
-        rung, found = int(self.scheduler.get("grace") or max(1, round(horizon / 9 / every)) * every), list[int]()
-        while 0 < rung < horizon:
-            found.append(rung)
-            rung *= factor
-        return tuple(found)
+            return []
+        first = first_rung(self.full_steps, int(self.trial.get("report_every", 1)), self.scheduler.get("grace"))
+        return rungs(first, factor, self.full_steps)
 
     @property
-    def study_url(self) -> str | None:
-        """Of the database that holds the study; None: it is a file in the sweep's folder."""
-        return (self.data.get("places") or {}).get("study_url")
-
-    @property
-    def study_file(self) -> Path:
-        """The study, when no database holds it."""
-        return SWEEPS / self.name / _STUDY_FILE
+    def study(self) -> Study:
+        """The place of its study."""
+        return Study(self.name, self._places.get("study_url"), SWEEPS / self.name / STUDY_FILE)
 
     @property
     def tracking_uri(self) -> str:
-        """Of MLflow: what the record or the environment name, or the database in this folder."""
-        named = (self.data.get("places") or {}).get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
-        return str(named or f"sqlite:///{Path('mlflow.db').resolve()}")
+        """Of MLflow: the one on record, or the usual one."""
+        return str(self._places.get("tracking_uri") or default_address())
+
+    @property
+    def _places(self) -> dict[str, Any]:
+        return self.data.get("places") or {}
 
 
-def known() -> list[str]:
-    """Names of the sweeps in this folder."""
-    return sorted(path.parent.name for path in SWEEPS.glob(f"*/{_RECORD}"))
-
-
-def record_of(name: str) -> Record:
-    """The record of a sweep.
+def read_settings(name: str) -> SweepSettings:
+    """The settings of the sweep of this name.
 
     Raises:
         BadInput: there is no such sweep (near names are suggested), or its record cannot be read.
     """
-    names = known()
+    names = sorted(path.parent.name for path in SWEEPS.glob(f"*/{RECORD}"))
     if name not in names:
         raise BadInput(f"no sweep {name!r} here; {_suggestion(name, names)}")
-    path = SWEEPS / name / _RECORD
+    path = SWEEPS / name / RECORD
     try:
         text = path.read_text(encoding="utf-8")
         data = yaml.safe_load(text)
@@ -148,7 +135,7 @@ def record_of(name: str) -> Record:
         raise BadInput(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(data, dict):
         raise BadInput(f"{path}: expected a mapping of settings, found {type(data).__name__}")
-    return Record(name, data, text)
+    return SweepSettings(name, data, text)
 
 
 def _suggestion(name: str, names: list[str]) -> str:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
-from dashboards.panels import Json, Panel
-from dashboards.records import CEILING, Evaluation
+from dashboards.evaluation import CEILING, Evaluation
+from dashboards.figures.panel import Json, Panel
 
-SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
+IMAGE_METRICS: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
 """Metrics that judge images, the most telling first."""
-TABLED: Final = (*SCORES, "classifier/accuracy", "kkt/rho")
-"""What tables tell of a trial, where it is logged."""
+TABLE_METRICS: Final = (*IMAGE_METRICS, "classifier/accuracy", "kkt/rho")
+"""Metrics of a trial that tables show, where they are logged."""
 
 
-def between_floor_and_ceiling(found: Evaluation) -> Panel:
+def between_floor_and_ceiling(evaluation: Evaluation) -> Panel:
     """Scores of the best generator beside those of worthless and of real images."""
-    generator, controls = found.generator, found.controls
-    shown = [*controls, *([CEILING] if CEILING in found.scores else []), generator]
-    metrics = [metric for metric in SCORES if metric in found.scores[generator]]
-    looks = {generator: ("--best", "diamond", 15), CEILING: ("--ceiling", "line-ns-open", 20)}
-    signs = ("circle-open", "square-open", "triangle-up-open", "cross-open", "star-open", "hexagon-open")
-    looks |= {name: ("--floor", signs[index % len(signs)], 10) for index, name in enumerate(controls)}
+    generator, controls = evaluation.generator, evaluation.controls
+    shown = [*controls, *([CEILING] if CEILING in evaluation.scores else []), generator]
+    metrics = [metric for metric in IMAGE_METRICS if metric in evaluation.scores[generator]]
+    marks = {generator: ("--best", "diamond", 15), CEILING: ("--ceiling", "line-ns-open", 20)}
+    symbols = ("circle-open", "square-open", "triangle-up-open", "cross-open", "star-open", "hexagon-open")
+    marks |= {name: ("--floor", symbols[index % len(symbols)], 10) for index, name in enumerate(controls)}
     data = [
         {
             "type": "scatter", "mode": "markers", "name": name,
-            "x": [found.scores[name].get(metric) for metric in metrics], "y": metrics,
+            "x": [evaluation.scores[name].get(metric) for metric in metrics], "y": metrics,
             "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"width": 0 if name == generator else 2}},
             "hovertemplate": f"{name}: %{{x:.3f}}<extra></extra>",
         }
         for name in shown
-        for colour, symbol, size in [looks[name]]
+        for colour, symbol, size in [marks[name]]
     ]  # fmt: skip
     layout = {
         "xaxis": {"rangemode": "tozero", "title": {"text": "score, larger is better"}},
@@ -44,15 +44,15 @@ def between_floor_and_ceiling(found: Evaluation) -> Panel:
     )  # fmt: skip
 
 
-def by_class(found: Evaluation) -> list[Panel]:
+def scores_by_class(evaluation: Evaluation) -> list[Panel]:
     """A panel a metric: bars of the generator's score in each class, with controls and ceiling as marks."""
-    own = next(iter(found.by_class.values()), {})
-    return [_classes(found, metric) for metric in own]
+    own = next(iter(evaluation.by_class.values()), {})
+    return [_class_scores(evaluation, metric) for metric in own]
 
 
-def _classes(found: Evaluation, metric: str) -> Panel:
-    generator, *others = found.by_class
-    own = found.by_class[generator][metric]
+def _class_scores(evaluation: Evaluation, metric: str) -> Panel:
+    generator, *others = evaluation.by_class
+    own = evaluation.by_class[generator][metric]
     data: list[Json] = [
         {
             "type": "bar", "orientation": "h", "name": "generator", "y": list(own), "x": list(own.values()),
@@ -60,7 +60,7 @@ def _classes(found: Evaluation, metric: str) -> Panel:
         }
     ]  # fmt: skip
     for name in others:
-        values = found.by_class[name].get(metric)
+        values = evaluation.by_class[name].get(metric)
         if values:
             is_ceiling = name == CEILING
             marker = {
@@ -78,25 +78,20 @@ def _classes(found: Evaluation, metric: str) -> Panel:
     )  # fmt: skip
 
 
-def levels(found: Evaluation | None, metric: str) -> Json:
+def control_lines(evaluation: Evaluation | None, metric: str) -> Json:
     """The best control and the ceiling as lines across a figure, for its layout; empty where they are not known."""
-    floor = found.floor(metric) if found else None
-    level = found.level(metric) if found else None
+    floor = evaluation.floor(metric) if evaluation else None
+    level = evaluation.level(metric) if evaluation else None
     if floor is None:
         return {}
     lines = [(*floor, "--floor"), *([(CEILING, level, "--ceiling")] if level is not None else [])]
     shapes = [
         {
-            "type": "line",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": y,
-            "y1": y,
+            "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y,
             "line": {"color": colour, "dash": "dot", "width": 1.5},
         }
         for _, y, colour in lines
-    ]
+    ]  # fmt: skip
     notes = [
         {
             "xref": "paper", "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom", "text": name, "showarrow": False,

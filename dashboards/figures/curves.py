@@ -9,13 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from dashboards.panels import Json, Panel, better, needs_log, short
-from dashboards.records import Sweep, Trial
+from dashboards.figures.panel import Json, Panel, better_direction, needs_log
+from dashboards.sweep import Sweep, Trial
 
 _MOST_POINTS: Final = 60
 """Reports of a trial that are drawn; of more, so many are taken evenly."""
 _FEWEST_POINTS: Final = 12
-_ROOM: Final = 12_000
+_MOST_REPORTS: Final = 12_000
 """Reports of all trials together that one figure draws: a sweep of a thousand trials shows twelve of each."""
 
 
@@ -25,7 +25,7 @@ class Curves:
 
     steps: list[int]
     trials: list[Json]
-    """`n`, its number, and `o`, its outcome."""
+    """`number` and `state` of each."""
     metrics: dict[str, list[list[float | None]]] = field(default_factory=dict)
     """By metric, for each trial its values at the first so many of `steps`; None where there is none."""
 
@@ -62,26 +62,26 @@ _MAY_BE_LOG: Final = (_EXPLAINED, "loss/stationarity", "loss/duality", "kkt/mu_m
 """Sizes that a training run changes by orders of magnitude; shares, margins and α stay on a linear axis."""
 
 
-def curves_of(sweep: Sweep) -> tuple[Curves, list[Panel]]:
+def curve_figures(sweep: Sweep) -> tuple[Curves, list[Panel]]:
     """Curves of all trials and the panels that draw them, for what the trials logged of the KKT conditions."""
-    logged = {name for trial in sweep.trials for name in trial.logged.curves}
+    logged = {name for trial in sweep.trials for name in trial.run.curves}
     several = sorted(name for name in logged if name.startswith(("kkt/alpha_", "kkt/rho_")))
     metrics = [name for name in _CURVES if name in logged or (name == _EXPLAINED and "kkt/rho" in logged)] + several
     if sweep.objective.metric in logged and sweep.objective.metric not in metrics:
         metrics.insert(0, sweep.objective.metric)
-    trials = [trial for trial in sweep.trials if trial.logged.curves]
-    most = min(_MOST_POINTS, max(_FEWEST_POINTS, _ROOM // max(1, len(trials))))
+    trials = [trial for trial in sweep.trials if trial.run.curves]
+    most = min(_MOST_POINTS, max(_FEWEST_POINTS, _MOST_REPORTS // max(1, len(trials))))
     steps = _thinned(
-        sorted({step for trial in trials for metric in metrics for step in trial.logged.curves.get(metric, {})}), most
+        sorted({step for trial in trials for metric in metrics for step in trial.run.curves.get(metric, {})}), most
     )
     values = {metric: [_aligned(trial, metric, steps) for trial in trials] for metric in metrics}
-    found = Curves(steps, [{"n": trial.number, "o": trial.outcome} for trial in trials], values)
-    return found, [_curve_panel(metric, found.metrics[metric], sweep) for metric in metrics]
+    curves = Curves(steps, [{"number": trial.number, "state": trial.state} for trial in trials], values)
+    return curves, [_curve_panel(metric, curves.metrics[metric], sweep) for metric in metrics]
 
 
 def _curve_panel(metric: str, values: list[list[float | None]], sweep: Sweep) -> Panel:
     if metric == sweep.objective.metric:
-        title, caption = f"{metric}, the objective", f"{better(sweep.objective)} is better."
+        title, caption = f"{metric}, the objective", f"{better_direction(sweep.objective)} is better."
     elif metric in _CURVES:
         title, caption = _CURVES[metric]
     else:
@@ -91,12 +91,12 @@ def _curve_panel(metric: str, values: list[list[float | None]], sweep: Sweep) ->
     log = metric in _MAY_BE_LOG and needs_log(flat)
     figure: Json = {"curve": metric, "log": log}
     if log:
-        figure["lowest"] = short(min(value for value in flat if value > 0) / 2)
+        figure["lowest"] = min(value for value in flat if value > 0) / 2
     return Panel(title, caption, figure, height=280)
 
 
 def _aligned(trial: Trial, metric: str, steps: Sequence[int]) -> list[float | None]:
-    points = trial.logged.curves.get("kkt/rho" if metric == _EXPLAINED else metric, {})
+    points = trial.run.curves.get("kkt/rho" if metric == _EXPLAINED else metric, {})
     if metric == _EXPLAINED:
         points = {step: max(0.0, 1 - rho) for step, rho in points.items()}
     row = [points.get(step) for step in steps]

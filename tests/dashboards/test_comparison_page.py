@@ -38,11 +38,10 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("mlruns/compare-tiny-other.html")
     assert capsys.readouterr().out.startswith(f"{path}  ")
     outline = Outline(path.read_text())
-    for words in (
-        "Sweeps tiny and other", "Not finished: other", "test", "paper", "random", "way to real images in ssim/coverage",
-        "Best so far by trials", "Best so far by minutes", "What the sweeps were started with, where it differs",
-    ):  # fmt: skip
-        assert words in outline.words, words
+    assert [one["id"] for one in outline.all("section")] == ["results", "progress", "settings"]
+    assert outline.by_section("alert") == {"header": 1} and "Not finished: other" in outline.words
+    assert outline.by_section("chart") == {"progress": 5} and outline.by_section("card") == {"results": 1}
+    assert "sampler tpe random" in outline.words and "preset test paper" in outline.words
     assert all(image.get("alt") for image in outline.all("img"))
     if chromium() is None:
         pytest.skip("no Chromium here (Debian's package chromium)")
