@@ -21,8 +21,8 @@ from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.export.drawing import ExportedGenerator
 from gbc.settings import digest
+from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
-from gbc.training.judged import Judged
 from gbc.training.tasks import TrialInputs
 
 VERSION: Final = 2
@@ -71,7 +71,7 @@ def write(
         "shape": list(inputs.classifiers[0].shape),
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
-        "judged": Judged.of(settings, known, len(names), threads).plain(),
+        "judged": EvaluationLatents.of(settings, known, len(names), threads).plain(),
         "origin": {"says": origin, **born_from(inputs, data)},
         "weights": weights_digest(weights),
         "files": {},
@@ -201,7 +201,7 @@ def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Exported
     module.load_state_dict(dict(weights))
     return ExportedGenerator(
         module.eval(), tuple(header["shape"]), tuple(header["classes"]), settings, header["metrics"], header["labels_of_task"],
-        Judged(**header["judged"]), header["origin"],
+        EvaluationLatents(**header["judged"]), header["origin"],
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from gbc.report import free_score
 _FREE: Final = 512
 
 
-class Seen(NamedTuple):
+class LastPass(NamedTuple):
     """Margins and multipliers of the last batch before one classifier."""
 
     margins: Tensor
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     """[M, C]; None where no loss asks for any."""
 
 
-class Judged(NamedTuple):
+class EvaluationImages(NamedTuple):
     """The samples that are judged at every report."""
 
     images: Tensor
@@ -39,7 +39,7 @@ class Judged(NamedTuple):
     """t, [K]"""
 
 
-def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[Seen]) -> dict[str, float]:
+def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) -> dict[str, float]:
     """α of each classifier; multipliers and margins of the `last` batch."""
     metrics: dict[str, float] = {}
     alphas = [classifier.alpha.item() for classifier in classifiers]
@@ -56,7 +56,9 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[Seen]) -> d
     return metrics | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 
 
-def data_free_metrics(classifiers: Sequence[TrialClassifier], multipliers: Multipliers, judged: Judged) -> dict[str, float]:
+def data_free_metrics(
+    classifiers: Sequence[TrialClassifier], multipliers: Multipliers, evaluated: EvaluationImages
+) -> dict[str, float]:
     """What the classifiers alone say of the judged samples, whose latents no step was trained on.
 
     Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ needs the
@@ -64,15 +66,15 @@ def data_free_metrics(classifiers: Sequence[TrialClassifier], multipliers: Multi
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
-        mine = judged.tasks == classifier.task
-        images, labels = judged.images[mine], judged.labels[mine]
+        mine = evaluated.tasks == classifier.task
+        images, labels = evaluated.images[mine], evaluated.labels[mine]
         for name, value in classifier_metrics(
             classifier.phi, classifier.batch_norm_inputs, images, classifier.local[labels]
         ).items():
             values.setdefault(name, []).append(value)
         if classifier.weights["stationarity"]:
             with torch.enable_grad():
-                fresh = ForwardPass(classifier, multipliers, images[:_FREE], labels[:_FREE], judged.noise[mine][:_FREE])
+                fresh = ForwardPass(classifier, multipliers, images[:_FREE], labels[:_FREE], evaluated.noise[mine][:_FREE])
                 rho = losses.relative_residual(fresh.target, fresh.margin_gradient).item()
             values.setdefault("free/rho", []).append(rho)
     means = {name: sum(each) / len(each) for name, each in values.items()}

@@ -86,7 +86,8 @@ def cached(config: TrialConfig, cache: Path) -> bool:
         BadInput: as `datasets.load`; the weights of the user's own classifier cannot be read.
     """
     return all(
-        pretrain.place(spec.classifier, datasets.load_any(spec.dataset), cache).exists() for spec in config.classifiers()
+        pretrain.classifier_folder(spec.classifier, datasets.load_any(spec.dataset), cache).exists()
+        for spec in config.classifiers()
     )
 
 

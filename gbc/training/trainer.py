@@ -32,7 +32,7 @@ from gbc.training.batches import BatchSampler, tasks_for
 from gbc.training.cuda_graph import GraphReplay
 from gbc.training.generator import EVALUATION_SEED, Pixels, build
 from gbc.training.optimiser import Adam
-from gbc.training.reporting import Judged, Seen, data_free_metrics, kkt_state
+from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics, kkt_state
 
 
 class Trainer:
@@ -173,7 +173,7 @@ class Trainer:
         self._clear_sums()
         self._advance.forget()
 
-    def _body(self) -> tuple[list[Batch], list[Seen], tuple[str, ...]]:
+    def _body(self) -> tuple[list[Batch], list[LastPass], tuple[str, ...]]:
         """What the device does in a step. Returns the batches, what the passes saw, and the names of what was added up."""
         batches = [self.batches.sample(task) for task in range(len(self.labels_of_task))]
         passes, terms = list[ForwardPass](), list[Term]()
@@ -202,7 +202,7 @@ class Trainer:
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
-                Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
+                LastPass(seen.margins.detach(), seen.multipliers.detach() if used else None)
                 for seen, used in zip(passes, multiplied, strict=True)
             ],
             tuple(values),
@@ -315,8 +315,8 @@ class Trainer:
 
         metrics |= kkt_state(self.classifiers, self._last_passes) | self._gradient_shares()
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
-        judged = Judged(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
-        metrics |= data_free_metrics(self.classifiers, self.multipliers, judged)
+        evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
+        metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
         picture = None
         if self.reference:
             samples = ScoredSamples(self.reference, images, self.evaluation_labels)

@@ -16,7 +16,7 @@ from gbc.training.generator import EVALUATION_SEED
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationLatents:
     """Latents that every trial of the same settings has, and how they were computed."""
 
     seed: int
