@@ -16,7 +16,9 @@ LOST: Final = "lost_workers"
 RETRIED: Final = "retried"
 GPUS: Final = "gpus"
 ORIGIN: Final = "warm_start"
-"""Of a trial whose settings came from another sweep: which sweep and trial."""
+"""Of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
+LISTED: Final = "first_trials"
+"""The origin of settings that the sweep's own file lists."""
 STATES: Final = ("complete", "stopped", "failed", "running")
 """States of a trial: it reached the full horizon, was stopped early, failed, or is open."""
 _OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}

@@ -13,6 +13,7 @@ from typing import Any
 from gbc.errors import BadInput
 from records.addresses import public
 from records.format import duration, size
+from records.trial import LISTED
 from search.driver.retention import footprint
 from search.driver.summary import ended_by, failure, front_of
 from search.files.paths import existing, folder_of, home_of, known, recorded
@@ -114,7 +115,7 @@ def look(name: str) -> Overview:
         best_params=leader.params if leader else {},
         front=front_of(config, entries),
         warm_start=config.warm_start,
-        borrowed=sum(entry.origin is not None for entry in entries),
+        borrowed=sum(entry.origin not in (None, LISTED) for entry in entries),
         steps=steps,
         seconds=round(seconds, 1),
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),

@@ -15,7 +15,7 @@ from dashboards.figures.workers import survival, timeline
 from dashboards.rendering import badge, format_number, render, sign_list
 from dashboards.sweep import Sweep, Trial
 from records.format import duration
-from records.trial import STATES
+from records.trial import LISTED, STATES
 
 
 def training(sweep: Sweep) -> tuple[Markup, dict[str, Any] | None]:
@@ -98,4 +98,5 @@ def _states(sweep: Sweep) -> list[str]:
 
 
 def _remark(trial: Trial) -> str:
-    return f"failed: {trial.reason}" if trial.reason else f"settings of {trial.origin}" if trial.origin else ""
+    source = "the sweep's file" if trial.origin == LISTED else trial.origin
+    return f"failed: {trial.reason}" if trial.reason else f"settings of {source}" if source else ""

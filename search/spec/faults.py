@@ -127,7 +127,7 @@ def halting(folder: Path, tracking_uri: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Records that cannot be read leave as what the commands print.
+    """Turn the errors of `records` into those that the commands print.
 
     Raises:
         CorruptFile: in place of `Damaged`.
@@ -153,9 +153,7 @@ def outside(fault: BaseException, folder: Path, tracking_uri: str | None = None)
             return f"no space left on the disk of {_fullest(folder)}; free some"
         if isinstance(one, sqlite3.OperationalError | OperationalError):
             text = str(one.orig if isinstance(one, OperationalError) else one).partition("\n")[0]
-            store = (
-                "MLflow's store" if _through(fault, "mlflow", "search.tracking.client", "records.mlflow_store") else "the study"
-            )
+            store = "MLflow's store" if _through(fault, "mlflow", "search.tracking.client") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"
             if not isinstance(fault, BadInput):  # else: refused at the start, with a mend

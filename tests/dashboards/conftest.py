@@ -42,7 +42,7 @@ def page(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the folder that a test may damage, and the working folder."""
     move(recorded, tmp_path)
     utils._artifact_repos_cache.clear()  # by run, and every copy has the same runs

@@ -51,7 +51,7 @@ class Outline(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._open not in ("script", "style"):
-            self.words += data
+            self.words += f"{data} "
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -121,11 +121,11 @@ def test_the_files_it_offers_are_what_the_commands_take(outline: Outline) -> Non
     assert f"python -m gbc train --config {name} --out best" in outline.words
 
 
-def test_reading_changes_nothing(place: Path) -> None:
+def test_reading_changes_nothing(folder: Path) -> None:
     """Also while a driver has the study open, with what it has not yet checkpointed."""
 
     def state() -> dict[str, str]:
-        files = [path for path in place.rglob("*") if path.is_file() and path.suffix != ".html"]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".html"]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if not path.name.endswith("-shm")}
 
     before = state()
@@ -141,7 +141,7 @@ def test_reading_changes_nothing(place: Path) -> None:
         assert state() == before
 
 
-def test_a_sweep_that_is_not_over_says_so(place: Path) -> None:
+def test_a_sweep_that_is_not_over_says_so(folder: Path) -> None:
     (parent,), _ = runs_of(client(), "fashion_mnist", "tiny")
     client().update_run(parent.info.run_id, status="RUNNING")
     with closing(sqlite3.connect(SWEEP / "study.db")) as study, study:
@@ -151,14 +151,14 @@ def test_a_sweep_that_is_not_over_says_so(place: Path) -> None:
     assert outline.by_section("alert") == {"header": 2, "best": 1} and "1 trial is open" in outline.words
 
 
-def test_what_is_not_logged_is_left_out_and_named(place: Path) -> None:
+def test_what_is_not_logged_is_left_out_and_named(folder: Path) -> None:
     (parent,), _ = runs_of(client(), "fashion_mnist", "tiny")
-    for path in place.glob(f"mlruns/artifacts/**/{parent.info.run_id}/artifacts/*.json"):
+    for path in folder.glob(f"mlruns/artifacts/**/{parent.info.run_id}/artifacts/*.json"):
         path.unlink()
-    for path in place.glob("mlruns/artifacts/**/images/*"):
+    for path in folder.glob("mlruns/artifacts/**/images/*"):
         path.unlink()
     assert "Only last pictures are logged" in samples(read_sweep("tiny"), {})
-    for path in place.glob("mlruns/artifacts/**/samples.png"):
+    for path in folder.glob("mlruns/artifacts/**/samples.png"):
         path.unlink()
     with closing(sqlite3.connect("mlflow.db")) as store, store:
         store.execute("DELETE FROM metrics WHERE key LIKE 'kkt/%'")
@@ -187,7 +187,7 @@ def test_two_objectives_and_a_smaller_that_is_better(
     assert "kkt/rho (min) and tstr/1nn (max)" in outline.words
 
 
-def test_a_sweep_that_does_not_exist(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_that_does_not_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no sweep 'tinny' here; did you mean 'tiny'?" in error_of(capsys, "--sweep", "tinny")
     assert "no sweep '../sweeps/tiny' here" in error_of(capsys, "--sweep", "../sweeps/tiny")
     assert "known: tiny" in error_of(capsys, "--sweep", "zzz")
@@ -198,7 +198,7 @@ def test_a_folder_without_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "start one with python search/run.py" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_sweep_without_a_finished_trial(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_without_a_finished_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(SWEEP / "study.db")) as study, study:
         study.execute("UPDATE trials SET state = 'PRUNED' WHERE state = 'COMPLETE'")
     error = error_of(capsys, "--sweep", "tiny")
@@ -206,41 +206,41 @@ def test_a_sweep_without_a_finished_trial(place: Path, capsys: pytest.CaptureFix
     assert not (SWEEP / "report.html").exists()
 
 
-def test_a_sweep_whose_scores_are_not_finite(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_whose_scores_are_not_finite(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(SWEEP / "study.db")) as study, study:
         study.execute("UPDATE trial_intermediate_values SET intermediate_value = NULL, intermediate_value_type = 'NAN'")
     assert "no full trial has a finite ssim/coverage" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_store_of_an_older_mlflow(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_an_older_mlflow(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # MLflow looks at a store's schema once in a process, by address.
     Path("old.db").write_bytes(Path("mlflow.db").read_bytes())
     with closing(sqlite3.connect("old.db")) as store, store:
         store.execute("UPDATE alembic_version SET version_num = '7f2a7d5fae7d'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/old.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/old.db")
     error = error_of(capsys, "--sweep", "tiny")
-    assert f"written by another version of MLflow; keep a copy and run `mlflow db upgrade sqlite:///{place}/old.db`" in error
+    assert f"written by another version of MLflow; keep a copy and run `mlflow db upgrade sqlite:///{folder}/old.db`" in error
 
 
-def test_a_store_that_cannot_be_used(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/none.db")
+def test_a_store_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/none.db")
     assert "none.db: no such file" in error_of(capsys, "--sweep", "tiny")
     assert not Path("none.db").exists()
     Path("bad.db").write_bytes(b"not a database" * 500)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/bad.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/bad.db")
     assert "bad.db: cannot be used" in error_of(capsys, "--sweep", "tiny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:1")
     error = error_of(capsys, "--sweep", "tiny")
     assert "http://me@127.0.0.1:1: cannot be used" in error and "secret" not in error
 
 
-def test_a_store_without_the_sweep(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_without_the_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (parent,), _ = runs_of(client(), "fashion_mnist", "tiny")
     client().delete_run(parent.info.run_id)
     assert "holds no run of the sweep 'tiny'" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_study_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (SWEEP / "study.db").write_bytes(b"not a database" * 500)
     assert "study.db: damaged (file is not a database)" in error_of(capsys, "--sweep", "tiny")
     (SWEEP / "study.db").unlink()
@@ -248,7 +248,7 @@ def test_a_study_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[
     assert [path.name for path in SWEEP.glob("study.db*")] == []
 
 
-def test_a_record_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (SWEEP / "sweep.yaml").write_text("trial: [")
     assert "sweep.yaml: not valid YAML" in error_of(capsys, "--sweep", "tiny")
     (SWEEP / "sweep.yaml").write_text("- a list")
@@ -257,16 +257,16 @@ def test_a_record_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture
     assert "sweep.yaml: cannot be read" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_place_that_cannot_be_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     assert "file/page.html: cannot be written" in error_of(capsys, "--sweep", "tiny", "--out", "file/page.html")
     Path("folder").mkdir()
     with pytest.raises(BadInput, match="folder: cannot be written"):
         write_page(Path("folder"), "text")
-    assert not list(place.glob(".folder*"))  # nothing half-written
+    assert not list(folder.glob(".folder*"))  # nothing half-written
 
 
-def test_a_study_in_a_database_that_does_not_answer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_in_a_database_that_does_not_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = yaml.safe_load((SWEEP / "sweep.yaml").read_text())
     record["places"] = {"study_url": "postgresql+psycopg://me:secret@127.0.0.1:1/studies"}
     (SWEEP / "sweep.yaml").write_text(yaml.safe_dump(record))
@@ -282,10 +282,10 @@ print([name for name in sys.modules if re.fullmatch('{heavy}', name)])"""
     assert done.stdout == "[]\n"
 
 
-def test_it_runs_as_a_file_and_says_what_it_wrote(place: Path) -> None:
+def test_it_runs_as_a_file_and_says_what_it_wrote(folder: Path) -> None:
     script = Path(__file__).resolve().parents[2] / "dashboards" / "report.py"
     command = [sys.executable, str(script), "--sweep", "tiny", "--out", "deep/page.html", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0 and done.stderr == ""
     assert json.loads(done.stdout) == {"out": "deep/page.html", "bytes": Path("deep/page.html").stat().st_size}
     assert not (SWEEP / "report.html").exists()
