@@ -164,7 +164,7 @@ def _run(
     folder = folder_of(config.name)
     prepared = prepare(config, machine, console)
     if prepared.memory is not None:
-        machine = machine.packed(config.resources, *prepared.memory)
+        machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
     record = yaml.safe_dump(config.record(), sort_keys=False)
     noted = warm_start.note(config, prior, folder)  # before the record: a sweep that was started has what it started with
@@ -184,7 +184,7 @@ def _run(
             if work_left(config, ledger.entries(), recorder.elapsed()):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
-                speed = prepared.steps_per_second(config.resources.pack)
+                speed = prepared.steps_per_second()
                 if config.warm_start:
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)

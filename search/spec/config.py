@@ -39,7 +39,16 @@ class Resources(Config):
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
     )
-    pack: int = Field(1, ge=1, le=1024, description="trials that are trained as one stack on a GPU or on a trial's CPUs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_packs(cls, data: Any) -> Any:
+        """Recorded sweeps may name `pack`, which was 1 unless somebody asked for packs (docs/log.md)."""
+        if not isinstance(data, dict) or "pack" not in data:
+            return data
+        if data["pack"] != 1:
+            raise ValueError(f"pack {data['pack']}: trials no longer train in packs (docs/log.md); leave it out")
+        return {key: value for key, value in data.items() if key != "pack"}
 
 
 class Objective(Config):

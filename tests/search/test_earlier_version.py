@@ -48,10 +48,9 @@ def test_a_sweep_of_an_earlier_version_is_continued_to_its_end(tmp_path: Path, m
     for trial in place.study("before"):
         whole = unbroken[str(trial.number)]
         assert trial.state.name == whole["state"]
-        assert {name: trial.distributions[name].to_internal_repr(value) for name, value in trial.params.items()} == whole[
-            "params"
-        ]
-        # Settings are equal to the last bit. Values were computed by another machine's arithmetic, which 40 steps of Adam amplify.
+        stored = {name: trial.distributions[name].to_internal_repr(value) for name, value in trial.params.items()}
+        assert stored == whole["params"]
+        # Settings are equal to the last bit. Values come from another machine's arithmetic, which 40 steps of Adam amplify.
         found = {str(step): value for step, value in trial.intermediate_values.items()}
         assert found == pytest.approx(whole["values"], abs=1e-3)
         assert before.get(trial.number, {}).items() <= trial.intermediate_values.items()

@@ -203,6 +203,16 @@ def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
     assert found.differences(ask(config=path))["objective.require.kkt/rho"] == (0.9, None)
 
 
+def test_a_sweep_recorded_when_there_were_packs_opens_unless_it_used_them() -> None:
+    record = SweepConfig.parse(tiny_sweep(resources={"concurrency": 2}), "test").record()
+    assert "pack" not in record["resources"]
+    old = {**record, "resources": {**record["resources"], "pack": 1}}
+    assert SweepConfig.parse(old, "sweep.yaml").record() == record
+    old["resources"]["pack"] = 4
+    with pytest.raises(BadInput, match=r"^sweep\.yaml: resources: pack 4: trials no longer train in packs .*; leave it out$"):
+        SweepConfig.parse(old, "sweep.yaml")
+
+
 def test_what_a_report_misses_of_the_requirements() -> None:
     asked = Objective.parse({"require": {"kkt/active": 0.05, "kkt/rho": 0.9}}, "test")
     assert asked.missed({"kkt/active": 0.05, "kkt/rho": 0.9}) == []
