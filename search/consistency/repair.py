@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
@@ -27,8 +27,9 @@ from search.policy.ranking import results
 from search.spec.trial_record import Entry
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.tracking.tracker import Report, Tracker
-from search.worker.trial import Row, assignment_of, rows, settings_of
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
+from search.worker.trial import assignment_of, settings_of, train
 
 WORDS: Final = {
     "remove": "can be deleted",
@@ -139,7 +140,7 @@ class _Mender:
         """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
         (one,) = self.audit.runs[entry.number]
         outcome, last = one.tags["sweep.outcome"], max(one.steps, default=0)
-        found = self._reports(entry)
+        found = {step: report.metrics for step, report in self._reports(entry).items()}
         missing = [step for step in one.steps if step > entry.last_step]
         metric, other = self.config.objective.metric, self.config.second_objective
         if any(found.get(step, {}).get(metric) != one.values.get(step) for step in missing):
@@ -170,7 +171,7 @@ class _Mender:
         self.tracker.open_trial(number, settings)
         if keep is None and others:
             self.tracker.copy_pictures(others[-1].run, number)
-        self.tracker.log(number, [Report.of(history[step]) for step in missing])
+        self.tracker.log(number, [history[step] for step in missing])
         if entry.finished:
             folder, retries = trial_folder(self.home, number), entry.lost + entry.retried
             self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
@@ -200,9 +201,9 @@ class _Mender:
         storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
         return "copied from MLflow"
 
-    def _reports(self, entry: Entry) -> dict[int, Row]:
+    def _reports(self, entry: Entry) -> dict[int, Progress]:
         found, _ = saved(trial_folder(self.home, entry.number))
-        return {row["step"]: row for row in found.history} if found else {}
+        return {row["step"]: Progress.from_history(row) for row in found.history} if found else {}
 
     def _train(self, entry: Entry) -> str:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
@@ -210,14 +211,14 @@ class _Mender:
         threads = max(1, int(self.config.resources.cpus_per_trial))
         assignment = assignment_of(self.config, entry, CLASSIFIERS, threads)
         assignment["acknowledged"] = 0
-        seen: dict[int, Any] = {}
+        seen: dict[int, float] = {}
         other, second = self.config.second_objective, None
-        for row in rows(assignment, self.config.places.storage):
-            if "error" in row:
-                return f"could not be trained again: {row['error']}"
-            seen[row["step"]] = row.get(self.config.objective.metric)
+        for message in train(assignment, self.config.places.storage):
+            if not isinstance(message, Progress):
+                return f"could not be trained again: {message.reason}"
+            seen[message.step] = message.metrics[self.config.objective.metric]
             if other is not None:
-                second = row.get(other.metric)
+                second = message.metrics[other.metric]
         (trial_folder(self.home, entry.number) / PREVIOUS).unlink(missing_ok=True)
         same = seen == entry.values and second == entry.second
         numbers = "with the same numbers" if same else "with OTHER numbers than the study has"

@@ -20,7 +20,8 @@ from search.spec.faults import Abandon, Clock, Halt, Halted
 from search.spec.locations import first_line
 from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
-from search.worker.trial import Assignment, run_trial
+from search.worker.messages import Assignment
+from search.worker.trial import run_trial
 
 
 class RayStart:
@@ -97,11 +98,7 @@ def run_ray(
     (start or RayStart(config, machine, folder)).take()
     from ray import tune
 
-    from search.driver.node_deaths import NodeDeaths
-    from search.driver.scheduler import make_scheduler
-    from search.driver.searcher import LedgerSearcher
-    from search.driver.shield import Shield
-    from search.driver.stopper import LedgerStopper
+    from search.driver.tune_adapter import TuneAdapter
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     scratch = folder / SCRATCH
@@ -123,6 +120,7 @@ def run_ray(
         gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
         return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
+    adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -131,15 +129,15 @@ def run_ray(
                 # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
                 max_concurrent_trials=machine.concurrency if machine.bounded else None,
                 reuse_actors=True,
-                search_alg=LedgerSearcher(ledger, assign, halt),
-                scheduler=make_scheduler(config, ledger),
+                search_alg=adapter.searcher,
+                scheduler=adapter.scheduler,
             ),
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[Shield(recorder, halt), *([NodeDeaths()] if machine.nodes else [])],
-                stop=LedgerStopper(ledger, recorder.elapsed, halt),
+                callbacks=[adapter.callback],
+                stop=adapter.stopper,
                 failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
             ),
         )

@@ -36,7 +36,7 @@ class _Line:
     reason: str | None = None
 
 
-class Progress:
+class ProgressDisplay:
     """Trials as they go. Use as a context manager around the run."""
 
     def __init__(self, config: SweepConfig, console: Console) -> None:
@@ -46,7 +46,7 @@ class Progress:
         self._began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         """Start drawing."""
         if self._live:
             self._live.start()

@@ -20,7 +20,7 @@ from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.preflight import prepare
-from search.driver.progress import Progress, expected_steps
+from search.driver.progress import ProgressDisplay, expected_steps
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
 from search.driver.retention import leftovers
@@ -41,7 +41,8 @@ from search.tracking import client
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
 from search.worker import hang_guard
-from search.worker.trial import Assignment, assignment_of, settings_of
+from search.worker.messages import Assignment
+from search.worker.trial import assignment_of, settings_of
 
 
 class SweepMismatch(BadInput):
@@ -171,8 +172,8 @@ def _run(
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
-    progress = Progress(config, console)
-    recorder = Recorder(ledger, tracker, progress, home_of(config))
+    display = ProgressDisplay(config, console)
+    recorder = Recorder(ledger, tracker, display, home_of(config))
     try:
         with halt.guard():
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -189,7 +190,7 @@ def _run(
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)
                 assign = _assigning(config, machine, recorder, hang_guard.seconds_of(config, speed))
-                with progress:
+                with display:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
                 recorder.close_open()

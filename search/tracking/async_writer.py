@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Final
 
 from search.files.storage import Place
-from search.tracking.tracker import Report, Tracker
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
 _Job = Callable[[], None]
@@ -22,9 +23,9 @@ class Writer:
     """A queue in front of a `Tracker`, and the thread that works through it."""
 
     def __init__(self, tracker: Tracker) -> None:
-        """Whatever the driver asks `tracker` for itself, it asks when this is not at work."""
+        """The driver asks `tracker` itself only while nothing waits here: before the first job and after `drain`."""
         self._tracker = tracker
-        self._jobs: dict[int, list[Report | _Job]] = {}  # by trial, those that waited longest first
+        self._jobs: dict[int, list[Progress | _Job]] = {}  # by trial, those that waited longest first
         self._changed = threading.Condition()
         self._at_work: int | None = None
         self._given_up = threading.Event()
@@ -38,7 +39,7 @@ class Writer:
         """As `Tracker.open_trial`."""
         self._add(number, partial(self._tracker.open_trial, number, settings))
 
-    def log(self, number: int, report: Report) -> None:
+    def log(self, number: int, report: Progress) -> None:
         """As `Tracker.log`, for one report."""
         self._add(number, report)
 
@@ -70,7 +71,7 @@ class Writer:
                     raise self.fault
                 self._changed.wait(0.2)
 
-    def _add(self, number: int, job: Report | _Job) -> None:
+    def _add(self, number: int, job: Progress | _Job) -> None:
         with self._changed:
             self._jobs.setdefault(number, []).append(job)
             if self._thread is None:
@@ -109,11 +110,11 @@ class Writer:
                 return
 
 
-def _gathered(jobs: list[Report | _Job]) -> list[list[Report] | _Job]:
+def _gathered(jobs: list[Progress | _Job]) -> list[list[Progress] | _Job]:
     """The jobs of one trial in order, with reports that follow each other in one list."""
-    found: list[list[Report] | _Job] = []
+    found: list[list[Progress] | _Job] = []
     for job in jobs:
-        if not isinstance(job, Report):
+        if not isinstance(job, Progress):
             found.append(job)
         elif found and isinstance(found[-1], list):
             found[-1].append(job)

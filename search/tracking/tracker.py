@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
@@ -17,6 +17,7 @@ from search.tracking.client import MARK, Known, address, known_runs, patient, re
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
+from search.worker.messages import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
 _SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
 _ENDED: Final = ("FINISHED", "FAILED")
 _LARGEST_BATCH: Final = 1000  # metrics; MLflow's own limit
-
-
-class Report(NamedTuple):
-    """What a trial said once."""
-
-    step: int
-    metrics: Mapping[str, float]
-    when: float
-    """Seconds since 1970."""
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Report:
-        """From a trial's history, which does not know when it was made: now."""
-        return cls(row["step"], {name: value for name, value in row.items() if name != "step"}, time.time())
 
 
 class Tracker:
@@ -95,12 +82,12 @@ class Tracker:
             self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
             child.has_params = True
 
-    def log(self, number: int, reports: Sequence[Report]) -> None:
+    def log(self, number: int, reports: Sequence[Progress]) -> None:
         """Reports of an open trial, in order, in as few batches as MLflow takes; those that were logged are left out."""
         from mlflow.entities import Metric
 
         child = self._known[number]
-        new, last = list[Report](), child.mark
+        new, last = list[Progress](), child.mark
         for report in reports:  # a worker that took over says again what the one before it said
             if report.step > last:
                 new.append(report)
@@ -111,9 +98,9 @@ class Tracker:
         while new:
             count, metrics, now = 0, list[Metric](), child.time or 0
             while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
-                step, values, when = new[count]
-                now = max(int(when * 1000), now + 1)
-                metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+                report = new[count]
+                now = max(int(report.time * 1000), now + 1)
+                metrics += [Metric(name, float(value), now, report.step) for name, value in report.metrics.items()]
                 count += 1
             self._client.log_batch(child.run, metrics=metrics)
             child.time = now

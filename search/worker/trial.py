@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
@@ -24,37 +24,8 @@ from search.spec.locations import public
 from search.spec.space import settle
 from search.spec.trial_record import Entry
 from search.worker.hang_guard import watched
+from search.worker.messages import MESSAGE, Assignment, Failed, Halt, Message, OutOfMemory, Progress
 from search.worker.resource_usage import Usage
-
-Row = dict[str, Any]
-"""One report: `step` and the metrics.
-
-Or `step` and `error` when the trial failed for a reason of its own, `out_of_memory` when its GPU had no room left, or `halt`
-when the whole sweep must stop.
-"""
-
-
-class Assignment(TypedDict):
-    """What a worker is told: plain data, as Ray's config wants it."""
-
-    number: int
-    acknowledged: int
-    """The last step that is on record; earlier ones are not reported again."""
-    settings: dict[str, Any]
-    """A `TrialConfig`."""
-    folder: str
-    """Of this trial: checkpoint and picture. Below `storage` where there is one."""
-    cache: str
-    """Folder of trained classifiers; the driver has put there what the trial needs. Empty: one of this node's own."""
-    storage: str | None
-    """Folder or URL of `--storage`, without password, where the driver has put the classifiers as well."""
-    threads: int
-    gpus: float
-    """Share of a GPU, or several."""
-    hang_limit: float | None
-    """Seconds that may pass without a report; None where somebody sits before it."""
-    note: str
-    """Where to leave word of a hang. Empty: in a place of this node's own."""
 
 
 def assignment_of(
@@ -97,27 +68,26 @@ def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
     """Ray's trainable. `storage_url` is the storage with its password, which comes beside what Ray writes down."""
     from ray import tune
 
-    for row in rows(Assignment(**config), storage_url):  # type: ignore[typeddict-item]
-        tune.report(row)
+    for message in train(Assignment(**config), storage_url):  # type: ignore[typeddict-item]
+        tune.report({MESSAGE: message})
 
 
-def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row]:
+def train(assignment: Assignment, storage_url: str | None = None) -> Iterator[Message]:
     """Train, or go on training, and yield each report after the checkpoint that holds it is on disk.
 
     `storage_url` is the assignment's with a password, if there is one.
 
-    Reports that were saved but never acknowledged come first. A failure of the settings is a row, not an exception: the
-    sweep goes on, and nothing is gained by trying again. A full GPU is a row as well: the trial goes on with fewer neighbours.
-    So is a full disk: no other worker has more room.
+    Reports that were saved but never acknowledged come first. A failure for which another worker would be of no use is a
+    last message, not an exception.
     """
     import gbc.training.trainer  # noqa: F401  (seconds that say nothing about the trial)
 
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
         training = _training(assignment, root)
-        for row in watched(training, limit, _note_of(assignment)) if limit else training:
-            if row["step"] > assignment["acknowledged"]:
-                yield row
+        for report in watched(training, limit, _note_of(assignment)) if limit else training:
+            if report.step > assignment["acknowledged"]:
+                yield report
     except Exception as fault:
         last = _failure(fault, assignment, root)
         if last is None:
@@ -125,8 +95,8 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
         yield last
 
 
-def _failure(fault: Exception, assignment: Assignment, root: str | None) -> Row | None:
-    """The row that says why a trial cannot go on; None where another worker may."""
+def _failure(fault: Exception, assignment: Assignment, root: str | None) -> Message | None:
+    """The message that says why a trial cannot go on; None where another worker may go on."""
     import torch
 
     if isinstance(fault, torch.OutOfMemoryError):
@@ -135,15 +105,15 @@ def _failure(fault: Exception, assignment: Assignment, root: str | None) -> Row 
         fault.__traceback__ = None
         gc.collect()
         torch.cuda.empty_cache()
-        return {"step": assignment["acknowledged"], "out_of_memory": str(fault).partition(".")[0]}
+        return OutOfMemory(str(fault).partition(".")[0])
     if why := outside(fault, Path(assignment["folder"])):
-        return {"step": assignment["acknowledged"], "halt": why}
+        return Halt(why)
     _log_error(assignment, root)
     if not isinstance(fault, BadInput | Diverged):
         return None
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
     where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-    return {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
+    return Failed(f"{where}{fault}")
 
 
 def _note_of(assignment: Assignment) -> Path:
@@ -162,7 +132,7 @@ def _folder(assignment: Assignment, root: str | None) -> Place:
     return Path(assignment["folder"]) if isinstance(place, Path) else place / assignment["folder"]
 
 
-def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
+def _training(assignment: Assignment, root: str | None) -> Iterator[Progress]:
     import torch
 
     from gbc.metrics.scores import Judge
@@ -178,7 +148,7 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     keeper = Keeper(assignment, settings, root)
     if state := keeper.load():
         trainer.load_state_dict(state)
-    yield from keeper.history
+    yield from map(Progress.from_history, keeper.history)
     for report in trainer.run():
         yield keeper.keep(report, trainer.state_dict())
 
@@ -188,7 +158,7 @@ class Keeper:
 
     def __init__(self, assignment: Assignment, settings: TrialConfig, root: str | None) -> None:
         """`root` is the storage's URL, with a password if it has one."""
-        self.history: list[Row] = []
+        self.history: list[dict[str, Any]] = []
         """Every report so far."""
         self._settings, self._folder, self._usage = settings, _folder(assignment, root), Usage()
 
@@ -219,8 +189,8 @@ class Keeper:
             return state
         return None
 
-    def keep(self, report: Report, state: dict[str, Any]) -> Row:
-        """Save what a report shows and the trainer's state after it; the row for Ray."""
+    def keep(self, report: Report, state: dict[str, Any]) -> Progress:
+        """Save what a report shows and the trainer's state after it; the report for the driver."""
         from gbc import pictures
 
         self.history.append({"step": report.step, **report.metrics})
@@ -229,4 +199,4 @@ class Keeper:
             storage.write(self._folder / step_picture(report.step), pictures.png(report.images, zoom=1))
         whole = {"settings": self._settings.model_dump(mode="json"), "history": self.history, "trainer": state}
         storage.save(self._folder / CHECKPOINT, whole, self._folder / PREVIOUS)
-        return self.history[-1] | self._usage.look()
+        return Progress(report.step, {**report.metrics, **self._usage.look()})

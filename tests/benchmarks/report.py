@@ -24,7 +24,8 @@ from gbc.report import METRIC_DIRECTIONS
 from search.files.paths import folder_of
 from search.spec.config import SweepConfig, resolve
 from search.study.ledger import Ledger
-from search.tracking.tracker import Report, Tracker
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images, runs
 from tests.support.browser import browse, chromium
 
@@ -55,7 +56,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
             value = level * (1 - np.exp(-3 * step / config.trial.steps)) + random.normal(0, 0.005)
             metrics = {name: float(abs(random.normal(value, 0.05))) for name in METRIC_DIRECTIONS}
             metrics[config.objective.metric] = float(value)
-            reports.append(Report(step, metrics, now))
+            reports.append(Progress(step, metrics, now))
             stop = not full and step >= config.first_rung
             ledger.record(number, step, float(value), stop=stop)
             if stop:

@@ -44,10 +44,11 @@ def nothing(config: dict[str, Any]) -> None:
     from ray import tune
 
     from gbc.report import METRIC_DIRECTIONS
+    from search.worker.messages import MESSAGE, Progress
 
     scores = random.Random(config["number"])
     for step in range(config["acknowledged"] + 1, REPORTS + 1):
-        tune.report({"step": step} | {name: scores.random() for name in METRIC_DIRECTIONS})
+        tune.report({MESSAGE: Progress(step, {name: scores.random() for name in METRIC_DIRECTIONS})})
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def ours(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from search.driver.engine import run_ray
-    from search.driver.progress import Progress
+    from search.driver.progress import ProgressDisplay
     from search.driver.recorder import Recorder
     from search.driver.resources import Machine
     from search.files.paths import CLASSIFIERS, RECORD, folder_of
@@ -93,7 +94,7 @@ def ours(arguments: argparse.Namespace) -> None:
     Path("sweep.yaml").write_text(yaml.safe_dump(SWEEP | settings))
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger, tracker = Ledger(config, folder), Tracker(config, {})
-    recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
+    recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=io.StringIO())), folder)
     tracker.begin({}, {})
     recorder.catch_up()
 

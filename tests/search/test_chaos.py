@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,9 +23,9 @@ from gbc.training import tasks
 from gbc.training.trainer import Trainer
 from search.driver.processes import of_sweep
 from search.driver.retention import leftovers, saved
-from search.driver.scheduler import LedgerASHA
 from search.files.lock import driver_of
 from search.files.paths import CLASSIFIERS, recorded
+from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
 from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
 from tests.support.workplace import Workplace
@@ -161,16 +160,10 @@ def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
         ).fetchall()
     study.close()
     config = recorded(sweep)
-    fresh, last = LedgerASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
-    known = set()
+    fresh, last = ASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
     for number, step, value, state in arrivals:
-        trial = SimpleNamespace(config={"number": number})
-        if number not in known:
-            known.add(number)
-            fresh.on_trial_add(None, trial)
-        decision = fresh.on_trial_result(None, trial, {"step": step, config.objective.metric: value})
         stops = step == last[number] and state in ("PRUNED", "COMPLETE")
-        assert decision == ("STOP" if stops else "CONTINUE"), (number, step, state)
+        assert fresh.decide(number, step, value) == (Decision.STOP if stops else Decision.KEEP), (number, step, state)
     assert any(state == "PRUNED" for *_, state in arrivals)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from gbc.metrics.scale import Scale
-from search.driver.recorder import reason_of
 from search.driver.summary import Summary, free_rank, sum_up, with_scale
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
@@ -81,10 +80,3 @@ def test_a_rank_needs_three_trials_that_differ() -> None:
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 2) is None
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 3) is None
     assert free_rank([{"ssim/coverage": 0.1}] * 3) is None
-
-
-def test_the_reason_of_a_failure_is_its_last_line() -> None:
-    assert reason_of("Failure # 1\nTraceback …\n  x\nMemoryError: no room\n\n") == "MemoryError: no room"
-    died = "the worker process died: killed, out of memory or crashed"
-    assert reason_of("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR …") == died
-    assert reason_of("") == died

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,8 @@ from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, home_of, step_pict
 from search.files.storage import Place, Remote, open_storage
 from search.spec.config import SweepConfig
 from search.spec.locations import Places
-from search.worker.trial import Assignment, rows
+from search.worker.messages import Assignment, Message
+from search.worker.trial import train
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.driver.test_retention import entry
@@ -113,10 +113,10 @@ def test_of_two_checkpoints_one_is_always_whole(place: Place, monkeypatch: pytes
     assert checkpoint.load(last)["step"] == 3
 
 
-def take(assignment: Assignment, url: str | None, count: int) -> list[dict[str, Any]]:
+def take(assignment: Assignment, url: str | None, count: int) -> list[Message]:
     found = []
-    for row in rows(assignment, url):
-        found.append(row)
+    for message in train(assignment, url):
+        found.append(message)
         if len(found) == count:
             break
     return found

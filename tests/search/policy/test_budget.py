@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search.driver.stopper import LedgerStopper
+from search.driver.tune_adapter import BudgetStopper
 from search.policy.budget import mend, spent, used_up, work_left
 from search.spec.config import SweepConfig
 from search.spec.faults import Halt
@@ -115,7 +115,7 @@ def test_every_reason_has_its_mend(tmp_path: Path) -> None:
 def test_ray_is_stopped_once_the_ledger_says_so(tmp_path: Path) -> None:
     ledger = Ledger(config_with(max_steps=24, time_budget=10.0), tmp_path)
     clock = [0.0]
-    stopper = LedgerStopper(ledger, lambda: clock[0], Halt(tmp_path))
+    stopper = BudgetStopper(ledger, lambda: clock[0], Halt(tmp_path))
     assert not stopper("x", {"step": 12}) and not stopper.stop_all()
     play(ledger, [0.1])
     assert not stopper.stop_all()

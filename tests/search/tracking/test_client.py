@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 
 from search.spec.config import SweepConfig
 from search.tracking.client import Known, known_runs, of_trials, pages
-from search.tracking.tracker import Report, Tracker
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
 
 
@@ -24,8 +25,8 @@ def test_the_file_says_what_mlflow_says(tmp_path: Path, monkeypatch: pytest.Monk
     tracker = Tracker(config, {})
     for number in range(4):
         tracker.open_trial(number, {"lr": 0.1} if number else None)
-    tracker.log(1, [Report(step, {"loss/total": 1 / step, "kkt/rho": 1.0}, 0.0) for step in (3, 6)])
-    tracker.log(2, [Report(3, {"loss/total": math.nan, "kkt/rho": math.inf, "kkt/alpha": -math.inf}, 0.0)])
+    tracker.log(1, [Progress(step, {"loss/total": 1 / step, "kkt/rho": 1.0}, 0.0) for step in (3, 6)])
+    tracker.log(2, [Progress(3, {"loss/total": math.nan, "kkt/rho": math.inf, "kkt/alpha": -math.inf}, 0.0)])
     tracker.close_trial(1, "complete", None, tmp_path / "none.png")
     tracker.close_trial(2, "failed", "diverged", tmp_path / "none.png")
     deleted = tracker.run(3)
