@@ -20,7 +20,7 @@ from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refus
 from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import public, told
+from search.spec.locations import public, sqlite_url, told
 
 if TYPE_CHECKING:
     import optuna
@@ -77,7 +77,7 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+    storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
     sqlalchemy.event.listen(storage.engine, "connect", prepare)
     storage.engine.dispose()  # the connections made before that
     return storage
@@ -177,17 +177,10 @@ def connected(url: str) -> Iterator[Engine]:
 
 
 def _driver_of_postgres(url: str) -> None:
-    import sqlalchemy
-    from sqlalchemy.exc import ArgumentError
-
     try:
         import psycopg  # noqa: F401
     except ImportError:
         raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
-    try:
-        sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):
-        raise BadInput(f"--study-url {public(url)}: must be postgresql://USER@HOST:PORT/DATABASE") from None
 
 
 def _attributes(connection: Any, name: str) -> dict[str, Any] | None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from gbc.errors import BadInput
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import first_line, public
+from search.spec.locations import first_line, public, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +56,7 @@ def address(config: SweepConfig) -> str:
 
 def default_address() -> str:
     """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(Path("mlflow.db").resolve())
 
 
 def experiments(uri: str) -> dict[str, str]:
@@ -75,7 +74,12 @@ def experiments(uri: str) -> dict[str, str]:
 
 def missing(uri: str) -> bool:
     """Whether the store is a database in a file that does not exist: MLflow would create it."""
-    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists()
+    if not uri.startswith(_SQLITE):
+        return False
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return database not in (None, "", ":memory:") and not Path(str(database)).exists()
 
 
 @contextmanager
@@ -122,7 +126,14 @@ def reach(uri: str) -> None:
 
 def patient(uri: str) -> str:
     """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
-    return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
+    if not uri.startswith(_SQLITE):
+        return uri
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    if "timeout" not in url.query:
+        url = url.update_query_dict({"timeout": str(faults.PATIENCE)})
+    return url.render_as_string(hide_password=False)
 
 
 def _be_quiet() -> None:
@@ -144,45 +155,6 @@ def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
             return
 
 
-def known_runs(client: MlflowClient, uri: str, experiment: str, name: str) -> list[Known]:
-    """The runs of the trials of sweep `name`, newest first.
-
-    A database in a file is read as what it is: through MLflow's client a thousand runs take seconds, nearly all of it for
-    parameters that nobody asked for. `tests/search/tracking/test_client.py` compares the two.
-    """
-    if uri.startswith(_SQLITE) and "?" not in uri:
-        return _in_file(Path(uri.removeprefix(_SQLITE)), experiment, name)
-    return [Known.of(run) for run in pages(client, experiment, of_trials(name))]
-
-
 def of_trials(name: str) -> str:
     """The query for the runs of all trials of a sweep."""
     return f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
-
-
-_RUNS: Final = """
-    SELECT run_uuid FROM runs
-    JOIN tags AS named USING (run_uuid) JOIN tags AS role USING (run_uuid)
-    WHERE lifecycle_stage = 'active' AND experiment_id = :experiment
-    AND named.key = 'sweep.name' AND named.value = :name AND role.key = 'sweep.role' AND role.value = 'trial'
-"""
-
-
-def _in_file(path: Path, experiment: str, name: str) -> list[Known]:
-    which = {"experiment": int(experiment), "name": name}
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=faults.PATIENCE)) as store:
-        store.execute("BEGIN")  # one moment of it
-        rows = store.execute(
-            f"SELECT run_uuid, status, EXISTS (SELECT 1 FROM params WHERE params.run_uuid = runs.run_uuid) "
-            f"FROM runs WHERE run_uuid IN ({_RUNS}) ORDER BY start_time DESC, run_uuid",
-            which,
-        )
-        found = {run: Known(run, status, has_params=bool(has)) for run, status, has in rows}
-        for run, key, value in store.execute(f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({_RUNS})", which):
-            found[run].tags[key] = value
-        query = f"SELECT run_uuid, key, value, is_nan, step FROM latest_metrics WHERE run_uuid IN ({_RUNS})"
-        for run, key, value, is_nan, step in store.execute(query, which):
-            found[run].metrics[key] = float("nan") if is_nan else value
-            if key == MARK:
-                found[run].mark = step
-    return list(found.values())

@@ -13,7 +13,7 @@ from search.files import storage
 from search.files.storage import Place
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import MARK, Known, address, known_runs, patient, reach, usable
+from search.tracking.client import MARK, Known, address, of_trials, pages, patient, reach, usable
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
@@ -64,7 +64,7 @@ class Tracker:
     def look(self) -> None:
         """Read all runs of the sweep's trials. Done by itself before the first use of one."""
         self._children = {}
-        for found in known_runs(self._client, self.uri, self.experiment, self.config.name):
+        for found in map(Known.of, pages(self._client, self.experiment, of_trials(self.config.name))):
             number = int(found.tags.get("sweep.trial", -1))
             other = self._children.get(number)
             if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
