@@ -18,6 +18,7 @@ from search.spec.trial_record import ORIGIN
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import InMemoryStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
@@ -55,6 +56,7 @@ class Proposer:
         self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
         self._history = [_told(config, known) for known in prior.history]
         self._study: Study | None = None
+        self._storage: InMemoryStorage | None = None
         self._states: list[TrialState] = []
         """Of the trials that the study in memory holds, as it holds them."""
 
@@ -104,8 +106,9 @@ class Proposer:
 
         if self._study is None or self._config.sampler not in LEARNING or not self._continues(trials):
             self._states = []
+            self._storage = optuna.storages.InMemoryStorage()
             self._study = optuna.create_study(
-                directions=[f"{objective.direction}imize" for objective in self._config.objectives]
+                storage=self._storage, directions=[f"{objective.direction}imize" for objective in self._config.objectives]
             )
         if self._config.sampler not in LEARNING:
             return self._study
@@ -127,13 +130,12 @@ class Proposer:
         )
 
     def _end(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
-        assert self._study is not None
-        storage = self._study._storage
+        assert self._study is not None and self._storage is not None
         mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
         for step, value in trial.intermediate_values.items():
             if step not in mine.intermediate_values:
-                storage.set_trial_intermediate_value(mine._trial_id, step, value)
-        storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+                self._storage.set_trial_intermediate_value(mine._trial_id, step, value)
+        self._storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
         self._states[number] = state
 
     def _state(self, trial: FrozenTrial) -> TrialState:

@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.policy.ranking import best
 from search.policy.samplers import Prior, Proposer
 from search.spec.config import SweepConfig
-from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
+from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, seconds_of
 from search.study.store import open_study
-from search.study.tables import frozen_trials
-from search.study.transaction import End, Value, create, write
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from search.study.tables import entry_of_trial, frozen_trials
+from search.study.transaction import End, TableWriter, Value, writer
 
 
 class Ledger:
@@ -39,8 +36,10 @@ class Ledger:
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
-        self._trials = frozen_trials(config, folder)
-        self._entries = [_entry(trial) for trial in self._trials]
+        self._writer = writer(self._storage, self._storage.get_study_id_from_name(config.name))
+        tables_known = isinstance(self._writer, TableWriter)
+        self._trials = frozen_trials(config, folder) if tables_known else self.study.get_trials()
+        self._entries = [entry_of_trial(trial) for trial in self._trials]
         self._seconds = seconds_of(self.study.user_attrs)
         self._values: list[Value] = []
         self._attributes: dict[tuple[int, str], Any] = {}
@@ -62,9 +61,9 @@ class Ledger:
         self.flush()
         trial = self._proposer.propose(self._trials)
         trial.number = len(self._trials)
-        trial._trial_id = create(self._storage.engine, self.study._study_id, trial)
+        trial._trial_id = self._writer.create(trial)
         self._trials.append(trial)
-        self._entries.append(_entry(trial))
+        self._entries.append(entry_of_trial(trial))
         return self._entries[-1]
 
     def record(
@@ -141,22 +140,16 @@ class Ledger:
     def reopen(self, number: int) -> None:
         """Let a failed trial run again under its number, with its settings and from its last report.
 
-        Optuna has no call for this: a FAIL is final. A second Optuna trial in its place would leave two for one number, so
-        its row is set back to RUNNING, as it was before it was told; only the state and the end change.
+        Raises:
+            BadInput: another version of Optuna laid out the study's tables, so that this cannot be done.
         """
         import optuna
-        from sqlalchemy import text
+        from optuna.trial import TrialState
 
         entry = self._entries[number]
         if entry.state != "failed":
             return
-        with self._storage.engine.begin() as connection:
-            connection.execute(
-                text(
-                    "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = :trial AND state = 'FAIL'"
-                ),
-                {"trial": self._id(number)},
-            )
+        self._writer.reopen(self._id(number))
         self._storage.remove_session()
         # Optuna remembers ended trials for good: only a new study object looks again.
         self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
@@ -164,7 +157,9 @@ class Ledger:
         self._note(number, LOST, 0)
         self._note(number, RETRIED, entry.retried + 1)
         self.flush()
-        self._look(number)
+        trial = self._trials[number]
+        trial.state, trial.datetime_complete = TrialState.RUNNING, None
+        self._changed(number)
 
     def best(self) -> Entry | None:
         """The trial with the best (first) objective at the full horizon, if any got there."""
@@ -187,7 +182,7 @@ class Ledger:
         self._storage.engine.dispose()
 
     def _write(self, end: End | None = None) -> None:
-        write(self._storage.engine, self._values, self._attributes, end)
+        self._writer.write(self._values, self._attributes, end)
         self._values, self._attributes = [], {}
 
     def _id(self, number: int) -> int:
@@ -200,15 +195,4 @@ class Ledger:
         self._changed(number)
 
     def _changed(self, number: int) -> None:
-        self._entries[number] = _entry(self._trials[number])
-
-    def _look(self, number: int) -> None:
-        """Read a trial again as the study has it now."""
-        self._trials[number] = self._storage.get_trial(self._id(number))
-        self._changed(number)
-
-
-def _entry(trial: FrozenTrial) -> Entry:
-    return entry_of(
-        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
-    )
+        self._entries[number] = entry_of_trial(self._trials[number])

@@ -8,7 +8,6 @@ finds them there.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 _RECORD: Final = "sweep"
 _DRIVER: Final = "driver"
-_ATTRIBUTES: Final = (
-    "SELECT key, value_json FROM study_user_attributes WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
-)
 _HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -59,6 +55,8 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         )
         if url and _RECORD not in study.user_attrs:
             study.set_user_attr(_RECORD, config.record())
+    except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
+        raise _of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
         raise (_unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
     except DatabaseError as fault:
@@ -113,7 +111,7 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
             return
         with connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
-                raise refusal(config.name, _noted(connection, config.name))
+                raise refusal(config.name, _noted(url, config.name))
             connection.commit()
             yield
 
@@ -136,7 +134,7 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     with connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted(connection, config.name) or UNKNOWN
+        return _noted(url, config.name) or UNKNOWN
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
@@ -147,10 +145,9 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     """
     url = config.places.study_url
     assert url is not None
-    with connected(url) as engine, engine.connect() as connection:
-        attributes = _attributes(connection, config.name)
-        if attributes is None:
-            return None
+    attributes = _attributes(url, config.name)
+    if attributes is None:
+        return None
     if _RECORD not in attributes:
         raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
     return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
@@ -183,17 +180,54 @@ def _driver_of_postgres(url: str) -> None:
         raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
 
 
-def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
+@contextmanager
+def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
+    """The study `name` at `url`, or the only one there, through Optuna's interface; no table is created.
+
+    Raises:
+        BadInput: the database cannot be used, or Optuna does not know the layout of its tables.
+        KeyError: it holds no study of this name.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    on_server = not url.startswith("sqlite")
+    connect = _CONNECT | {"options": f"{_CONNECT['options']} -c default_transaction_read_only=on"} if on_server else {}
+    try:
+        try:
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect}, skip_table_creation=True)
+        except RuntimeError as fault:
+            raise _of_another_version(public(url), fault) from None
+        try:
+            yield optuna.load_study(study_name=name, storage=storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except SQLAlchemyError as fault:
+        raise (
+            _unreachable(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {told(fault, None)}")
+        ) from None
+
+
+def _attributes(url: str, name: str) -> dict[str, Any] | None:
     """Of the study of this name; None when there is none, or no study at all in this database."""
-    if connection.execute(_text("SELECT to_regclass('study_user_attributes')")).scalar() is None:
+    with connected(url) as engine, engine.connect() as connection:
+        if connection.execute(_text("SELECT to_regclass('studies')")).scalar() is None:
+            return None
+    try:
+        with study_through_optuna(url, name) as study:
+            return dict(study.user_attrs)
+    except KeyError:
         return None
-    if connection.execute(_text("SELECT 1 FROM studies WHERE study_name = :name"), {"name": name}).scalar() is None:
-        return None
-    return {key: json.loads(text) for key, text in connection.execute(_text(_ATTRIBUTES), {"name": name})}
 
 
-def _noted(connection: Any, name: str) -> Driver | None:
-    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
+def _noted(url: str, name: str) -> Driver | None:
+    return Driver.of((_attributes(url, name) or {}).get(_DRIVER, {}))
+
+
+def _of_another_version(where: object, fault: RuntimeError) -> BadInput:
+    return BadInput(f"study {where}: {told(fault, None)}")
 
 
 def _unreachable(url: str, fault: Any) -> BadInput:

@@ -1,7 +1,8 @@
 """The study's tables, read as what they are; nothing is written.
 
-Optuna's own storage would open a study for writing, takes longer to import than a look takes, and builds a thousand trials in
-seconds. `tests/search/study/test_tables.py` compares with what Optuna says.
+Optuna's own storage would open a study for writing, takes longer to import than reading takes, and builds a thousand trials
+in seconds. It is asked where its tables are laid out in a way that is not known here (`search.study.schema`).
+`tests/contracts/test_optuna.py` compares with what Optuna says.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from urllib.parse import quote
 from gbc.errors import CorruptFile
 from search.files.paths import STUDY_FILE
 from search.spec.config import SweepConfig
+from search.spec.locations import sqlite_url
 from search.spec.trial_record import Entry, entry_of, seconds_of
-from search.study.store import connected
+from search.study import schema
+from search.study.store import connected, study_through_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -55,9 +58,13 @@ def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], flo
         CorruptFile: the study's file is damaged.
         BadInput: the database cannot be reached.
     """
-    if config.places.study_url:
-        return _entries(_database_tables(config.places.study_url, config.name, _FOR_ENTRIES))
-    return read_study(folder / STUDY_FILE)
+    url = config.places.study_url
+    if url is None:
+        return read_study(folder / STUDY_FILE)
+    try:
+        return _entries(_database_tables(url, config.name, _FOR_ENTRIES))
+    except schema.UnknownSchema:
+        return _entries_through_optuna(url, config.name)
 
 
 def read_study(path: Path) -> tuple[list[Entry], float]:
@@ -66,13 +73,17 @@ def read_study(path: Path) -> tuple[list[Entry], float]:
     Raises:
         CorruptFile: it is no study.
     """
-    return _entries(_file_tables(path, _FOR_ENTRIES))
+    try:
+        return _entries(_file_tables(path, _FOR_ENTRIES))
+    except schema.UnknownSchema:
+        return _entries_through_optuna(sqlite_url(path), None)
 
 
 def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
     """Every trial of a sweep, by number, as Optuna would give it.
 
     Raises:
+        UnknownSchema: another version of Optuna laid out the tables.
         CorruptFile: the study's file is damaged.
         BadInput: the database cannot be reached.
     """
@@ -107,6 +118,13 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
     ]
 
 
+def entry_of_trial(trial: FrozenTrial) -> Entry:
+    """A trial as Optuna gives it, as an entry of the ledger."""
+    return entry_of(
+        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
+    )
+
+
 class _Gathered:
     """What hangs on trials, by the trial's id."""
 
@@ -134,6 +152,12 @@ def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
     return entries, seconds_of({key: json.loads(text) for key, text in shared})
 
 
+def _entries_through_optuna(url: str, name: str | None) -> tuple[list[Entry], float]:
+    with study_through_optuna(url, name) as study:
+        entries = [entry_of_trial(trial) for trial in study.get_trials(deepcopy=False)]
+        return entries, seconds_of(study.user_attrs)
+
+
 def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
     try:
         try:
@@ -150,6 +174,8 @@ def _read(path: Path, queries: Sequence[str]) -> list[Table]:
     address = f"file:{quote(str(path.resolve()))}?{mode}"
     with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
         study.execute("BEGIN")
+        if not schema.is_known(study.execute(schema.VERSION)):
+            raise schema.UnknownSchema
         return [study.execute(query.format(which="1 = 1")).fetchall() for query in queries]
 
 
@@ -158,6 +184,8 @@ def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]
 
     with connected(url) as engine, engine.connect() as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        if not schema.is_known(connection.execute(text(schema.VERSION))):
+            raise schema.UnknownSchema
         return [connection.execute(text(query.format(which=_NAMED)), {"name": name}).all() for query in queries]
 
 
