@@ -14,7 +14,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -105,8 +104,8 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
             state=TrialState[state],
             value=None,
             values=objectives.get(trial),
-            datetime_start=_moment(began),
-            datetime_complete=_moment(ended),
+            datetime_start=schema.local_time(began),
+            datetime_complete=schema.local_time(ended),
             params=by_trial.params[trial],
             distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
             user_attrs=by_trial.notes[trial],
@@ -146,7 +145,7 @@ def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
     trials, params, reports, notes, shared = tables
     found = _Gathered(params, reports, notes)
     entries = [
-        entry_of(number, state, _moment(ended), found.params[trial], found.reports[trial], found.notes[trial])
+        entry_of(number, state, schema.local_time(ended), found.params[trial], found.reports[trial], found.notes[trial])
         for trial, number, state, _, ended in trials
     ]
     return entries, seconds_of({key: json.loads(text) for key, text in shared})
@@ -191,10 +190,6 @@ def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]
 
 def _number(value: float, kind: str) -> float:
     return _NOT_FINITE.get(kind, value)
-
-
-def _moment(stored: str | datetime | None) -> datetime | None:
-    return datetime.fromisoformat(stored) if isinstance(stored, str) else stored
 
 
 def _external(value: float, distribution: str) -> Any:

@@ -36,6 +36,7 @@ class End(NamedTuple):
     values: Sequence[float]
     """Of each objective, or none."""
     when: datetime
+    """In this machine's time zone, which it does not name, as Optuna has it."""
 
 
 class Writer(Protocol):
@@ -96,7 +97,7 @@ class TableWriter:
                 "study_id": self._study,
                 "number": trial.number,
                 "state": trial.state,
-                "datetime_start": trial.datetime_start,
+                "datetime_start": schema.stored_time(trial.datetime_start),
             }
             identity: int = connection.execute(insert(TrialModel).values(row)).inserted_primary_key[0]
             params = [
@@ -149,8 +150,8 @@ class TableWriter:
                     ],
                 )
             if end is not None:
-                told = {"state": end.state, "datetime_complete": end.when}
-                connection.execute(update(TrialModel).where(TrialModel.trial_id == end.trial).values(told))
+                ended = {"state": end.state, "datetime_complete": schema.stored_time(end.when)}
+                connection.execute(update(TrialModel).where(TrialModel.trial_id == end.trial).values(ended))
                 connection.execute(delete(TrialValueModel).where(TrialValueModel.trial_id == end.trial))
                 if end.values:
                     connection.execute(insert(TrialValueModel), [_objective(end.trial, *one) for one in enumerate(end.values)])

@@ -31,7 +31,7 @@ def test_a_sweep_whose_tables_are_unknown_goes_on_through_optuna(
 ) -> None:
     _filled(config, tmp_path).close()
     through_tables = recorded_trials(config, tmp_path)
-    monkeypatch.setattr(schema, "KNOWN", frozenset({"v9.9.9.a"}))
+    monkeypatch.setattr(schema, "KNOWN", frozenset({("v9.9.9.a", "9")}))
     assert repr(recorded_trials(config, tmp_path)) == repr(through_tables)
     with pytest.raises(schema.UnknownSchema):
         frozen_trials(config, tmp_path)
