@@ -74,7 +74,7 @@ class Recorder(tune.Callback):
         """Ray looked for news, as it does several times a second."""
         now = time.monotonic()
         if now - self._noted >= _NOTE_TIME_EVERY:
-            self._ledger.spent(self.elapsed())
+            self._ledger.set_seconds(self.elapsed())
             self._noted = now
         if self._held and now - self._flushed >= _HOLD:
             self._flush()
@@ -97,7 +97,7 @@ class Recorder(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died or raised, and another one takes over."""
         number = trial.config["number"]
-        self._ledger.lost_worker(number)
+        self._ledger.count_lost_worker(number)
         self._collect(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -105,7 +105,7 @@ class Recorder(tune.Callback):
         number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
         silence = self._collect(number)
         if self._ledger.may_retry(number):  # the searcher hands it out again
-            self._ledger.lost_worker(number)
+            self._ledger.count_lost_worker(number)
             return
         if text := self._hung.get(number, "") + text:
             storage.write(self._trial_folder(number) / LOG, text.encode())
@@ -114,7 +114,7 @@ class Recorder(tune.Callback):
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
         horizon = self._ledger.config.trial.steps
-        self._tracker.look()
+        self._tracker.load_runs()
         for entry in self._ledger.entries():
             self._progress.known(entry.number, entry.state, entry.last_step, entry.reason)
             outcome = entry.outcome(horizon)
@@ -143,7 +143,7 @@ class Recorder(tune.Callback):
 
         MLflow may be behind the study, and a checkpoint that would fill the gap may be damaged.
         """
-        return min(self._ledger.entry(number).last_step, self._tracker.mark(number))
+        return min(self._ledger.entry(number).last_step, self._tracker.last_step(number))
 
     def elapsed(self) -> float:
         """Wall seconds spent on the sweep, this run and earlier ones."""
@@ -163,7 +163,7 @@ class Recorder(tune.Callback):
             Exception: what MLflow's store said, when it refuses for longer than a minute.
         """
         self._flush()
-        self._ledger.spent(self.elapsed())
+        self._ledger.set_seconds(self.elapsed())
         self._writer.drain(faults.PATIENCE)
         for entry in self._ledger.entries():
             if not entry.finished:
@@ -187,7 +187,7 @@ class Recorder(tune.Callback):
         if gpus >= 1:
             self._errors[number] = f"{reason}, though it had the GPU to itself"
             return
-        self._ledger.needs(number, min(1.0, 2 * gpus))
+        self._ledger.set_gpu_share(number, min(1.0, 2 * gpus))
         self._progress.crowded(number, reason, min(1.0, 2 * gpus))
 
     def _collect(self, number: int) -> str | None:

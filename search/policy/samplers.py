@@ -27,7 +27,7 @@ _SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm 
 
 
 @dataclass(frozen=True)
-class Known:
+class SourceTrial:
     """Settings of another sweep's trial, and what came of them."""
 
     origin: str
@@ -41,9 +41,9 @@ class Known:
 class Prior:
     """What is known before the first trial."""
 
-    first: Sequence[Known] = ()
+    first: Sequence[SourceTrial] = ()
     """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
-    history: Sequence[Known] = ()
+    history: Sequence[SourceTrial] = ()
     """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
 
 
@@ -176,7 +176,7 @@ def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
     return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
 
 
-def _told(config: SweepConfig, known: Known) -> FrozenTrial:
+def _told(config: SweepConfig, known: SourceTrial) -> FrozenTrial:
     from optuna.trial import create_trial
 
     distributions = {key: dimension.distribution() for key, dimension in config.space.items()}

@@ -1,4 +1,4 @@
-"""The study's tables, read as what they are; nothing is written.
+"""Reads a study from its tables; nothing is written.
 
 Optuna's own storage would open a study for writing, takes longer to import than reading takes, and builds a thousand trials
 in seconds. It is asked where its tables are laid out in a way that is not known here (`search.study.schema`).
@@ -51,7 +51,7 @@ _FOR_OPTUNA: Final = (
 
 
 def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
-    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+    """Return every trial of a sweep, by number, and the seconds spent, at one consistent moment.
 
     Raises:
         CorruptFile: the study's file is damaged.
@@ -67,7 +67,7 @@ def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], flo
 
 
 def read_study(path: Path) -> tuple[list[Entry], float]:
-    """The same of the study in this file, of which there is one.
+    """Return every trial of the only study in this file, and the seconds spent.
 
     Raises:
         CorruptFile: it is no study.
@@ -79,7 +79,7 @@ def read_study(path: Path) -> tuple[list[Entry], float]:
 
 
 def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
-    """Every trial of a sweep, by number, as Optuna would give it.
+    """Return every trial of a sweep, by number, as Optuna would give it.
 
     Raises:
         UnknownSchema: another version of Optuna laid out the tables.
@@ -90,11 +90,11 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
 
     url = config.places.study_url
     tables = _database_tables(url, config.name, _FOR_OPTUNA) if url else _file_tables(folder / STUDY_FILE, _FOR_OPTUNA)
-    trials, params, reports, notes, system, values = tables
-    by_trial = _Gathered(params, reports, notes)
-    own: dict[int, dict[str, Any]] = defaultdict(dict)
+    trials, params, reports, attributes, system, values = tables
+    by_trial = _TrialRows(params, reports, attributes)
+    system_attributes: dict[int, dict[str, Any]] = defaultdict(dict)
     for trial, key, text in system:
-        own[trial][key] = json.loads(text)
+        system_attributes[trial][key] = json.loads(text)
     objectives: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in values:
         objectives[trial].append(_number(value, kind))
@@ -108,8 +108,8 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
             datetime_complete=schema.local_time(ended),
             params=by_trial.params[trial],
             distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
-            user_attrs=by_trial.notes[trial],
-            system_attrs=own[trial],
+            user_attrs=by_trial.attributes[trial],
+            system_attrs=system_attributes[trial],
             intermediate_values=by_trial.reports[trial],
             trial_id=trial,
         )
@@ -124,28 +124,28 @@ def entry_of_trial(trial: FrozenTrial) -> Entry:
     )
 
 
-class _Gathered:
-    """What hangs on trials, by the trial's id."""
+class _TrialRows:
+    """The rows that belong to trials, by the trial's id."""
 
-    def __init__(self, params: Table, reports: Table, notes: Table) -> None:
+    def __init__(self, params: Table, reports: Table, attributes: Table) -> None:
         self.params: dict[int, dict[str, Any]] = defaultdict(dict)
         self.distributions: dict[int, dict[str, str]] = defaultdict(dict)
         self.reports: dict[int, dict[int, float]] = defaultdict(dict)
-        self.notes: dict[int, dict[str, Any]] = defaultdict(dict)
+        self.attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, name, value, distribution in params:
-            self.params[trial][name] = _external(value, distribution)
+            self.params[trial][name] = _sampled_value(value, distribution)
             self.distributions[trial][name] = distribution
         for trial, step, value, kind in reports:
             self.reports[trial][step] = _number(value, kind)
-        for trial, key, text in notes:
-            self.notes[trial][key] = json.loads(text)
+        for trial, key, text in attributes:
+            self.attributes[trial][key] = json.loads(text)
 
 
 def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
-    trials, params, reports, notes, shared = tables
-    found = _Gathered(params, reports, notes)
+    trials, params, reports, attributes, shared = tables
+    rows = _TrialRows(params, reports, attributes)
     entries = [
-        entry_of(number, state, schema.local_time(ended), found.params[trial], found.reports[trial], found.notes[trial])
+        entry_of(number, state, schema.local_time(ended), rows.params[trial], rows.reports[trial], rows.attributes[trial])
         for trial, number, state, _, ended in trials
     ]
     return entries, seconds_of({key: json.loads(text) for key, text in shared})
@@ -192,18 +192,18 @@ def _number(value: float, kind: str) -> float:
     return _NOT_FINITE.get(kind, value)
 
 
-def _external(value: float, distribution: str) -> Any:
+def _sampled_value(value: float, distribution: str) -> Any:
     """A parameter as it was sampled: Optuna stores choices by index."""
-    kind = _kind(distribution)
-    if kind["name"] == "CategoricalDistribution":
-        return kind["attributes"]["choices"][int(value)]
-    return int(value) if kind["name"] == "IntDistribution" else value
+    parsed = _parsed_distribution(distribution)
+    if parsed["name"] == "CategoricalDistribution":
+        return parsed["attributes"]["choices"][int(value)]
+    return int(value) if parsed["name"] == "IntDistribution" else value
 
 
 @functools.cache
-def _kind(distribution: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(distribution)
-    return found
+def _parsed_distribution(distribution: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(distribution)
+    return parsed
 
 
 @functools.cache

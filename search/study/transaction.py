@@ -111,11 +111,11 @@ class TableWriter:
             ]
             if params:
                 connection.execute(insert(TrialParamModel), params)
-            for table, notes in ((TrialUserAttributeModel, trial.user_attrs), (TrialSystemAttributeModel, trial.system_attrs)):
-                if notes:
+            for table, pairs in ((TrialUserAttributeModel, trial.user_attrs), (TrialSystemAttributeModel, trial.system_attrs)):
+                if pairs:
                     connection.execute(
                         insert(table),
-                        [{"trial_id": identity, "key": key, "value_json": json.dumps(value)} for key, value in notes.items()],
+                        [{"trial_id": identity, "key": key, "value_json": json.dumps(value)} for key, value in pairs.items()],
                     )
         return identity
 
@@ -154,7 +154,9 @@ class TableWriter:
                 connection.execute(update(TrialModel).where(TrialModel.trial_id == end.trial).values(ended))
                 connection.execute(delete(TrialValueModel).where(TrialValueModel.trial_id == end.trial))
                 if end.values:
-                    connection.execute(insert(TrialValueModel), [_objective(end.trial, *one) for one in enumerate(end.values)])
+                    connection.execute(
+                        insert(TrialValueModel), [_value_row(end.trial, *numbered) for numbered in enumerate(end.values)]
+                    )
 
     def reopen(self, trial: int) -> None:
         """Set the row of a failed trial back; only its state and its end change.
@@ -201,7 +203,7 @@ class InterfaceWriter:
         )
 
 
-def _objective(trial: int, number: int, value: float) -> dict[str, Any]:
+def _value_row(trial: int, number: int, value: float) -> dict[str, Any]:
     from optuna.storages._rdb.models import TrialValueModel
 
     amount, kind = TrialValueModel.value_to_stored_repr(value)

@@ -1,4 +1,4 @@
-"""MLflow's store: where it is, whether it answers, and what it knows of a sweep's runs."""
+"""MLflow's store: its address, whether it answers, and the runs of a sweep in it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MARK: Final = "loss/total"
-"""In every report, so its last step is how far a run has come."""
+STEP_METRIC: Final = "loss/total"
+"""A metric of every report: its last step is how far a run has come."""
 _PAGE: Final = 500
 _SQLITE: Final = "sqlite:///"
 
 
 @dataclass
-class Known:
-    """What is known of a trial's run."""
+class TrialRun:
+    """The run of a trial as MLflow last gave it, or as this process left it."""
 
     run: str
     status: str = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     has_params: bool = False
-    mark: int = 0
+    last_step: int = 0
     """The step of the last report, 0 before the first."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each."""
@@ -43,24 +43,26 @@ class Known:
     """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
 
     @classmethod
-    def of(cls, run: Run) -> Known:
+    def of(cls, run: Run) -> TrialRun:
         """From what MLflow's client gives, without asking the store again."""
-        mark = max((metric.step for metric in run.data.to_proto().metrics if metric.key == MARK), default=0)
-        return cls(run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark, dict(run.data.metrics))
+        last_step = max((metric.step for metric in run.data.to_proto().metrics if metric.key == STEP_METRIC), default=0)
+        return cls(
+            run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), last_step, dict(run.data.metrics)
+        )
 
 
 def address(config: SweepConfig) -> str:
-    """Of the MLflow store: where the sweep's places or the environment say, or the database in this folder."""
+    """Return the address of the MLflow store: the sweep's own, the environment's, or that of the database in this folder."""
     return config.places.tracking_uri or default_address()
 
 
 def default_address() -> str:
-    """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
+    """Return the address of the store where a sweep names none: the environment's, or that of the database in this folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(Path("mlflow.db").resolve())
 
 
 def experiments(uri: str) -> dict[str, str]:
-    """The ids of the store's experiments by name.
+    """Return the ids of the store's experiments by name.
 
     Raises:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
@@ -73,7 +75,7 @@ def experiments(uri: str) -> dict[str, str]:
 
 
 def missing(uri: str) -> bool:
-    """Whether the store is a database in a file that does not exist: MLflow would create it."""
+    """Return whether the store is a database in a file that does not exist: MLflow would create it."""
     if not uri.startswith(_SQLITE):
         return False
     from sqlalchemy.engine import make_url
@@ -84,7 +86,7 @@ def missing(uri: str) -> bool:
 
 @contextmanager
 def usable(uri: str) -> Iterator[None]:
-    """What MLflow, its database or its server raise leaves as one line that names the store.
+    """Turn what MLflow, its database or its server raise into one line that names the store.
 
     Raises:
         BadInput: in place of it.
@@ -100,7 +102,7 @@ def usable(uri: str) -> Iterator[None]:
 
 
 def _why_not(fault: Exception, uri: str) -> str:
-    """Why a store cannot be used, and what mends it, in one line."""
+    """Say in one line why a store cannot be used, and what helps."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
         return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
@@ -109,7 +111,7 @@ def _why_not(fault: Exception, uri: str) -> str:
 
 
 def reach(uri: str) -> None:
-    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
+    """Check within seconds that a server answers: MLflow would try for minutes.
 
     Raises:
         BadInput: nobody does.
@@ -124,8 +126,8 @@ def reach(uri: str) -> None:
         raise BadInput(_why_not(fault, uri)) from None
 
 
-def patient(uri: str) -> str:
-    """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
+def with_timeout(uri: str) -> str:
+    """Make an sqlite store wait a minute for a lock, as the study does; MLflow waits five seconds."""
     if not uri.startswith(_SQLITE):
         return uri
     from sqlalchemy.engine import make_url
@@ -137,15 +139,15 @@ def patient(uri: str) -> str:
 
 
 def _be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables and runs: before its first import."""
+    """Switch off telemetry and MLflow's messages about its tables and runs, before its first import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    """Every run that `query` finds, newest first, in as few requests as its number allows."""
+def all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    """Yield every run that `query` finds, newest first, in as few requests as its number allows."""
     token: str | None = None
     while True:
         found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
@@ -155,6 +157,6 @@ def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
             return
 
 
-def of_trials(name: str) -> str:
-    """The query for the runs of all trials of a sweep."""
+def trials_query(name: str) -> str:
+    """Return the query for the runs of all trials of a sweep."""
     return f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"

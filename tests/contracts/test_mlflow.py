@@ -33,9 +33,9 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 def test_a_run_knows_the_last_step_of_each_metric(client: MlflowClient) -> None:
     run = client.create_run("0").info.run_id
-    client.log_batch(run, [Metric(tracking.MARK, 0.5, 1000 + step, step) for step in (3, 6)])
-    (found,) = tracking.pages(client, "0", "")
-    assert tracking.Known.of(found).mark == 6
+    client.log_batch(run, [Metric(tracking.STEP_METRIC, 0.5, 1000 + step, step) for step in (3, 6)])
+    (found,) = tracking.all_runs(client, "0", "")
+    assert tracking.TrialRun.of(found).last_step == 6
 
 
 def test_pictures_of_steps_are_found_by_the_names_of_their_files(client: MlflowClient, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_trials_in_the_tables_are_those_that_optuna_gives(sampler: str, tmp_path
     ledger = Ledger(config, tmp_path)
     assert frozen_trials(config, tmp_path) == []
     fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
-    ledger.lost_worker(4)
+    ledger.count_lost_worker(4)
     wanted = ledger.study.get_trials()
     found = frozen_trials(config, tmp_path)
     ledger.close()

@@ -21,8 +21,8 @@ from tests.search.conftest import fill
 def _filled(config: SweepConfig, folder: Path) -> Ledger:
     ledger = Ledger(config, folder)
     fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (0.5, None))
-    ledger.lost_worker(3)
-    ledger.spent(12.5)
+    ledger.count_lost_worker(3)
+    ledger.set_seconds(12.5)
     return ledger
 
 

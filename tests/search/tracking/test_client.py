@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search.spec.config import SweepConfig
-from search.tracking.client import Known, default_address, experiments, missing, of_trials, pages, patient
+from search.tracking.client import TrialRun, all_runs, default_address, experiments, missing, trials_query, with_timeout
 from search.tracking.tracker import Report, Tracker
 from tests.support.stores import lay_down_store
 
@@ -33,8 +33,8 @@ def test_the_last_report_and_the_newest_values_of_each_trial(
     assert deleted is not None
     tracker.discard(deleted)
 
-    found = [Known.of(run) for run in pages(MlflowClient(tracker.uri), tracker.experiment, of_trials("tiny"))][::-1]
-    assert [(run.tags["sweep.trial"], run.status, run.has_params, run.mark) for run in found] == [
+    found = [TrialRun.of(run) for run in all_runs(MlflowClient(tracker.uri), tracker.experiment, trials_query("tiny"))][::-1]
+    assert [(run.tags["sweep.trial"], run.status, run.has_params, run.last_step) for run in found] == [
         ("0", "RUNNING", False, 0), ("1", "FINISHED", True, 6), ("2", "FAILED", True, 3),
     ]  # fmt: skip
     assert found[1].metrics == {"loss/total": 1 / 6, "kkt/rho": 1.0}
@@ -47,13 +47,13 @@ def test_a_store_in_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert missing(default_address()) and missing(patient(default_address()))
+    assert missing(default_address()) and missing(with_timeout(default_address()))
     lay_down_store(folder)
-    assert not missing(default_address()) and not missing(patient(default_address()))
-    assert experiments(patient(default_address())) == {"Default": "0"}
+    assert not missing(default_address()) and not missing(with_timeout(default_address()))
+    assert experiments(with_timeout(default_address())) == {"Default": "0"}
 
 
 def test_a_locked_file_is_waited_for_a_minute() -> None:
-    assert patient("sqlite:///mlflow.db") == "sqlite:///mlflow.db?timeout=60.0"
-    assert patient("sqlite:///mlflow.db?timeout=5") == "sqlite:///mlflow.db?timeout=5"
-    assert patient("http://host:5000") == "http://host:5000"
+    assert with_timeout("sqlite:///mlflow.db") == "sqlite:///mlflow.db?timeout=60.0"
+    assert with_timeout("sqlite:///mlflow.db?timeout=5") == "sqlite:///mlflow.db?timeout=5"
+    assert with_timeout("http://host:5000") == "http://host:5000"
