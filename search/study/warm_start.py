@@ -19,19 +19,21 @@ from search.policy.ranking import ranked
 from search.policy.samplers import Prior, SourceTrial
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import Entry
+from search.spec.trial_record import LISTED, Entry
 from search.study.tables import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:
-    """Return what the sweep knows beforehand: from its note, or at its start from the sweep that `config` names.
+    """Return what the sweep knows beforehand: the first trials that `config` lists, and what it takes from another.
+
+    The latter is read as it was noted at the start, once there is a note.
 
     Raises:
         BadInput: there is no such sweep, it is of another data set, has no full trial, or nothing of it fits the space.
         CorruptFile: the note is damaged, or lost since.
     """
     if config.warm_start is None:
-        return Prior()
+        return listed(config)
     path = folder_of(config.name) / WARM_START
     if path.exists():
         return read_note(path)
@@ -53,9 +55,9 @@ def read_note(path: Path) -> Prior:
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
 
-def write_note(prior: Prior, sweep: Path) -> dict[str, str]:
-    """Write `prior` into the sweep's folder and return {file name: text}, empty where there is nothing to keep."""
-    if not prior.first:
+def write_note(config: SweepConfig, prior: Prior, sweep: Path) -> dict[str, str]:
+    """Write what a warm start took into the sweep's folder and return {file name: text}, empty without a warm start."""
+    if config.warm_start is None:
         return {}
     text = json.dumps(asdict(prior), indent=2)
     write_atomic(sweep / WARM_START, text.encode())
@@ -96,7 +98,12 @@ def borrow(config: SweepConfig, name: str) -> Prior:
     measured = [[(objective.metric, objective.direction) for objective in sweep.objectives] for sweep in (config, other)]
     same = measured[0] == measured[1] and other.trial.steps == config.trial.steps
     history = [source for source in sources if same and source.params.keys() == config.space.keys()]
-    return Prior(first=_distinct(fitting)[: config.borrowed], history=tuple(history))
+    return Prior(first=(*listed(config).first, *_distinct(fitting)[: config.borrowed]), history=tuple(history))
+
+
+def listed(config: SweepConfig) -> Prior:
+    """Return the first trials that `config` lists itself."""
+    return Prior(first=tuple(SourceTrial(LISTED, settings, ()) for settings in config.first_trials))
 
 
 def _parsed(rows: list[dict[str, Any]]) -> tuple[SourceTrial, ...]:
