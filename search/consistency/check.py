@@ -10,7 +10,7 @@ from search.consistency.findings import Audit
 from search.consistency.repair import WORDS, mend
 from search.files.lock import HOLDER
 from search.files.paths import existing
-from search.study.store import one_driver
+from search.study.store import exclusive_driver
 
 
 def run(name: str, *, repair: bool, as_json: bool) -> int:
@@ -22,10 +22,10 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
     sweep, done = existing(name), list[str]()
     found = audit(sweep)
     if repair and found.live:
-        with one_driver(found.config, sweep):  # says who it is
+        with exclusive_driver(found.config, sweep):  # says who it is
             pass
     if repair and found.findings:
-        with one_driver(found.config, sweep):
+        with exclusive_driver(found.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{one.words()}: deleted" for one in found.findings if one.file == sweep / HOLDER]
             done += mend(audit(sweep, mine=True))

@@ -127,7 +127,7 @@ class _Mender:
         path = self.sweep / WARM_START
         run = next(one.run for one in self.audit.parents if WARM_START in one.files)
         self.tracker.fetch(run, WARM_START, self.sweep)
-        warm_start.noted(path)
+        warm_start.read_note(path)
         return "copied from MLflow"
 
     def _tell(self, entry: Entry) -> str:

@@ -57,7 +57,7 @@ def first_trial_findings(audit: Audit) -> Iterator[Finding]:
         path = audit.sweep / WARM_START
         attached = [one for one in audit.parents if WARM_START in one.files]
         try:
-            prior = warm_start.noted(path)
+            prior = warm_start.read_note(path)
         except BadInput:
             state = "damaged" if path.exists() else "missing"
             yield Finding(None, f"{path}: {state}", "note" if attached and not audit.live else None)

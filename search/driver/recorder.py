@@ -88,7 +88,7 @@ class Recorder:
 
     def recovered(self, number: int) -> None:
         """A worker died or raised, and another one takes over."""
-        self._ledger.lost_worker(number)
+        self._ledger.count_lost_worker(number)
         self._collect_hang(number)
 
     def ended(self, number: int, failure: WorkerFailure | None = None) -> bool:
@@ -111,7 +111,7 @@ class Recorder:
         """Do what is due; called several times a second."""
         now = time.monotonic()
         if now - self._noted >= _NOTE_TIME_EVERY:
-            self._ledger.spent(self.elapsed())
+            self._ledger.set_seconds(self.elapsed())
             self._noted = now
         if self._held and now - self._flushed >= _HOLD:
             self._flush()
@@ -125,10 +125,10 @@ class Recorder:
     def catch_up(self) -> None:
         """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
         horizon = self._ledger.config.trial.steps
-        self._tracker.look()
+        self._tracker.load_runs()
         trials = self._ledger.entries()
         behind = {trial.number for trial in trials if self._tracker.behind(trial.number, trial.last_step, trial.finished)}
-        self._tracked = {trial.number: self._tracker.mark(trial.number) for trial in trials}
+        self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
             self._display.known(trial.number, trial.state, trial.last_step, trial.reason)
             if trial.number in behind:
@@ -176,7 +176,7 @@ class Recorder:
             Exception: what MLflow's store said, when it refuses for longer than a minute.
         """
         self._flush()
-        self._ledger.spent(self.elapsed())
+        self._ledger.set_seconds(self.elapsed())
         self._writer.drain(faults.PATIENCE)
         for entry in self._ledger.entries():
             if not entry.finished:
@@ -209,7 +209,7 @@ class Recorder:
     def _lost(self, number: int, failure: WorkerFailure) -> bool:
         silence = self._collect_hang(number)
         if self._ledger.may_retry(number):
-            self._ledger.lost_worker(number)
+            self._ledger.count_lost_worker(number)
             return True
         if text := self._hung.get(number, "") + failure.log:
             storage.write(self._trial_folder(number) / LOG, text.encode())
@@ -222,7 +222,7 @@ class Recorder:
             self._failures[number] = f"{reason}, though it had the GPU to itself"
             return
         self._out_of_memory.add(number)
-        self._ledger.needs(number, min(1.0, 2 * gpus))
+        self._ledger.set_gpu_share(number, min(1.0, 2 * gpus))
         self._display.crowded(number, reason, min(1.0, 2 * gpus))
 
     def _collect_hang(self, number: int) -> str | None:

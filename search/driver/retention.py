@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from gbc import checkpoint
 from gbc.errors import BadInput, CorruptFile
@@ -24,9 +23,6 @@ from search.files.storage import Place, Remote
 from search.policy.ranking import worth_keeping
 from search.spec.config import SweepConfig
 from search.spec.trial_record import Entry
-
-# Earlier versions wrote temporary files without the name of the process.
-_NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def leftovers(sweep: Path, config: SweepConfig | None = None) -> list[Place]:
         if path.name == LOCK or scratch in path.parents:
             continue
         writer = checkpoint.writer_of(path)
-        if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
+        if path == scratch or (writer is not None and not alive(writer)):
             found.append(path)
     return sorted(found, key=str)
 

@@ -35,7 +35,7 @@ from search.spec.format import duration
 from search.spec.trial_record import Entry
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.store import note_driver, one_driver, recorded_in_database
+from search.study.store import exclusive_driver, note_driver, recorded_in_database
 from search.study.tables import recorded_trials
 from search.tracking import client
 from search.tracking.lineage import Inputs
@@ -124,7 +124,7 @@ def run_sweep(
     folder, home, places = folder_of(config.name), home_of(config), config.places
     tracking_uri = client.address(config)
     halt = Halt(folder, tracking_uri)
-    with halting(folder, tracking_uri), one_driver(config, folder):
+    with halting(folder, tracking_uri), exclusive_driver(config, folder):
         _clear_away(folder)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
@@ -168,7 +168,7 @@ def _run(
         machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
     record = yaml.safe_dump(config.record(), sort_keys=False)
-    noted = warm_start.note(config, prior, folder)  # before the record: a sweep that was started has what it started with
+    noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)

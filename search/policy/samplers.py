@@ -18,6 +18,7 @@ from search.spec.trial_record import ORIGIN
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import InMemoryStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
@@ -26,7 +27,7 @@ _SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm 
 
 
 @dataclass(frozen=True)
-class Known:
+class SourceTrial:
     """Settings of another sweep's trial, and what came of them."""
 
     origin: str
@@ -40,9 +41,9 @@ class Known:
 class Prior:
     """What is known before the first trial."""
 
-    first: Sequence[Known] = ()
+    first: Sequence[SourceTrial] = ()
     """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
-    history: Sequence[Known] = ()
+    history: Sequence[SourceTrial] = ()
     """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
 
 
@@ -55,6 +56,7 @@ class Proposer:
         self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
         self._history = [_told(config, known) for known in prior.history]
         self._study: Study | None = None
+        self._storage: InMemoryStorage | None = None
         self._states: list[TrialState] = []
         """Of the trials that the study in memory holds, as it holds them."""
 
@@ -104,8 +106,9 @@ class Proposer:
 
         if self._study is None or self._config.sampler not in LEARNING or not self._continues(trials):
             self._states = []
+            self._storage = optuna.storages.InMemoryStorage()
             self._study = optuna.create_study(
-                directions=[f"{objective.direction}imize" for objective in self._config.objectives]
+                storage=self._storage, directions=[f"{objective.direction}imize" for objective in self._config.objectives]
             )
         if self._config.sampler not in LEARNING:
             return self._study
@@ -127,13 +130,12 @@ class Proposer:
         )
 
     def _end(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
-        assert self._study is not None
-        storage = self._study._storage
+        assert self._study is not None and self._storage is not None
         mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
         for step, value in trial.intermediate_values.items():
             if step not in mine.intermediate_values:
-                storage.set_trial_intermediate_value(mine._trial_id, step, value)
-        storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+                self._storage.set_trial_intermediate_value(mine._trial_id, step, value)
+        self._storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
         self._states[number] = state
 
     def _state(self, trial: FrozenTrial) -> TrialState:
@@ -174,7 +176,7 @@ def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
     return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
 
 
-def _told(config: SweepConfig, known: Known) -> FrozenTrial:
+def _told(config: SweepConfig, known: SourceTrial) -> FrozenTrial:
     from optuna.trial import create_trial
 
     distributions = {key: dimension.distribution() for key, dimension in config.space.items()}

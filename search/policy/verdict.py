@@ -20,10 +20,7 @@ _OTHERS: Final = {"loss/bn": "BatchNorm statistics", "loss/ce": "cross-entropy"}
 
 
 def conditions(metrics: Mapping[str, float]) -> str | None:
-    """The part that the KKT conditions took in a trial, by its last report, in a line; None where that does not say.
-
-    Reports of earlier versions have no `kkt/active`.
-    """
+    """The part that the KKT conditions took in a trial, by its last report, in a line; None where that does not say."""
     active = metrics.get("kkt/active")
     if active is None:
         return None

@@ -1,4 +1,4 @@
-"""Pictures of a trial over its steps: from the folder where its worker leaves them into its MLflow run."""
+"""Moves the pictures of a trial's steps from its folder into its MLflow run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY: Final = "samples"
-"""Under which MLflow's pages show them, with a slider over steps."""
+"""The name under which MLflow's pages show them, with a slider over steps."""
 _FOLDER: Final = "images"
 _STEP: Final = re.compile(rf"{_FOLDER}/{KEY}[+%]step[+%](\d+)[+%].*\.png")
 _SHOWN: Final = "mlflow.loggedImages"
@@ -36,10 +36,10 @@ class Gallery:
         for path, _ in storage.files(folder):
             if (step := step_of(path.name)) is None:
                 continue
-            if step not in self._known(run):
+            if step not in self._logged_steps(run):
                 with Image.open(io.BytesIO(path.read_bytes())) as picture:
                     self._client.log_image(run, picture, key=KEY, step=step)
-                self._known(run).add(step)
+                self._logged_steps(run).add(step)
             path.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str) -> None:
@@ -51,7 +51,7 @@ class Gallery:
             self._client.set_tag(target, _SHOWN, True)
             self._steps.pop(target, None)
 
-    def _known(self, run: str) -> set[int]:
+    def _logged_steps(self, run: str) -> set[int]:
         if run not in self._steps:
             found = (_STEP.fullmatch(file.path) for file in self._client.list_artifacts(run, _FOLDER))
             self._steps[run] = {int(match.group(1)) for match in found if match}

@@ -66,7 +66,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
         picture.write_bytes(png(pairs(*images, columns=10)))
         ledger.tell(number, "complete" if full else "stopped")
         tracker.close_trial(number, "complete" if full else "stopped", None, picture)
-    ledger.spent(TRIALS * REPORTS / 2)
+    ledger.set_seconds(TRIALS * REPORTS / 2)
     best = ledger.best()
     assert best is not None
     tracker.end("FINISHED", tracker.metrics(best.number), best.number, picture)

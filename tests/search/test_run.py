@@ -221,7 +221,7 @@ def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
         ledger.record(number, 12, value, stop=False)
         ledger.tell(number, "complete")
     ledger.tell(ledger.ask().number, "failed", "MemoryError")
-    ledger.spent(60.0)
+    ledger.set_seconds(60.0)
     ledger.close()
     assert main(["--config", str(sweep_file), "--retry-failed"]) == 2
     assert f"error: --retry-failed: {message}" in capsys.readouterr().err

@@ -39,8 +39,8 @@ def make(name: str, **changes: object) -> tuple[SweepConfig, Path]:
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger = Ledger(config, folder)
     fill(ledger, (0.25, "complete"), (0.5, "complete"), (0.125, "stopped"), (0.0625, "failed"), (0.75, None))
-    ledger.lost_worker(4)
-    ledger.spent(100.0)
+    ledger.count_lost_worker(4)
+    ledger.set_seconds(100.0)
     ledger.close()
     return config, folder
 

@@ -104,11 +104,10 @@ def test_only_files_of_dead_processes_are_left_over(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, 0)
     folder.mkdir(parents=True)
     dead, alive = folder / f".last.ckpt.{child.pid}-x1", folder / f".last.ckpt.{os.getpid()}-x1"
-    nameless = folder / ".samples.png.a1b2c3d4"
-    for path in (dead, alive, nameless, tmp_path / ".lock", tmp_path / ".gitignore", folder / CHECKPOINT):
+    for path in (dead, alive, tmp_path / ".lock", tmp_path / ".gitignore", folder / CHECKPOINT):
         path.write_text("")
     (tmp_path / ".ray" / "run").mkdir(parents=True)
-    assert leftovers(tmp_path) == [tmp_path / ".ray", dead, nameless]
+    assert leftovers(tmp_path) == [tmp_path / ".ray", dead]
     for path in leftovers(tmp_path):
         storage.remove(path)
     assert leftovers(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists() and (tmp_path / ".gitignore").exists()

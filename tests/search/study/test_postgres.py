@@ -147,7 +147,7 @@ def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) ->
     ledger.record(0, 12, 0.5, stop=False)
     ledger.tell(0, "complete")
     ledger.tell(1, "failed", "MemoryError")
-    ledger.spent(12.5)
+    ledger.set_seconds(12.5)
     entries, seconds = tables.recorded_trials(ledger.config, folder_of(ledger.config.name))
     assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
     assert repr(tables.frozen_trials(ledger.config, Path())) == repr(ledger.study.get_trials())
@@ -171,10 +171,10 @@ import yaml
 from pathlib import Path
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.study.store import note_driver, one_driver
+from search.study.store import note_driver, exclusive_driver
 config = SweepConfig.parse(yaml.safe_load(Path(sys.argv[1]).read_text()), "test")
 folder = Path(sys.argv[2])
-with one_driver(config, folder):
+with exclusive_driver(config, folder):
     note_driver(Ledger(config, folder).study)
     print("held", flush=True)
     sys.stdin.read()
@@ -192,7 +192,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
         assert who is not None and who.pid == driver.pid
         with (
             pytest.raises(BadInput, match=rf"is being run already \(pid {driver.pid} on .+, since 20"),
-            studies.one_driver(config, mine),
+            studies.exclusive_driver(config, mine),
         ):
             pass
         driver.kill()
@@ -200,7 +200,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
         if studies.running_driver(config, mine) is None:
             break
         time.sleep(0.1)
-    with studies.one_driver(config, mine):
+    with studies.exclusive_driver(config, mine):
         assert studies.running_driver(config, mine) is not None
     assert studies.running_driver(config, mine) is None
 

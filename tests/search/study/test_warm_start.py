@@ -62,23 +62,23 @@ def entries_of(config: SweepConfig) -> list[Any]:
 def test_the_best_settings_come_first_and_full_trials_are_history() -> None:
     other = other_sweep()
     full = [entry for entry in entries_of(other) if entry.state == "complete"]
-    prior = warm_start.take(mine(warm_start_trials=3), "other")
+    prior = warm_start.borrow(mine(warm_start_trials=3), "other")
     ranked = sorted(full, key=lambda entry: -score(entry.params))
     assert [known.origin for known in prior.first] == [f"other/trial-{entry.number:04d}" for entry in ranked[:3]]
     assert [dict(known.params) for known in prior.first] == [entry.params for entry in ranked[:3]]
     assert len(prior.history) == len(full) == 11
-    assert len(warm_start.take(mine(), "other").first) == 5
+    assert len(warm_start.borrow(mine(), "other").first) == 5
 
 
 def test_trials_that_miss_what_their_sweep_requires_are_history_and_no_start() -> None:
     asked = {"metric": "ssim/coverage", "direction": "max", "require": {"kkt/active": 0.05}}
     other = other_sweep(objective=asked, missing=range(2, 12))
-    prior = warm_start.take(mine(), "other")
+    prior = warm_start.borrow(mine(), "other")
     assert {known.origin for known in prior.first} == {"other/trial-0000", "other/trial-0001"}
     assert len(prior.history) == 11 and other.objective.require  # the values mean the same with and without
     shutil.rmtree(folder_of("other"))
     other_sweep(objective=asked, missing=range(12))
-    assert len(warm_start.take(mine(), "other").first) == 5  # none meets it: the best of all
+    assert len(warm_start.borrow(mine(), "other").first) == 5  # none meets it: the best of all
 
 
 def test_values_that_mean_something_else_are_no_history() -> None:
@@ -88,7 +88,7 @@ def test_values_that_mean_something_else_are_no_history() -> None:
         {"trial": {**TINY, "steps": 24}},
         {"second_objective": {"metric": "kkt/rho", "direction": "min"}, "scheduler": {"name": "none"}},
     ):
-        prior = warm_start.take(mine(**changes), "other")
+        prior = warm_start.borrow(mine(**changes), "other")
         assert len(prior.first) == 5 and not prior.history
 
 
@@ -97,7 +97,7 @@ def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     other = other_sweep(space={"lr": {"log10": [-3.5, -2.0]}}, trial={**TINY, "tv_weight": 0.25})
     values = sorted(entry.params["lr"] for entry in entries_of(other))
     space = {"lr": {"log10": [-3.0, -2.0]}, "tv_weight": {"uniform": [0.0, 1.0]}, "batch_size": {"choice": [16, 64]}}
-    prior = warm_start.take(mine(space=space, warm_start_trials=100), "other")
+    prior = warm_start.borrow(mine(space=space, warm_start_trials=100), "other")
     assert {known.params["tv_weight"] for known in prior.first} == {0.25}
     assert all("batch_size" not in known.params for known in prior.first)  # 32 there
     inside = [known.params["lr"] for known in prior.first if "lr" in known.params]
@@ -114,7 +114,7 @@ def test_a_front_comes_before_the_others() -> None:
     second = {"metric": "kkt/rho", "direction": "min"}
     other = other_sweep(second_objective=second, scheduler={"name": "none"})
     config = mine(second_objective=second, scheduler={"name": "none"}, warm_start_trials=12)
-    prior = warm_start.take(config, "other")
+    prior = warm_start.borrow(config, "other")
     study = Ledger(other, folder_of("other")).study
     leaders = {trial.number for trial in study.best_trials}
     assert {int(known.origin[-4:]) for known in prior.first[: len(leaders)]} == leaders
@@ -123,7 +123,7 @@ def test_a_front_comes_before_the_others() -> None:
 
 def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> list[Any]:
     folder_of(config.name).mkdir(parents=True)
-    warm_start.note(config, prior, folder_of(config.name))
+    warm_start.write_note(config, prior, folder_of(config.name))
     ledger = Ledger(config, folder_of(config.name), prior)
     for number in range(trials):
         if restart:
@@ -199,7 +199,7 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     config = mine()
     prior = warm_start.load(config)
     folder_of("mine").mkdir()
-    assert set(warm_start.note(config, prior, folder_of("mine"))) == {"warm_start.json"}
+    assert set(warm_start.write_note(config, prior, folder_of("mine"))) == {"warm_start.json"}
     (folder_of("other") / "study.db").unlink()
     assert warm_start.load(config) == prior
     (folder_of("mine") / WARM_START).write_text("{")
@@ -209,7 +209,7 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     Ledger(config, folder_of("mine"), prior).close()
     with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
         warm_start.load(config)  # to take them again might give others
-    assert warm_start.load(other) == Prior() and warm_start.note(other, Prior(), folder_of("other")) == {}
+    assert warm_start.load(other) == Prior() and warm_start.write_note(other, Prior(), folder_of("other")) == {}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_what_cannot_be_a_start_is_refused_in_one_line(
     file.write_text(yaml.safe_dump(tiny_sweep(**{"name": "mine", "warm_start": "other", **changes})))
     if changes.get("name") == "other":
         with pytest.raises(BadInput, match=message):
-            warm_start.take(mine(**changes), "other")
+            warm_start.borrow(mine(**changes), "other")
         return
     assert main(["--config", str(file)]) == 2
     error = capsys.readouterr().err

@@ -36,7 +36,7 @@ def tracker(config: SweepConfig, store: Path, monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     monkeypatch.chdir(store.parent)
     tracker = Tracker(config.model_copy(update={"name": request.node.name}), {})
-    tracker.look()
+    tracker.load_runs()
     return tracker
 
 
