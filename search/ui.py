@@ -83,7 +83,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 
 def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.files.paths import STUDY_FILE, folder_of
+    from search.files.paths import STUDY_FILE, sweep_folder
     from search.spec.locations import sqlite_url
 
     if importlib.util.find_spec("optuna_dashboard") is None:
@@ -91,8 +91,8 @@ def _study_pages(arguments: argparse.Namespace) -> int:
     sweeps = _sweeps(arguments.sweep)
     if not sweeps:
         raise BadInput("no sweep here; start one with python search/run.py")
-    latest = max(sweeps, key=lambda config: folder_of(config.name).stat().st_mtime)
-    url = latest.places.study_url or sqlite_url((folder_of(latest.name) / STUDY_FILE).resolve())
+    latest = max(sweeps, key=lambda config: sweep_folder(config.name).stat().st_mtime)
+    url = latest.places.study_url or sqlite_url((sweep_folder(latest.name) / STUDY_FILE).resolve())
     port = _port(arguments.port, _PORTS["optuna"])
     start = f"import optuna_dashboard, sys; optuna_dashboard.run_server(sys.argv[1], host={_HOST!r}, port={port})"
     with _Server(["-c", start, url], {}) as server:
@@ -105,9 +105,9 @@ def _study_pages(arguments: argparse.Namespace) -> int:
 
 def _sweeps(name: str | None) -> list[SweepConfig]:
     """The settings of the sweep that is asked for, or of all."""
-    from search.files.paths import existing, folder_of, known, recorded
+    from search.files.paths import existing_sweep, recorded_config, sweep_folder, sweep_names
 
-    return [recorded(existing(name))] if name else [recorded(folder_of(one)) for one in known()]
+    return [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(one)) for one in sweep_names()]
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:

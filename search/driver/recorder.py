@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from search.driver.progress import ProgressDisplay
-from search.driver.retention import Keeper, saved
+from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
-from search.files.paths import LOG, PICTURE, folder_of, hang_note, trial_folder
-from search.files.storage import Place
+from search.files.paths import LOG, PICTURE, hang_report_file, sweep_folder, trial_folder
+from search.files.storage import Location
 from search.policy.early_stopping import Decision, StoppingRule, stopping_rule
 from search.spec import faults
 from search.spec.locations import first_line
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
-from search.tracking.async_writer import Writer
+from search.tracking.async_writer import AsyncWriter
 from search.tracking.tracker import Tracker
-from search.worker.hang_guard import collect
 from search.worker.messages import Assignment, Failed, Halt, Message, OutOfMemory, Progress
 from search.worker.trial import settings_of
+from search.worker.watchdog import take_hang_report
 
 _NOTE_TIME_EVERY: Final = 10.0  # seconds
 _HOLD: Final = 0.25  # seconds
@@ -33,7 +33,7 @@ _SILENCE: Final = 10.0  # seconds for which MLflow may refuse before it is worth
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """The last failure of a worker, after which nobody takes over by himself."""
+    """The last failure of a trial's worker, after which Ray starts no other."""
 
     reason: str
     """In one line."""
@@ -48,14 +48,14 @@ class Recorder:
     """
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, display: ProgressDisplay, folder: Place, rule: StoppingRule | None = None
+        self, ledger: Ledger, tracker: Tracker, display: ProgressDisplay, folder: Location, rule: StoppingRule | None = None
     ) -> None:
-        """`folder` is where the sweep's trials keep their files (`search.files.paths.home_of`).
+        """`folder` is where the sweep's trials keep their files (`search.files.paths.files_folder`).
 
         `rule` decides which trials stop early; by default it is the one that the sweep's settings name.
         """
         self._ledger, self._tracker, self._display, self._folder = ledger, tracker, display, folder
-        self._writer, self._keeper = Writer(tracker), Keeper(folder, ledger.config)
+        self._writer, self._retention = AsyncWriter(tracker), CheckpointRetention(folder, ledger.config)
         self._rule = rule or stopping_rule(ledger.config, ledger.entries())
         self._held: list[tuple[int, Progress]] = []
         self._tracked: dict[int, int] = {}
@@ -68,12 +68,12 @@ class Recorder:
         self._refused = False
 
     def started(self, assignment: Assignment) -> None:
-        """A worker took a trial."""
+        """Record that a worker took a trial."""
         self._writer.open_trial(assignment["number"], assignment["settings"])
         self._display.started(assignment["number"], assignment["acknowledged"])
 
     def reported(self, assignment: Assignment, message: Message) -> Decision:
-        """A worker sent a message; the answer says whether its trial goes on."""
+        """Record a worker's message, and answer whether its trial goes on."""
         number = assignment["number"]
         match message:
             case Failed(reason):
@@ -87,14 +87,14 @@ class Recorder:
         return Decision.KEEP
 
     def recovered(self, number: int) -> None:
-        """A worker died or raised, and another one takes over."""
+        """Record that a worker died or raised and that another one takes over."""
         self._ledger.count_lost_worker(number)
         self._collect_hang(number)
 
     def ended(self, number: int, failure: WorkerFailure | None = None) -> bool:
-        """A trial ended: by itself, because it was stopped, or with a `failure` because nobody takes over from its worker.
+        """Record that a trial ended: by itself, because it was stopped, or with a `failure` because no other worker takes over.
 
-        The answer says whether it has to be run again: it has a retry left, or it ran out of a GPU's memory.
+        Returns whether it has to be run again: it has a retry left, or it ran out of a GPU's memory.
         """
         if failure is not None:
             return self._lost(number, failure)
@@ -122,15 +122,15 @@ class Recorder:
             self._display.note(f"MLflow's store refuses: {why}; trials go on, and it is tried again")
         self._refused = refused
 
-    def catch_up(self) -> None:
-        """Before Ray starts: bring MLflow to where the ledger is, and close what only lacks its last word."""
+    def reconcile(self) -> None:
+        """Bring MLflow to where the study is, and close trials that only lack their end. Call it before Ray starts."""
         horizon = self._ledger.config.trial.steps
         self._tracker.load_runs()
         trials = self._ledger.entries()
-        behind = {trial.number for trial in trials if self._tracker.behind(trial.number, trial.last_step, trial.finished)}
+        behind = {trial.number for trial in trials if self._tracker.lacks(trial.number, trial.last_step, trial.finished)}
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
-            self._display.known(trial.number, trial.state, trial.last_step, trial.reason)
+            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason)
             if trial.number in behind:
                 self._open(trial)
                 for report in map(Progress.from_history, self._saved(trial.number)):
@@ -141,18 +141,18 @@ class Recorder:
                 continue
             if outcome := trial.outcome(horizon):
                 self._close(trial.number, outcome, trial.reason)
-        self._keeper.tidy(self._ledger.entries())
+        self._retention.delete_unneeded(self._ledger.entries())
         self._writer.drain(faults.PATIENCE)
 
     def reopen_failed(self) -> None:
-        """Before Ray starts: let trials that failed run again, in the study and in MLflow."""
-        for entry in self._ledger.entries():
-            if entry.state == "failed":
-                self._ledger.reopen(entry.number)
-                self._open(entry)
+        """Let trials that failed run again, in the study and in MLflow. Call it before `reconcile`."""
+        for trial in self._ledger.entries():
+            if trial.state == "failed":
+                self._ledger.reopen(trial.number)
+                self._open(trial)
 
     def acknowledged(self, number: int) -> int:
-        """The last step of a trial that both records hold: what comes after it, its worker has to say again.
+        """The last step of a trial that both records hold. Its worker has to send later reports again.
 
         MLflow may be behind the study, and a checkpoint that would fill the gap may be damaged.
         """
@@ -162,15 +162,15 @@ class Recorder:
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began
 
-    def close_open(self) -> None:
-        """A budget is spent: what is still open counts as stopped early."""
-        for entry in self._ledger.entries():
-            if not entry.finished:
-                self._open(entry)  # it may have been asked for and never started
-                self._close(entry.number, "stopped")
+    def close_open_trials(self) -> None:
+        """Close every open trial as stopped early, because a budget is exhausted."""
+        for trial in self._ledger.entries():
+            if not trial.finished:
+                self._open(trial)  # it may have been asked for and never started
+                self._close(trial.number, "stopped")
 
     def finish(self) -> None:
-        """Note what is held and the time spent; runs of trials that are still open are marked as interrupted.
+        """Write down what is held and the time spent, and mark the runs of trials that are still open as interrupted.
 
         Raises:
             Exception: what MLflow's store said, when it refuses for longer than a minute.
@@ -178,22 +178,22 @@ class Recorder:
         self._flush()
         self._ledger.set_seconds(self.elapsed())
         self._writer.drain(faults.PATIENCE)
-        for entry in self._ledger.entries():
-            if not entry.finished:
-                self._tracker.interrupt_trial(entry.number)
+        for trial in self._ledger.entries():
+            if not trial.finished:
+                self._tracker.interrupt_trial(trial.number)
 
-    def _open(self, entry: Entry) -> None:
-        self._writer.open_trial(entry.number, settings_of(self._ledger.config, entry).model_dump(mode="json"))
+    def _open(self, trial: TrialRecord) -> None:
+        self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"))
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._flush()
         self._ledger.tell(number, outcome, reason)
         folder = self._trial_folder(number)
-        entry = self._ledger.entry(number)
+        trial = self._ledger.entry(number)
         self._writer.show(number, folder)
-        self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, entry.lost + entry.retried)
-        self._display.closed(number, outcome, reason)
-        self._keeper.tidy(self._ledger.entries())
+        self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, trial.lost + trial.retried)
+        self._display.ended(number, outcome, reason)
+        self._retention.delete_unneeded(self._ledger.entries())
 
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics
@@ -217,17 +217,17 @@ class Recorder:
         return False
 
     def _give_more_memory(self, number: int, gpus: float, reason: str) -> None:
-        """Twice the share of a GPU means half the neighbours."""
+        """Ask for twice the share of a GPU, which means half the neighbours."""
         if gpus >= 1:
             self._failures[number] = f"{reason}, though it had the GPU to itself"
             return
         self._out_of_memory.add(number)
         self._ledger.set_gpu_share(number, min(1.0, 2 * gpus))
-        self._display.crowded(number, reason, min(1.0, 2 * gpus))
+        self._display.out_of_memory(number, reason, min(1.0, 2 * gpus))
 
     def _collect_hang(self, number: int) -> str | None:
-        """If a worker ended itself for its silence: why; where it was goes to the trial's log."""
-        if (found := collect(hang_note(folder_of(self._ledger.config.name), number))) is None:
+        """The reason why a worker ended itself for its silence, if it did; its traceback goes to the trial's log."""
+        if (found := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
             return None
         reason, where = found
         self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
@@ -249,8 +249,8 @@ class Recorder:
         self._tracked[number] = max(report.step, self._tracked.get(number, 0))
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
-        found, _ = saved(self._trial_folder(number))
+        found, _ = read_history(self._trial_folder(number))
         return found.history if found else []
 
-    def _trial_folder(self, number: int) -> Place:
+    def _trial_folder(self, number: int) -> Location:
         return trial_folder(self._folder, number)

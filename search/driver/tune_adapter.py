@@ -16,10 +16,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.driver.recorder import Recorder, WorkerFailure
-from search.policy.budget import MOMENT, spent, used_up
+from search.policy.budget import NEGLIGIBLE, exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
-from search.spec.faults import Abandon, Halt
-from search.spec.trial_record import Entry
+from search.spec.faults import HaltMonitor, RayAbandoned
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker import messages
 from search.worker.messages import MESSAGE, Assignment
@@ -41,8 +41,8 @@ class TuneAdapter:
         self,
         ledger: Ledger,
         recorder: Recorder,
-        assign: Callable[[Entry], Assignment],
-        halt: Halt,
+        assign: Callable[[TrialRecord], Assignment],
+        halt: HaltMonitor,
         *,
         nodes_may_die: bool = False,
     ) -> None:
@@ -61,7 +61,7 @@ class GuardedRecorder:
     ended.
     """
 
-    def __init__(self, recorder: Recorder, halt: Halt) -> None:
+    def __init__(self, recorder: Recorder, halt: HaltMonitor) -> None:
         """`halt` takes the reason of a `messages.Halt`, and of faults from outside."""
         self._recorder, self._halt = recorder, halt
 
@@ -78,13 +78,13 @@ class GuardedRecorder:
 
     def recovered(self, assignment: Assignment) -> None:
         """As `Recorder.recovered`."""
-        self._halt.look()
+        self._halt.poll()
         self._guarded(lambda: self._recorder.recovered(assignment["number"]), None)
 
     def ended(self, assignment: Assignment, failure: WorkerFailure | None = None) -> bool:
         """As `Recorder.ended`."""
         if failure is not None:
-            self._halt.look()
+            self._halt.poll()
         return self._guarded(lambda: self._recorder.ended(assignment["number"], failure), False)
 
     def tick(self) -> None:
@@ -116,7 +116,7 @@ class _NotSaved:
 class AssignmentSearcher(_NotSaved, Searcher):
     """Hands out assignments: first of the trials that an earlier run left open, then of new ones."""
 
-    def __init__(self, ledger: Ledger, assign: Callable[[Entry], Assignment], halt: Halt) -> None:
+    def __init__(self, ledger: Ledger, assign: Callable[[TrialRecord], Assignment], halt: HaltMonitor) -> None:
         """`assign` gives the assignment of a trial on record."""
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
@@ -137,10 +137,10 @@ class AssignmentSearcher(_NotSaved, Searcher):
         """Hand out a trial once more, before any new one."""
         self._open.append(number)
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> TrialRecord | None:
         if self._open:
             return self._ledger.entry(self._open.pop(0))
-        if used_up(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
+        if planning_ended_by(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
             return None
         return self._ledger.ask()
 
@@ -209,7 +209,7 @@ class EventCallback(_NotSaved, tune.Callback):
 class BudgetStopper(_NotSaved, tune.Stopper):
     """Ends Tune's run when a budget of the sweep is spent, or when the sweep cannot go on."""
 
-    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: Halt) -> None:
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: HaltMonitor) -> None:
         """`elapsed` gives the wall seconds spent on the sweep so far: trials may be silent for long."""
         self._ledger, self._elapsed, self._halt = ledger, elapsed, halt
 
@@ -225,9 +225,9 @@ class BudgetStopper(_NotSaved, tune.Stopper):
         """
         if self._halt.reason is not None:
             if not self._halt.records_fail:
-                raise Abandon
+                raise RayAbandoned
             return True
-        return spent(self._ledger.config, self._ledger.entries(), self._elapsed() - MOMENT) is not None
+        return exhausted_budget(self._ledger.config, self._ledger.entries(), self._elapsed() - NEGLIGIBLE) is not None
 
 
 def is_node_death(log: str) -> bool:

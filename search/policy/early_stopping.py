@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 
 _FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray
 
@@ -45,7 +45,7 @@ class ASHA:
     A trial that reaches a rung is stopped if its value is below the (1 − 1/η) quantile of those that were there before it.
     """
 
-    def __init__(self, config: SweepConfig, trials: Sequence[Entry]) -> None:
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
         """Every value that `trials` recorded takes its place in the rungs again."""
         import numpy as np
 
@@ -86,7 +86,7 @@ class MedianRule:
     compare with, and counts a trial's last value twice.
     """
 
-    def __init__(self, config: SweepConfig, trials: Sequence[Entry]) -> None:
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
         """The values of `trials` are all that the rule has to know."""
         self._config = config
         self._values = {trial.number: dict(trial.values) for trial in trials}
@@ -122,7 +122,7 @@ class MedianRule:
         return max(sign * value for value in self._values[number].values()) < sign * middle
 
 
-def stopping_rule(config: SweepConfig, trials: Sequence[Entry]) -> StoppingRule:
+def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> StoppingRule:
     """The rule that `config` names, as far as `trials` have come."""
     match config.scheduler.name:
         case "asha":

@@ -177,7 +177,7 @@ def secrets(url: str | None) -> tuple[str, ...]:
     return tuple(sorted(texts, key=len, reverse=True))
 
 
-def told(fault: object, url: str | None) -> str:
+def redacted(fault: object, url: str | None) -> str:
     """What went wrong at `url`, in one line without its secrets."""
     text = " ".join(str(fault).split())
     if url:
@@ -189,4 +189,4 @@ def told(fault: object, url: str | None) -> str:
 
 def first_line(fault: BaseException, url: str | None) -> str:
     """The first line of what an exception says that came from `url`, without its secrets; its kind, when it says nothing."""
-    return told(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)
+    return redacted(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)

@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from search.policy.ranking import best
+from search.policy.ranking import best_trial
 from search.policy.samplers import Prior, Proposer
 from search.spec.config import SweepConfig
-from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, seconds_of
+from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, TrialRecord, seconds_spent
 from search.study.store import open_study
 from search.study.tables import entry_of_trial, frozen_trials
 from search.study.transaction import End, TableWriter, Value, writer
@@ -40,19 +40,19 @@ class Ledger:
         tables_known = isinstance(self._writer, TableWriter)
         self._trials = frozen_trials(config, folder) if tables_known else self.study.get_trials()
         self._entries = [entry_of_trial(trial) for trial in self._trials]
-        self._seconds = seconds_of(self.study.user_attrs)
+        self._seconds = seconds_spent(self.study.user_attrs)
         self._values: list[Value] = []
         self._attributes: dict[tuple[int, str], Any] = {}
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TrialRecord]:
         """Return every trial, by number."""
         return list(self._entries)
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> TrialRecord:
         """Return trial `number`."""
         return self._entries[number]
 
-    def ask(self) -> Entry:
+    def ask(self) -> TrialRecord:
         """Create a trial with sampled settings; it is in the study before anybody hears of it.
 
         A function of the seed and the trials so far (`search.policy.samplers`): a sweep that was continued does not repeat
@@ -161,9 +161,9 @@ class Ledger:
         trial.state, trial.datetime_complete = TrialState.RUNNING, None
         self._update_entry(number)
 
-    def best(self) -> Entry | None:
+    def best(self) -> TrialRecord | None:
         """Return the trial with the best (first) objective at the full horizon; None if none got there."""
-        return best(self.config, self._entries)
+        return best_trial(self.config, self._entries)
 
     @property
     def seconds(self) -> float:

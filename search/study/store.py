@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
+from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
 from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import public, sqlite_url, told
+from search.spec.locations import public, redacted, sqlite_url
 
 if TYPE_CHECKING:
     import optuna
@@ -105,20 +105,20 @@ def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         BadInput: another driver holds it, the folder cannot be written, or the database cannot be reached.
     """
     url = config.places.study_url
-    with only_driver(folder):
+    with driver_lock(folder):
         if url is None:
             yield
             return
         with connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
-                raise refusal(config.name, _noted_driver(url, config.name))
+                raise already_running(config.name, _noted_driver(url, config.name))
             connection.commit()
             yield
 
 
 def note_driver(study: optuna.Study) -> None:
     """Write into the study which driver runs it, for other hosts to read."""
-    study.set_user_attr(_DRIVER, asdict(me()))
+    study.set_user_attr(_DRIVER, asdict(this_process()))
 
 
 def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
@@ -127,14 +127,14 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     Raises:
         BadInput: the study is in a database, and that cannot be reached.
     """
-    driver, url = driver_of(folder), config.places.study_url
+    driver, url = current_driver(folder), config.places.study_url
     if driver or url is None:
         return driver
     key = _lock_key(config.name) % 2**64
     with connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_LOCK_IS_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted_driver(url, config.name) or UNKNOWN
+        return _noted_driver(url, config.name) or UNKNOWN_DRIVER
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
@@ -206,7 +206,7 @@ def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
             storage.engine.dispose()
     except SQLAlchemyError as fault:
         raise (
-            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {told(fault, None)}")
+            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {redacted(fault, None)}")
         ) from None
 
 
@@ -223,15 +223,15 @@ def _attributes(url: str, name: str) -> dict[str, Any] | None:
 
 
 def _noted_driver(url: str, name: str) -> Driver | None:
-    return Driver.of((_attributes(url, name) or {}).get(_DRIVER, {}))
+    return Driver.from_note((_attributes(url, name) or {}).get(_DRIVER, {}))
 
 
 def _of_another_version(where: object, fault: RuntimeError) -> BadInput:
-    return BadInput(f"study {where}: {told(fault, None)}")
+    return BadInput(f"study {where}: {redacted(fault, None)}")
 
 
 def _unusable_database(url: str, fault: Any) -> BadInput:
-    reason = told(getattr(fault, "orig", None) or fault, url)
+    reason = redacted(getattr(fault, "orig", None) or fault, url)
     return BadInput(
         f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
     )

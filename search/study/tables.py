@@ -22,7 +22,7 @@ from gbc.errors import CorruptFile
 from search.files.paths import STUDY_FILE
 from search.spec.config import SweepConfig
 from search.spec.locations import sqlite_url
-from search.spec.trial_record import Entry, entry_of, seconds_of
+from search.spec.trial_record import TrialRecord, seconds_spent, trial_from_optuna
 from search.study import schema
 from search.study.store import connected, study_through_optuna
 
@@ -50,7 +50,7 @@ _FOR_OPTUNA: Final = (
 )
 
 
-def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float]:
     """Return every trial of a sweep, by number, and the seconds spent, at one consistent moment.
 
     Raises:
@@ -66,7 +66,7 @@ def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], flo
         return _entries_through_optuna(url, config.name)
 
 
-def read_study(path: Path) -> tuple[list[Entry], float]:
+def read_study(path: Path) -> tuple[list[TrialRecord], float]:
     """Return every trial of the only study in this file, and the seconds spent.
 
     Raises:
@@ -117,9 +117,9 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
     ]
 
 
-def entry_of_trial(trial: FrozenTrial) -> Entry:
+def entry_of_trial(trial: FrozenTrial) -> TrialRecord:
     """A trial as Optuna gives it, as an entry of the ledger."""
-    return entry_of(
+    return trial_from_optuna(
         trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
     )
 
@@ -141,20 +141,22 @@ class _TrialRows:
             self.attributes[trial][key] = json.loads(text)
 
 
-def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
+def _entries(tables: Sequence[Table]) -> tuple[list[TrialRecord], float]:
     trials, params, reports, attributes, shared = tables
     rows = _TrialRows(params, reports, attributes)
     entries = [
-        entry_of(number, state, schema.local_time(ended), rows.params[trial], rows.reports[trial], rows.attributes[trial])
+        trial_from_optuna(
+            number, state, schema.local_time(ended), rows.params[trial], rows.reports[trial], rows.attributes[trial]
+        )
         for trial, number, state, _, ended in trials
     ]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared})
+    return entries, seconds_spent({key: json.loads(text) for key, text in shared})
 
 
-def _entries_through_optuna(url: str, name: str | None) -> tuple[list[Entry], float]:
+def _entries_through_optuna(url: str, name: str | None) -> tuple[list[TrialRecord], float]:
     with study_through_optuna(url, name) as study:
         entries = [entry_of_trial(trial) for trial in study.get_trials(deepcopy=False)]
-        return entries, seconds_of(study.user_attrs)
+        return entries, seconds_spent(study.user_attrs)
 
 
 def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import WARM_START, existing, folder_of, recorded, started
-from search.policy.ranking import ranked
+from search.files.paths import WARM_START, existing_sweep, has_study, recorded_config, sweep_folder
+from search.policy.ranking import ranked_trials
 from search.policy.samplers import Prior, SourceTrial
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import LISTED, Entry
+from search.spec.trial_record import LISTED, TrialRecord
 from search.study.tables import recorded_trials
 
 
@@ -34,10 +34,10 @@ def load(config: SweepConfig) -> Prior:
     """
     if config.warm_start is None:
         return listed(config)
-    path = folder_of(config.name) / WARM_START
+    path = sweep_folder(config.name) / WARM_START
     if path.exists():
         return read_note(path)
-    if started(config):  # to take them again might give others: the other sweep may have gone on
+    if has_study(config):  # to take them again might give others: the other sweep may have gone on
         raise CorruptFile(f"{path}: missing; try --check {config.name} --repair, or choose another --name")
     return borrow(config, config.warm_start)
 
@@ -75,8 +75,8 @@ def borrow(config: SweepConfig, name: str) -> Prior:
     if name == config.name:
         raise BadInput(f"--warm-start {name}: a sweep cannot start from itself; choose another --name")
     try:
-        folder = existing(name)
-        other = recorded(folder)
+        folder = existing_sweep(name)
+        other = recorded_config(folder)
     except BadInput as fault:
         raise BadInput(f"--warm-start: {fault}") from None
     if other.dataset != config.dataset:
@@ -87,7 +87,7 @@ def borrow(config: SweepConfig, name: str) -> Prior:
             f"and this sweep searches {', '.join(config.space) or 'nothing'}; they have no setting in common"
         )
     entries, _ = recorded_trials(other, folder)
-    full = ranked(other, entries)
+    full = ranked_trials(other, entries)
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
     sources = [_source_trial(config, other, entry) for entry in full]
@@ -110,7 +110,7 @@ def _parsed(rows: list[dict[str, Any]]) -> tuple[SourceTrial, ...]:
     return tuple(SourceTrial(row["origin"], row["params"], tuple(row["values"])) for row in rows)
 
 
-def _source_trial(config: SweepConfig, other: SweepConfig, entry: Entry) -> SourceTrial:
+def _source_trial(config: SweepConfig, other: SweepConfig, entry: TrialRecord) -> SourceTrial:
     """Return the settings of a trial that lie in this sweep's space; what the other sweep had fixed counts too."""
     settings = settle(other.trial, entry.params, 0).model_dump(mode="json")
     params = {key: settings[key] for key, dimension in config.space.items() if dimension.holds(settings[key])}

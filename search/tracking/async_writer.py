@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from search.files.storage import Place
+from search.files.storage import Location
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 
@@ -19,7 +19,7 @@ _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a stor
 _Job = Callable[[], None]
 
 
-class Writer:
+class AsyncWriter:
     """A queue in front of a `Tracker`, and the thread that works through it."""
 
     def __init__(self, tracker: Tracker) -> None:
@@ -43,11 +43,13 @@ class Writer:
         """Queue `Tracker.log` for one report."""
         self._add(number, report)
 
-    def show(self, number: int, folder: Place) -> None:
+    def show(self, number: int, folder: Location) -> None:
         """Queue `Tracker.show`."""
         self._add(number, partial(self._tracker.show, number, folder))
 
-    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Place, log: Place, retries: int) -> None:
+    def close_trial(
+        self, number: int, outcome: str, reason: str | None, picture: Location, log: Location, retries: int
+    ) -> None:
         """Queue `Tracker.close_trial`."""
         self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))
 

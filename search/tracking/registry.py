@@ -45,7 +45,7 @@ class Version:
     reason: str
     """Why it is the champion, or not, in words."""
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return a line for people."""
         alias = f" = models:/{self.name}@{CHAMPION}" if self.champion else ""
         return f"{self.name} version {self.number}{alias} ({self.reason})"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from search.files import storage
-from search.files.paths import step_of
-from search.files.storage import Place
+from search.files.paths import step_of_picture
+from search.files.storage import Location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,12 +29,12 @@ class Gallery:
         self._client = client
         self._steps: dict[str, set[int]] = {}
 
-    def move(self, run: str, folder: Place) -> None:
+    def move(self, run: str, folder: Location) -> None:
         """Log what the worker of a trial left in its folder, and delete it there."""
         from PIL import Image
 
-        for path, _ in storage.files(folder):
-            if (step := step_of(path.name)) is None:
+        for path, _ in storage.list_files(folder):
+            if (step := step_of_picture(path.name)) is None:
                 continue
             if step not in self._logged_steps(run):
                 with Image.open(io.BytesIO(path.read_bytes())) as picture:

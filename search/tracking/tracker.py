@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from search.files import storage
-from search.files.storage import Place
+from search.files.storage import Location
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
 from search.tracking.client import STEP_METRIC, TrialRun, address, all_runs, reach, trials_query, usable, with_timeout
@@ -111,13 +111,13 @@ class Tracker:
                 trial_run.metrics |= report.metrics
             new = new[count:]
 
-    def show(self, number: int, folder: Place) -> None:
+    def show(self, number: int, folder: Location) -> None:
         """Move the pictures that the worker of a trial left in its folder into its run, by step."""
         if (trial_run := self._run_of(number)) is not None:
             self._gallery.move(trial_run.run, folder)
 
     def close_trial(
-        self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
+        self, number: int, outcome: str, reason: str | None, picture: Location, log: Location | None = None, retries: int = 0
     ) -> None:
         """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done.
 
@@ -155,7 +155,7 @@ class Tracker:
         trial_run = self._run_of(number)
         return trial_run.last_step if trial_run else 0
 
-    def behind(self, number: int, step: int, finished: bool) -> bool:
+    def lacks(self, number: int, step: int, finished: bool) -> bool:
         """Whether the run of a trial lacks reports up to `step`, or its end."""
         trial_run = self._run_of(number)
         return trial_run is None or trial_run.last_step < step or (finished and trial_run.status not in _ENDED)
@@ -181,7 +181,7 @@ class Tracker:
         self._client.delete_run(run)
         self._loaded_runs = {number: trial_run for number, trial_run in self._trial_runs.items() if trial_run.run != run}
 
-    def attach(self, number: int, picture: Place) -> None:
+    def attach(self, number: int, picture: Location) -> None:
         """Put the picture of a trial into its run."""
         trial_run = self._run_of(number)
         if trial_run is not None:
@@ -194,7 +194,7 @@ class Tracker:
     def reports(self, run: str) -> list[dict[str, Any]]:
         """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
         rows: dict[int, dict[str, Any]] = {}
-        for name in resource_usage.without(self._client.get_run(run).data.metrics):
+        for name in resource_usage.without_resource_usage(self._client.get_run(run).data.metrics):
             for point in self._client.get_metric_history(run, name):
                 rows.setdefault(point.step, {"step": point.step})[name] = point.value
         return [row for _, row in sorted(rows.items())]
@@ -227,7 +227,7 @@ class Tracker:
         status: str,
         best: Mapping[str, float] | None,
         best_trial: int | None,
-        picture: Place | None,
+        picture: Location | None,
         front: Sequence[int] = (),
     ) -> None:
         """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's.
@@ -250,14 +250,14 @@ class Tracker:
     def metrics(self, number: int) -> dict[str, float]:
         """Last value of every metric of a trial; empty when it has no run."""
         trial_run = self._run_of(number)
-        return resource_usage.without(trial_run.metrics) if trial_run else {}
+        return resource_usage.without_resource_usage(trial_run.metrics) if trial_run else {}
 
     def _log_inputs(self, run: str) -> None:
         if self._inputs is not None:
             self._inputs.log(self._client, self.experiment, run)
 
-    def _attach(self, run: str, picture: Place) -> None:
-        with storage.as_local(picture) as path:
+    def _attach(self, run: str, picture: Location) -> None:
+        with storage.local_copy(picture) as path:
             self._client.log_artifact(run, str(path))
 
     def _find_experiment(self) -> str:

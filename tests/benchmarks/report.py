@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from dashboards import report
 from gbc.pictures import pairs, png
 from gbc.report import METRIC_DIRECTIONS
-from search.files.paths import folder_of
+from search.files.paths import sweep_folder
 from search.spec.config import SweepConfig, resolve
 from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
@@ -39,7 +39,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
     """Every other trial is full, the others were stopped at the first rung."""
     import torch
 
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(config.record(), sort_keys=False))
     ledger, tracker = Ledger(config, folder), Tracker(config, {"version.benchmark": "1"})
@@ -92,7 +92,7 @@ def main() -> None:
     assert len(CLASSES) == 10
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(sys.argv[1] if len(sys.argv) > 1 else scratch)
-        if not folder_of(config.name).exists():
+        if not sweep_folder(config.name).exists():
             began = time.perf_counter()
             record(config, np.random.default_rng(0))
             print(f"recorded {TRIALS} trials in {time.perf_counter() - began:.0f} s", flush=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from gbc.errors import BadInput
 from search.spec.config import SweepConfig
-from search.spec.faults import outside
+from search.spec.faults import external_fault
 from search.tracking import client as tracking
 from search.tracking import lineage, step_images, tracker, ui_view
 from tests.search.conftest import tiny_sweep
@@ -108,4 +108,4 @@ def test_a_server_that_is_gone_is_known_by_the_module_of_its_exception(tmp_path:
     uri = "http://127.0.0.1:1"
     with pytest.raises(MlflowException) as caught:
         MlflowClient(uri).search_experiments()
-    assert str(outside(caught.value, tmp_path, uri)).startswith(f"MLflow's server {uri} cannot be used: ")
+    assert str(external_fault(caught.value, tmp_path, uri)).startswith(f"MLflow's server {uri} cannot be used: ")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torchvision
 
-from search.worker import hang_guard
+from search.worker import watchdog
 
 
 def test_sqlite_says_locked_and_full(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_sqlite_says_locked_and_full(tmp_path: Path) -> None:
 def test_the_interpreter_says_timeout() -> None:
     script = "import faulthandler, time; faulthandler.dump_traceback_later(0.1, exit=True); time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith(hang_guard._MARK)
+    assert done.returncode == 1 and done.stderr.startswith(watchdog._TIMEOUT_WORDS)
 
 
 def test_torchvision_says_not_found(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from gbc.errors import DIVERGED, Diverged
 from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
-from search.driver.processes import of_sweep
-from search.driver.retention import leftovers, saved
-from search.files.lock import driver_of
-from search.files.paths import CLASSIFIERS, recorded
+from search.driver.processes import sweep_processes
+from search.driver.retention import read_history, stale_files
+from search.files.lock import current_driver
+from search.files.paths import CLASSIFIERS, recorded_config
 from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
 from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
@@ -120,7 +120,7 @@ def records_agree(place: Workplace, trials: int) -> None:
 def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
     """Bit for bit: every metric of every report but the speed."""
     for one in place.study("chaos"):
-        record, _ = saved(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
+        record, _ = read_history(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
         steps = sorted(one.intermediate_values)
         if record is None:
             assert not steps
@@ -156,7 +156,7 @@ def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
             "ORDER BY trial_intermediate_value_id"
         ).fetchall()
     study.close()
-    config = recorded(sweep)
+    config = recorded_config(sweep)
     fresh, last = ASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
     for number, step, value, state in arrivals:
         stops = step == last[number] and state in ("PRUNED", "COMPLETE")
@@ -167,10 +167,10 @@ def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
 def nothing_is_left(chaos: Chaos) -> None:
     """No process, lock or temporary file."""
     sweep, folder = chaos.sweep, chaos.place.folder
-    assert of_sweep(sweep) == []
+    assert sweep_processes(sweep) == []
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     assert processes_about(folder, own) == []
-    assert driver_of(sweep) is None and leftovers(sweep) == []
+    assert current_driver(sweep) is None and stale_files(sweep) == []
     assert {path.name for path in sweep.iterdir()} == {".lock", "study.db", "summary.json", "sweep.yaml", "trials"}
     kept = {"last.ckpt", "previous.ckpt", "history.json", "samples.png", "error.log"}
     assert {path.name for path in sweep.glob("trials/*/*")} <= kept

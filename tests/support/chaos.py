@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psutil
 
-from search.driver.retention import saved
+from search.driver.retention import read_history
 from tests.support.workplace import RUN, Workplace
 
 PATIENCE: Final = 180.0
@@ -199,7 +199,7 @@ class Chaos:
         folder = self.rng.choice(found)
         path = folder / "last.ckpt"
         path.write_bytes(harm(path.read_bytes()))
-        whole, damaged = saved(folder)
+        whole, damaged = read_history(folder)
         assert whole is not None and whole.file == "previous.ckpt" and damaged == [path]
 
     def _expect_130(self, *words: str) -> None:

@@ -20,9 +20,9 @@ from rich.console import Console
 from gbc.training import tasks
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
-from search.driver.summary import sum_up
-from search.files.paths import PICTURE, RECORD, SWEEPS, folder_of, trial_folder
-from search.policy.budget import spent
+from search.driver.summary import summarise
+from search.files.paths import PICTURE, RECORD, SWEEPS, sweep_folder, trial_folder
+from search.policy.budget import exhausted_budget
 from search.policy.early_stopping import Decision
 from search.run import main
 from search.spec.config import SweepConfig
@@ -50,7 +50,7 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
     and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     (folder / ".lock").touch()
@@ -78,10 +78,10 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
             recorder.ended(number, WorkerFailure(fail[number], log))
         elif number not in leave:
             recorder.ended(number)
-    if spent(config, ledger.entries(), recorder.elapsed()):
-        recorder.close_open()
+    if exhausted_budget(config, ledger.entries(), recorder.elapsed()):
+        recorder.close_open_trials()
     recorder.finish()
-    summary = sum_up(config, ledger, tracker.metrics, folder)
+    summary = summarise(config, ledger, tracker.metrics, folder)
     front = [point["trial"] for point in summary.front]
     picture = None if summary.best_trial is None else trial_folder(folder, summary.best_trial) / PICTURE
     tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, picture, front)

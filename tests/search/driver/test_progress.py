@@ -19,10 +19,10 @@ def plain_console() -> tuple[Console, io.StringIO]:
 def test_without_a_terminal_there_is_a_plain_line_for_each_event(config: SweepConfig) -> None:
     console, out = plain_console()
     with ProgressDisplay(config, console) as progress:
-        progress.known(0, "complete", 12, None)
+        progress.add_earlier(0, "complete", 12, None)
         progress.started(1, 0)
         progress.reported(1, 3, {"kkt/rho": 0.987, "ssim/coverage": 0.25})
-        progress.closed(1, "failed", "diverged: loss/tv was not finite at step 6")
+        progress.ended(1, "failed", "diverged: loss/tv was not finite at step 6")
         progress.started(2, 6)
     lines = out.getvalue().splitlines()
     assert lines[0] == "trial 0001  starts"
@@ -40,7 +40,7 @@ def test_a_terminal_shows_a_table_with_the_overall_progress(config: SweepConfig)
             progress.started(number, 0)
             progress.reported(number, 3, {"ssim/coverage": number / 100})
             if number < 18:
-                progress.closed(number, "stopped", None)
+                progress.ended(number, "stopped", None)
     text = out.getvalue()
     for word in ("trial", "SSIM coverage", "steps/s", "earlier trials", "running", "stopped", "of 4 trials"):
         assert word in text
@@ -51,7 +51,7 @@ def test_what_failed_is_shown_letter_for_letter(config: SweepConfig, terminal: b
     """Brackets of an error are no style."""
     out = io.StringIO()
     with ProgressDisplay(config, Console(file=out, force_terminal=terminal, width=160, markup=False)) as progress:
-        progress.closed(0, "failed", "KeyError: [bold]x[/y]")
+        progress.ended(0, "failed", "KeyError: [bold]x[/y]")
         progress.note("MLflow's store refuses: [/x]")
     assert "KeyError: [bold]x[/y]" in out.getvalue() and "refuses: [/x]" in out.getvalue()
 
@@ -93,7 +93,7 @@ def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
     for number in range(4):
         progress.started(number, 0)
         progress.reported(number, 12, {})
-        progress.closed(number, "complete", None)
+        progress.ended(number, "complete", None)
     late = progress.seconds_left()
     assert early is not None and late == 0 and early > 0
 

@@ -22,7 +22,7 @@ from search.driver.ray_runtime import UNUSED
 from search.driver.resources import Machine
 from search.driver.tune_adapter import failure_reason
 from search.spec.config import Resources, SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.worker.trial import assignment_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
@@ -197,9 +197,9 @@ def test_workers_know_neither_the_study_nor_mlflow(tmp_path: Path, monkeypatch: 
         "tracking_uri": "http://me:s3cr3t@tracking:5000",
     }
     config = SweepConfig.parse(tiny_sweep(places=places), "test")
-    monkeypatch.setattr("search.files.storage._system", lambda url: (None, "x"))
+    monkeypatch.setattr("search.files.storage._file_system", lambda url: (None, "x"))
     params = {"lr": 0.001, "batch_size": 16, "tv_weight": 0.5}
-    entry = Entry(3, params, "running", {3: 0.5}, None, None)
+    entry = TrialRecord(3, params, "running", {3: 0.5}, None, None)
     told = json.dumps(assignment_of(config, entry, Path("cache"), 1))
     for secret in ("s3cr3t", "postgresql", "database", "tracking", "10.1.2.3"):
         assert secret not in told

@@ -126,17 +126,17 @@ def test_a_worker_says_again_what_one_of_the_records_lacks(parts: Parts, monkeyp
     for step in (3, 6, 9):
         parts.ledger.record(0, step, 0.1 * step, stop=False)
     parts.ledger.flush()
-    parts.recorder.catch_up()
+    parts.recorder.reconcile()
     # MLflow's thread may be at work from now on: the driver knows by itself how far it will come.
     with monkeypatch.context() as patch:
-        patch.setattr(parts.tracker, "mark", lambda number: pytest.fail("asked while the thread works"))
+        patch.setattr(parts.tracker, "last_step", lambda number: pytest.fail("asked while the thread works"))
         assert parts.recorder.acknowledged(0) == 0
         for step in (3, 6):
             parts.recorder.reported(assignment, report(step))
         parts.recorder.finish()
         assert parts.recorder.acknowledged(0) == 6
     assert parts.ledger.entry(0).values == {3: 0.1 * 3, 6: 0.1 * 6, 9: 0.1 * 9}
-    assert parts.tracker.mark(0) == 6
+    assert parts.tracker.last_step(0) == 6
 
 
 def test_the_tracker_is_asked_before_the_thread_is_at_work(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +144,12 @@ def test_the_tracker_is_asked_before_the_thread_is_at_work(parts: Parts, monkeyp
         number = parts.ledger.ask().number
         parts.ledger.record(number, 3, 0.3, stop=False)
         parts.ledger.tell(number, "stopped")
-    behind = parts.tracker.behind
+    behind = parts.tracker.lacks
 
     def ask(*about: int) -> bool:
         assert parts.recorder._writer.waiting == 0
         return behind(*about)
 
-    monkeypatch.setattr(parts.tracker, "behind", ask)
-    parts.recorder.catch_up()
+    monkeypatch.setattr(parts.tracker, "lacks", ask)
+    parts.recorder.reconcile()
     assert not any(behind(number, 0, True) for number in (0, 1))

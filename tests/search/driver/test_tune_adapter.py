@@ -20,8 +20,8 @@ from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.tune_adapter import FAILURE, NODE_DEATH, WORKER_DEATH, EventCallback, TuneAdapter, failure_reason
 from search.policy.early_stopping import Decision
 from search.spec.config import SweepConfig
-from search.spec.faults import Halt
-from search.spec.trial_record import Entry
+from search.spec.faults import HaltMonitor
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker import messages
 from search.worker.messages import MESSAGE, Failed, Progress
@@ -59,16 +59,16 @@ class Recording(Recorder):
         return 0.0
 
 
-Sweep = tuple[TuneAdapter, Recording, Halt, Ledger]
+Sweep = tuple[TuneAdapter, Recording, HaltMonitor, Ledger]
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.chdir(tmp_path)
     config = SweepConfig.parse(tiny_sweep(trials=2), "test")
-    ledger, halt, recorder = Ledger(config, tmp_path), Halt(tmp_path), Recording()
+    ledger, halt, recorder = Ledger(config, tmp_path), HaltMonitor(tmp_path), Recording()
 
-    def assign(trial: Entry) -> Any:
+    def assign(trial: TrialRecord) -> Any:
         return assignment_of(config, trial, Path("cache"), 1)
 
     return TuneAdapter(ledger, recorder, assign, halt), recorder, halt, ledger
@@ -207,6 +207,22 @@ def test_tune_stops_in_good_order_when_it_gets_sigusr1() -> None:
     spec = importlib.util.find_spec("ray.tune.tune")
     assert spec is not None and spec.origin is not None
     assert "signal.signal(signal.SIGUSR1, signal_interrupt_tune_run)" in Path(spec.origin).read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("tune/experimental/output.py", '"RAY_AIR_NEW_OUTPUT"'),
+        ("_private/accelerators/accelerator.py", '"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"'),
+        ("tune/utils/callback.py", '"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"'),
+        ("tune/execution/tune_controller.py", '"TUNE_DISABLE_STRICT_METRIC_CHECKING"'),
+        ("tune/execution/tune_controller.py", '"TUNE_GLOBAL_CHECKPOINT_S"'),
+        ("_private/worker.py", "functools.partial(print_to_stdstream, "),
+    ],
+)
+def test_ray_still_reads_what_a_run_sets(module: str, words: str) -> None:
+    """The environment, and the function that `search/driver/ray_runtime.py` silences."""
+    assert words in (PACKAGE / module).read_text()
 
 
 def test_without_a_bound_ray_asks_for_one_trial_ahead(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

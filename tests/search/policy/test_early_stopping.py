@@ -10,7 +10,7 @@ import pytest
 
 from search.policy.early_stopping import ASHA, Decision, MedianRule, NeverStop, StoppingRule, stopping_rule
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from tests.search.conftest import tiny_sweep
 
 STEPS, EVERY = 24, 3
@@ -42,8 +42,10 @@ class Sweep:
         self.decisions: list[tuple[int, int, Decision]] = []
         self.rule: StoppingRule = rule(CONFIG, [])
 
-    def trials(self) -> list[Entry]:
-        return [Entry(n, {}, "stopped" if n in self.ended else "running", dict(v), None, None) for n, v in self.values.items()]
+    def trials(self) -> list[TrialRecord]:
+        return [
+            TrialRecord(n, {}, "stopped" if n in self.ended else "running", dict(v), None, None) for n, v in self.values.items()
+        ]
 
     def run(self, trials: int) -> list[tuple[int, int, Decision]]:
         order, scores = random.Random(5), random.Random(6)
@@ -125,10 +127,12 @@ def test_asha_decides_as_rays_does(direction: str, steps: int, every: int, grace
 
 def test_the_median_rule_by_hand() -> None:
     full = {step: float(step) for step in range(3, STEPS + 1, 3)}  # means up to 6: 4.5 k; up to 3: 3 k
-    others = [Entry(n, {}, "complete", {at: k * v for at, v in full.items()}, None, None) for n, k in enumerate((1, 2, 3))]
-    short = Entry(3, {}, "stopped", {3: 99.0}, 3, None)  # did not reach the horizon: not compared with
+    others = [
+        TrialRecord(n, {}, "complete", {at: k * v for at, v in full.items()}, None, None) for n, k in enumerate((1, 2, 3))
+    ]
+    short = TrialRecord(3, {}, "stopped", {3: 99.0}, 3, None)  # did not reach the horizon: not compared with
 
-    def decide(values: dict[int, float], trials: list[Entry]) -> Decision:
+    def decide(values: dict[int, float], trials: list[TrialRecord]) -> Decision:
         rule = MedianRule(CONFIG, trials)
         return [rule.decide(9, at, value) for at, value in values.items()][-1]
 
@@ -137,7 +141,7 @@ def test_the_median_rule_by_hand() -> None:
     assert decide({3: 9.5, 6: 1.0}, [*others, short]) is Decision.KEEP  # its best counts, and beats 9
     assert decide({3: 7.0, 6: 8.9}, [*others, short]) is Decision.STOP
     assert decide({3: 0.0}, [*others[:2], short]) is Decision.KEEP  # too few to compare with
-    nan = Entry(4, {}, "complete", dict.fromkeys(full, float("nan")), None, None)
+    nan = TrialRecord(4, {}, "complete", dict.fromkeys(full, float("nan")), None, None)
     assert decide({3: 5.9}, [*others, nan]) is Decision.STOP
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from gbc.errors import BadInput
 from search.driver import sweep
 from search.spec.config import SweepConfig
-from search.spec.locations import Places, first_line, public, public_words, secrets, sqlite_url, told
+from search.spec.locations import Places, first_line, public, public_words, redacted, secrets, sqlite_url
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
@@ -41,9 +41,9 @@ from tests.search.conftest import tiny_sweep
 )  # fmt: skip
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
     assert public(url) == shown
-    assert told(f"cannot open {url}", url) == f"cannot open {shown}"
+    assert redacted(f"cannot open {url}", url) == f"cannot open {shown}"
     for secret in secrets(url):
-        assert secret not in told(f"cannot log in with {secret!r}", url)
+        assert secret not in redacted(f"cannot log in with {secret!r}", url)
     assert ("pa55" in url) == any("pa55" in secret for secret in secrets(url))
     assert public(public(url)) == shown and secrets(shown) == ()
 
@@ -92,7 +92,7 @@ def test_places_are_dumped_without_passwords_and_compared_without_them(tmp_path:
 def test_what_a_start_leaves_open_is_as_the_record_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = {"address": "10.0.0.1:6379", "storage": "/mnt/shared", "tracking_uri": "http://host"}
-    folder = sweep.folder_of("tiny")
+    folder = sweep.sweep_folder("tiny")
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SweepConfig.parse(tiny_sweep(places=first), "test").record()))
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import RECORD, WARM_START, folder_of
-from search.policy.budget import used_up
+from search.files.paths import RECORD, WARM_START, sweep_folder
+from search.policy.budget import planning_ended_by
 from search.policy.samplers import LEARNING, SAMPLERS, Prior
 from search.run import main
 from search.spec.config import SweepConfig
@@ -35,9 +35,9 @@ def score(params: dict[str, Any]) -> float:
 def other_sweep(trials: int = 12, missing: Collection[int] = (), **changes: Any) -> SweepConfig:
     """As it lies there after it was run; trials `missing` what it requires."""
     config = SweepConfig.parse(tiny_sweep(**{"name": "other", "sampler": "random", "seed": 7, **changes}), "test")
-    folder_of(config.name).mkdir(parents=True)
-    (folder_of(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-    ledger = Ledger(config, folder_of(config.name))
+    sweep_folder(config.name).mkdir(parents=True)
+    (sweep_folder(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, sweep_folder(config.name))
     for number in range(trials):
         entry = ledger.ask()
         second = 0.1 * number if config.second_objective else None
@@ -53,7 +53,7 @@ def mine(**changes: Any) -> SweepConfig:
 
 
 def entries_of(config: SweepConfig) -> list[Any]:
-    ledger = Ledger(config, folder_of(config.name))
+    ledger = Ledger(config, sweep_folder(config.name))
     entries = ledger.entries()
     ledger.close()
     return entries
@@ -76,7 +76,7 @@ def test_trials_that_miss_what_their_sweep_requires_are_history_and_no_start() -
     prior = warm_start.borrow(mine(), "other")
     assert {known.origin for known in prior.first} == {"other/trial-0000", "other/trial-0001"}
     assert len(prior.history) == 11 and other.objective.require  # the values mean the same with and without
-    shutil.rmtree(folder_of("other"))
+    shutil.rmtree(sweep_folder("other"))
     other_sweep(objective=asked, missing=range(12))
     assert len(warm_start.borrow(mine(), "other").first) == 5  # none meets it: the best of all
 
@@ -104,8 +104,8 @@ def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     assert set(inside) <= {value for value in values if value >= 1e-3} and values[0] < 1e-3
     assert not prior.history
     config = mine(space=space)
-    folder_of("mine").mkdir()
-    entry = Ledger(config, folder_of("mine"), prior).ask()
+    sweep_folder("mine").mkdir()
+    entry = Ledger(config, sweep_folder("mine"), prior).ask()
     assert entry.params["tv_weight"] == 0.25 and entry.params["batch_size"] in (16, 64)
     assert entry.origin == prior.first[0].origin
 
@@ -115,19 +115,19 @@ def test_a_front_comes_before_the_others() -> None:
     other = other_sweep(second_objective=second, scheduler={"name": "none"})
     config = mine(second_objective=second, scheduler={"name": "none"}, warm_start_trials=12)
     prior = warm_start.borrow(config, "other")
-    study = Ledger(other, folder_of("other")).study
+    study = Ledger(other, sweep_folder("other")).study
     leaders = {trial.number for trial in study.best_trials}
     assert {int(known.origin[-4:]) for known in prior.first[: len(leaders)]} == leaders
     assert len(prior.history) == 11
 
 
 def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> list[Any]:
-    folder_of(config.name).mkdir(parents=True)
-    warm_start.write_note(config, prior, folder_of(config.name))
-    ledger = Ledger(config, folder_of(config.name), prior)
+    sweep_folder(config.name).mkdir(parents=True)
+    warm_start.write_note(config, prior, sweep_folder(config.name))
+    ledger = Ledger(config, sweep_folder(config.name), prior)
     for number in range(trials):
         if restart:
-            ledger = Ledger(config, folder_of(config.name), warm_start.load(config))
+            ledger = Ledger(config, sweep_folder(config.name), warm_start.load(config))
         entry = ledger.ask()
         assert entry.number == number
         ledger.record(number, 12, score(entry.params), stop=False)
@@ -149,7 +149,7 @@ def test_one_at_a_time_a_continued_warm_sweep_samples_what_an_unbroken_one_sampl
         assert len({tuple(entry.params.values()) for entry in unbroken}) == 14
     # The other's trials are nowhere: numbers, counts and the best are this sweep's own.
     assert len(unbroken) == 14
-    found = Ledger(config, folder_of("mine")).best()
+    found = Ledger(config, sweep_folder("mine")).best()
     assert found is not None and found.number == max(unbroken, key=lambda entry: score(entry.params)).number
 
 
@@ -191,25 +191,25 @@ def test_a_grid_is_tried_in_full_beside_what_was_borrowed() -> None:
     config = mine(sampler="grid", space=space, warm_start_trials=2, trials=100)
     entries = run(config, warm_start.load(config), 6, restart=True)
     assert len({tuple(entry.params.values()) for entry in entries[2:]}) == 4
-    assert used_up(config, entries[:5], 0.0) is None and used_up(config, entries, 0.0) == "grid"
+    assert planning_ended_by(config, entries[:5], 0.0) is None and planning_ended_by(config, entries, 0.0) == "grid"
 
 
 def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away() -> None:
     other = other_sweep()
     config = mine()
     prior = warm_start.load(config)
-    folder_of("mine").mkdir()
-    assert set(warm_start.write_note(config, prior, folder_of("mine"))) == {"warm_start.json"}
-    (folder_of("other") / "study.db").unlink()
+    sweep_folder("mine").mkdir()
+    assert set(warm_start.write_note(config, prior, sweep_folder("mine"))) == {"warm_start.json"}
+    (sweep_folder("other") / "study.db").unlink()
     assert warm_start.load(config) == prior
-    (folder_of("mine") / WARM_START).write_text("{")
+    (sweep_folder("mine") / WARM_START).write_text("{")
     with pytest.raises(CorruptFile, match=r"warm_start\.json: damaged"):
         warm_start.load(config)
-    (folder_of("mine") / WARM_START).unlink()
-    Ledger(config, folder_of("mine"), prior).close()
+    (sweep_folder("mine") / WARM_START).unlink()
+    Ledger(config, sweep_folder("mine"), prior).close()
     with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
         warm_start.load(config)  # to take them again might give others
-    assert warm_start.load(other) == Prior() and warm_start.write_note(other, Prior(), folder_of("other")) == {}
+    assert warm_start.load(other) == Prior() and warm_start.write_note(other, Prior(), sweep_folder("other")) == {}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_what_cannot_be_a_start_is_refused_in_one_line(
     assert main(["--config", str(file)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
-    assert not (tmp_path / "mlflow.db").exists() and not (folder_of("mine") / RECORD).exists()
+    assert not (tmp_path / "mlflow.db").exists() and not (sweep_folder("mine") / RECORD).exists()
 
 
 def test_the_flags_are_shown_by_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:

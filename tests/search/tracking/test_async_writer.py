@@ -18,7 +18,7 @@ from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.tracking.async_writer import Writer
+from search.tracking.async_writer import AsyncWriter
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
@@ -69,7 +69,7 @@ def steps(tracker: Tracker, metric: str = "loss/total") -> dict[str, list[int]]:
 
 
 def test_nobody_waits_for_a_store_that_does_not_answer(tracker: Tracker, store: Path, tmp_path: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     with locked(store):
         began = time.perf_counter()
         for number in range(3):
@@ -86,21 +86,21 @@ def test_nobody_waits_for_a_store_that_does_not_answer(tracker: Tracker, store: 
     assert writer.fault is None and writer.waiting == 0
     assert steps(tracker) == {str(number): list(range(1, 101)) for number in range(3)}
     assert tracker.metrics(2) == {"loss/total": 0.01, "kkt/rho": 100.0}
-    assert not any(tracker.behind(number, 100, finished=True) for number in range(3))
+    assert not any(tracker.lacks(number, 100, finished=True) for number in range(3))
     # 300 reports into a store take seconds; it is the order of magnitude that tells waiting from not waiting.
     assert took < 1
 
 
 def test_a_store_that_refuses_is_asked_again(tracker: Tracker, store: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     writer.open_trial(0, {"lr": 0.1})
     writer.drain(20)
     with out_of_order(store):
         writer.log(0, Progress(3, {"loss/total": 1.0}, 0.0))
         with pytest.raises(Exception, match="metrics"):
             writer.drain(0.5)
-        assert tracker.behind(0, 3, finished=False)
-    later = Writer(tracker)  # as in the next run
+        assert tracker.lacks(0, 3, finished=False)
+    later = AsyncWriter(tracker)  # as in the next run
     with out_of_order(store):
         later.log(0, Progress(3, {"loss/total": 1.0}, 0.0))
         deadline = time.monotonic() + 20
@@ -112,7 +112,7 @@ def test_a_store_that_refuses_is_asked_again(tracker: Tracker, store: Path) -> N
 
 
 def test_the_order_of_each_trial_is_kept(tracker: Tracker, tmp_path: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     picture, log = tmp_path / "none.png", tmp_path / "none.log"
     writer.open_trial(0, {"lr": 0.1})
     writer.log(0, Progress(1, {"loss/total": 1.0}, 1.0))

@@ -73,7 +73,7 @@ def test_an_interrupted_trial_is_marked_and_opened_again(folder: Path, config: S
     (run,) = client.search_runs([tracker.experiment], "tags.`sweep.trial` = '0'")
     assert run.info.status == "KILLED"
     again = Tracker(config, {})
-    assert again.behind(0, 0, False) is False and again.behind(0, 3, False) is True
+    assert again.lacks(0, 0, False) is False and again.lacks(0, 3, False) is True
     again.open_trial(0, {"lr": 1})
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
 
