@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dashboards.errors import BadInput
 from dashboards.settings import SweepSettings
 from records.addresses import public
-from records.mlflow_store import FRONT, MARK, missing, number_of, reach, runs_of, usable
+from records.mlflow_store import FRONT, STEP_METRIC, missing, number_of, reach, runs_of, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,6 +144,6 @@ class SweepRuns:
             if name.startswith(_CURVES) or name in extra:
                 history = self._client.get_metric_history(identity, name)
                 curves[name] = {point.step: point.value for point in history}
-                if name == MARK:
+                if name == STEP_METRIC:
                     times = {point.step: point.timestamp / 1000 for point in history}
         return TrialRun(identity, dict(run.data.params), last, curves, times)

@@ -13,11 +13,11 @@ from dashboards.errors import BadInput
 from dashboards.evaluation import Evaluation
 from dashboards.mlflow_runs import SweepRuns, TrialRun
 from dashboards.settings import Objective, SweepSettings, read_settings
-from records.trial import STATES, Entry
+from records.trial import STATES, TrialRecord
 
 
 @dataclass(frozen=True)
-class Trial(Entry):
+class Trial(TrialRecord):
     """One trial, from both records."""
 
     run: TrialRun = field(default_factory=TrialRun)
@@ -122,7 +122,7 @@ def read_sweep(name: str) -> Sweep:
         Unreadable: a record cannot be read.
     """
     settings = read_settings(name)
-    entries, seconds = settings.study.entries()
+    entries, seconds = settings.study.trials()
     if not any(entry.state == "complete" for entry in entries):
         raise BadInput(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
     runs = SweepRuns(settings)
@@ -148,6 +148,6 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _counts(entries: list[Entry]) -> str:
+def _counts(entries: list[TrialRecord]) -> str:
     states = [entry.state for entry in entries]
     return ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states) or "no trials"

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from records.addresses import first_line, public
+from records.addresses import first_line, public, sqlite_url
 from records.errors import Unreadable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MARK: Final = "loss/total"
-"""A metric of every report: its history says which reports a run has, and when they were made."""
+STEP_METRIC: Final = "loss/total"
+"""A metric of every report: its history says which reports a run has and when they were made, its last step how far it is."""
 
 # Tags of runs.
 NAME: Final = "sweep.name"
@@ -36,28 +36,26 @@ FRONT: Final = "sweep.front"
 """Numbers of the trials on the Pareto front."""
 
 _PAGE: Final = 500
-_SQLITE: Final = "sqlite:///"
 
 
 def default_address() -> str:
-    """The store where no sweep names another: the environment's, or the database in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path('mlflow.db').resolve()}"
+    """Return the address of the store where a sweep names none: the environment's, or that of the database in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(Path("mlflow.db").resolve())
 
 
 def experiment_name(dataset: str) -> str:
-    """Name of the experiment that holds the sweeps of a data set."""
+    """Return the name of the experiment that holds the sweeps of a data set."""
     return f"gbc-{dataset}"
 
 
-def file_of(uri: str) -> Path | None:
-    """The file that the database at this address is; None where it is none."""
-    return Path(uri.partition("?")[0].removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-
-
 def missing(uri: str) -> bool:
-    """Whether the store is a database in a file that does not exist: MLflow would create it."""
-    file = file_of(uri)
-    return file is not None and not file.exists()
+    """Return whether the store is a database in a file that does not exist: MLflow would create it."""
+    if not uri.startswith("sqlite:"):
+        return False
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return database not in (None, "", ":memory:") and not Path(str(database)).exists()
 
 
 @contextmanager
@@ -78,7 +76,7 @@ def usable(uri: str) -> Iterator[None]:
 
 
 def reach(uri: str) -> None:
-    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
+    """Check within seconds that a server answers: MLflow would try for minutes.
 
     Raises:
         Unreadable: nobody does.
@@ -93,8 +91,8 @@ def reach(uri: str) -> None:
         raise Unreadable(_explain(fault, uri)) from None
 
 
-def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    """Every run that `query` finds, newest first, in as few requests as its number allows."""
+def all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    """Yield every run that `query` finds, newest first, in as few requests as its number allows."""
     token: str | None = None
     while True:
         page = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
@@ -104,29 +102,29 @@ def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
             return
 
 
-def query_of(name: str, role: str | None = None) -> str:
-    """The query for the runs of a sweep, or for those of one role in it."""
+def runs_query(name: str, role: str | None = None) -> str:
+    """Return the query for the runs of a sweep, or for those of one role in it."""
     return f"tags.`{NAME}` = '{name}'" + (f" and tags.`{ROLE}` = '{role}'" if role else "")
 
 
 def runs_of(client: MlflowClient, dataset: str, name: str) -> tuple[list[Run], list[Run]]:
-    """The runs of a sweep and those of its trials, oldest first."""
+    """Return the runs of a sweep and those of its trials, oldest first."""
     experiment = client.get_experiment_by_name(experiment_name(dataset))
     if experiment is None or experiment.lifecycle_stage == "deleted":
         return [], []
-    runs = list(pages(client, experiment.experiment_id, query_of(name)))[::-1]
+    runs = list(all_runs(client, experiment.experiment_id, runs_query(name)))[::-1]
     sweeps, trials = ([run for run in runs if run.data.tags.get(ROLE) == role] for role in ("sweep", "trial"))
     return sweeps, trials
 
 
 def number_of(tags: dict[str, str]) -> int | None:
-    """The number of the trial whose run has these tags."""
+    """Return the number of the trial whose run has these tags."""
     text = tags.get(TRIAL, "")
     return int(text) if text.isdigit() else None
 
 
 def _explain(fault: Exception, uri: str) -> str:
-    """Why a store cannot be used, and what mends it, in one line."""
+    """Say in one line why a store cannot be used, and what helps."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
         return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
@@ -135,7 +133,7 @@ def _explain(fault: Exception, uri: str) -> str:
 
 
 def _be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables, runs and files: before its first import."""
+    """Switch off telemetry and MLflow's messages about its tables, runs and files, before its first import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address

@@ -1,7 +1,8 @@
-"""The Optuna study of a sweep, read from its tables as what they are; nothing is written.
+"""The Optuna study of a sweep, read from its tables; nothing is written.
 
-Optuna's own storage would open a study for writing, takes longer to import than a look takes, and builds a thousand trials in
-seconds. `tests/records/test_study.py` compares with what Optuna says.
+Optuna's own storage would open a study for writing, takes longer to import than reading takes, and builds a thousand trials
+in seconds. It is asked where its tables are laid out in a way that is not known here (`records.schema`).
+`tests/contracts/test_optuna.py` compares with what Optuna says.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from records.database import connected
+from records import schema
+from records.addresses import sqlite_url
+from records.database import connected, study_through_optuna
 from records.errors import Damaged, Unreadable
-from records.trial import Entry, entry_of, seconds_of
+from records.trial import TrialRecord, seconds_spent, trial_from_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -39,7 +41,7 @@ _COMMON: Final = (
     f"WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, step",
     f"SELECT trial_id, key, value_json FROM trial_user_attributes WHERE trial_id IN ({_TRIALS})",
 )
-_FOR_ENTRIES: Final = (*_COMMON, "SELECT key, value_json FROM study_user_attributes WHERE {which}")
+_FOR_RECORDS: Final = (*_COMMON, "SELECT key, value_json FROM study_user_attributes WHERE {which}")
 _FOR_OPTUNA: Final = (
     *_COMMON,
     f"SELECT trial_id, key, value_json FROM trial_system_attributes WHERE trial_id IN ({_TRIALS})",
@@ -56,34 +58,47 @@ class Study:
     """Of the PostgreSQL database; None: it is in the file."""
     file: Path
 
-    def entries(self) -> tuple[list[Entry], float]:
-        """Every trial, by number, and the seconds spent: one consistent moment.
+    def trials(self) -> tuple[list[TrialRecord], float]:
+        """Return every trial, by number, and the seconds spent, at one consistent moment.
 
         Raises:
             Damaged: the file is no study.
             Unreadable: the file is missing, or the database cannot be reached.
         """
-        trials, params, reports, notes, shared = self._tables(_FOR_ENTRIES)
-        own = _ByTrial(params, reports, notes)
-        entries = [
-            entry_of(number, state, _moment(began), _moment(ended), own.params[trial], own.reports[trial], own.notes[trial])
+        try:
+            trials, params, reports, attributes, shared = self._tables(_FOR_RECORDS)
+        except schema.UnknownSchema:
+            return self._trials_through_optuna()
+        rows = _TrialRows(params, reports, attributes)
+        found = [
+            trial_from_optuna(
+                number,
+                state,
+                schema.local_time(began),
+                schema.local_time(ended),
+                rows.params[trial],
+                rows.reports[trial],
+                rows.attributes[trial],
+            )
             for trial, number, state, began, ended in trials
         ]
-        return entries, seconds_of({key: json.loads(text) for key, text in shared})
+        return found, seconds_spent({key: json.loads(text) for key, text in shared})
 
     def frozen_trials(self) -> list[FrozenTrial]:
-        """Every trial, by number, as Optuna would give it.
+        """Return every trial, by number, as Optuna would give it.
 
         Raises:
-            Damaged, Unreadable: as `entries`.
+            UnknownSchema: another version of Optuna laid out the tables.
+            Damaged: the file is no study.
+            Unreadable: the file is missing, or the database cannot be reached.
         """
         from optuna.trial import FrozenTrial, TrialState
 
-        trials, params, reports, notes, system, values = self._tables(_FOR_OPTUNA)
-        by_trial = _ByTrial(params, reports, notes)
-        own: dict[int, dict[str, Any]] = defaultdict(dict)
+        trials, params, reports, attributes, system, values = self._tables(_FOR_OPTUNA)
+        rows = _TrialRows(params, reports, attributes)
+        system_attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, key, text in system:
-            own[trial][key] = json.loads(text)
+            system_attributes[trial][key] = json.loads(text)
         objectives: dict[int, list[float]] = defaultdict(list)
         for trial, value, kind in values:
             objectives[trial].append(_number(value, kind))
@@ -93,13 +108,13 @@ class Study:
                 state=TrialState[state],
                 value=None,
                 values=objectives.get(trial),
-                datetime_start=_moment(began),
-                datetime_complete=_moment(ended),
-                params=by_trial.params[trial],
-                distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
-                user_attrs=by_trial.notes[trial],
-                system_attrs=own[trial],
-                intermediate_values=by_trial.reports[trial],
+                datetime_start=schema.local_time(began),
+                datetime_complete=schema.local_time(ended),
+                params=rows.params[trial],
+                distributions={name: _distribution(text) for name, text in rows.distributions[trial].items()},
+                user_attrs=rows.attributes[trial],
+                system_attrs=system_attributes[trial],
+                intermediate_values=rows.reports[trial],
                 trial_id=trial,
             )
             for trial, number, state, began, ended in trials
@@ -112,22 +127,34 @@ class Study:
             raise Unreadable(f"{self.file}: no such file; the sweep {self.name!r} has not begun")
         return _file_tables(self.file, queries)
 
+    def _trials_through_optuna(self) -> tuple[list[TrialRecord], float]:
+        url, name = (self.url, self.name) if self.url else (sqlite_url(self.file), None)  # the only study in its file
+        with study_through_optuna(url, name) as study:
+            return [record_of_trial(trial) for trial in study.get_trials(deepcopy=False)], seconds_spent(study.user_attrs)
 
-class _ByTrial:
-    """Parameters, reports and attributes of trials, by the trial's id."""
 
-    def __init__(self, params: Table, reports: Table, notes: Table) -> None:
+def record_of_trial(trial: FrozenTrial) -> TrialRecord:
+    """The record of a trial from what Optuna gives."""
+    began, ended = trial.datetime_start, trial.datetime_complete
+    values, attributes = trial.intermediate_values, trial.user_attrs
+    return trial_from_optuna(trial.number, trial.state.name, began, ended, dict(trial.params), values, attributes)
+
+
+class _TrialRows:
+    """The rows that belong to trials, by the trial's id."""
+
+    def __init__(self, params: Table, reports: Table, attributes: Table) -> None:
         self.params: dict[int, dict[str, Any]] = defaultdict(dict)
         self.distributions: dict[int, dict[str, str]] = defaultdict(dict)
         self.reports: dict[int, dict[int, float]] = defaultdict(dict)
-        self.notes: dict[int, dict[str, Any]] = defaultdict(dict)
+        self.attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, name, value, distribution in params:
-            self.params[trial][name] = _external(value, distribution)
+            self.params[trial][name] = _sampled_value(value, distribution)
             self.distributions[trial][name] = distribution
         for trial, step, value, kind in reports:
             self.reports[trial][step] = _number(value, kind)
-        for trial, key, text in notes:
-            self.notes[trial][key] = json.loads(text)
+        for trial, key, text in attributes:
+            self.attributes[trial][key] = json.loads(text)
 
 
 def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
@@ -146,6 +173,8 @@ def _read(path: Path, queries: Sequence[str]) -> list[Table]:
     address = f"file:{quote(str(path.resolve()))}?{mode}"
     with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
         study.execute("BEGIN")
+        if not schema.is_known(study.execute(schema.VERSION)):
+            raise schema.UnknownSchema
         return [study.execute(query.format(which="1 = 1")).fetchall() for query in queries]
 
 
@@ -154,6 +183,8 @@ def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]
 
     with connected(url) as engine, engine.connect() as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        if not schema.is_known(connection.execute(text(schema.VERSION))):
+            raise schema.UnknownSchema
         return [connection.execute(text(query.format(which=_NAMED)), {"name": name}).all() for query in queries]
 
 
@@ -161,20 +192,16 @@ def _number(value: float, kind: str) -> float:
     return _NOT_FINITE.get(kind, value)
 
 
-def _moment(stored: str | datetime | None) -> datetime | None:
-    return datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-
-
-def _external(value: float, distribution: str) -> Any:
+def _sampled_value(value: float, distribution: str) -> Any:
     """A parameter as it was sampled: Optuna stores choices by index."""
-    kind = _kind(distribution)
-    if kind["name"] == "CategoricalDistribution":
-        return kind["attributes"]["choices"][int(value)]
-    return int(value) if kind["name"] == "IntDistribution" else value
+    parsed = _parsed_distribution(distribution)
+    if parsed["name"] == "CategoricalDistribution":
+        return parsed["attributes"]["choices"][int(value)]
+    return int(value) if parsed["name"] == "IntDistribution" else value
 
 
 @functools.cache
-def _kind(distribution: str) -> dict[str, Any]:
+def _parsed_distribution(distribution: str) -> dict[str, Any]:
     parsed: dict[str, Any] = json.loads(distribution)
     return parsed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from records.mlflow_store import MARK, ROLE, missing, number_of, reach, runs_of, usable
+from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, reach, runs_of, usable
 from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking.client import address
@@ -67,7 +67,7 @@ def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
         run.info.status,
         dict(run.data.tags),
         dict(run.data.params),
-        [point.step for point in client.get_metric_history(identity, MARK)] if is_trial else [],
+        [point.step for point in client.get_metric_history(identity, STEP_METRIC)] if is_trial else [],
         values(config.objective.metric),
         values(config.second_objective.metric) if config.second_objective else {},
         frozenset(file.path for file in client.list_artifacts(identity)),

@@ -1,4 +1,4 @@
-"""Where a sweep runs and where its records are, as addresses; and what of an address is secret.
+"""Where a sweep runs and where its records are, as addresses.
 
 A password never leaves the process that was given it: whatever is written down or shown is the address without it. A driver
 that finds an address on record takes the password from where PostgreSQL, MLflow and the stores of files look for it.
@@ -16,9 +16,9 @@ from pydantic import Field, field_serializer, field_validator
 
 from gbc.errors import BadInput
 from gbc.settings import Config
-from records.addresses import public
+from records.addresses import parsed_address, public
 
-_POSTGRES: Final = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://")
+_POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
 
 
 class Places(Config):
@@ -45,7 +45,10 @@ class Places(Config):
     @field_validator("study_url")
     @classmethod
     def _one_driver(cls, url: str | None) -> str | None:
-        return url and _POSTGRES.sub("postgresql+psycopg://", url)
+        parsed = parsed_address(url) if url else None
+        if parsed is None or parsed.drivername not in _POSTGRES:
+            return url
+        return parsed.set(drivername=_POSTGRES[-1]).render_as_string(hide_password=False)
 
     @field_serializer("address", "storage", "study_url", "tracking_uri")
     def _without_password(self, url: str | None) -> str | None:
@@ -59,7 +62,10 @@ class Places(Config):
         Raises:
             BadInput: an address of a kind that is not supported.
         """
-        if self.study_url is not None and not _POSTGRES.match(self.study_url):
+        for flag, url in (("study-url", self.study_url), ("tracking-uri", self.tracking_uri), ("storage", self.storage)):
+            if url is not None and "://" in url and parsed_address(url) is None:
+                raise BadInput(f"--{flag} {public(url)}: cannot be read; in a password write @ as %40, / as %2F and : as %3A")
+        if self.study_url is not None and not self.study_url.startswith("postgresql+psycopg://"):
             raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
             raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")

@@ -1,4 +1,4 @@
-"""Where the study is: a file in the sweep's folder, or a PostgreSQL database that several hosts can reach.
+"""The store of a study: a file in the sweep's folder, or a PostgreSQL database that several hosts can reach.
 
 Here it is opened for the driver, read for those who only look, and kept to one driver at a time. A database holds the studies
 of any number of sweeps, by name, and with each the settings it was started with: a host that has no folder of the sweep yet
@@ -8,7 +8,6 @@ finds them there.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,24 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
-from records.addresses import public
-from records.database import CONNECTION, check_address, connected, unreachable
+from records.addresses import public, sqlite_url
+from records.database import (
+    CONNECTION,
+    check_client,
+    connected,
+    of_another_version,
+    study_through_optuna,
+    unusable_database,
+)
 from records.paths import STUDY_FILE
 from records.study import Study
-from records.trial import Entry
-from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
+from records.trial import TrialRecord
+from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
 from search.spec import faults
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
     import optuna
 
-_RECORD: Final = "sweep"
+_SETTINGS: Final = "sweep"
 _DRIVER: Final = "driver"
-_ATTRIBUTES: Final = (
-    "SELECT key, value_json FROM study_user_attributes WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
-)
-_HELD: Final = (
+_LOCK_IS_HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
@@ -41,7 +44,7 @@ _HELD: Final = (
 
 @faults.readable()
 def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """The study of a sweep, created when there is none, and the storage it is in. For the driver alone.
+    """Open the study of a sweep, or create it, and return it with its storage. For the driver alone.
 
     Raises:
         CorruptFile: the study's file is damaged.
@@ -60,13 +63,15 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
             directions=[f"{objective.direction}imize" for objective in config.objectives],
             load_if_exists=True,
         )
-        if url and _RECORD not in study.user_attrs:
-            study.set_user_attr(_RECORD, config.record())
+        if url and _SETTINGS not in study.user_attrs:
+            study.set_user_attr(_SETTINGS, config.record())
+    except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
+        raise of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
-        raise (unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
+        raise (unusable_database(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
     except DatabaseError as fault:
         if url:
-            raise unreachable(url, fault) from None
+            raise unusable_database(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
     return study, storage
 
@@ -80,7 +85,7 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+    storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
     sqlalchemy.event.listen(storage.engine, "connect", prepare)
     storage.engine.dispose()  # the connections made before that
     return storage
@@ -89,12 +94,12 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
 def _in_database(url: str) -> optuna.storages.RDBStorage:
     import optuna
 
-    check_address(url)
+    check_client(url)
     return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
 
 
 @contextmanager
-def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
+def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
     """Hold the sweep against other drivers: in its folder, and where the study is in a database, there too.
 
     The lock in the database is one of the session: it is free by itself when the driver is no more.
@@ -103,26 +108,26 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         BadInput: another driver holds it, the folder cannot be written, or the database cannot be reached.
     """
     url = config.places.study_url
-    with only_driver(folder):
+    with driver_lock(folder):
         if url is None:
             yield
             return
         with faults.readable(), connected(url) as engine, engine.connect() as connection:
-            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
-                raise refusal(config.name, _noted(connection, config.name))
+            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
+                raise already_running(config.name, _noted_driver(url, config.name))
             connection.commit()
             yield
 
 
 @faults.readable()
-def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
-    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float]:
+    """Return every trial of a sweep, by number, and the seconds spent, at one consistent moment.
 
     Raises:
         CorruptFile: the study's file is damaged.
         BadInput: the database cannot be reached.
     """
-    return study_of(config, folder).entries()
+    return study_of(config, folder).trials()
 
 
 def study_of(config: SweepConfig, folder: Path) -> Study:
@@ -131,58 +136,61 @@ def study_of(config: SweepConfig, folder: Path) -> Study:
 
 
 def note_driver(study: optuna.Study) -> None:
-    """Say in the study who runs it, for those who ask from other hosts."""
-    study.set_user_attr(_DRIVER, asdict(me()))
+    """Write into the study which driver runs it, for other hosts to read."""
+    study.set_user_attr(_DRIVER, asdict(this_process()))
 
 
 def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
-    """Who runs the sweep right now, without getting in its way; None when nobody does.
+    """Return the driver that runs the sweep now, without disturbing it; None when there is none.
 
     Raises:
         BadInput: the study is in a database, and that cannot be reached.
     """
-    found, url = driver_of(folder), config.places.study_url
-    if found or url is None:
-        return found
-    key = _key(config.name) % 2**64
+    driver, url = current_driver(folder), config.places.study_url
+    if driver or url is None:
+        return driver
+    key = _lock_key(config.name) % 2**64
     with faults.readable(), connected(url) as engine, engine.connect() as connection:
-        if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
+        if not connection.execute(_text(_LOCK_IS_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted(connection, config.name) or UNKNOWN
+        return _noted_driver(url, config.name) or UNKNOWN_DRIVER
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
-    """The settings with which the sweep of this name was started in the study's database; None when it was not.
+    """Return the settings with which the sweep of this name was started in the study's database; None when it was not.
 
     Raises:
         BadInput: it cannot be reached, or holds a study of this name that is no sweep's.
     """
     url = config.places.study_url
     assert url is not None
-    with faults.readable(), connected(url) as engine, engine.connect() as connection:
-        attributes = _attributes(connection, config.name)
-        if attributes is None:
-            return None
-    if _RECORD not in attributes:
+    attributes = _attributes(url, config.name)
+    if attributes is None:
+        return None
+    if _SETTINGS not in attributes:
         raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
-    return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
+    return SweepConfig.parse(attributes[_SETTINGS], f"study {config.name!r} in {public(url)}")
 
 
-def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
-    """Of the study of this name; None when there is none, or no study at all in this database."""
-    if connection.execute(_text("SELECT to_regclass('study_user_attributes')")).scalar() is None:
+@faults.readable()
+def _attributes(url: str, name: str) -> dict[str, Any] | None:
+    """Return the user attributes of the study of this name; None when there is none in this database."""
+    with connected(url) as engine, engine.connect() as connection:
+        if connection.execute(_text("SELECT to_regclass('studies')")).scalar() is None:
+            return None
+    try:
+        with study_through_optuna(url, name) as study:
+            return dict(study.user_attrs)
+    except KeyError:
         return None
-    if connection.execute(_text("SELECT 1 FROM studies WHERE study_name = :name"), {"name": name}).scalar() is None:
-        return None
-    return {key: json.loads(text) for key, text in connection.execute(_text(_ATTRIBUTES), {"name": name})}
 
 
-def _noted(connection: Any, name: str) -> Driver | None:
-    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
+def _noted_driver(url: str, name: str) -> Driver | None:
+    return Driver.from_note((_attributes(url, name) or {}).get(_DRIVER, {}))
 
 
-def _key(name: str) -> int:
-    """Of the advisory lock, a signed number of 64 bits."""
+def _lock_key(name: str) -> int:
+    """Return the key of the advisory lock, a signed number of 64 bits."""
     return int.from_bytes(hashlib.sha256(f"gbc-search sweep {name}".encode()).digest()[:8], "big", signed=True)
 
 

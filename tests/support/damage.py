@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from records.paths import SWEEPS
-from search.files.lock import HOLDER
+from search.files.lock import LOCK_HOLDER
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE
 from tests.search.worker.test_trial import cut_short, flip_a_bit
 from tests.support.records import client, run_of, store, study
@@ -102,7 +102,7 @@ def leave_temporary_files() -> str:
 
 
 def leave_a_lock() -> str:
-    (SWEEPS / "tiny" / HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
+    (SWEEPS / "tiny" / LOCK_HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
     return "driver.json: left by a driver that is no more"
 
 

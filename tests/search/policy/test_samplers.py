@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from records.trial import Entry
+from records.trial import TrialRecord
 from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
@@ -19,7 +19,7 @@ from tests.search.conftest import tiny_sweep
 Loss = Callable[[dict[str, Any]], float]
 
 
-def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> Entry:
+def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> TrialRecord:
     """One trial as the driver goes through it."""
     entry = ledger.ask()
     assert entry.number == number
