@@ -64,20 +64,20 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
             package that is missing, or `out` exists.
     """
     from gbc import export
-    from gbc.export.formats import named, require
+    from gbc.export.formats import parse_formats, require_packages
     from search.driver.trial_export import write_trial
     from search.files.paths import existing, recorded
     from search.study.store import running_driver
     from search.study.tables import recorded_trials
 
-    wanted = named(formats)
+    chosen_formats = parse_formats(formats)
     export.check_new(out)
     folder = existing(name)
     config = recorded(folder)
-    require(wanted)
+    require_packages(chosen_formats)
     entries, _ = recorded_trials(config, folder)
     chosen = _chosen(config, entries, number, running_driver(config, folder))
-    return write_trial(config, entries, chosen, out, wanted)
+    return write_trial(config, entries, chosen, out, chosen_formats)
 
 
 def _chosen(config: SweepConfig, entries: Sequence[Entry], number: int | None, driver: Driver | None) -> Entry:

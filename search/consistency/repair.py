@@ -88,7 +88,7 @@ class _Mender:
 
     def _damaged(self, path: Place) -> str:
         previous = path.with_name(PREVIOUS)
-        if path.name == CHECKPOINT and checkpoint.verified(previous):
+        if path.name == CHECKPOINT and checkpoint.is_intact(previous):
             storage.move(previous, path)
             return "replaced by the one before"
         storage.remove(path)

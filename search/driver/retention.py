@@ -76,7 +76,7 @@ class Keeper:
                 continue
             folder = trial_folder(self._home, entry.number)
             if entry.number in best or entry.can_go_on:
-                if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
+                if (folder / PREVIOUS).exists() and checkpoint.is_intact(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
                 continue
             if (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
@@ -122,11 +122,11 @@ def leftovers(sweep: Path, config: SweepConfig | None = None) -> list[Place]:
     """
     scratch, found = sweep / SCRATCH, list[Place]()
     if config is not None and config.places.storage is not None:
-        found += [path for path, _ in storage.files(home_of(config)) if checkpoint.writer_of(path) is not None]
+        found += [path for path, _ in storage.files(home_of(config)) if checkpoint.writer_pid(path) is not None]
     for path in sweep.rglob(".*"):
         if path.name == LOCK or scratch in path.parents:
             continue
-        writer = checkpoint.writer_of(path)
+        writer = checkpoint.writer_pid(path)
         if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
             found.append(path)
     return sorted(found, key=str)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gbc.classifiers.pretrain import Elsewhere
+from gbc.classifiers.pretrain import OtherCache
 from gbc.errors import BadInput
 from search.files import storage
 from search.files.storage import Place
@@ -17,7 +17,7 @@ _FOLDER: Final = ".classifiers"
 _COMPLETE: Final = "complete"
 
 
-def source(url: str) -> Elsewhere:
+def source(url: str) -> OtherCache:
     """The classifiers in a storage, as a second cache for `gbc.training.tasks.obtain`.
 
     Raises:

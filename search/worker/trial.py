@@ -88,9 +88,9 @@ def assignment_of(
 
 def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
     """All settings of a trial: the fixed ones, those that were sampled for it, and its own seed."""
-    from gbc.runtime import derive
+    from gbc.runtime import derive_seed
 
-    return settle(config.trial, entry.params, derive(config.seed, entry.number))
+    return settle(config.trial, entry.params, derive_seed(config.seed, entry.number))
 
 
 def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
@@ -173,7 +173,7 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
-    inputs = tasks.obtain(settings, cache, elsewhere=shared_classifiers.source(root) if root else None)
+    inputs = tasks.obtain(settings, cache, other_cache=shared_classifiers.source(root) if root else None)
     trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     keeper = Keeper(assignment, settings, root)
     if state := keeper.load():

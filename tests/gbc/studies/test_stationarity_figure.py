@@ -51,7 +51,7 @@ def test_every_step_sees_the_whole_set(tmp_path: Path) -> None:
 
 
 def test_held_out_images_and_their_stand_ins_are_others(images: ImageDataset) -> None:
-    likeness = figure.Likeness(images)
+    likeness = figure.NearestSSIM(images)
     counts = torch.bincount(likeness.labels)
     others, labels = likeness.controls()["other real images"]
     assert torch.equal(torch.bincount(labels), counts) and len(likeness.held_out) == len(likeness.images)
