@@ -240,12 +240,12 @@ class TrialConfig(Config):
     def classifiers(self) -> list[TrialClassifierConfig]:
         """Every classifier with its data, in order. Classifiers with the same data share a task, and so their samples."""
         first = TrialClassifierConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)
-        found, task_of = [first], {self.dataset.digest(): 0}
+        specs, task_of = [first], {self.dataset.digest(): 0}
         for expert in self.experts:
             data = expert.dataset or self.dataset
             task = task_of.setdefault(data.digest(), len(task_of))
-            found.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
-        return found
+            specs.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
+        return specs
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each loss in the total, {name: weight}: Eq. (7) and our further losses."""

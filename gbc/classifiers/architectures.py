@@ -156,7 +156,7 @@ def two_logits(outputs: Tensor) -> Tensor:
 def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
     """Context in which BatchNorm uses the batch's statistics (`train`) or the stored ones (`eval`), and stores nothing."""
     layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
-    kept = [(layer.training, layer.track_running_stats) for layer in layers]
+    states = [(layer.training, layer.track_running_stats) for layer in layers]
     training = module.training
     try:
         module.eval()
@@ -166,7 +166,7 @@ def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-        for layer, (was_training, tracked) in zip(layers, kept, strict=True):
+        for layer, (was_training, tracked) in zip(layers, states, strict=True):
             layer.training, layer.track_running_stats = was_training, tracked
 
 

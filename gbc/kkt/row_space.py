@@ -47,8 +47,8 @@ class RowSpace:
         values, directions = decompose(layer, self.with_bias)
         energies = values.square()
         # Weight decay may have shrunk a layer to 0: then no input is inside.
-        kept = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
-        scaled = (directions * kept.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
+        shares = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
+        scaled = (directions * shares.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
         self._rows = scaled[:, :-1] if self.with_bias else scaled
         self._offset = scaled[:, -1] if self.with_bias else None
 

@@ -59,8 +59,8 @@ class TrialClassifier:
         decay = spec.classifier.weight_decay
         self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
 
-        known = [loaded.class_names.index(name) if name in loaded.class_names else -1 for name in class_names]
-        self.local = torch.tensor(known, device=device)
+        own_numbers = [loaded.class_names.index(name) if name in loaded.class_names else -1 for name in class_names]
+        self.local = torch.tensor(own_numbers, device=device)
         """The classifier's own number of each of the generator's labels; −1 for labels that it does not have."""
         start = config.alpha_init
         if config.alpha == "last_layer":

@@ -182,10 +182,10 @@ def numbers(reports: list[Report]) -> list[dict[str, float]]:
 def test_on_a_gpu_a_replayed_run_is_the_run(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
     """Warnings are errors here: a graph that is not used, or not right, fails."""
     replayed, stepped = fresh("cuda", **variant, steps=40, report_every=10), fresh("cuda", **variant, steps=40, report_every=10)
-    stepped._advance._usable = False
+    stepped._replayed_step._usable = False
     for ours, theirs in zip(numbers(list(replayed.run())), numbers(list(stepped.run())), strict=True):
         assert ours == pytest.approx(theirs, rel=0.02, abs=1e-3)  # forty steps apart in the last bit of a float32
-    assert replayed._advance._graph is not None
+    assert replayed._replayed_step._graph is not None
 
 
 @pytest.mark.gpu
