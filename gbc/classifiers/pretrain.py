@@ -17,7 +17,7 @@ from gbc.classifiers import architectures, convergence, custom, fit
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
-from gbc.classifiers.fit import Progress
+from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import Dataset
 from gbc.errors import BadInput
@@ -60,7 +60,7 @@ def obtain(
     config: ClassifierConfig,
     data: Dataset | None,
     cache: Path,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     other_cache: OtherCache | None = None,
 ) -> tuple[Classifier, Regime, Path]:
     """The classifier from `cache`, as (classifier, regime, folder).
@@ -109,7 +109,7 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
     return Classifier(module, card.class_names, card.shape, card.samples), regime, folder
 
 
-def _make(config: ClassifierConfig, data: Dataset | None, progress: Progress | None) -> tuple[nn.Module, Card, Regime]:
+def _make(config: ClassifierConfig, data: Dataset | None, progress: ProgressCallback | None) -> tuple[nn.Module, Card, Regime]:
     if config.weights:
         return with_user_weights(config, data)
     if data is None:
@@ -125,7 +125,7 @@ def _file_digest(path: Path) -> str:
         raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
 
 
-def train(config: ClassifierConfig, data: Dataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
+def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | None = None) -> tuple[nn.Module, Regime]:
     """A new network trained on all of `data` by the optimiser of `config`, in eval mode, and its regime.
 
     Raises:
