@@ -19,7 +19,7 @@ from search.files import storage
 from search.files.paths import LOG, PICTURE, folder_of, hang_note, trial_folder
 from search.files.storage import Place
 from search.spec import faults
-from search.spec.locations import first_line
+from search.spec.locations import first_line, redacted
 from search.spec.trial_record import Entry
 from search.study.ledger import Ledger
 from search.tracking.async_writer import Writer
@@ -102,7 +102,7 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and Ray gives its trial up: for the retries are used up, or because it had not begun."""
-        number, text = trial.config["number"], Path(trial.error_file).read_text() if trial.error_file else ""
+        number, text = trial.config["number"], redacted(Path(trial.error_file).read_text()) if trial.error_file else ""
         silence = self._collect(number)
         if self._ledger.may_retry(number):  # the searcher hands it out again
             self._ledger.lost_worker(number)

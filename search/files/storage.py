@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
-from search.spec.locations import public, told
+from search.spec.locations import public, remember, told
 
 _WHOLE_OR_NOT: Final = frozenset({"s3", "gcs", "abfs"})
 """Stores in which an upload appears when it is complete."""
@@ -146,6 +146,7 @@ def open_storage(url: str) -> Place:
     """
     if "://" not in url:
         return Path(url)
+    remember(url)
     _system(url)
     return Remote(url)
 

@@ -6,19 +6,29 @@ that finds an address on record takes the password from where PostgreSQL, MLflow
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from gbc.errors import BadInput
 from gbc.settings import Config
 
 _SECRET_KEYS: Final = re.compile(r"(?i)(^|&)(\w*(?:password|secret|token|sig|signature)\w*)=[^&]*")
 _POSTGRES: Final = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://")
+_ADDRESS: Final = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_LOGIN: Final = re.compile(r"[^\s:/@'\"=(\[{,]*:([^\s/@][^\s@]*)@(?=[\w\[])")
+_ASSIGNED: Final = re.compile(
+    r"(?i)(\w*(?:password|passwd|secret|token|access_?key|account_?key|signature)(?:\s?=\s?|['\"]\s?:\s?))['\"]?([^\s&,;'\"})]{4,})"
+)
+_SECRET_VARIABLE: Final = re.compile(r"(?i)(password|passwd|secret|token|key|key_id|sas|connection_string)$")
+_SHORTEST: Final = 4
+"""Letters of a secret that is looked for in texts: a shorter one is part of many words."""
+_known: Final = set[str]()
 
 
 class Places(Config):
@@ -47,6 +57,12 @@ class Places(Config):
     def _one_driver(cls, url: str | None) -> str | None:
         return url and _POSTGRES.sub("postgresql+psycopg://", url)
 
+    @model_validator(mode="after")
+    def _remember(self) -> Places:
+        for url in (self.address, self.storage, self.study_url, self.tracking_uri):
+            remember(url)
+        return self
+
     @field_serializer("address", "storage", "study_url", "tracking_uri")
     def _without_password(self, url: str | None) -> str | None:
         return url and public(url)
@@ -62,16 +78,16 @@ class Places(Config):
         if self.study_url is not None and not _POSTGRES.match(self.study_url):
             raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
-            raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")
+            raise BadInput(f"--tracking-uri {redacted(self.tracking_uri)}: must be a URL such as http://HOST:5000")
         if self.address is None:
             return
         if self.address.startswith("ray://"):
             raise BadInput(
-                f"--address {public(self.address)}: through a Ray client Tune would run far from the records; start the driver "
-                "on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
+                f"--address {redacted(self.address)}: through a Ray client Tune would run far from the records; start the "
+                "driver on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
             )
         if self.address != "auto" and not re.fullmatch(r"[^\s:/@]+:\d+|\[[0-9a-fA-F:]+\]:\d+", self.address):
-            raise BadInput(f"--address {public(self.address)}: must be auto or HOST:PORT")
+            raise BadInput(f"--address {redacted(self.address)}: must be auto or HOST:PORT")
 
     def check_together(self) -> None:
         """What can be refused once it is known what an earlier run of the sweep has on record.
@@ -114,14 +130,31 @@ def public(url: str) -> str:
     return f"{scheme}://{authority}{slash}{path}" + (f"?{query}" if mark and query else "")
 
 
-def public_words(words: Iterable[str]) -> list[str]:
-    """The words of a command without passwords, to be shown."""
-    found = []
-    for word in words:
-        flag, equals, value = word.partition("=")
-        joined = word.startswith("--") and "://" in value
-        found.append(f"{flag}={public(value)}" if joined and equals else public(word))
+def redacted(text: object) -> str:
+    """The text without passwords, keys and tokens: every message, log and record that may hold one goes through here.
+
+    Left out are what `public` leaves out of each address, the login before an address without a scheme, what is assigned
+    to a name such as `password`, and, wherever they stand, the secrets of addresses that this process was given and those in
+    its environment.
+    """
+    found = _ADDRESS.sub(lambda match: public(match.group()), str(text))
+    found = _ASSIGNED.sub(r"\1***", _LOGIN.sub("***@", found))
+    for secret in sorted(_known | _secrets_of(os.environ), key=len, reverse=True):
+        found = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", found)
     return found
+
+
+def remember(url: str | None) -> None:
+    """Let `redacted` know the secrets of an address, for texts that hold them without it."""
+    login = _LOGIN.match(url) if url and "://" not in url else None
+    _known.update(one for one in (*secrets(url), *(login.groups() if login else ())) if len(one) >= _SHORTEST)
+
+
+def _secrets_of(environment: Mapping[str, str]) -> set[str]:
+    found = set[str]()
+    for name, value in environment.items():
+        found |= {value} if _SECRET_VARIABLE.search(name) else set(secrets(value) if _ADDRESS.match(value) else ())
+    return {one for one in found if len(one) >= _SHORTEST}
 
 
 def secrets(url: str | None) -> tuple[str, ...]:
@@ -145,7 +178,7 @@ def told(fault: object, url: str | None) -> str:
         text = text.replace(url, public(url))
     for secret in secrets(url):
         text = text.replace(secret, "***")
-    return text[:300]
+    return redacted(text)[:300]
 
 
 def first_line(fault: BaseException, url: str | None) -> str:

@@ -20,7 +20,7 @@ from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, folder_of, ha
 from search.files.storage import Place
 from search.spec.config import SweepConfig
 from search.spec.faults import outside
-from search.spec.locations import public
+from search.spec.locations import public, redacted
 from search.spec.space import settle
 from search.spec.trial_record import Entry
 from search.worker.hang_guard import watched
@@ -146,18 +146,21 @@ def failure(fault: Exception, assignment: Assignment, root: str | None) -> Row |
         return None
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
     where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-    return {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
+    return {"step": getattr(fault, "step", assignment["acknowledged"]), "error": redacted(f"{where}{fault}")}
 
 
 def note_of(assignment: Assignment) -> Path:
-    """Where to leave word of a hang."""
-    own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
-    return Path(assignment["note"]) if assignment["note"] else own
+    """Where to leave word of a hang; on a node of a cluster a new file, which this user alone can open."""
+    if assignment["note"]:
+        return Path(assignment["note"])
+    file, name = tempfile.mkstemp(prefix=f"gbc-hang-{assignment['number']:04d}-")
+    os.close(file)
+    return Path(name)
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:
     with contextlib.suppress(BadInput):  # the folder itself may be the trouble
-        storage.write(_folder(assignment, root) / LOG, traceback.format_exc().encode())
+        storage.write(_folder(assignment, root) / LOG, redacted(traceback.format_exc()).encode())
 
 
 def _folder(assignment: Assignment, root: str | None) -> Place:

@@ -10,7 +10,7 @@ import yaml
 from gbc.errors import BadInput
 from search.driver import sweep
 from search.spec.config import SweepConfig
-from search.spec.locations import Places, first_line, public, public_words, secrets, told
+from search.spec.locations import Places, first_line, public, redacted, secrets, told
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
@@ -48,7 +48,7 @@ def test_the_first_line_of_a_fault() -> None:
 
 def test_a_command_is_shown_without_passwords() -> None:
     words = ["--study-url", "postgresql://me:pa55@db/x", "--storage=s3://key:pa55@bucket/y", "--set", "lr=1e-3", "--name", "a"]
-    assert public_words(words) == [
+    assert [redacted(word) for word in words] == [
         "--study-url", "postgresql://me@db/x", "--storage=s3://bucket/y", "--set", "lr=1e-3", "--name", "a",
     ]  # fmt: skip
 
