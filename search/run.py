@@ -91,9 +91,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--gpus-per-trial", metavar="N|auto", help="share of a GPU, or several (default: auto, measured: what its memory holds)"
     )
-    where.add_argument(
-        "--pack", type=int, metavar="K", help="train K trials at once as one stack, on each GPU or on the CPUs of one trial"
-    )
+    where.add_argument("--pack", type=int, help=argparse.SUPPRESS)  # refused with a word (`Resources`)
     where.add_argument("--address", metavar="auto|HOST:PORT", help="a running Ray cluster, which this machine is a node of")
     where.add_argument(
         "--storage", metavar="DIR|URL", help="where trials keep their files: a folder that all nodes share, s3://…, gs://…"

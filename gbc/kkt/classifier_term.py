@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +41,11 @@ class Subject:
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
             BadInput: a row space is asked for, and the classifier has none.
         """
-        self.classifier, self.index, self.task = classifier, index, trained.task
+        self.classifier, self.config, self.index, self.task = classifier, config, index, trained.task
         self.phi = classifier.module.to(device)
         probe = torch.rand(32, *classifier.shape, generator=torch.Generator().manual_seed(0)).to(device)
         degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {}, probe)
-        self._check(degrees, probe, config)
+        self._check(degrees, probe)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
@@ -63,35 +62,24 @@ class Subject:
         known = [classifier.class_names.index(name) if name in classifier.class_names else -1 for name in class_names]
         self.local = torch.tensor(known, device=device)
         """Its own number of each of the generator's labels; −1 for those it does not know."""
-        self._take(config, trained)
-        self.row_spaces = (
-            RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
-        )
-
-    def twin(self, config: TrialConfig, trained: SubjectConfig) -> Self:
-        """The same classifier under another trial, whose settings differ in nothing that Λ depends on."""
-        found = copy.copy(self)
-        found._take(config, trained)
-        return found
-
-    def _take(self, config: TrialConfig, trained: SubjectConfig) -> None:
-        """What is a trial's own."""
-        self.config = config
         start = config.alpha_init
         if config.alpha == "last_layer":
             start = -math.log(convergence.margin_of_last_layer(self.phi, trained.classifier.weight_decay))
-        self.alpha: Tensor = torch.tensor(start, device=self.local.device, requires_grad=True)
+        self.alpha: Tensor = torch.tensor(start, device=device, requires_grad=True)
         if config.alpha == "last_layer":
             self.alpha.register_hook(torch.zeros_like)
         self.weights = {name: weight * trained.factor(name) for name, weight in loss_weights(config).items()}
         if not self.batch_norm_inputs.layers:
             self.weights["bn"] = 0.0
+        self.row_spaces = (
+            RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
+        )
 
-    def _check(self, degrees: homogeneity.Degrees, probe: Tensor, config: TrialConfig) -> None:
+    def _check(self, degrees: homogeneity.Degrees, probe: Tensor) -> None:
         # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=config.bn_mode, eps=homogeneity.EPS)
+        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:
-            raise NotQuasiHomogeneous(config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
+            raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 
 
 def loss_weights(config: TrialConfig) -> dict[str, float]:
@@ -157,7 +145,7 @@ class Pass:
     @cached_property
     def half_pulls(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The same from every second sample and from the others; labels are as balanced in both."""
-        parts = [halves(values, self.logits.shape[1]) for values in (self.logits, self.labels, self.multipliers)]
+        parts = [_halves(values, self.logits.shape[1]) for values in (self.logits, self.labels, self.multipliers)]
         first, second = zip(*parts, strict=True)
         return self._pull_of(*first), self._pull_of(*second)
 
@@ -223,13 +211,13 @@ ESTIMATORS: Final[dict[str, Callable[[Pass], Tensor]]] = {
 """Forms of the stationarity loss."""
 
 
-def halves(values: Tensor, classes: int, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Two half batches of what lies along `dim`.
+def _halves(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Two half batches of [M, …].
 
     Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
     """
-    turns = values.split(classes, dim)
-    return torch.cat(turns[::2], dim), torch.cat(turns[1::2], dim)
+    turns = values.split(classes)
+    return torch.cat(turns[::2]), torch.cat(turns[1::2])
 
 
 @torch.no_grad()

@@ -37,16 +37,8 @@ from gbc.training.reporting import Judged, Seen, kkt_state, without_data
 class Trainer:
     """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
 
-    def __init__(
-        self,
-        config: TrialConfig,
-        classifiers: Sequence[Classifier],
-        judge: Judge | None = None,
-        subjects: Sequence[Subject] = (),
-    ) -> None:
+    def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], judge: Judge | None = None) -> None:
         """`classifiers` are those of `config.subjects()`, in order. `judge` scores the samples at each report.
-
-        `subjects` are another trainer's on the same classifiers: what was found out about these is not found out again.
 
         Raises:
             BadInput: a device that is not there, or settings that do not fit the classifiers.
@@ -60,9 +52,7 @@ class Trainer:
         wanted = config.subjects()
         check_factors(wanted, config)
         self.subjects = [
-            subjects[index].twin(config, subject)
-            if subjects
-            else Subject(classifier, subject, config, index, self.class_names, self.device)
+            Subject(classifier, subject, config, index, self.class_names, self.device)
             for index, (classifier, subject) in enumerate(zip(classifiers, wanted, strict=True))
         ]
         self._check_fit()
@@ -113,7 +103,7 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._advance = Replayed(self._body, [self.rng], self._moving)
+        self._advance = Replayed(self._body, self.rng, self._moving)
 
     def step(self) -> None:
         """One optimiser step on fresh batches, one for each task; the device is not waited for."""
@@ -276,23 +266,15 @@ class Trainer:
 
     def _sample(self, task: int = 0) -> Batch:
         """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
-        labels = self._labels(task, self._start(task))
-        noise = self._noise(labels)
-        images = self.generator(noise, labels, torch.full_like(labels, task))
-        return Batch(images, noise, labels, len(self.labels_of_task[task]))
-
-    def _start(self, task: int) -> Tensor:
-        return torch.randint(len(self.labels_of_task[task]), (), generator=self.rng, device=self.device)
-
-    def _labels(self, task: int, start: Tensor) -> Tensor:
-        """Labels [M] from where they start, or [K, M] for [K, 1]."""
         known = self.labels_of_task[task]
         # Systematic sampling: unbiased, and no class is over-represented by chance.
-        return known[(torch.arange(self._batch_size, device=self.device) + start) % len(known)]
-
-    def _noise(self, labels: Tensor) -> Tensor:
+        start = torch.randint(len(known), (), generator=self.rng, device=self.device)
+        labels = known[(torch.arange(self._batch_size, device=self.device) + start) % len(known)]
         noise = self.generator.latents(labels, self.rng)
-        return self._from_bank(noise, labels) if self.config.bank else noise
+        if self.config.bank:
+            noise = self._from_bank(noise, labels)
+        images = self.generator(noise, labels, torch.full_like(labels, task))
+        return Batch(images, noise, labels, len(known))
 
     def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
         """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them.

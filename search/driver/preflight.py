@@ -21,7 +21,6 @@ from gbc.errors import BadInput
 from gbc.metrics.scores import Judge
 from gbc.runtime import pick_device
 from gbc.training import tasks
-from gbc.training.pack import Pack
 from gbc.training.tasks import World
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
@@ -45,20 +44,14 @@ class Prepared:
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
-    def steps_per_second(self, together: int = 1) -> float:
-        """Of one trial alone, or in a pack of so many, measured now: nothing else should be going on."""
-        if together > 1:
-            stack = Pack(self.world.classifiers)
-            for _ in range(together):
-                stack.add(self.settings)
-            step = stack.step
-        else:
-            step = Trainer(self.settings, self.world.classifiers).step
-        step()  # the first one allocates
+    def steps_per_second(self) -> float:
+        """Of one trial alone, measured now: nothing else should be going on."""
+        trainer = Trainer(self.settings, self.world.classifiers)
+        trainer.step()  # the first one allocates
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
-            step()
-        if pick_device(self.settings.device).type == "cuda":
+            trainer.step()
+        if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         return _PROBE_STEPS / (time.perf_counter() - began)
 

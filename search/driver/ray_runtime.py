@@ -143,13 +143,25 @@ def _our_answer_to(number: signal.Signals) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Ray would wait without an end for somebody to answer."""
+    """Ray would wait without an end for somebody to answer, and try the wrong token again and again."""
+    from ray.exceptions import AuthenticationError, RpcError
+
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
     except (OSError, OverflowError) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise BadInput(f"--address {address}: nobody answers there: {reason}") from None
+    raylet: Any = importlib.import_module("ray._raylet")
+    try:
+        raylet.GcsClient(address=address)
+    except AuthenticationError:
+        raise BadInput(
+            f"--address {address}: the cluster asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to "
+            "its file (docs/cluster.md)"
+        ) from None
+    except RpcError as fault:
+        raise BadInput(f"--address {address}: who answers there is no Ray cluster: {fault}") from None
 
 
 def _modules(factories: Iterable[str]) -> list[str]:

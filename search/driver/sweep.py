@@ -164,10 +164,10 @@ def _run(
     folder = folder_of(config.name)
     prepared = prepare(config, machine, console)
     if prepared.memory is not None:
-        machine = machine.packed(config.resources, *prepared.memory)
+        machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
     record = yaml.safe_dump(config.record(), sort_keys=False)
-    noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
+    noted = warm_start.note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
@@ -184,8 +184,8 @@ def _run(
             if work_left(config, ledger.entries(), recorder.elapsed()):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
-                speed = prepared.steps_per_second(config.resources.pack)
-                if prior.first:
+                speed = prepared.steps_per_second()
+                if config.warm_start:
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)
                 assign = _assigning(config, machine, recorder, hang_guard.seconds_of(config, speed))
@@ -260,9 +260,10 @@ def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledge
 
 
 def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
-    learns = config.sampler in LEARNING
+    learns, taken = config.sampler in LEARNING, len(prior.first) - len(config.first_trials)
     console.print(
-        f"warm start: the first {len(prior.first)} trials take settings of sweep {config.warm_start}; sampler {config.sampler} "
+        f"warm start: {taken} of the first trials take settings of sweep {config.warm_start}; "
+        f"sampler {config.sampler} "
         + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
         highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from search.files.shared_classifiers import node_cache
 from search.run import main
 from search.spec.locations import redacted
 from search.worker.hang_guard import watched
-from search.worker.trial import note_of
+from search.worker.trial import _note_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.support.workplace import Workplace
@@ -206,7 +206,7 @@ def test_a_note_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None
 def test_on_a_node_names_cannot_be_taken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assignment: Any = {"number": 7, "note": ""}
-    notes = [note_of(assignment), note_of(assignment)]
+    notes = [_note_of(assignment), _note_of(assignment)]
     assert notes[0] != notes[1] and {stat.S_IMODE(note.stat().st_mode) for note in notes} == {0o600}
 
     cache = node_cache()

@@ -33,9 +33,15 @@ from tests.support.workplace import Workplace
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with cluster() as found:
-        yield found
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """They ask for a token, as docs/cluster.md has it; drivers of this module find it in their environment."""
+    token = tmp_path_factory.mktemp("secret") / "token"
+    token.write_text("0123456789abcdef" * 4)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        with cluster() as found:
+            yield found
 
 
 def test_ray_has_what_a_local_start_leaves_out() -> None:
@@ -83,6 +89,17 @@ except ray.exceptions.RayActorError as fault:
     print(str(fault))
 ray_runtime.leave()
 """
+
+
+@pytest.mark.sweep
+def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    place = Workplace(tmp_path)
+    code, output = place.run("--config", place.file("refused", trials={"per_slot": 1}), "--address", nodes.address)
+    assert code == 2 and "asks for its token: set RAY_AUTH_MODE=token" in output, output
+    assert "error: " in output.splitlines()[-1] and "Traceback" not in output, output
 
 
 @pytest.mark.sweep
