@@ -50,7 +50,10 @@ class Places(Config):
             return None
         if storage.startswith("file://"):
             return unquote(urlsplit(storage).path).rstrip("/") or "/"
-        return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        try:
+            return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        except RuntimeError:
+            raise ValueError("its ~ leads to no home folder; write the path in full") from None
 
     @field_validator("study_url")
     @classmethod

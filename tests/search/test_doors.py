@@ -18,7 +18,7 @@ from gbc.errors import BadInput
 from search.driver.processes import private_folder
 from search.files.shared_classifiers import node_cache
 from search.run import main
-from search.spec.locations import redacted
+from search.spec.locations import Places, redacted
 from search.worker.hang_guard import watched
 from search.worker.trial import _note_of
 from tests.conftest import TINY
@@ -191,6 +191,11 @@ def test_rays_folder_is_private_and_has_room_for_names_of_sockets(
     found = private_folder()
     request.addfinalizer(lambda: shutil.rmtree(found, ignore_errors=True))
     assert found.parent == (base if length == 5 else Path("/tmp")) and stat.S_IMODE(found.stat().st_mode) == 0o700
+
+
+def test_a_home_that_is_not_there_is_named() -> None:
+    with pytest.raises(BadInput, match=r"storage: .* its ~ leads to no home folder; write the path in full"):
+        Places.parse({"storage": "~nobody-of-this-name/x"}, "test")
 
 
 def test_a_note_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None:
