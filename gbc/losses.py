@@ -24,7 +24,7 @@ def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
     return (multipliers * (own - logits)).sum(dim=1).mean()
 
 
-def pull(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def margin_gradient(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """∇_ζ S: what the samples pull each parameter tensor towards. Differentiable (second order)."""
     return torch.autograd.grad(lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True)
 

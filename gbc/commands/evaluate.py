@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("evaluate", help="measure an exported generator again, and against real images")
     options.add_model(parser)
-    parser.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
+    parser.add_argument("--data-root", metavar="DIR", help="reference against the full data set in this torchvision root")
     parser.add_argument("--seed", type=int, help="of other samples than those that training judged, for the controls' table")
     parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     options.add_cache(parser)
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = generator.settings
     if arguments.data_root:
         settings = settings.rooted(arguments.data_root)
-    data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
+    data = tasks.union([datasets.load(spec.dataset) for spec in settings.classifiers()])
     assert isinstance(data, datasets.ImageDataset)
     again = _again(generator, data, arguments)
     result, text = _between_controls(generator, settings, data, arguments)
@@ -75,17 +75,17 @@ def _between_controls(
     import torch
 
     from gbc.metrics import evaluation, features
-    from gbc.metrics.scores import Judge, Verdict, controls
+    from gbc.metrics.scores import ReferenceSet, ScoredSamples, controls
 
     labels, name = torch.tensor(generator.judging.labels), arguments.model.resolve().name
     images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)
     if arguments.full:
-        alone = len({subject.task for subject in settings.subjects()}) == 1
+        alone = len({spec.task for spec in settings.classifiers()}) == 1
         oracle = features.obtain(settings.dataset if alone else None, data, arguments.cache)
         result = evaluation.evaluate(name, images, labels, data, oracle)
         return result.plain(), result.text()
     scores = {
-        name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
+        name: ScoredSamples(ReferenceSet.of(data, "cpu"), images, labels).scores(),
         **controls(data, settings.eval_per_class),
     }
     metrics = list(next(iter(scores.values())))

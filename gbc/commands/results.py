@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", default=Path("docs/results.md"), metavar="FILE", type=Path, help="the page (docs/results.md)")
     parser.add_argument("--log", metavar="DIR", type=Path, help="folder of logged runs (default: as the page, without .md)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; they share the CPU's threads")
-    parser.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
+    parser.add_argument("--data-root", metavar="DIR", help="reference against the full data set in this torchvision root")
     parser.add_argument("--row", action="append", metavar="NAME", help="run only this row; repeat for several")
     parser.add_argument("--dry-run", action="store_true", help="say which runs are missing, run nothing, write nothing")
     parser.add_argument("--page-only", action="store_true", help="run nothing: make the page of what is logged")

@@ -17,7 +17,7 @@ _WARM_UP: Final = 3
 _TOLERANCE: Final = 1e-2
 
 
-class Replayed(Generic[Result]):
+class GraphReplay(Generic[Result]):
     """A function of tensors that stay where they are, run step by step and, on a GPU, replayed as a graph from then on.
 
     Before a graph is used it has to show that it does what the function does: one step is taken both ways from the same state.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gbc.config import TrialConfig
 from gbc.layers import BatchNormReLU, Doubling, one_hot
 
-JUDGED_SEED: Final = 0
+EVALUATION_SEED: Final = 0
 """Of the latents whose samples are judged and shown: every trial has the same."""
 
 _FEATURES: Final = 64
@@ -26,7 +26,7 @@ class _FromNoise(nn.Module):
         """Fresh noise [M, noise_dim] for labels [M]."""
         return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
 
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Noise for the samples that are judged, [K, noise_dim]: as fresh as any."""
         return self.latents(labels, rng)
 
@@ -131,7 +131,7 @@ class Pixels(nn.Module):
         turn = (first + torch.arange(len(labels), device=labels.device) // self.classes) % turns
         return turn * self.classes + labels
 
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Every image once, in order, [K]."""
         return torch.arange(len(labels), device=labels.device) % self.count
 

@@ -46,7 +46,7 @@ class Machine:
         """
         if config.places.address is None:
             return cls.of(config.resources)
-        factories = [subject.classifier.factory for subject in config.trial.subjects() if subject.classifier.factory]
+        factories = [spec.classifier.factory for spec in config.trial.classifiers() if spec.classifier.factory]
         return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
 
     @classmethod

@@ -168,7 +168,7 @@ def _folder(assignment: Assignment, root: str | None) -> Place:
 def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     import torch
 
-    from gbc.metrics.scores import Judge
+    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
@@ -176,8 +176,8 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
-    world = tasks.obtain(settings, cache, elsewhere=shared_classifiers.source(root) if root else None)
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
+    inputs = tasks.obtain(settings, cache, elsewhere=shared_classifiers.source(root) if root else None)
+    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     keeper = Keeper(assignment, settings, root)
     if state := keeper.load():
         trainer.load_state_dict(state)
