@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from gbc.classifiers.fit import Progress
+    from gbc.classifiers.fit import ProgressCallback
     from gbc.config import ClassifierConfig, TrialConfig
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -83,7 +83,7 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
     return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
 
 
-def announce(config: ClassifierConfig) -> Progress:
+def announce(config: ClassifierConfig) -> ProgressCallback:
     """Lines about the training of a classifier, on stderr."""
 
     def show(step: int, steps: int, loss: float) -> None:

@@ -19,8 +19,8 @@ from search.driver.processes import private_folder
 from search.files.shared_classifiers import node_cache
 from search.run import main
 from search.spec.locations import Places, redacted
-from search.worker.hang_guard import watched
-from search.worker.trial import _note_of
+from search.worker.trial import _hang_report_file
+from search.worker.watchdog import with_watchdog
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.support.workplace import Workplace
@@ -200,18 +200,18 @@ def test_a_home_that_is_not_there_is_named() -> None:
 
 def test_a_note_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None:
     victim, note = tmp_path / "victim", tmp_path / "notes" / "hang"
-    for _ in watched(iter([1]), 60, note):
+    for _ in with_watchdog(iter([1]), 60, note):
         assert [stat.S_IMODE(path.stat().st_mode) for path in (note.parent, note)] == [0o700, 0o600]
     note.symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
-        next(watched(iter([1]), 60, note))
+        next(with_watchdog(iter([1]), 60, note))
     assert not victim.exists()
 
 
 def test_on_a_node_names_cannot_be_taken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assignment: Any = {"number": 7, "note": ""}
-    notes = [_note_of(assignment), _note_of(assignment)]
+    notes = [_hang_report_file(assignment), _hang_report_file(assignment)]
     assert notes[0] != notes[1] and {stat.S_IMODE(note.stat().st_mode) for note in notes} == {0o600}
 
     cache = node_cache()
