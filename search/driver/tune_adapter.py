@@ -2,7 +2,7 @@
 
 Tune calls its searcher, scheduler, stopper and callbacks. Here these calls become the five of a `Recorder`, and its answers
 (keep or stop, run again or not) become Tune's. What Tune does not document and this module relies on, and every wording of
-Ray's that is read, is in this module, with a test in `tests/search/driver/test_tune_adapter.py` that fails when it changes.
+Ray's that is read, is in this module, with a test in `tests/contracts/test_ray.py` that fails when it changes.
 """
 
 from __future__ import annotations

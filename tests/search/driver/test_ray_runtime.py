@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
-from search.driver.ray_runtime import UNUSED
 from search.driver.resources import Machine
 from search.driver.tune_adapter import failure_reason
 from search.spec.config import Resources, SweepConfig
@@ -42,12 +40,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         with cluster() as found:
             yield found
-
-
-def test_ray_has_what_a_local_start_leaves_out() -> None:
-    """Private methods: a version of Ray that renames one would start the process again, and nobody would see it."""
-    source = Path(importlib.util.find_spec("ray._private.node").origin).read_text()
-    assert all(f"def {method}(" in source and f"self.{method}(" in source for method in UNUSED)
 
 
 @pytest.mark.sweep
