@@ -146,10 +146,11 @@ def public(url: str) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a database in a file; what means something else in an address (`%`, `?`, `#`) is quoted."""
-    from sqlalchemy.engine import URL
+    """The address of a database in a file; what means something else in an address (`%`, `?`, `#`) is quoted.
 
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    Nothing else is: MLflow makes a folder of the name as it stands in the address, which must not grow too long.
+    """
+    return f"sqlite:///{re.sub('[%?#]', lambda match: quote(match.group()), str(path))}"
 
 
 def _parsed(url: str) -> URL | None:

@@ -134,7 +134,7 @@ def distrustful() -> None:
 @pytest.mark.sweep
 def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No HOME that can be written, umask 077, spaces and a foreign link in TMPDIR, a long working folder, secrets around."""
-    folder = tmp_path / f"sweeps of ünï-tests {'100% long ' * 20}".strip()[:250]
+    folder = tmp_path / f"sweeps of ünï-tests, 100% {'long ' * 36}".strip()
     temporary, foreign = Path(tempfile.mkdtemp(prefix="a b ", dir="/tmp")), tmp_path / "foreign"
     for made in (folder, foreign):
         made.mkdir()
