@@ -36,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input."""
     arguments = parser().parse_args(argv)
     from gbc.errors import BadInput
+    from search.spec.locations import redacted
 
     try:
         result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
     except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(result, indent=2))
