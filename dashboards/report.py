@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input, and then nothing was written."""
     arguments = parser().parse_args(argv)
     from dashboards.errors import BadInput
+    from records.addresses import redacted
     from records.errors import Unreadable
     from records.format import size
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise BadInput("--compare takes two sweeps or more; for one write --sweep")
         out, count = write(names, arguments.out)
     except (BadInput, Unreadable) as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
     print(json.dumps({"out": str(out), "bytes": count}) if arguments.json else f"{out}  {size(count)}")
     return 0

@@ -1,4 +1,4 @@
-"""What every model of settings shares, and settings as plain data: YAML, dotted keys, digests, errors in one line.
+"""Base class of all settings, and functions for settings as plain data: YAML, dotted keys, digests, one-line errors.
 
 Models are frozen and strict: an unknown key, a number in quotes or a value out of range is a `BadInput` that names the
 source, the key and what is allowed.
@@ -33,7 +33,7 @@ class Config(BaseModel):
         if not isinstance(data, dict):
             raise BadInput(f"{source}: expected a mapping of settings, found {type(data).__name__}")
         try:
-            # By way of JSON, where strictness still takes a list for a tuple.
+            # Through JSON: there pydantic accepts a list for a tuple in strict mode too.
             return cls.model_validate_json(json.dumps(data, default=str))
         except ValidationError as fault:
             raise BadInput(_explain(fault, cls, source)) from None
@@ -55,7 +55,7 @@ class Config(BaseModel):
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one mapping with dotted keys: MLflow parameters and differences between sweeps."""
+    """Nested settings as one mapping with dotted keys, as used for MLflow parameters and for differences between sweeps."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict):
@@ -125,13 +125,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """`; did you mean …?` when something near is known, else the list."""
+    """`did you mean …?` if a known word is similar, else the list of known words."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _explain(fault: ValidationError, model: type[BaseModel], source: str) -> str:
-    """The first error in one line: source, key, what was found, what is allowed, how to mend it."""
+    """The first error in one line: source, key, given value, allowed values, remedy."""
     errors = fault.errors(include_url=False)
     error = errors[0]
     path = [str(part) for part in error["loc"]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from records.addresses import public, redacted
+from records.addresses import fault_line, public
 from records.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
     except SQLAlchemyError as fault:
         if on_server:
             raise unusable_database(url, fault) from None
-        raise Unreadable(f"study {url}: cannot be read: {redacted(fault, None)}") from None
+        raise Unreadable(f"study {url}: cannot be read: {fault_line(fault, None)}") from None
 
 
 def check_client(url: str) -> None:
@@ -84,7 +84,7 @@ def check_client(url: str) -> None:
 
 def unusable_database(url: str, fault: Any) -> Unreadable:
     """The error of SQLAlchemy in one line that names the database, without passwords."""
-    reason = redacted(getattr(fault, "orig", None) or fault, url)
+    reason = fault_line(getattr(fault, "orig", None) or fault, url)
     return Unreadable(
         f"study {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
     )
@@ -92,4 +92,4 @@ def unusable_database(url: str, fault: Any) -> Unreadable:
 
 def of_another_version(where: object, fault: RuntimeError) -> Unreadable:
     """The error of Optuna about tables whose layout it does not know, in one line that says where they are."""
-    return Unreadable(f"study {where}: {redacted(fault, None)}")
+    return Unreadable(f"study {where}: {fault_line(fault, None)}")

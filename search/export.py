@@ -36,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input."""
     arguments = parser().parse_args(argv)
     from gbc.errors import BadInput
+    from records.addresses import redacted
 
     try:
         result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
     except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(result, indent=2))
@@ -64,19 +65,19 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
             package that is missing, or `out` exists.
     """
     from gbc import export
-    from gbc.export.formats import named, require
+    from gbc.export.formats import parse_formats, require_packages
     from search.driver.trial_export import write_trial
     from search.files.paths import existing_sweep, recorded_config
     from search.study.store import recorded_trials, running_driver
 
-    wanted = named(formats)
+    chosen_formats = parse_formats(formats)
     export.check_new(out)
     folder = existing_sweep(name)
     config = recorded_config(folder)
-    require(wanted)
+    require_packages(chosen_formats)
     trials, _ = recorded_trials(config, folder)
     chosen = _chosen(config, trials, number, running_driver(config, folder))
-    return write_trial(config, trials, chosen, out, wanted)
+    return write_trial(config, trials, chosen, out, chosen_formats)
 
 
 def _chosen(config: SweepConfig, trials: Sequence[TrialRecord], number: int | None, driver: Driver | None) -> TrialRecord:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
     from search.spec.config import SweepConfig
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        from records.addresses import redacted
+
+        super().error(redacted(message))  # a misspelt flag may have a password behind it
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python search/run.py", description=__doc__.splitlines()[0])
+    cli = _Parser(prog="python search/run.py", description=__doc__.splitlines()[0])
     what = cli.add_argument_group("what to search")
     what.add_argument("--dataset", default="fashion_mnist", help="name of the data set (default: fashion_mnist)")
     what.add_argument("--preset", help="configs/DATASET-PRESET.yaml: quick (default) or paper")
@@ -106,16 +113,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else argv
     from gbc.errors import BadInput
+    from records.addresses import redacted
     from search.spec.faults import Halted
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(arguments)
     except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
     except Halted as fault:
-        print(fault.describe(), file=sys.stderr)
+        print(redacted(fault.describe()), file=sys.stderr)
         if fault.abandoned:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -284,10 +292,9 @@ def _print_summary(
     summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None, *, exports: bool
 ) -> None:
     """`exports`: there is a generator that can be exported."""
-    from records.addresses import public
+    from records.addresses import public, redacted
     from records.format import duration, size
     from records.paths import REPORT
-    from search.spec.locations import public_words
     from search.status import failure_lines, front_lines
 
     server = tracking_uri and public(tracking_uri)
@@ -323,7 +330,7 @@ def _print_summary(
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
     if not summary.finished:
-        say(f"  continue  {shlex.join(['python', 'search/run.py', *public_words(arguments.words)])}")
+        say(f"  continue  {shlex.join(['python', 'search/run.py', *map(redacted, arguments.words)])}")
     if server and server.startswith("http"):
         say(f"  compare   {server}        (open the experiment and select runs)")
     else:

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 ended by Ctrl-C, 1 the server failed, 2 bad input."""
     arguments = parser().parse_args(argv)
     from gbc.errors import BadInput
+    from records.addresses import redacted
 
     # A script's shell starts what it leaves in the background deaf to Ctrl-C, and Python leaves it so.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _study_pages(arguments) if arguments.optuna else _mlflow_pages(arguments)
     except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
@@ -237,9 +238,11 @@ class _Server:
         return 1
 
     def _last_line(self) -> str:
+        from records.addresses import redacted
+
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
-        return lines[-1] if lines else f"exit code {self._process.poll()}"
+        return redacted(lines[-1]) if lines else f"exit code {self._process.poll()}"
 
 
 if __name__ == "__main__":

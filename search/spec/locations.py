@@ -7,16 +7,15 @@ that finds an address on record takes the password from where PostgreSQL, MLflow
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from gbc.errors import BadInput
 from gbc.settings import Config
-from records.addresses import parsed_address, public
+from records.addresses import parsed_address, public, redacted, remember_secrets
 
 _POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
 
@@ -40,7 +39,10 @@ class Places(Config):
             return None
         if storage.startswith("file://"):
             return unquote(urlsplit(storage).path).rstrip("/") or "/"
-        return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        try:
+            return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        except RuntimeError:
+            raise ValueError("its ~ leads to no home folder; write the path in full") from None
 
     @field_validator("study_url")
     @classmethod
@@ -49,6 +51,12 @@ class Places(Config):
         if parsed is None or parsed.drivername not in _POSTGRES:
             return url
         return parsed.set(drivername=_POSTGRES[-1]).render_as_string(hide_password=False)
+
+    @model_validator(mode="after")
+    def _remember_secrets(self) -> Places:
+        for url in (self.address, self.storage, self.study_url, self.tracking_uri):
+            remember_secrets(url)
+        return self
 
     @field_serializer("address", "storage", "study_url", "tracking_uri")
     def _without_password(self, url: str | None) -> str | None:
@@ -68,16 +76,16 @@ class Places(Config):
         if self.study_url is not None and not self.study_url.startswith("postgresql+psycopg://"):
             raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
-            raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")
+            raise BadInput(f"--tracking-uri {redacted(self.tracking_uri)}: must be a URL such as http://HOST:5000")
         if self.address is None:
             return
         if self.address.startswith("ray://"):
             raise BadInput(
-                f"--address {public(self.address)}: through a Ray client Tune would run far from the records; start the driver "
-                "on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
+                f"--address {redacted(self.address)}: through a Ray client Tune would run far from the records; start the "
+                "driver on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
             )
         if self.address != "auto" and not re.fullmatch(r"[^\s:/@]+:\d+|\[[0-9a-fA-F:]+\]:\d+", self.address):
-            raise BadInput(f"--address {public(self.address)}: must be auto or HOST:PORT")
+            raise BadInput(f"--address {redacted(self.address)}: must be auto or HOST:PORT")
 
     def check_together(self) -> None:
         """What can be refused once it is known what an earlier run of the sweep has on record.
@@ -95,13 +103,3 @@ class Places(Config):
         """These, and what they leave open as `record` has it; the cluster may be another one at each start."""
         kept = {name: getattr(self, name) or getattr(record, name) for name in ("storage", "study_url", "tracking_uri")}
         return self.model_copy(update=kept)
-
-
-def public_words(words: Iterable[str]) -> list[str]:
-    """The words of a command without passwords, to be shown."""
-    found = []
-    for word in words:
-        flag, equals, value = word.partition("=")
-        joined = word.startswith("--") and "://" in value
-        found.append(f"{flag}={public(value)}" if joined and equals else public(word))
-    return found
