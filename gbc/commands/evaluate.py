@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from gbc import command_line
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -21,7 +22,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("evaluate", help="measure an exported generator again, and against real images")
     options.add_model(parser)
     parser.add_argument("--data-root", metavar="DIR", help="judge against the full data set in this torchvision root")
-    parser.add_argument("--seed", type=int, help="of other samples than those that training judged, for the controls' table")
+    parser.add_argument(
+        "--seed", type=command_line.seed, help="of other samples than those that training judged, for the controls' table"
+    )
     parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     options.add_cache(parser)
     options.add_json(parser)

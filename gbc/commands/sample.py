@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gbc.command_line import positive, seed, whole
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -23,9 +24,9 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("sample", help="draw images from an exported generator")
     options.add_model(parser)
-    parser.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
-    parser.add_argument("--count", type=int, default=64, help="images in all, as many of each class (default: 64)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", type=whole, action="append", help="a class; repeat for several (default: every class)")
+    parser.add_argument("--count", type=positive, default=64, help="images in all, as many of each class (default: 64)")
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--out", required=True, metavar="FILE|DIR/", help=".png for a sheet, .npz for arrays, a folder for an image folder"
     )
@@ -37,8 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.errors import BadInput
 
     out = Path(arguments.out)
-    if arguments.count < 1:
-        raise BadInput(f"--count {arguments.count}: must be at least 1")
     kind = "" if arguments.out.endswith("/") else out.suffix
     if kind not in (".png", ".npz", ""):
         raise BadInput(f"--out {out}: must end in .png or .npz, or in / for a folder of images")
@@ -53,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     generator = export.load(arguments.model)
     classes = arguments.label or list(range(len(generator.class_names)))
     wanted = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
+    wanted.check_room(out, files=not kind)
     with _meter(arguments.count) as told:
         if kind == ".npz":
             synthetic_sets.write_arrays(out, wanted, told)

@@ -65,13 +65,21 @@ def obtain(
     sets = [datasets.load_any(subject.dataset) for subject in subjects]
     for subject, data in zip(subjects, sets, strict=True):
         if wants_row_space(config, subject):
-            row_space.check(pretrain.untrained(subject.classifier, data), torch.zeros(2, *data.shape))
+            row_space.check(pretrain.untrained(subject.classifier, data).module, torch.zeros(2, *data.shape))
     found = []
     for subject, data in zip(subjects, sets, strict=True):
         progress = announce and announce(subject.classifier)
         found.append(pretrain.obtain(subject.classifier, data, cache, progress, elsewhere))
     classifiers, regimes, folders = zip(*found, strict=True)
     return World(classifiers, regimes, folders, union(sets))
+
+
+def untrained(config: TrialConfig) -> World:
+    """As `obtain`, with classifiers as they are before their training, and no regimes or folders. Writes nothing."""
+    subjects = config.subjects()
+    sets = [datasets.load_any(subject.dataset) for subject in subjects]
+    found = [pretrain.untrained(subject.classifier, data) for subject, data in zip(subjects, sets, strict=True)]
+    return World(tuple(found), (), (), union(sets))
 
 
 def wants_row_space(config: TrialConfig, subject: SubjectConfig) -> bool:
