@@ -130,7 +130,7 @@ class ExpertConfig(Config):
     weights: dict[str, float] = Field(default_factory=dict, description="factors on single loss weights, for it alone")
 
 
-class SubjectConfig(Config):
+class TrialClassifierConfig(Config):
     """One classifier under study: what it is, what it was trained on, which samples it is shown."""
 
     classifier: ClassifierConfig
@@ -247,15 +247,19 @@ class TrialConfig(Config):
                 part["dataset"]["data_root"] = root
         return self.parse(data, "--data-root")
 
-    def subjects(self) -> list[SubjectConfig]:
+    def classifiers(self) -> list[TrialClassifierConfig]:
         """Every classifier with its data, in order. Those of the same data share samples and with them a task."""
-        first = SubjectConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)
+        first = TrialClassifierConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)
         found, task_of = [first], {self.dataset.digest(): 0}
         for expert in self.experts:
             data = expert.dataset or self.dataset
             task = task_of.setdefault(data.digest(), len(task_of))
-            found.append(SubjectConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
+            found.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
         return found
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each loss in the total, Eq. (7) and what we add to it: {name: weight}."""
+        return {loss: getattr(self, setting) for loss, setting in LOSS_WEIGHTS.items()}
 
     @model_validator(mode="after")
     def _numbers_are_given_to_the_policy_given(self) -> Self:
@@ -298,3 +302,9 @@ class TrialConfig(Config):
                 "reconstruction_weight, lambda_min and multiplier_rate need free multipliers: set multipliers to free"
             )
         return self
+
+
+LOSS_WEIGHTS: Final = {"duality": "beta"} | {
+    setting.removesuffix("_weight"): setting for setting in TrialConfig.model_fields if setting.endswith("_weight")
+}
+"""The setting that holds the weight of each loss."""

@@ -24,7 +24,7 @@ def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
     return (multipliers * (own - logits)).sum(dim=1).mean()
 
 
-def pull(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def margin_gradient(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """∇_ζ S: what the samples pull each parameter tensor towards. Differentiable (second order)."""
     return torch.autograd.grad(lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True)
 
@@ -125,13 +125,8 @@ def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor], kind: 
 
     `kind` is the loss of the classifier's training, `cross_entropy` or, with two logits, `exponential`: mean e^{−margin}.
     """
-    loss = trained_with(logits, labels, kind)
+    loss = cross_entropy(logits, labels) if kind == "cross_entropy" else torch.exp(-margins(logits, labels)).mean()
     return list(torch.autograd.grad(-loss, parameters, create_graph=True, materialize_grads=True))
-
-
-def trained_with(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """The loss of the classifier's training on two logits and more; `kind` as in `descent`."""
-    return cross_entropy(logits, labels) if kind == "cross_entropy" else torch.exp(-margins(logits, labels)).mean()
 
 
 def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from gbc.config import LOSS_WEIGHTS
 from gbc.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,15 +24,7 @@ STUDENT_STEPS: Final = 50
 # Every metric a trial reports, and which way is better; None where neither is.
 METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/total": "min",
-    "loss/stationarity": "min",
-    "loss/duality": "min",
-    "loss/tv": "min",
-    "loss/bn": "min",
-    "loss/ce": "min",
-    "loss/closed": "min",
-    "loss/diversity": "min",
-    "loss/row_space": "min",
-    "loss/reconstruction": "min",
+    **{f"loss/{name}": "min" for name in LOSS_WEIGHTS},
     "kkt/rho": "min",
     "kkt/alpha": None,
     "kkt/mu_mean": None,

@@ -147,7 +147,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
     meant = _SYNONYMS.get(word) if _SYNONYMS.get(word) in known else plain[near[0]] if near else None
     if meant:
         return f"did you mean {meant!r}?"
-    return f"known: {', '.join(known)}"
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return f"known: {', '.join(known[:20])}{more}"
 
 
 def shown(value: object) -> str:

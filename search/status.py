@@ -18,6 +18,7 @@ from search.policy.budget import mend
 from search.policy.ranking import best, trials_without_gain
 from search.spec.format import duration, size
 from search.spec.locations import public
+from search.spec.trial_record import LISTED
 from search.study.store import running_driver
 from search.study.tables import recorded_trials
 
@@ -115,7 +116,7 @@ def look(name: str) -> Overview:
         best_params=leader.params if leader else {},
         front=front_of(config, entries),
         warm_start=config.warm_start,
-        borrowed=sum(entry.origin is not None for entry in entries),
+        borrowed=sum(entry.origin not in (None, LISTED) for entry in entries),
         steps=steps,
         seconds=round(seconds, 1),
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),

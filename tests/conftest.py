@@ -15,7 +15,7 @@ from gbc.classifiers.architectures import CLASSIFIERS, Classifier
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 
 if TYPE_CHECKING:
     from tests.support.servers import Postgres
@@ -84,8 +84,8 @@ def images(settings: TrialConfig) -> ImageDataset:
 
 
 @pytest.fixture(scope="session")
-def judge(images: ImageDataset) -> Judge:
-    return Judge.of(images, "cpu")
+def reference(images: ImageDataset) -> ReferenceSet:
+    return ReferenceSet.of(images, "cpu")
 
 
 @pytest.fixture(scope="session")

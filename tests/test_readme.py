@@ -78,7 +78,7 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
     assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
-    assert [subject.task for subject in found[1].trial.subjects()] == [0, 1, 0]
+    assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow says so of itself when it is imported
@@ -91,7 +91,7 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
     from gbc.config import TrialConfig
     from gbc.data import datasets
     from gbc.training.generator import Generator
-    from gbc.training.tasks import World
+    from gbc.training.tasks import TrialInputs
     from search.spec.config import Objective
     from search.tracking import registry
     from tests.conftest import TINY
@@ -101,12 +101,12 @@ def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytes
     scores = {"ssim/nearest": 0.0, "ssim/coverage": 0.0, "tstr/1nn": 0.0}
     data = datasets.load(settings.dataset)
     phi = Classifier(build(settings.classifier, data.shape, 10), data.class_names, data.shape, 100)
-    world = World((phi,), ({},), (), data)
+    inputs = TrialInputs((phi,), ({},), (), data)
     export.write(
         tmp_path / "exports" / "fashion",
         generator.state_dict(),
         settings,
-        world,
+        inputs,
         scores,
         origin="Test.",
         picture=None,

@@ -173,16 +173,11 @@ def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
 class _SurrogateReLU(torch.autograd.Function):
     """ReLU with the derivative σ(a·z) (Haim et al. 2022)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(values: Tensor, slope: float) -> Tensor:
-        return values.clamp_min(0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        values, ctx.slope = inputs
+    def forward(ctx: Any, values: Tensor, slope: float) -> Tensor:
         ctx.save_for_backward(values)
+        ctx.slope = slope
+        return values.clamp_min(0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -232,10 +227,6 @@ class LayerInputs:
             self._inputs[index] = inputs[0]
 
         return hook
-
-    def forget(self) -> None:
-        """Let the last inputs go."""
-        self._inputs.clear()
 
 
 class BatchNormInputs(LayerInputs):

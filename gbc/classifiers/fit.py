@@ -41,7 +41,7 @@ def gradient_descent(
         loss.backward()
         optimiser.step()
         if step % _CHECK_EVERY == 0 or step == config.steps:
-            _look(loss, step, config.steps, config, progress)
+            _tell_progress(loss, step, config.steps, config, progress)
             if config.tolerance and _worst_residual(module, images, labels, config) <= config.tolerance:
                 break
     return step
@@ -68,12 +68,12 @@ def converge(module: nn.Module, images: Tensor, labels: Tensor, config: Classifi
         (free if name.rpartition(".")[0] in invariant else decayed).append(parameter)
     total = config.steps + config.polish
     groups = [[], free + decayed] if config.decay == "all" else [free, decayed]
-    _descend(module, images, labels, config, groups, lambda step, loss: _look(loss, step, total, config, progress))
+    _descend(module, images, labels, config, groups, lambda step, loss: _tell_progress(loss, step, total, config, progress))
     module.double()
     try:
         polished = _polish(
             module, images.double(), labels, config, decayed,
-            lambda step, loss: _look(loss, config.steps + step, total, config, progress),
+            lambda step, loss: _tell_progress(loss, config.steps + step, total, config, progress),
         )  # fmt: skip
     finally:
         module.float()
@@ -164,7 +164,7 @@ def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: C
     return max(convergence.residuals(module, images, labels, config.weight_decay, config.loss).values())
 
 
-def _look(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: Progress | None) -> None:
+def _tell_progress(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: Progress | None) -> None:
     """The one place where training waits for the value of its loss."""
     value = loss.item()
     if not math.isfinite(value):

@@ -49,7 +49,7 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
     return digest({"schema": SCHEMA, "classifier": settings, "data": data.digest() if data else None})
 
 
-def place(config: ClassifierConfig, data: Dataset | None, cache: Path) -> Path:
+def classifier_folder(config: ClassifierConfig, data: Dataset | None, cache: Path) -> Path:
     """The folder in `cache` of this classifier, whether it is there or not. Raises as `identity`."""
     return cache / f"{data.name if data else 'own'}-{config.label}-{identity(config, data)}"
 
@@ -73,7 +73,7 @@ def obtain(
         CorruptFile: the cached files are damaged.
         Diverged: training did not stay finite.
     """
-    folder = place(config, data, cache)
+    folder = classifier_folder(config, data, cache)
 
     def make() -> Mapping[str, bytes]:
         if elsewhere is not None and (files := elsewhere(folder.name)):

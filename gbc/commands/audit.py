@@ -28,16 +28,16 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.data import datasets
     from gbc.studies import audit
 
-    subjects = options.trial(arguments).subjects()
-    for number, subject in enumerate(subjects, start=1):
-        config = subject.classifier
+    specs = options.trial(arguments).classifiers()
+    for number, spec in enumerate(specs, start=1):
+        config = spec.classifier
         # The user's weights need no data; a classifier of ours has to be trained on some first.
         needed = not arguments.no_data or config.weights is None
-        data = datasets.load(subject.dataset) if needed else None
+        data = datasets.load(spec.dataset) if needed else None
         classifier, regime, _ = pretrain.obtain(config, data, arguments.cache, options.announce(config))
         found = audit.of_classifier(config, classifier, regime, None if arguments.no_data else data)
         if arguments.out:
-            name = f"audit-{number}" if len(subjects) > 1 else "audit"
+            name = f"audit-{number}" if len(specs) > 1 else "audit"
             write_atomic(arguments.out / f"{name}.json", json.dumps(found.to_json(), indent=2).encode())
             write_atomic(arguments.out / f"{name}.md", found.to_markdown().encode())
         print(json.dumps(found.to_json(), indent=2) if arguments.json else found.to_markdown())

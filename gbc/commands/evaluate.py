@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = generator.settings
     if arguments.data_root:
         settings = settings.rooted(arguments.data_root)
-    data = tasks.union([datasets.load(subject.dataset) for subject in settings.subjects()])
+    data = tasks.union([datasets.load(spec.dataset) for spec in settings.classifiers()])
     assert isinstance(data, datasets.ImageDataset)
     again = _again(generator, data, arguments)
     result, text = _between_controls(generator, settings, data, arguments)
@@ -78,17 +78,17 @@ def _between_controls(
     import torch
 
     from gbc.metrics import evaluation, features
-    from gbc.metrics.scores import Judge, Verdict, controls
+    from gbc.metrics.scores import ReferenceSet, ScoredSamples, controls
 
     labels, name = torch.tensor(generator.judging.labels), arguments.model.resolve().name
     images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)
     if arguments.full:
-        alone = len({subject.task for subject in settings.subjects()}) == 1
+        alone = len({spec.task for spec in settings.classifiers()}) == 1
         oracle = features.obtain(settings.dataset if alone else None, data, arguments.cache)
         result = evaluation.evaluate(name, images, labels, data, oracle)
         return result.plain(), result.text()
     scores = {
-        name: Verdict(Judge.of(data, "cpu"), images, labels).scores(),
+        name: ScoredSamples(ReferenceSet.of(data, "cpu"), images, labels).scores(),
         **controls(data, settings.eval_per_class),
     }
     metrics = list(next(iter(scores.values())))

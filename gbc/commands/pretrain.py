@@ -24,12 +24,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Train the classifiers, or find them in the cache, and print their regimes."""
     from gbc.training import tasks
 
-    world = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
+    inputs = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
     if arguments.json:
-        found = [{"folder": str(folder), **regime} for folder, regime in zip(world.folders, world.regimes, strict=True)]
+        found = [{"folder": str(folder), **regime} for folder, regime in zip(inputs.folders, inputs.regimes, strict=True)]
         print(json.dumps(found if len(found) > 1 else found[0], indent=2))
         return
-    for folder, regime in zip(world.folders, world.regimes, strict=True):
+    for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
         _print_regime(folder, regime)
 
 

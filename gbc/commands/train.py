@@ -28,17 +28,17 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc import checkpoint, export, pictures
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from gbc.metrics.scores import Judge
+    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
 
     settings, out = options.trial(arguments), arguments.out
     export.check(out, settings)
-    world = tasks.obtain(settings, arguments.cache, options.announce)
-    for line in tasks.row_space_remarks(settings, world):
+    inputs = tasks.obtain(settings, arguments.cache, options.announce)
+    for line in tasks.row_space_remarks(settings, inputs):
         print(line, file=sys.stderr)
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
+    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")
     history: list[dict[str, float]] = []
     if unfinished.exists():
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
     scores = {name: value for name, value in history[-1].items() if name != "step"}
     export.write(
-        out, export.generator_weights(trainer.state_dict()), settings, world, scores,
+        out, export.generator_weights(trainer.state_dict()), settings, inputs, scores,
         origin="Trained by `python -m gbc train`.", picture=picture if picture.exists() else None,
         threads=torch.get_num_threads(),
     )  # fmt: skip

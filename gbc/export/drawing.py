@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
+from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
-from gbc.training.judged import Judged
 
 BATCH: Final = 512
 """Latents that are drawn at a time: the same seed gives the same images however many are asked for."""
@@ -44,7 +44,7 @@ class ExportedGenerator:
     """What was measured when it was trained."""
     labels_of_task: list[list[int]]
     """Which labels each of the classifiers that it was born from knows (Algorithm 2)."""
-    judging: Judged
+    judging: EvaluationLatents
     """Of the samples that `metrics` speak of."""
     origin: dict[str, Any]
     """What it was born from: `says`, `data` with name and digest, `classifiers` with name, digest and regime."""

@@ -21,9 +21,9 @@ from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.export.drawing import ExportedGenerator
 from gbc.settings import digest
+from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
-from gbc.training.judged import Judged
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 
 VERSION: Final = 2
 WEIGHTS: Final = "generator.safetensors"
@@ -36,7 +36,7 @@ def write(
     out: Path,
     generator: Mapping[str, Tensor],
     settings: TrialConfig,
-    world: World,
+    inputs: TrialInputs,
     metrics: Mapping[str, float],
     origin: str,
     picture: Path | None,
@@ -44,7 +44,7 @@ def write(
     formats: Sequence[str] = (),
     threads: int = 1,
 ) -> Path:
-    """Write the folder `out` in one move, with controls measured on the world's data beside the scores in the model card.
+    """Write the folder `out` in one move, with controls measured on the task's data beside the scores in the model card.
 
     `generator` are the weights, `origin` says in a line where they come from, `threads` is how many torch had in training.
     `formats` are written in addition to safetensors, see `formats.FORMATS`.
@@ -56,23 +56,23 @@ def write(
     from safetensors.torch import save
 
     from gbc.export import model_card
-    from gbc.export.formats import FORMATS, JUDGED_INPUTS, inputs, require
-    from gbc.kkt.classifier_term import labels_of_task, union
+    from gbc.export.formats import FORMATS, JUDGED_INPUTS, program_inputs, require
+    from gbc.kkt.trial_classifier import labels_of_task, union
 
     check(out, settings)
     require(formats)
-    data = world.images  # points are refused before anything is written
+    data = inputs.images  # points are refused before anything is written
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
-    names, known = union(world.classifiers), labels_of_task(settings.subjects(), world.classifiers)
+    names, known = union(inputs.classifiers), labels_of_task(settings.classifiers(), inputs.classifiers)
     header: dict[str, Any] = {
         "version": VERSION,
         "classes": list(names),
         "labels_of_task": known,
-        "shape": list(world.classifiers[0].shape),
+        "shape": list(inputs.classifiers[0].shape),
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
-        "judged": Judged.of(settings, known, len(names), threads).plain(),
-        "origin": {"says": origin, **born_from(world, data)},
+        "judged": EvaluationLatents.of(settings, known, len(names), threads).plain(),
+        "origin": {"says": origin, **born_from(inputs, data)},
         "weights": weights_digest(weights),
         "files": {},
     }
@@ -89,13 +89,13 @@ def write(
             found.write(temporary / found.file, ready)
             header["files"][found.file] = file_digest(temporary / found.file)
         if header["files"]:
-            write_atomic(temporary / JUDGED_INPUTS, inputs(ready))
+            write_atomic(temporary / JUDGED_INPUTS, program_inputs(ready))
             header["files"][JUDGED_INPUTS] = file_digest(temporary / JUDGED_INPUTS)
         if picture is not None:
             shutil.copyfile(picture, temporary / PICTURE)
         write_atomic(temporary / CONFIG, _json(header).encode())
         write_atomic(
-            temporary / CARD, model_card.text(out.name, ready, world, picture is not None, list(header["files"])).encode()
+            temporary / CARD, model_card.text(out.name, ready, inputs, picture is not None, list(header["files"])).encode()
         )
         temporary.chmod(0o755)
         os.replace(temporary, out)
@@ -173,13 +173,13 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest({name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in weights.items()})
 
 
-def born_from(world: World, data: ImageDataset) -> dict[str, Any]:
+def born_from(inputs: TrialInputs, data: ImageDataset) -> dict[str, Any]:
     """What a card says of data and classifiers, as plain data; a regime that is not known is left out."""
     classifiers = []
-    for number, (classifier, regime) in enumerate(zip(world.classifiers, world.regimes, strict=True)):
+    for number, (classifier, regime) in enumerate(zip(inputs.classifiers, inputs.regimes, strict=True)):
         found: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
-        if number < len(world.folders):
-            found = {"name": world.folders[number].name, **found}
+        if number < len(inputs.folders):
+            found = {"name": inputs.folders[number].name, **found}
         found |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
         if "margins" in regime:
             found["smallest_margin"] = regime["margins"]["min"]
@@ -201,7 +201,7 @@ def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Exported
     module.load_state_dict(dict(weights))
     return ExportedGenerator(
         module.eval(), tuple(header["shape"]), tuple(header["classes"]), settings, header["metrics"], header["labels_of_task"],
-        Judged(**header["judged"]), header["origin"],
+        EvaluationLatents(**header["judged"]), header["origin"],
     )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def require(formats: Sequence[str]) -> None:
                 ) from None
 
 
-def inputs(generator: ExportedGenerator) -> bytes:
+def program_inputs(generator: ExportedGenerator) -> bytes:
     """The content of `JUDGED_INPUTS`: the judged latents by the names of the programs' inputs, in order."""
     import numpy as np
 

@@ -9,7 +9,7 @@ from gbc import plain_yaml
 from gbc.config import TrialConfig
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
 from gbc.metrics.scores import METRICS, controls
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 
 if TYPE_CHECKING:
     from gbc.export.drawing import ExportedGenerator
@@ -48,9 +48,9 @@ this generator as private too, and let it out only where the data might go.
 """
 
 
-def text(name: str, generator: ExportedGenerator, world: World, pictured: bool, files: Sequence[str]) -> str:
+def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured: bool, files: Sequence[str]) -> str:
     """The card of the folder `name`, as markdown; `files` are those of further formats in it."""
-    sets = list(dict.fromkeys(subject.dataset.name for subject in generator.settings.subjects()))
+    sets = list(dict.fromkeys(spec.dataset.name for spec in generator.settings.classifiers()))
     known = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
     size = "×".join(map(str, generator.shape[1:]))
     picture = "![Odd rows: generated; even rows: the nearest training image](samples.png)\n\n" if pictured else ""
@@ -58,7 +58,7 @@ def text(name: str, generator: ExportedGenerator, world: World, pictured: bool, 
 # {name}
 
 An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier of
-{world.data.name}, without an image. {generator.origin["says"]} Images are {size} pixels.
+{inputs.data.name}, without an image. {generator.origin["says"]} Images are {size} pixels.
 
 Labels: {known}.
 
@@ -76,7 +76,7 @@ Settings that are not this package's defaults:
 {plain_yaml.dump(changed(generator.settings)).strip()}
 ```
 
-{_scores(generator, world)}
+{_scores(generator, inputs)}
 
 {_LIMITS}"""
 
@@ -161,7 +161,7 @@ inputs = {{"noise": noise, "labels": labels{f', "tasks": np.array({tasks})' if s
 
 def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
     rows = []
-    for found, subject in zip(generator.origin["classifiers"], generator.settings.subjects(), strict=True):
+    for found, spec in zip(generator.origin["classifiers"], generator.settings.classifiers(), strict=True):
         regime = "not known"
         if "accuracy" in found:
             regime = f"training accuracy {found['accuracy']:.3f}"
@@ -169,9 +169,9 @@ def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
             regime += f", smallest margin {found['smallest_margin']:.2f}"
         if "steps" in found:
             regime += f", {found['steps']} steps" + (f", loss {found['loss']:.4f}" if "loss" in found else "")
-        given = "weights of the user's" if subject.classifier.weights else "trained by this package"
+        given = "weights of the user's" if spec.classifier.weights else "trained by this package"
         rows.append(
-            f"| {subject.classifier.label} | {given} | {subject.dataset.name}, {found['samples']} images | {regime} "
+            f"| {spec.classifier.label} | {given} | {spec.dataset.name}, {found['samples']} images | {regime} "
             f"| `{found['digest']}` |"
         )
     notices = "\n".join(f"- {LICENCES.get(name, _UNKNOWN).notice}{'' if name in LICENCES else f' ({name})'}" for name in sets)
@@ -184,9 +184,9 @@ Data (digest `{generator.origin["data"]["digest"]}`), whose licence and notices 
 {notices}"""
 
 
-def _scores(generator: ExportedGenerator, world: World) -> str:
+def _scores(generator: ExportedGenerator, inputs: TrialInputs) -> str:
     metrics, per_class = generator.metrics, generator.settings.eval_per_class
-    rows = {"this generator": metrics, **controls(world.images, per_class)}
+    rows = {"this generator": metrics, **controls(inputs.images, per_class)}
     scores = "\n".join(
         f"| {row} | " + " | ".join(f"{found[key]:.3f}" if key in found else "" for key in METRICS) + " |"
         for row, found in rows.items()

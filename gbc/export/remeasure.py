@@ -18,8 +18,8 @@ from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
 from gbc.export.drawing import ExportedGenerator
 from gbc.export.folder import weights_digest
-from gbc.kkt.classifier_term import opinion
-from gbc.metrics.scores import METRICS, Judge, Verdict
+from gbc.kkt.trial_classifier import classifier_metrics
+from gbc.metrics.scores import METRICS, ReferenceSet, ScoredSamples
 from gbc.runtime import pick_device
 
 TOLERANCE: Final = 0.01
@@ -76,7 +76,7 @@ class Remeasured:
 def remeasure(
     generator: ExportedGenerator, data: ImageDataset, classifiers: Sequence[Classifier] | None, absent: str | None = None
 ) -> Remeasured:
-    """Measure the judged samples against `data`, and with `classifiers`, those of `generator.settings.subjects()`.
+    """Measure the judged samples against `data`, and with `classifiers`, those of `generator.settings.classifiers()`.
 
     `absent` says why there are none.
     """
@@ -84,9 +84,9 @@ def remeasure(
     images = generator.judged(device)
     labels = torch.tensor(generator.judging.labels, device=device)
     with generator.judging.as_trained():
-        now = Verdict(Judge.of(data, device), images, labels).scores()
+        now = ScoredSamples(ReferenceSet.of(data, device), images, labels).scores()
         if classifiers is not None:
-            now |= _opinions(generator, classifiers, images, labels)
+            now |= _classifier_metrics(generator, classifiers, images, labels)
     if data.digest() == generator.origin["data"]["digest"]:
         compared |= set(METRICS)
     else:
@@ -102,18 +102,20 @@ def remeasure(
     return Remeasured(generator.metrics, now, tuple(notes), frozenset(compared))
 
 
-def _opinions(
+def _classifier_metrics(
     generator: ExportedGenerator, classifiers: Sequence[Classifier], images: Tensor, labels: Tensor
 ) -> dict[str, float]:
     """Means over classifiers, as the trainer reports them."""
     found: dict[str, list[float]] = {}
     tasks = torch.tensor(generator.judging.tasks, device=images.device)
-    for classifier, subject in zip(classifiers, generator.settings.subjects(), strict=True):
+    for classifier, spec in zip(classifiers, generator.settings.classifiers(), strict=True):
         known = classifier.class_names
         local = torch.tensor([known.index(name) if name in known else -1 for name in generator.class_names])
-        mine = tasks == subject.task
+        mine = tasks == spec.task
         phi = classifier.module.to(images.device)
-        for name, value in opinion(phi, BatchNormInputs(phi), images[mine], local.to(images.device)[labels[mine]]).items():
+        for name, value in classifier_metrics(
+            phi, BatchNormInputs(phi), images[mine], local.to(images.device)[labels[mine]]
+        ).items():
             found.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in found.items()}
 

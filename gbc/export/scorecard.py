@@ -12,7 +12,7 @@ from gbc.classifiers.architectures import Classifier, normalising_by, two_logits
 from gbc.data.samples import ImageDataset
 from gbc.export.drawing import ExportedGenerator
 from gbc.metrics import scores
-from gbc.metrics.scores import Judge, Verdict
+from gbc.metrics.scores import ReferenceSet, ScoredSamples
 
 GENERATOR: Final = "generator"
 CEILING: Final = "other real images"
@@ -25,27 +25,27 @@ def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Seq
     `scores`: every metric of `METRICS` by set, the generator first and, where there are enough test images, the ceiling last;
     `by_class`: some metrics of some sets by class name.
     """
-    judge, per_class = Judge.of(data, "cpu"), generator.settings.eval_per_class
+    reference, per_class = ReferenceSet.of(data, "cpu"), generator.settings.eval_per_class
     labels = torch.tensor(generator.judging.labels)
-    sets = {GENERATOR: Verdict(judge, generator.judged(), labels)}
-    sets |= {name: Verdict(judge, *images) for name, images in scores.floors(judge, per_class).items()}
-    if best := scores.ceiling(judge, per_class):
-        sets[CEILING] = Verdict(*best)
+    sets = {GENERATOR: ScoredSamples(reference, generator.judged(), labels)}
+    sets |= {name: ScoredSamples(reference, *images) for name, images in scores.floors(reference, per_class).items()}
+    if best := scores.ceiling(reference, per_class):
+        sets[CEILING] = ScoredSamples(*best)
     return {
         "eval_per_class": per_class,
-        "scores": {name: verdict.scores() for name, verdict in sets.items()},
+        "scores": {name: samples.scores() for name, samples in sets.items()},
         "by_class": {name: by_class(sets[name], data.class_names, classifiers) for name in _BY_CLASS if name in sets},
     }
 
 
-def by_class(verdict: Verdict, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, dict[str, float]]:
+def by_class(samples: ScoredSamples, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, dict[str, float]]:
     """Metrics of each class: coverage, 1-NN accuracy on its test images, and how many of its samples classifiers recognise."""
     found = {
-        "ssim/coverage": scores.ssim_coverage_by_class(verdict).tolist(),
-        "tstr/1nn": scores.tstr_1nn_by_class(verdict).tolist(),
+        "ssim/coverage": scores.ssim_coverage_by_class(samples).tolist(),
+        "tstr/1nn": scores.tstr_1nn_by_class(samples).tolist(),
     }
     named = {metric: dict(zip(names, values, strict=True)) for metric, values in found.items()}
-    return named | {"classifier/accuracy": _recognised(verdict.images, verdict.labels, names, classifiers)}
+    return named | {"classifier/accuracy": _recognised(samples.images, samples.labels, names, classifiers)}
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from gbc.kkt.objectives import CONDITIONS, Term
+from gbc.kkt.objectives import LOSSES, Term
 
 
 def gradient_shares(batches: Iterable[tuple[Tensor, Sequence[Term]]]) -> dict[str, float]:
@@ -25,10 +25,10 @@ def gradient_shares(batches: Iterable[tuple[Tensor, Sequence[Term]]]) -> dict[st
             value = torch.stack([term.weight * term.value for term in terms if term.name == name]).sum()
             (gradient,) = torch.autograd.grad(value, images, retain_graph=True, materialize_grads=True)
             squares[name] = squares.get(name, 0) + gradient.square().sum()
-            if name in CONDITIONS:
+            if LOSSES[name].kkt:
                 ours += gradient
         together = together.to(images.device) + ours.square().sum()
     norms = {name: square.sqrt().item() for name, square in squares.items()}
     whole = sum(norms.values())
-    shares = {f"kkt/active_{name}": norms[name] / whole if whole else 0.0 for name in CONDITIONS if name in norms}
+    shares = {f"kkt/active_{name}": norms[name] / whole if whole else 0.0 for name in norms if LOSSES[name].kkt}
     return {"kkt/active": together.sqrt().item() / whole if whole else 0.0, **shares}

@@ -22,7 +22,7 @@ _STEPS: Final = 300
 _MEMORY: Final = 20
 
 
-class Pull:
+class MarginGradient:
     """μ [M, C] ↦ ∇_ζ S [P] at fixed samples and ζ, with its transpose.
 
     The network is run once: both directions reuse the graphs of that pass, and no matrix is ever formed.
@@ -64,7 +64,7 @@ class Pull:
         return dict(zip(self.parameters, flat.split([value.numel() for value in self._values]), strict=True))
 
 
-def best_multipliers(pull: Pull, target: Tensor, tolerance: float = _TOLERANCE) -> tuple[Tensor, Tensor]:
+def best_multipliers(pull: MarginGradient, target: Tensor, tolerance: float = _TOLERANCE) -> tuple[Tensor, Tensor]:
     """(μ ≥ 0 [M, C] that minimises ‖target − pull(μ)‖, that pull [P]): non-negative least squares.
 
     By L-BFGS-B, until a few steps lower ρ²/2 by less than `tolerance`. The problem is convex: there is one least residual.

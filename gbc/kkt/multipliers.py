@@ -15,47 +15,47 @@ from gbc.layers import one_hot
 
 
 class MultiplierNetwork(nn.Module):
-    """Turns samples [M, …] with labels [M] and the number of a subject into multipliers μ ≥ 0, [M, C]."""
+    """Turns samples [M, …] with labels [M] and the number of a classifier into multipliers μ ≥ 0, [M, C]."""
 
     scale: Tensor
 
-    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int, subjects: int = 1, floor: float = 0.0) -> None:
-        """Two hidden layers of `width` units; `classes` is the largest number of classes of any subject; μ ≥ `floor`·scale."""
+    def __init__(self, *, classes: int, shape: tuple[int, ...], width: int, classifiers: int = 1, floor: float = 0.0) -> None:
+        """Two hidden layers of `width` units; `classes` is the most that any classifier has; μ ≥ `floor`·scale."""
         super().__init__()
-        self.classes, self.subjects, self.floor = classes, subjects, floor
+        self.classes, self.classifiers, self.floor = classes, classifiers, floor
         self.layers = nn.Sequential(
-            nn.Linear(math.prod(shape) + classes + (subjects if subjects > 1 else 0), width), nn.ReLU(),
+            nn.Linear(math.prod(shape) + classes + (classifiers if classifiers > 1 else 0), width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, classes),
         )  # fmt: skip
-        # Multiplies μ; the trainer fits it once for each subject, so that both sides of Eq. (5) start at the same size.
-        self.register_buffer("scale", torch.ones(subjects))
+        # Multiplies μ; the trainer fits it once for each classifier, so that both sides of Eq. (5) start at the same size.
+        self.register_buffer("scale", torch.ones(classifiers))
 
-    def forward(self, images: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, classifier: int = 0) -> Tensor:
         """Multipliers [M, C]; the entry of a sample's own class takes no part in Eq. (5)."""
         condition = [images.flatten(1), one_hot(labels, self.classes).to(images.dtype)]
-        if self.subjects > 1:
-            which = torch.zeros(len(images), self.subjects, device=images.device)
-            which[:, subject] = 1
+        if self.classifiers > 1:
+            which = torch.zeros(len(images), self.classifiers, device=images.device)
+            which[:, classifier] = 1
             condition.append(which)
-        return self.scale[subject] * (torch.relu(self.layers(torch.cat(condition, dim=1))) + self.floor)
+        return self.scale[classifier] * (torch.relu(self.layers(torch.cat(condition, dim=1))) + self.floor)
 
 
 class FreeMultipliers(nn.Module):
-    """One multiplier λ_i ≥ λ_min for each of a fixed set of images and each subject, as in Haim et al. (2022).
+    """One multiplier λ_i ≥ λ_min for each of a fixed set of images and each classifier, as in Haim et al. (2022).
 
     They keep λ_i above λ_min by a penalty; here λ = λ_min + s·softplus(v), which cannot break the bound.
     """
 
     scale: Tensor
 
-    def __init__(self, *, count: int, least: float, classes: int = 1, subjects: int = 1) -> None:
+    def __init__(self, *, count: int, least: float, classes: int = 1, classifiers: int = 1) -> None:
         """`count` images; `least` is λ_min. With several `classes`, one for each image and class."""
         super().__init__()
         self.count, self.least, self.classes = count, least, classes
-        self.values = nn.Parameter(torch.zeros(subjects, count, classes))
+        self.values = nn.Parameter(torch.zeros(classifiers, count, classes))
         # s; fitted as the network's, since λ may be hundreds or hundredths, as weight decay and the number of images have it.
-        self.register_buffer("scale", torch.ones(subjects))
+        self.register_buffer("scale", torch.ones(classifiers))
 
     def start(self, rng: torch.Generator) -> None:
         """(λ − λ_min)/s uniform in (0, 1)."""
@@ -63,13 +63,13 @@ class FreeMultipliers(nn.Module):
             drawn = torch.rand(self.values.shape, generator=rng).clamp_min(1e-3)
             self.values.copy_(torch.log(torch.expm1(drawn)))
 
-    def forward(self, numbers: Tensor, logits: Tensor, labels: Tensor, subject: int = 0) -> Tensor:
+    def forward(self, numbers: Tensor, logits: Tensor, labels: Tensor, classifier: int = 0) -> Tensor:
         """Multipliers [M, C] of the images with these numbers [M], for `logits` [M, C] and `labels` [M].
 
         One λ_i an image acts on the strongest wrong class alone: the sum in Eq. (5) is then that of
         λ_i (Φ_y − max_{c≠y} Φ_c), Buzaglo et al. (2023).
         """
-        found = self.least + self.scale[subject] * nn.functional.softplus(self.values[subject, numbers])
+        found = self.least + self.scale[classifier] * nn.functional.softplus(self.values[classifier, numbers])
         if self.classes > 1:
             return found[:, : logits.shape[1]]
         rival = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
@@ -79,11 +79,11 @@ class FreeMultipliers(nn.Module):
 Multipliers = MultiplierNetwork | FreeMultipliers
 
 
-def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], subjects: int, images: int | None) -> Multipliers:
+def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], classifiers: int, images: int | None) -> Multipliers:
     """What `config` asks for, not initialised yet; `images` is the number of a fixed set of images, None of a generator."""
     if config.multipliers == "network" or images is None:
         return MultiplierNetwork(
-            classes=classes, shape=shape, width=config.multiplier_width, subjects=subjects, floor=config.multiplier_floor
+            classes=classes, shape=shape, width=config.multiplier_width, classifiers=classifiers, floor=config.multiplier_floor
         )
     by_class = classes if config.multipliers == "free_by_class" else 1
-    return FreeMultipliers(count=images, least=config.lambda_min, classes=by_class, subjects=subjects)
+    return FreeMultipliers(count=images, least=config.lambda_min, classes=by_class, classifiers=classifiers)

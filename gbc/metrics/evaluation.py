@@ -17,7 +17,7 @@ from torch import Tensor
 from gbc.data.samples import ImageDataset, tensors
 from gbc.metrics import scores, student
 from gbc.metrics.features import FeatureNetwork, Oracle
-from gbc.metrics.scores import Judge, SSIMFeatures, Verdict, ssim
+from gbc.metrics.scores import ReferenceSet, ScoredSamples, SSIMFeatures, ssim
 from gbc.metrics.statistics import (
     Neighbourhoods,
     covered,
@@ -34,41 +34,41 @@ from gbc.report import Direction
 class Evaluator:
     """Real images and the eyes they are seen with: what every comparison shares, computed once."""
 
-    def __init__(self, judge: Judge, network: FeatureNetwork, class_names: tuple[str, ...]) -> None:
-        """`judge` must hold no test image that `network` was trained on."""
-        self.judge, self.network, self.class_names = judge, network, class_names
+    def __init__(self, reference: ReferenceSet, network: FeatureNetwork, class_names: tuple[str, ...]) -> None:
+        """`reference` must hold no test image that `network` was trained on."""
+        self.reference, self.network, self.class_names = reference, network, class_names
 
     @classmethod
     def of(cls, data: ImageDataset, oracle: Oracle) -> Self:
         """Of `data`, whose test images that the oracle was trained on are left out."""
         test = tensors(data.test_images[oracle.judged], data.test_labels[oracle.judged])
-        return cls(Judge(*data.train(), *test), oracle.network, data.class_names)
+        return cls(ReferenceSet(*data.train(), *test), oracle.network, data.class_names)
 
     @cached_property
     def train_features(self) -> Tensor:
         """Of the classifier's training images, [N, d]."""
-        return self.network.features(self.judge.train_images)
+        return self.network.features(self.reference.train_images)
 
     @cached_property
     def held_out(self) -> SSIMFeatures:
         """The first test images of each class, as many as there are training images of it or as the class has."""
-        judge, picked = self.judge, []
-        for label, real in judge.classes.items():
-            picked.append(judge.test_images[judge.test_labels == label][: real.stop - real.start])
+        reference, picked = self.reference, []
+        for label, real in reference.classes.items():
+            picked.append(reference.test_images[reference.test_labels == label][: real.stop - real.start])
         return SSIMFeatures(torch.cat(picked))
 
     @cached_property
     def test_features(self) -> Tensor:
         """Of the test images, [K, d]."""
-        return self.network.features(self.judge.test_images)
+        return self.network.features(self.reference.test_images)
 
 
-class Evaluation(Verdict):
+class Evaluation(ScoredSamples):
     """A generated set before an evaluator. Intermediate results are computed when a measure first asks for them."""
 
     def __init__(self, evaluator: Evaluator, images: Tensor, labels: Tensor) -> None:
         """`images` [K, channels, height, width] in [0, 1], `labels` [K]."""
-        super().__init__(evaluator.judge, images, labels)
+        super().__init__(evaluator.reference, images, labels)
         self.evaluator = evaluator
 
     @cached_property
@@ -88,7 +88,7 @@ class Evaluation(Verdict):
     @cached_property
     def to_training(self) -> Tensor:
         """`similarity` to the training images."""
-        return self.similarity(self.judge.train_features)
+        return self.similarity(self.reference.train_features)
 
     @cached_property
     def nearest_training(self) -> Tensor:
@@ -96,7 +96,7 @@ class Evaluation(Verdict):
         return self.to_training.argmax(dim=1)
 
     @cached_property
-    def students_are_right(self) -> Tensor:
+    def students_correct(self) -> Tensor:
         """The share of students of the generated set that name the class of each test image, [test images]."""
         return student.mean_of_several(self, len(self.evaluator.class_names))
 
@@ -106,11 +106,11 @@ class Evaluation(Verdict):
 
     def by_class(self) -> dict[str, dict[str, float]]:
         """What the mean over classes hides: for some measures the value of each class, by its name."""
-        judge = self.judge
+        reference = self.reference
         values = {
             "ssim/coverage": scores.ssim_coverage_by_class(self),
-            "prdc/coverage": _means(covered(self.neighbourhoods), judge.train_labels),
-            "tstr/cnn": _means(self.students_are_right, judge.test_labels),
+            "prdc/coverage": _means(covered(self.neighbourhoods), reference.train_labels),
+            "tstr/cnn": _means(self.students_correct, reference.test_labels),
         }
         names = self.evaluator.class_names
         return {measure: dict(zip(names, found.tolist(), strict=True)) for measure, found in values.items()}
@@ -127,7 +127,7 @@ class Measure(NamedTuple):
 
 def tstr_cnn(evaluation: Evaluation) -> Tensor:
     """Train on synthetic, test on real: accuracy on the test images of a small network trained on the generated set."""
-    return evaluation.students_are_right.mean()
+    return evaluation.students_correct.mean()
 
 
 def oracle_accuracy(evaluation: Evaluation) -> Tensor:
@@ -142,7 +142,7 @@ def kid(evaluation: Evaluation) -> Tensor:
 
 def label_agreement(evaluation: Evaluation) -> Tensor:
     """Share of generated images whose nearest training image, by SSIM, has their label."""
-    return (evaluation.judge.train_labels[evaluation.nearest_training] == evaluation.labels).float().mean()
+    return (evaluation.reference.train_labels[evaluation.nearest_training] == evaluation.labels).float().mean()
 
 
 def duplicates(evaluation: Evaluation) -> Tensor:
@@ -168,7 +168,7 @@ def reconstructed_held_out(evaluation: Evaluation) -> Tensor:
     rather than too low.
     """
     held_out = evaluation.evaluator.held_out
-    share = held_out.mean.shape[1] / len(evaluation.judge.train_images)
+    share = held_out.mean.shape[1] / len(evaluation.reference.train_images)
     return torch.tensor(largest_matching(evaluation.similarity(held_out)) / share)
 
 
@@ -247,21 +247,21 @@ def control_sets(evaluator: Evaluator, per_class: int) -> dict[str, Evaluation]:
 
     The ceiling, other real images, is not tested on itself; it is missing where there are too few test images.
     """
-    judge = evaluator.judge
-    found = {name: Evaluation(evaluator, *images) for name, images in scores.floors(judge, per_class).items()}
-    found["labels shifted"] = Evaluation(evaluator, *_shifted_labels(judge, per_class))
-    if best := scores.ceiling(judge, per_class):
+    reference = evaluator.reference
+    found = {name: Evaluation(evaluator, *images) for name, images in scores.floors(reference, per_class).items()}
+    found["labels shifted"] = Evaluation(evaluator, *_shifted_labels(reference, per_class))
+    if best := scores.ceiling(reference, per_class):
         fair, *images = best
         found["other real images"] = Evaluation(Evaluator(fair, evaluator.network, evaluator.class_names), *images)
     return found
 
 
-def _shifted_labels(judge: Judge, per_class: int) -> tuple[Tensor, Tensor]:
+def _shifted_labels(reference: ReferenceSet, per_class: int) -> tuple[Tensor, Tensor]:
     """Training images under the label of the next class, by turns from each class; repeated where there are too few."""
-    classes = judge.train_labels.unique()
-    members = [torch.nonzero(judge.train_labels == label).squeeze(1) for label in classes]
+    classes = reference.train_labels.unique()
+    members = [torch.nonzero(reference.train_labels == label).squeeze(1) for label in classes]
     picked = torch.stack([theirs[torch.arange(per_class) % len(theirs)] for theirs in members], dim=1).flatten()
-    return judge.train_images[picked], classes.roll(-1).repeat(per_class)
+    return reference.train_images[picked], classes.roll(-1).repeat(per_class)
 
 
 def _means(values: Tensor, labels: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Scale:
         return (value - floor) / (ceiling - floor)
 
     def sentence(self, metric: str, value: float) -> str | None:
-        """The position of a score among the controls, in a line; None for a metric that does not judge images."""
+        """The position of a score among the controls, in a line; None for a metric that does not compare images."""
         if metric not in self.scores[FLOOR]:
             return None
         floor, means = self.scores[FLOOR][metric], self.scores[MEANS][metric]

@@ -1,6 +1,6 @@
 """How good a set of generated images is, measured against real ones: validation, never a training signal.
 
-Every metric is features → statistics → value: a function of a `Verdict`, and one line in `METRICS`.
+Every metric is features → statistics → value: a function of a `ScoredSamples`, and one line in `METRICS`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
     return torch.cdist(queries.flatten(1), references.flatten(1)).argmin(dim=1)
 
 
-class Judge:
+class ReferenceSet:
     """The real images of one data set, training images in order of their labels, and what comparisons need, computed once."""
 
     def __init__(self, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> None:
@@ -83,83 +83,83 @@ class Judge:
         """Which training images have a label."""
 
     @classmethod
-    def of(cls, data: ImageDataset, device: torch.device | str) -> Judge:
-        """A judge with the images of `data` on `device`."""
+    def of(cls, data: ImageDataset, device: torch.device | str) -> ReferenceSet:
+        """The images of `data`, on `device`."""
         return cls(*(tensor.to(device) for tensor in (*data.train(), *data.test())))
 
 
-class Verdict:
-    """A generated set before its judge. Intermediate results are computed when a metric first asks for them."""
+class ScoredSamples:
+    """A generated set beside real images. Intermediate results are computed when a metric first asks for them."""
 
-    def __init__(self, judge: Judge, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, reference: ReferenceSet, images: Tensor, labels: Tensor) -> None:
         """`images` [K, channels, height, width] in [0, 1] in the order of the picture, `labels` [K]."""
-        self.judge, self.images, self.labels = judge, images, labels
+        self.reference, self.images, self.labels = reference, images, labels
 
     @cached_property
     def nearest(self) -> tuple[Tensor, Tensor]:
         """(index of the training image with the highest SSIM, that SSIM) for the first `NEAREST` images, any class."""
-        value, index = ssim(SSIMFeatures(self.images[:NEAREST]), self.judge.train_features).max(dim=1)
+        value, index = ssim(SSIMFeatures(self.images[:NEAREST]), self.reference.train_features).max(dim=1)
         return index, value
 
     @cached_property
-    def named_right(self) -> Tensor:
+    def classified_correctly(self) -> Tensor:
         """Whether the nearest generated image names the class of each test image, [test images] of 0 and 1."""
-        found = self.labels[nearest_neighbour(self.judge.test_images, self.images)]
-        return (found == self.judge.test_labels).float()
+        found = self.labels[nearest_neighbour(self.reference.test_images, self.images)]
+        return (found == self.reference.test_labels).float()
 
     def scores(self) -> dict[str, float]:
         """Every metric of `METRICS`. Compare only sets of equal size."""
         return {name: float(metric(self)) for name, metric in METRICS.items()}
 
 
-def ssim_nearest(verdict: Verdict) -> Tensor:
+def ssim_nearest(samples: ScoredSamples) -> Tensor:
     """The paper's score: mean SSIM of a generated image to its nearest training image. Black images do well at it."""
-    return verdict.nearest[1].mean()
+    return samples.nearest[1].mean()
 
 
-def ssim_coverage_by_class(verdict: Verdict) -> Tensor:
+def ssim_coverage_by_class(samples: ScoredSamples) -> Tensor:
     """Mean over the training images of each class of the best SSIM among generated images of that class, [classes].
 
     A class of which nothing was generated counts 0.
     """
-    judge, scores = verdict.judge, []
-    for label, real in judge.classes.items():
-        generated = verdict.images[verdict.labels == label]
+    reference, scores = samples.reference, []
+    for label, real in reference.classes.items():
+        generated = samples.images[samples.labels == label]
         if not len(generated):
-            scores.append(torch.zeros((), device=verdict.images.device))
+            scores.append(torch.zeros((), device=samples.images.device))
             continue
-        scores.append(ssim(SSIMFeatures(generated), judge.train_features.part(real)).max(dim=0).values.mean())
+        scores.append(ssim(SSIMFeatures(generated), reference.train_features.part(real)).max(dim=0).values.mean())
     return torch.stack(scores)
 
 
-def ssim_coverage(verdict: Verdict) -> Tensor:
+def ssim_coverage(samples: ScoredSamples) -> Tensor:
     """Mean of `ssim_coverage_by_class`: classes weigh alike. Unlike the paper's score it punishes images all alike."""
-    return ssim_coverage_by_class(verdict).mean()
+    return ssim_coverage_by_class(samples).mean()
 
 
-def tstr_1nn(verdict: Verdict) -> Tensor:
+def tstr_1nn(samples: ScoredSamples) -> Tensor:
     """Train on synthetic, test on real: accuracy on the test images of 1-NN over the generated images."""
-    return verdict.named_right.mean()
+    return samples.classified_correctly.mean()
 
 
-def tstr_1nn_by_class(verdict: Verdict) -> Tensor:
+def tstr_1nn_by_class(samples: ScoredSamples) -> Tensor:
     """The same over the test images of each class, [classes]."""
-    labels = verdict.judge.test_labels
-    return torch.stack([verdict.named_right[labels == label].mean() for label in labels.unique()])
+    labels = samples.reference.test_labels
+    return torch.stack([samples.classified_correctly[labels == label].mean() for label in labels.unique()])
 
 
-METRICS: Final[dict[str, Callable[[Verdict], Tensor]]] = {
+METRICS: Final[dict[str, Callable[[ScoredSamples], Tensor]]] = {
     "ssim/nearest": ssim_nearest,
     "ssim/coverage": ssim_coverage,
     "tstr/1nn": tstr_1nn,
 }
 
 
-def floors(judge: Judge, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
+def floors(reference: ReferenceSet, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Sets that are worth little, by name: (images [K, channels, height, width], labels [K]), `per_class` of each class."""
-    images, classes = judge.train_images, judge.train_labels.unique()
+    images, classes = reference.train_images, reference.train_labels.unique()
     labels = classes.repeat(per_class)
-    means = torch.stack([images[judge.train_labels == label].mean(dim=0) for label in classes])
+    means = torch.stack([images[reference.train_labels == label].mean(dim=0) for label in classes])
     blank = torch.zeros(len(labels), *images.shape[1:])
     noise = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0))
     return {
@@ -170,22 +170,24 @@ def floors(judge: Judge, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def ceiling(judge: Judge, per_class: int) -> tuple[Judge, Tensor, Tensor] | None:
-    """`per_class` test images of each class as if they were generated: (judge without them, images [K, …], labels [K]).
+def ceiling(reference: ReferenceSet, per_class: int) -> tuple[ReferenceSet, Tensor, Tensor] | None:
+    """`per_class` test images of each class as if they were generated: (reference without them, images [K, …], labels [K]).
 
     None where a class has too few test images, or nothing would be left to test on.
     """
-    classes = judge.test_labels.unique()
-    members = [torch.nonzero(judge.test_labels == label).squeeze(1)[:per_class] for label in classes]
+    classes = reference.test_labels.unique()
+    members = [torch.nonzero(reference.test_labels == label).squeeze(1)[:per_class] for label in classes]
     if any(len(found) < per_class for found in members):
         return None
     taken = torch.stack(members, dim=1).flatten()
-    rest = torch.ones(len(judge.test_labels), dtype=torch.bool)
+    rest = torch.ones(len(reference.test_labels), dtype=torch.bool)
     rest[taken] = False
     if not rest.any():
         return None
-    fair = Judge(judge.train_images, judge.train_labels, judge.test_images[rest], judge.test_labels[rest])
-    return fair, judge.test_images[taken], classes.repeat(per_class)
+    fair = ReferenceSet(
+        reference.train_images, reference.train_labels, reference.test_images[rest], reference.test_labels[rest]
+    )
+    return fair, reference.test_images[taken], classes.repeat(per_class)
 
 
 def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
@@ -193,8 +195,8 @@ def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
 
     `other real images` are test images, which that row's 1-NN is then not tested on.
     """
-    judge = Judge.of(data, "cpu")
-    rows = {name: Verdict(judge, *images).scores() for name, images in floors(judge, per_class).items()}
-    if best := ceiling(judge, per_class):
-        rows["other real images"] = Verdict(*best).scores()
+    reference = ReferenceSet.of(data, "cpu")
+    rows = {name: ScoredSamples(reference, *images).scores() for name, images in floors(reference, per_class).items()}
+    if best := ceiling(reference, per_class):
+        rows["other real images"] = ScoredSamples(*best).scores()
     return rows

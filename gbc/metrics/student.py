@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from gbc.metrics import features
-from gbc.metrics.scores import Verdict
+from gbc.metrics.scores import ScoredSamples
 
 STEPS: Final = 400
 STUDENTS: Final = 3
 """They differ in their seed. One alone moves by more than generators differ in (docs/log.md)."""
 
 
-def named_right(verdict: Verdict, classes: int, *, steps: int, seed: int = features.SEED) -> Tensor:
+def classified_correctly(samples: ScoredSamples, classes: int, *, steps: int, seed: int = features.SEED) -> Tensor:
     """Whether a student of these generated images names the class of each test image, [test images] of 0 and 1.
 
     Generated images are not augmented: the set itself is on trial.
     """
-    student = features.fit(verdict.images.cpu(), verdict.labels.cpu(), classes, steps=steps, augment=False, seed=seed)
-    return (student.predict(verdict.judge.test_images.cpu()) == verdict.judge.test_labels.cpu()).float()
+    student = features.fit(samples.images.cpu(), samples.labels.cpu(), classes, steps=steps, augment=False, seed=seed)
+    return (student.predict(samples.reference.test_images.cpu()) == samples.reference.test_labels.cpu()).float()
 
 
-def mean_of_several(verdict: Verdict, classes: int) -> Tensor:
+def mean_of_several(samples: ScoredSamples, classes: int) -> Tensor:
     """The share of `STUDENTS` students that name the class of each test image, [test images] in [0, 1]."""
     seeds = range(features.SEED, features.SEED + STUDENTS)
-    return torch.stack([named_right(verdict, classes, steps=STEPS, seed=seed) for seed in seeds]).mean(dim=0)
+    return torch.stack([classified_correctly(samples, classes, steps=STEPS, seed=seed) for seed in seeds]).mean(dim=0)

@@ -20,7 +20,7 @@ from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.kkt import homogeneity
-from gbc.kkt.lagrangian_gradient import Pull, best_multipliers
+from gbc.kkt.lagrangian_gradient import MarginGradient, best_multipliers
 from gbc.studies.findings import OTHER, TRAIN, Audit, Choice, Condition
 from gbc.studies.first_layer import FirstLayer, first_layer
 
@@ -123,7 +123,7 @@ def max_margin(module: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], cho
     for mode in dict.fromkeys(choice.mode for choice in choices):
         new = [choice for choice in choices if choice.mode == mode and choice.degrees and not choice.same_as]
         for name, (images, labels) in sets.items():
-            pull = Pull(module, images, labels, mode)
+            pull = MarginGradient(module, images, labels, mode)
             for choice in new:
                 assert choice.degrees is not None
                 degrees = [choice.degrees[name] for name, _ in module.named_parameters()]

@@ -24,7 +24,7 @@ from gbc.checkpoint import write_atomic
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.training import tasks
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 
 SAMPLES: Final = 600
@@ -83,25 +83,25 @@ def run(
     setups: dict[str, tuple[int | None, ...]] = {"g": (None,), "g1": (1,), "g2": (2,), "g1+2": (1, 2)}
     rng = torch.Generator().manual_seed(seed)
     panels: dict[str, tuple[Tensor, Tensor]] = {}
-    worlds: dict[str, World] = {}
+    inputs_by_name: dict[str, TrialInputs] = {}
     for name, parts in setups.items():
         config = settings(*parts, seed=seed, steps=steps)
-        worlds[name] = tasks.obtain(config, cache)
-        trainer = Trainer(config, worlds[name].classifiers)
+        inputs_by_name[name] = tasks.obtain(config, cache)
+        trainer = Trainer(config, inputs_by_name[name].classifiers)
         *_, report = trainer.run()
         say(f"{name}: {config.steps} steps, duality {report.metrics['loss/duality']:.3f}")
         panels[name] = drawn(trainer, rng)
         if name == "g1+2":
             for task in (0, 1):
                 panels[f"g1+2, t={task + 1}"] = drawn(trainer, rng, task)
-    truths = {name: worlds["g1+2" if name.startswith("g1+2") else name].data.train() for name in panels}
-    truths |= {f"g1+2, t={part}": worlds[f"g{part}"].data.train() for part in (1, 2)}
+    truths = {name: inputs_by_name["g1+2" if name.startswith("g1+2") else name].data.train() for name in panels}
+    truths |= {f"g1+2, t={part}": inputs_by_name[f"g{part}"].data.train() for part in (1, 2)}
     scores = {name: score(points, labels, *truths[name]) for name, (points, labels) in panels.items()}
     for name in ("g", "g1", "g2"):
-        control = confident(worlds[name].classifier, rng)
+        control = confident(inputs_by_name[name].classifier, rng)
         scores[f"{name}, control: confident region"] = score(*control, *truths[name])
     write_atomic(out / "circle.json", json.dumps(scores, indent=2).encode())
-    _draw(out / "circle.png", panels, truths, worlds, scores)
+    _draw(out / "circle.png", panels, truths, inputs_by_name, scores)
     return scores
 
 
@@ -142,7 +142,7 @@ def _draw(
     path: Path,
     panels: dict[str, tuple[Tensor, Tensor]],
     truths: dict[str, tuple[Tensor, Tensor]],
-    worlds: dict[str, World],
+    inputs_by_name: dict[str, TrialInputs],
     scores: dict[str, dict[str, float]],
 ) -> None:
     """Landscapes of the three classifiers above, samples of the six panels below, as in Figs. 4 and 5."""
@@ -156,7 +156,7 @@ def _draw(
     palette = torch.tensor([to_rgb(colour) for colour in pictures.COLOURS[:3]])
     for axis, (name, title) in zip(axes[0], {"g": "D", "g1": "D1", "g2": "D2"}.items(), strict=True):
         with torch.no_grad():
-            odds = worlds[name].classifier.module(mesh.flatten(0, 1)).softmax(dim=1)
+            odds = inputs_by_name[name].classifier.module(mesh.flatten(0, 1)).softmax(dim=1)
         # White where the classifier is undecided, as in the paper.
         certainty = ((odds.max(dim=1).values - 1 / 3) * 1.5).clamp(0, 1)[:, None] * 0.6
         shade = certainty * palette[odds.argmax(dim=1)] + 1 - certainty

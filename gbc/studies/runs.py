@@ -178,15 +178,15 @@ def _make(run: Run, threads: int | None) -> None:
         return
     if threads:
         torch.set_num_threads(threads)
-    world = tasks.obtain(run.settings, run.cache)
-    outcome = experiment.run(run.settings, world)
+    inputs = tasks.obtain(run.settings, run.cache)
+    outcome = experiment.run(run.settings, inputs)
     evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)
     found = evaluation.Evaluation(evaluator, outcome.images, outcome.labels)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
         scores=found.scores(), by_class=found.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         students=student.STUDENTS,
-        threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in world.regimes],
+        threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in inputs.regimes],
     )  # fmt: skip
     if run.pictured:
         columns = pictures.columns_of(len(evaluator.class_names))

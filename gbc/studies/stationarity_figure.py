@@ -85,19 +85,19 @@ def run(
     found: dict[str, dict[str, Any]] = {}
     for name in CURVES:
         config = settings(name, steps, seed)
-        world = tasks.obtain(config, cache)
-        likeness = Likeness(world.images)
-        trainer = Trainer(config, world.classifiers)
-        labels = torch.arange(len(trainer.bank) or config.batch_size) % len(world.images.class_names)
-        noise = trainer.bank if config.bank else trainer.generator.latents(labels, torch.Generator().manual_seed(seed))
+        inputs = tasks.obtain(config, cache)
+        likeness = Likeness(inputs.images)
+        trainer = Trainer(config, inputs.classifiers)
+        labels = torch.arange(len(trainer.batches.bank) or config.batch_size) % len(inputs.images.class_names)
+        noise = trainer.batches.bank if config.bank else trainer.generator.latents(labels, torch.Generator().manual_seed(seed))
         points: Points = {}
         for report in trainer.run():
             images = trainer.sample(noise, labels, torch.zeros_like(labels))
-            for key, value in {"step": report.step, **measured(world.classifier, images, labels, likeness)}.items():
+            for key, value in {"step": report.step, **measured(inputs.classifier, images, labels, likeness)}.items():
                 points.setdefault(key, []).append(value)
         say(f"{name}: cosine {points['cosine'][-1]:.2f}, SSIM to training images {points['training'][-1]:.3f}, "
             f"to held-out ones {points['held out'][-1]:.3f}")  # fmt: skip
-        controls = {control: measured(world.classifier, *images, likeness) for control, images in likeness.controls().items()}
+        controls = {control: measured(inputs.classifier, *images, likeness) for control, images in likeness.controls().items()}
         found[name] = {"points": points, "controls": controls}
     write_atomic(out / "stationarity.json", json.dumps(found, indent=1).encode())
     write_atomic(out / "stationarity.png", _png(found))

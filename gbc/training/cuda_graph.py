@@ -17,19 +17,17 @@ _WARM_UP: Final = 3
 _TOLERANCE: Final = 1e-2
 
 
-class Replayed(Generic[Result]):
+class GraphReplay(Generic[Result]):
     """A function of tensors that stay where they are, run step by step and, on a GPU, replayed as a graph from then on.
 
     Before a graph is used it has to show that it does what the function does: one step is taken both ways from the same state.
     If the two differ, or the function cannot be captured, a warning says so and steps are run as they are.
     """
 
-    def __init__(
-        self, body: Callable[[], Result], rngs: Sequence[torch.Generator], state: Callable[[], Sequence[Tensor]]
-    ) -> None:
-        """`body` waits for nothing and draws from `rngs` alone; `state` lists all tensors that it changes."""
-        self._body, self._rngs, self._state = body, rngs, state
-        self._device = rngs[0].device
+    def __init__(self, body: Callable[[], Result], rng: torch.Generator, state: Callable[[], Sequence[Tensor]]) -> None:
+        """`body` waits for nothing and draws from `rng` alone; `state` lists all tensors that it changes."""
+        self._body, self._rng, self._state = body, rng, state
+        self._device = rng.device
         self._usable = self._device.type == "cuda"
         self.forget()
 
@@ -72,8 +70,7 @@ class Replayed(Generic[Result]):
 
     def _capture(self) -> bool:
         graph = torch.cuda.CUDAGraph()
-        for rng in self._rngs:
-            graph.register_generator_state(rng)
+        graph.register_generator_state(self._rng)
         before = self._snapshot()
         try:
             with torch.cuda.graph(graph):
@@ -94,15 +91,14 @@ class Replayed(Generic[Result]):
         self._graph, self._result = graph, result
         return True
 
-    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
-        return [tensor.detach().clone() for tensor in self._state()], [rng.get_state() for rng in self._rngs]
+    def _snapshot(self) -> tuple[list[Tensor], Tensor]:
+        return [tensor.detach().clone() for tensor in self._state()], self._rng.get_state()
 
     @torch.no_grad()
-    def _restore(self, snapshot: tuple[list[Tensor], list[Tensor]]) -> None:
+    def _restore(self, snapshot: tuple[list[Tensor], Tensor]) -> None:
         for tensor, value in zip(self._state(), snapshot[0], strict=True):
             tensor.copy_(value)
-        for rng, state in zip(self._rngs, snapshot[1], strict=True):
-            rng.set_state(state)
+        self._rng.set_state(snapshot[1])
 
 
 def alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
@@ -116,7 +112,7 @@ def alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
             if not torch.equal(one, other):
                 return False
             continue
-        lost = ~other.isfinite()  # of a run that has diverged: of several that step together one may have
+        lost = ~other.isfinite()  # of a run that has diverged
         if not torch.equal(~one.isfinite(), lost):
             return False
         one, other = one.masked_fill(lost, 0), other.masked_fill(lost, 0)

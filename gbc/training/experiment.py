@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gbc.config import TrialConfig
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.report import Report
 from gbc.runtime import pick_device
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 
 
@@ -42,25 +42,25 @@ class Outcome:
         }
 
 
-def run(config: TrialConfig, world: World, say: Callable[[Report], None] | None = None) -> Outcome:
-    """Train on `world` to the end, telling `say` of each report.
+def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] | None = None) -> Outcome:
+    """Train on `inputs` to the end, telling `say` of each report.
 
     Raises:
         BadInput, NotQuasiHomogeneous, Diverged: as `Trainer`.
     """
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, pick_device(config.device)))
+    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(config.device)))
     began = time.perf_counter()
     for report in trainer.run():
         if say:
             say(report)
     seconds = time.perf_counter() - began
     began = time.perf_counter()
-    images = trainer.sample(trainer.judged_noise, trainer.judged_labels, trainer.judged_tasks).cpu()
+    images = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks).cpu()
     sampling = time.perf_counter() - began
     return Outcome(
         report=report,
         images=images,
-        labels=trainer.judged_labels.cpu(),
+        labels=trainer.evaluation_labels.cpu(),
         seconds=seconds,
         seconds_per_image=(seconds if config.generator == "pixels" else sampling) / len(images),
         parameters=sum(parameter.numel() for parameter in trainer.generator.parameters()),

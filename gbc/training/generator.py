@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gbc.config import TrialConfig
 from gbc.layers import BatchNormReLU, Doubling, one_hot
 
-JUDGED_SEED: Final = 0
+EVALUATION_SEED: Final = 0
 """Of the latents whose samples are judged and shown: every trial has the same."""
 
 _FEATURES: Final = 64
@@ -26,7 +26,7 @@ class _FromNoise(nn.Module):
         """Fresh noise [M, noise_dim] for labels [M]."""
         return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
 
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Noise for the samples that are judged, [K, noise_dim]: as fresh as any."""
         return self.latents(labels, rng)
 
@@ -68,7 +68,7 @@ class Generator(_FromNoise):
 
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Images for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
-        features = self.fully_connected(conditioned(self, noise, labels, tasks)).view(-1, *self.grid)
+        features = self.fully_connected(_conditioned(self, noise, labels, tasks)).view(-1, *self.grid)
         # In this order the transposed convolutions take a third of the time on a CPU (docs/performance.md).
         features = features.contiguous(memory_format=torch.channels_last)
         return torch.sigmoid(self.transposed(features)).contiguous()
@@ -101,7 +101,7 @@ class PointGenerator(_FromNoise):
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         phase = noise @ self.frequencies
         # Kaiming makes outputs of order one: samples start all over the points, so that each point has some near it.
-        found: Tensor = self.layers(conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
+        found: Tensor = self.layers(_conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
         return found
 
 
@@ -131,7 +131,7 @@ class Pixels(nn.Module):
         turn = (first + torch.arange(len(labels), device=labels.device) // self.classes) % turns
         return turn * self.classes + labels
 
-    def judged_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Every image once, in order, [K]."""
         return torch.arange(len(labels), device=labels.device) % self.count
 
@@ -155,7 +155,7 @@ def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: i
     )
 
 
-def conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
+def _conditioned(network: Generator | PointGenerator, noise: Tensor, labels: Tensor, tasks: Tensor | None) -> Tensor:
     """Noise, one-hot label and, with several tasks, one-hot t side by side, [M, inputs]."""
     parts = [noise, one_hot(labels, network.classes).to(noise.dtype)]
     if network.tasks > 1:

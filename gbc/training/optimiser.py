@@ -1,4 +1,4 @@
-"""Adam as torch has it, without torch's compiler; for one trial, and for several at once."""
+"""Adam as torch has it, without torch's compiler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from typing import Any, Final
 
 import torch
-from torch import Tensor, optim
+from torch import optim
 
 _STEP: Final = inspect.unwrap(optim.Adam.step)
 _ADD: Final = inspect.unwrap(optim.Optimizer.add_param_group)
@@ -42,34 +42,3 @@ class Adam(optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's."""
         _LOAD(self, state_dict)
-
-
-_MEAN: Final = 0.9
-_SQUARE: Final = 0.999
-_EPS: Final = 1e-8
-
-
-class StackedAdam:
-    """Torch's Adam for the K rows of one matrix, each with its own learning rate, weight decay and number of steps."""
-
-    def __init__(self, values: Tensor, mean: Tensor, square: Tensor, steps: Tensor) -> None:
-        """`values` [K, P] are changed in place, `mean` and `square` [K, P] are their gradients' moments so far.
-
-        `steps` [K] is how many were made, in float64.
-        """
-        self.values, self.mean, self.square, self.steps = values, mean, square, steps
-
-    @torch.no_grad()
-    def step(self, gradient: Tensor, lr: Tensor, decay: Tensor, decayed: int) -> None:
-        """One step along `gradient` [K, P], which is used up. `lr` [K] is in float64.
-
-        The weight decay `decay` [K] holds back the first `decayed` columns.
-        """
-        self.steps += 1
-        gradient[:, :decayed].addcmul_(self.values[:, :decayed], decay[:, None])
-        self.mean.lerp_(gradient, 1 - _MEAN)
-        self.square.mul_(_SQUARE).addcmul_(gradient, gradient, value=1 - _SQUARE)
-        # In float64, as torch's own corrections; and on the device, which is not waited for.
-        length = (lr / (1 - _MEAN**self.steps)).to(gradient.dtype)[:, None]
-        deviation = (1 - _SQUARE**self.steps).sqrt().to(gradient.dtype)[:, None]
-        self.values.addcdiv_(self.mean * -length, self.square.sqrt().div_(deviation).add_(_EPS))

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from gbc import losses
-from gbc.kkt.classifier_term import Pass, Subject, opinion
 from gbc.kkt.multipliers import Multipliers
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, classifier_metrics
 from gbc.report import free_score
 
 # As many fresh samples as a large batch: more would only cost time at every report.
 _FREE: Final = 512
 
 
-class Seen(NamedTuple):
+class LastPass(NamedTuple):
     """Margins and multipliers of the last batch before one classifier."""
 
     margins: Tensor
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     """[M, C]; None where no loss asks for any."""
 
 
-class Judged(NamedTuple):
+class EvaluationImages(NamedTuple):
     """The samples that are judged at every report."""
 
     images: Tensor
@@ -39,10 +39,10 @@ class Judged(NamedTuple):
     """t, [K]"""
 
 
-def kkt_state(subjects: Sequence[Subject], last: Sequence[Seen]) -> dict[str, float]:
-    """α of each subject; multipliers and margins of the `last` batch."""
+def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) -> dict[str, float]:
+    """α of each classifier; multipliers and margins of the `last` batch."""
     metrics: dict[str, float] = {}
-    alphas = [subject.alpha.item() for subject in subjects]
+    alphas = [classifier.alpha.item() for classifier in classifiers]
     metrics["kkt/alpha"] = alphas[0]
     if len(alphas) > 1:
         metrics |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
@@ -56,22 +56,26 @@ def kkt_state(subjects: Sequence[Subject], last: Sequence[Seen]) -> dict[str, fl
     return metrics | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 
 
-def without_data(subjects: Sequence[Subject], multipliers: Multipliers, judged: Judged) -> dict[str, float]:
+def data_free_metrics(
+    classifiers: Sequence[TrialClassifier], multipliers: Multipliers, evaluated: EvaluationImages
+) -> dict[str, float]:
     """What the classifiers alone say of the judged samples, whose latents no step was trained on.
 
     Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ needs the
     mode whose Λ it is stated in.
     """
     values: dict[str, list[float]] = {}
-    for subject in subjects:
-        mine = judged.tasks == subject.task
-        images, labels = judged.images[mine], judged.labels[mine]
-        for name, value in opinion(subject.phi, subject.batch_norm_inputs, images, subject.local[labels]).items():
+    for classifier in classifiers:
+        mine = evaluated.tasks == classifier.task
+        images, labels = evaluated.images[mine], evaluated.labels[mine]
+        for name, value in classifier_metrics(
+            classifier.phi, classifier.batch_norm_inputs, images, classifier.local[labels]
+        ).items():
             values.setdefault(name, []).append(value)
-        if subject.weights["stationarity"]:
+        if classifier.weights["stationarity"]:
             with torch.enable_grad():
-                fresh = Pass(subject, multipliers, images[:_FREE], labels[:_FREE], judged.noise[mine][:_FREE])
-                rho = losses.relative_residual(fresh.target, fresh.pull).item()
+                fresh = ForwardPass(classifier, multipliers, images[:_FREE], labels[:_FREE], evaluated.noise[mine][:_FREE])
+                rho = losses.relative_residual(fresh.target, fresh.margin_gradient).item()
             values.setdefault("free/rho", []).append(rho)
     means = {name: sum(each) / len(each) for name, each in values.items()}
     means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))

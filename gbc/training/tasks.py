@@ -13,7 +13,7 @@ from gbc.classifiers import pretrain
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.fit import Progress
-from gbc.config import ClassifierConfig, SubjectConfig, TrialConfig
+from gbc.config import ClassifierConfig, TrialClassifierConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
 from gbc.errors import BadInput
@@ -25,8 +25,8 @@ Announce = Callable[[ClassifierConfig], Progress]
 
 
 @dataclass(frozen=True)
-class World:
-    """What a trainer needs of the world outside its settings."""
+class TrialInputs:
+    """What a trainer needs beside its settings."""
 
     classifiers: tuple[Classifier, ...]
     regimes: tuple[Regime, ...]
@@ -37,7 +37,7 @@ class World:
 
     @property
     def images(self) -> ImageDataset:
-        """The data, where a judge of images is asked for.
+        """The data, where samples are compared with images.
 
         Raises:
             BadInput: they are points.
@@ -54,37 +54,37 @@ class World:
 
 def obtain(
     config: TrialConfig, cache: Path, announce: Announce | None = None, elsewhere: pretrain.Elsewhere | None = None
-) -> World:
+) -> TrialInputs:
     """Load the data; take every classifier from the cache, or from `elsewhere` into the cache, or train it first.
 
     Raises:
         BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
         BadInput: a row space is asked for, and a classifier has none; said before any of them is trained.
     """
-    subjects = config.subjects()
-    sets = [datasets.load_any(subject.dataset) for subject in subjects]
-    for subject, data in zip(subjects, sets, strict=True):
-        if wants_row_space(config, subject):
-            row_space.check(pretrain.untrained(subject.classifier, data).module, torch.zeros(2, *data.shape))
+    specs = config.classifiers()
+    sets = [datasets.load_any(spec.dataset) for spec in specs]
+    for spec, data in zip(specs, sets, strict=True):
+        if wants_row_space(config, spec):
+            row_space.check(pretrain.untrained(spec.classifier, data).module, torch.zeros(2, *data.shape))
     found = []
-    for subject, data in zip(subjects, sets, strict=True):
-        progress = announce and announce(subject.classifier)
-        found.append(pretrain.obtain(subject.classifier, data, cache, progress, elsewhere))
+    for spec, data in zip(specs, sets, strict=True):
+        progress = announce and announce(spec.classifier)
+        found.append(pretrain.obtain(spec.classifier, data, cache, progress, elsewhere))
     classifiers, regimes, folders = zip(*found, strict=True)
-    return World(classifiers, regimes, folders, union(sets))
+    return TrialInputs(classifiers, regimes, folders, union(sets))
 
 
-def untrained(config: TrialConfig) -> World:
+def untrained(config: TrialConfig) -> TrialInputs:
     """As `obtain`, with classifiers as they are before their training, and no regimes or folders. Writes nothing."""
-    subjects = config.subjects()
-    sets = [datasets.load_any(subject.dataset) for subject in subjects]
-    found = [pretrain.untrained(subject.classifier, data) for subject, data in zip(subjects, sets, strict=True)]
-    return World(tuple(found), (), (), union(sets))
+    specs = config.classifiers()
+    sets = [datasets.load_any(spec.dataset) for spec in specs]
+    found = [pretrain.untrained(spec.classifier, data) for spec, data in zip(specs, sets, strict=True)]
+    return TrialInputs(tuple(found), (), (), union(sets))
 
 
-def wants_row_space(config: TrialConfig, subject: SubjectConfig) -> bool:
+def wants_row_space(config: TrialConfig, spec: TrialClassifierConfig) -> bool:
     """Whether a trial has weight on the row space of this classifier."""
-    return bool(config.row_space_weight * subject.factor("row_space"))
+    return bool(config.row_space_weight * spec.factor("row_space"))
 
 
 def cached(config: TrialConfig, cache: Path) -> bool:
@@ -94,7 +94,8 @@ def cached(config: TrialConfig, cache: Path) -> bool:
         BadInput: as `datasets.load`; the weights of the user's own classifier cannot be read.
     """
     return all(
-        pretrain.place(subject.classifier, datasets.load_any(subject.dataset), cache).exists() for subject in config.subjects()
+        pretrain.classifier_folder(spec.classifier, datasets.load_any(spec.dataset), cache).exists()
+        for spec in config.classifiers()
     )
 
 
@@ -133,10 +134,10 @@ def union(sets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def row_space_remarks(config: TrialConfig, world: World) -> Iterator[str]:
+def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:
     """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
-    for subject, classifier, folder in zip(config.subjects(), world.classifiers, world.folders, strict=True):
-        if not wants_row_space(config, subject):
+    for spec, classifier, folder in zip(config.classifiers(), inputs.classifiers, inputs.folders, strict=True):
+        if not wants_row_space(config, spec):
             continue
         for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
             yield f"classifier {folder.name}: {spectrum.summary()}"

@@ -20,84 +20,72 @@ from gbc.classifiers.architectures import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.kkt import multipliers
-from gbc.kkt.classifier_term import Pass, Subject, check_factors, labels_of_task, union
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
-from gbc.kkt.objectives import IMAGE_LOSSES, KKT_LOSSES, LOSSES, Batch, Term, weights
+from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, labels_of_task, union
 from gbc.metrics import student
-from gbc.metrics.scores import Judge, Verdict
+from gbc.metrics.scores import ReferenceSet, ScoredSamples
 from gbc.report import STUDENT_METRIC, Report
 from gbc.runtime import derive, keep_memory, pick_device
-from gbc.training.cuda_graph import Replayed
-from gbc.training.generator import JUDGED_SEED, Pixels, build
+from gbc.training.batches import BatchSampler, tasks_for
+from gbc.training.cuda_graph import GraphReplay
+from gbc.training.generator import EVALUATION_SEED, Pixels, build
 from gbc.training.optimiser import Adam
-from gbc.training.reporting import Judged, Seen, kkt_state, without_data
+from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics, kkt_state
 
 
 class Trainer:
     """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
 
-    def __init__(
-        self,
-        config: TrialConfig,
-        classifiers: Sequence[Classifier],
-        judge: Judge | None = None,
-        subjects: Sequence[Subject] = (),
-    ) -> None:
-        """`classifiers` are those of `config.subjects()`, in order. `judge` scores the samples at each report.
-
-        `subjects` are another trainer's on the same classifiers: what was found out about these is not found out again.
+    def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], reference: ReferenceSet | None = None) -> None:
+        """`classifiers` are those of `config.classifiers()`, in order. Samples are scored against `reference` at each report.
 
         Raises:
             BadInput: a device that is not there, or settings that do not fit the classifiers.
             NotQuasiHomogeneous: Λ does not satisfy its definition on a classifier.
         """
         keep_memory()
-        self.config, self.judge = config, judge
+        self.config, self.reference = config, reference
         self.device = pick_device(config.device)
         self.step_count = 0
         self.class_names = union(classifiers)
-        wanted = config.subjects()
-        check_factors(wanted, config)
-        self.subjects = [
-            subjects[index].twin(config, subject)
-            if subjects
-            else Subject(classifier, subject, config, index, self.class_names, self.device)
-            for index, (classifier, subject) in enumerate(zip(classifiers, wanted, strict=True))
+        specs = config.classifiers()
+        check_factors(specs)
+        self.classifiers = [
+            TrialClassifier(loaded, spec, config, index, self.class_names, self.device)
+            for index, (loaded, spec) in enumerate(zip(classifiers, specs, strict=True))
         ]
         self._check_fit()
-        self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(wanted, classifiers)]
+        self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(specs, classifiers)]
         shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive(config.seed, 0))
         self.generator = build(config, classes=classes, shape=shape, tasks=len(self.labels_of_task))
         if isinstance(self.generator, Pixels):
             self.generator.start(initial, config.pixel_start)
-        self._batch_size = config.batch_size
+        batch_size = config.batch_size
         most = max(len(classifier.class_names) for classifier in classifiers)
         count = self.generator.count if isinstance(self.generator, Pixels) else None
-        self.multipliers = multipliers.build(config, classes=most, shape=shape, subjects=len(self.subjects), images=count)
+        self.multipliers = multipliers.build(config, classes=most, shape=shape, classifiers=len(self.classifiers), images=count)
         if isinstance(self.multipliers, FreeMultipliers):
             # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
-            self._batch_size = self.multipliers.count
+            batch_size = self.multipliers.count
             self.multipliers.start(initial)
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
             network.to(self.device)
 
         self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
+        self.batches = BatchSampler(config, self.generator, self.labels_of_task, batch_size, self.rng)
         # The same latents for every trial, on every device: pictures and scores compare, and an export makes the picture again.
         judged = torch.arange(classes).repeat(config.eval_per_class)
-        latents = self.generator.judged_latents(judged, torch.Generator().manual_seed(JUDGED_SEED))
-        self.judged_labels, self.judged_noise = judged.to(self.device), latents.to(self.device)
-        self.judged_tasks = tasks_for(self.judged_labels, self.labels_of_task)
-        self.bank = torch.randn(
-            config.bank, config.noise_dim, device=self.device,
-            generator=torch.Generator(self.device).manual_seed(derive(config.seed, 3)),
-        )  # fmt: skip
+        latents = self.generator.evaluation_latents(judged, torch.Generator().manual_seed(EVALUATION_SEED))
+        self.evaluation_labels, self.evaluation_noise = judged.to(self.device), latents.to(self.device)
+        self.evaluation_tasks = tasks_for(self.evaluation_labels, self.labels_of_task)
 
         generator_parameters, multiplier_parameters = list(self.generator.parameters()), list(self.multipliers.parameters())
-        alphas = [subject.alpha for subject in self.subjects]
+        alphas = [classifier.alpha for classifier in self.classifiers]
         self.trained = [*generator_parameters, *multiplier_parameters, *alphas]
         # Weight decay would pull α, and λ, to 0 for no reason.
         fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
@@ -113,12 +101,12 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._advance = Replayed(self._body, [self.rng], self._moving)
+        self._advance = GraphReplay(self._body, self.rng, self._changing_tensors)
 
     def step(self) -> None:
         """One optimiser step on fresh batches, one for each task; the device is not waited for."""
         self._schedule()
-        self._batches, self._seen, names = self._advance(self._joined("stationarity", self.step_count))
+        self._last_batches, self._last_passes, names = self._advance(late_losses_count(self.config, self.step_count))
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -152,7 +140,7 @@ class Trainer:
             "step": self.step_count,
             "generator": self.generator.state_dict(),
             "multipliers": self.multipliers.state_dict(),
-            "alphas": [subject.alpha.detach() for subject in self.subjects],
+            "alphas": [classifier.alpha.detach() for classifier in self.classifiers],
             "optimiser": self.optimiser.state_dict(),
             "rng": self.rng.get_state(),
             **({"average": self.average.state_dict()} if self.average else {}),
@@ -170,8 +158,8 @@ class Trainer:
             if self.average:
                 self.average.load_state_dict(state["average"])
             with torch.no_grad():
-                for subject, alpha in zip(self.subjects, state["alphas"], strict=True):
-                    subject.alpha.copy_(alpha)
+                for classifier, alpha in zip(self.classifiers, state["alphas"], strict=True):
+                    classifier.alpha.copy_(alpha)
             self.optimiser.load_state_dict(state["optimiser"])
             for group in self.optimiser.param_groups:  # the state may come from another kind of device
                 group["capturable"], group["lr"] = self.device.type == "cuda", self._rate(group.get("ratio", 1.0))
@@ -185,14 +173,14 @@ class Trainer:
         self._clear_sums()
         self._advance.forget()
 
-    def _body(self) -> tuple[list[Batch], list[Seen], tuple[str, ...]]:
+    def _body(self) -> tuple[list[Batch], list[LastPass], tuple[str, ...]]:
         """What the device does in a step. Returns the batches, what the passes saw, and the names of what was added up."""
-        batches = [self._sample(task) for task in range(len(self.labels_of_task))]
-        passes, terms = list[Pass](), list[Term]()
+        batches = [self.batches.sample(task) for task in range(len(self.labels_of_task))]
+        passes, terms = list[ForwardPass](), list[Term]()
         for task, batch in enumerate(batches):
-            mine, theirs = self._look(task, batch, self.step_count)
-            passes += mine
-            terms += theirs
+            of_task = self._passes(task, batch)
+            passes += of_task
+            terms += weighted_losses(self.config, batch, of_task, self.step_count)
         if not terms:
             raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
         parts: dict[str, Tensor] = {}
@@ -208,31 +196,25 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
-        multiplied = [bool(seen.subject.weights["stationarity"] or seen.subject.weights["reconstruction"]) for seen in passes]
+        multiplied = [
+            bool(seen.classifier.weights["stationarity"] or seen.classifier.weights["reconstruction"]) for seen in passes
+        ]
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
-                Seen(seen.margins.detach(), seen.multipliers.detach() if used else None)
+                LastPass(seen.margins.detach(), seen.multipliers.detach() if used else None)
                 for seen, used in zip(passes, multiplied, strict=True)
             ],
             tuple(values),
         )
 
-    def _look(self, task: int, batch: Batch, step: int) -> tuple[list[Pass], list[Term]]:
-        """A batch of one task before its classifiers, and every loss that counts at this step."""
-        passes = [Pass(s, self.multipliers, batch.images, batch.labels, batch.noise) for s in self.subjects if s.task == task]
-        terms = [
-            Term(name, weight, IMAGE_LOSSES[name](batch))
-            for name, weight in weights(self.config).items()
-            if weight and name in IMAGE_LOSSES
+    def _passes(self, task: int, batch: Batch) -> list[ForwardPass]:
+        """A batch of one task through each of its classifiers."""
+        return [
+            ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
+            for classifier in self.classifiers
+            if classifier.task == task
         ]
-        terms += [
-            Term(name, weight, LOSSES[name](seen))
-            for seen in passes
-            for name, weight in seen.subject.weights.items()
-            if weight and self._joined(name, step)
-        ]
-        return passes, terms
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -242,7 +224,7 @@ class Trainer:
             averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
             torch._foreach_lerp_(averaged, current, 1 - self.config.ema_decay)
 
-    def _moving(self) -> list[Tensor]:
+    def _changing_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes, except for the random generator's."""
         buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
         if self.average:
@@ -251,12 +233,12 @@ class Trainer:
         return [*self.trained, *buffers, *moments, *self._sums.values()]
 
     def _check_fit(self) -> None:
-        shapes = {subject.classifier.shape for subject in self.subjects}
+        shapes = {classifier.loaded.shape for classifier in self.classifiers}
         if len(shapes) > 1:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
         if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
-        if self.config.bn_weight and not any(subject.batch_norm_inputs.layers for subject in self.subjects):
+        if self.config.bn_weight and not any(classifier.batch_norm_inputs.layers for classifier in self.classifiers):
             raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
         known, judged = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < judged or self.config.candidates % known):
@@ -264,53 +246,12 @@ class Trainer:
                 f"candidates must be a multiple of {known}, the classes, and at least {judged}, which eval_per_class asks for; "
                 f"it is {self.config.candidates}"
             )
-        classes = max(len(subject.classifier.class_names) for subject in self.subjects)
+        classes = max(len(classifier.loaded.class_names) for classifier in self.classifiers)
         if self.config.estimator == "halves" and self.config.batch_size <= classes:
             raise BadInput(
                 f"estimator halves needs samples of each class in both halves: batch_size must be above {classes}, "
                 f"not {self.config.batch_size}"
             )
-
-    def _joined(self, name: str, step: int) -> bool:
-        return name not in KKT_LOSSES or step >= self.config.kkt_from * self.config.steps
-
-    def _sample(self, task: int = 0) -> Batch:
-        """A batch of one task; the labels share the uniform prior as evenly as the batch allows."""
-        labels = self._labels(task, self._start(task))
-        noise = self._noise(labels)
-        images = self.generator(noise, labels, torch.full_like(labels, task))
-        return Batch(images, noise, labels, len(self.labels_of_task[task]))
-
-    def _start(self, task: int) -> Tensor:
-        return torch.randint(len(self.labels_of_task[task]), (), generator=self.rng, device=self.device)
-
-    def _labels(self, task: int, start: Tensor) -> Tensor:
-        """Labels [M] from where they start, or [K, M] for [K, 1]."""
-        known = self.labels_of_task[task]
-        # Systematic sampling: unbiased, and no class is over-represented by chance.
-        return known[(torch.arange(self._batch_size, device=self.device) + start) % len(known)]
-
-    def _noise(self, labels: Tensor) -> Tensor:
-        noise = self.generator.latents(labels, self.rng)
-        return self._from_bank(noise, labels) if self.config.bank else noise
-
-    def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
-        """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, or from around them.
-
-        A bank of the size of the batch is used up by each: stationarity is a property of the whole set of samples.
-        """
-        taken = round(self.config.bank_share * len(fresh))
-        # Latent number i of the bank belongs to label i mod C, so that every label has its own.
-        classes, size = self.generator.classes, self.config.bank
-        if taken == size:
-            turns = torch.arange(taken, device=self.device) // classes
-        else:
-            turns = torch.randint(max(1, size // classes), (taken,), generator=self.rng, device=self.device)
-        centre = self.bank[(turns * classes + labels[:taken]) % size]
-        jitter = self.config.bank_jitter
-        # Divided so that a standard normal stays one whatever the jitter is.
-        near = (centre + jitter * fresh[:taken]) / math.sqrt(1 + jitter**2)
-        return torch.cat([near, fresh[taken:]])
 
     def _rate(self, ratio: float = 1.0) -> float | Tensor:
         """The learning rate as the optimiser wants it: on a GPU a tensor, so that a captured step follows the schedule."""
@@ -329,28 +270,28 @@ class Trainer:
 
     def _fit_multiplier_scale(self) -> None:
         """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
-        for subject in self.subjects:
-            batch = self._sample(subject.task)
-            seen = Pass(subject, self.multipliers, batch.images, batch.labels, batch.noise)
-            target, pull = seen.target, seen.pull
+        for classifier in self.classifiers:
+            batch = self.batches.sample(classifier.task)
+            seen = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
+            target, pull = seen.target, seen.margin_gradient
             if not self.config.stationarity_weight:
-                target, pull = subject.zeta, tuple(len(batch.images) * part for part in pull)
+                target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
                 fitted = losses.inner(target, pull) / losses.inner(pull, pull)
                 # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.size(target) / losses.size(pull))
                 if torch.isfinite(scale):
-                    self.multipliers.scale[subject.index] = scale
+                    self.multipliers.scale[classifier.index] = scale
 
-    def _norms(self, passes: Sequence[Pass]) -> dict[str, Tensor]:
+    def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the sizes of the gradients."""
         values: dict[str, Tensor] = {}
         for seen in passes:
-            if seen.subject.weights["stationarity"] and self._joined("stationarity", self.step_count):
+            if seen.classifier.weights["stationarity"] and late_losses_count(self.config, self.step_count):
                 rho = seen.rho().detach()
                 values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
                 if len(passes) > 1:
-                    values[f"kkt/rho_{seen.subject.index + 1}"] = rho
+                    values[f"kkt/rho_{seen.classifier.index + 1}"] = rho
         for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             if gradients:  # without stationarity nothing asks for multipliers
@@ -372,19 +313,19 @@ class Trainer:
             if not math.isfinite(value):
                 raise Diverged(self.step_count, name)
 
-        metrics |= kkt_state(self.subjects, self._seen) | self._gradient_shares()
-        images = self.sample(self.judged_noise, self.judged_labels, self.judged_tasks)
-        judged = Judged(images, self.judged_noise, self.judged_labels, self.judged_tasks)
-        metrics |= without_data(self.subjects, self.multipliers, judged)
+        metrics |= kkt_state(self.classifiers, self._last_passes) | self._gradient_shares()
+        images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
+        evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
+        metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
         picture = None
-        if self.judge:
-            verdict = Verdict(self.judge, images, self.judged_labels)
-            metrics |= verdict.scores()
+        if self.reference:
+            samples = ScoredSamples(self.reference, images, self.evaluation_labels)
+            metrics |= samples.scores()
             if steps := self.config.student_steps:
                 with torch.enable_grad():
-                    right = student.named_right(verdict, len(self.class_names), steps=steps)
+                    right = student.classified_correctly(samples, len(self.class_names), steps=steps)
                 metrics[STUDENT_METRIC] = right.mean().item()
-            nearest = self.judge.train_images[verdict.nearest[0]]
+            nearest = self.reference.train_images[samples.nearest[0]]
             picture = pictures.pairs(images[: len(nearest)], nearest, pictures.columns_of(len(self.class_names)))
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
@@ -393,20 +334,10 @@ class Trainer:
     def _gradient_shares(self) -> dict[str, float]:
         """Whose gradient moved the images of the last batch. Draws no number and leaves no gradient."""
 
-        def weighted() -> Iterator[tuple[Tensor, list[Term]]]:
-            for task, batch in enumerate(self._batches):
+        def of_each_task() -> Iterator[tuple[Tensor, list[Term]]]:
+            for task, batch in enumerate(self._last_batches):
                 images = batch.images.clone().requires_grad_()
-                yield images, self._look(task, replace(batch, images=images), self.step_count - 1)[1]
+                seen = replace(batch, images=images)
+                yield images, weighted_losses(self.config, seen, self._passes(task, seen), self.step_count - 1)
 
-        return gradient_shares(weighted())
-
-
-def tasks_for(labels: Tensor, labels_of_task: Sequence[Tensor]) -> Tensor:
-    """A task t for each label [K]: those that know the label take turns (section 4, sampling from several classifiers)."""
-    found = torch.zeros_like(labels)
-    for label in labels.unique():
-        knowing = [task for task, known in enumerate(labels_of_task) if bool((known == label).any())]
-        rows = torch.nonzero(labels == label).squeeze(1)
-        turns = torch.tensor(knowing, device=labels.device)
-        found[rows] = turns[torch.arange(len(rows), device=labels.device) % len(knowing)]
-    return found
+        return gradient_shares(of_each_task())

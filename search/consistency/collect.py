@@ -13,7 +13,7 @@ from typing import Final
 from search.consistency import mlflow_facts
 from search.consistency.findings import Audit
 from search.consistency.mlflow_facts import Facts
-from search.consistency.sweep_findings import sweep_findings, warm_start_findings
+from search.consistency.sweep_findings import first_trial_findings, sweep_findings
 from search.consistency.trial_findings import trial_findings
 from search.driver.retention import saved
 from search.files.paths import home_of, recorded, trial_folder
@@ -55,8 +55,8 @@ def _look(sweep: Path, mine: bool) -> Audit:
     found = Audit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
     if not live:
         found.findings += sweep_findings(found, mine)
-    if config.warm_start is not None:
-        found.findings += warm_start_findings(found)
+    if config.not_sampled:
+        found.findings += first_trial_findings(found)
     for entry in entries:
         found.findings += trial_findings(found, entry)
     return found

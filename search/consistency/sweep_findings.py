@@ -47,22 +47,29 @@ def sweep_findings(audit: Audit, mine: bool) -> Iterator[Finding]:
         yield Finding(None, f"MLflow names trials {told} as the front, the study {front}", "parent")
 
 
-def warm_start_findings(audit: Audit) -> Iterator[Finding]:
-    """Without its note a warm sweep would start from what the other sweep has become since."""
-    path = audit.sweep / WARM_START
-    attached = [one for one in audit.parents if WARM_START in one.files]
-    try:
-        prior = warm_start.noted(path)
-    except BadInput:
-        state = "damaged" if path.exists() else "missing"
-        yield Finding(None, f"{path}: {state}", "note" if attached and not audit.live else None)
-        return
-    if len(audit.parents) == 1 and not attached and not audit.live:
-        yield Finding(None, f"the sweep's MLflow run has no {WARM_START}", "parent")
+def first_trial_findings(audit: Audit) -> Iterator[Finding]:
+    """First trials whose settings are not those given.
+
+    Without its note a warm start would take what the other sweep has become since.
+    """
+    prior = warm_start.listed(audit.config)
+    if audit.config.warm_start is not None:
+        path = audit.sweep / WARM_START
+        attached = [one for one in audit.parents if WARM_START in one.files]
+        try:
+            prior = warm_start.noted(path)
+        except BadInput:
+            state = "damaged" if path.exists() else "missing"
+            yield Finding(None, f"{path}: {state}", "note" if attached and not audit.live else None)
+            return
+        if len(audit.parents) == 1 and not attached and not audit.live:
+            yield Finding(None, f"the sweep's MLflow run has no {WARM_START}", "parent")
     for entry in audit.entries:
         known = prior.first[entry.number] if entry.number < len(prior.first) else None
         if entry.origin != (known.origin if known else None):
-            told = known.origin if known else "no other"
-            yield Finding(entry.number, f"took settings of {entry.origin or 'no other'} by the study, {told} by {WARM_START}")
+            given = known.origin if known else "no other"
+            yield Finding(
+                entry.number, f"took settings of {entry.origin or 'no other'} by the study, {given} by the sweep's record"
+            )
         elif known and any(entry.params.get(key) != value for key, value in known.params.items()):
-            yield Finding(entry.number, f"its settings are not those of {known.origin} in {WARM_START}")
+            yield Finding(entry.number, f"its settings are not those of {known.origin} in the sweep's record")

@@ -10,24 +10,24 @@ from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.studies import audit
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 
 _AUDITS: Final = Path("mlruns") / "audits"
 _AUDITED: Final = 2  # classifiers of a sweep; each takes about half a minute, once
 
 
-def audits_of(settings: TrialConfig, world: World) -> list[dict[str, Any]]:
+def audits_of(settings: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]]:
     """The audits of a trial's classifiers, of the first ones at least, as plain data with the name of each.
 
     Raises:
         BadInput, CorruptFile: as `datasets.load`.
     """
-    every = list(zip(settings.subjects(), world.classifiers, world.regimes, world.folders, strict=True))
+    every = list(zip(settings.classifiers(), inputs.classifiers, inputs.regimes, inputs.folders, strict=True))
     found = []
-    for subject, classifier, regime, folder in every[:_AUDITED]:
+    for spec, classifier, regime, folder in every[:_AUDITED]:
         path = _AUDITS / f"{folder.name}.json"
         if not path.exists():
-            seen = audit.of_classifier(subject.classifier, classifier, regime, datasets.load(subject.dataset))
+            seen = audit.of_classifier(spec.classifier, classifier, regime, datasets.load(spec.dataset))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps({"classifier": folder.name, **seen.to_json()}).encode())
         found.append(json.loads(path.read_text()))

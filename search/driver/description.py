@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def question(config: SweepConfig) -> str:
     """What is searched, before anything is found."""
     wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
-    classifiers = ", ".join(dict.fromkeys(subject.classifier.label for subject in config.trial.subjects()))
+    classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in config.trial.classifiers()))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
     if config.objective.require:
         wanted += f" with {config.objective.required}"

@@ -102,7 +102,6 @@ def run_ray(
     from search.driver.searcher import LedgerSearcher
     from search.driver.shield import Shield
     from search.driver.stopper import LedgerStopper
-    from search.worker import packing
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     scratch = folder / SCRATCH
@@ -117,18 +116,12 @@ def run_ray(
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
-    services = packing.start(machine.services, machine.threads, machine.concurrency, gpu=bool(machine.gpus_per_trial))
-    beside: dict[str, Any] = {"storage_url": config.places.storage} if config.places.storage else {}
-    if services:
-        beside["services"] = services
-    if beside:
-        trainable = tune.with_parameters(trainable, **beside)
+    if config.places.storage:
+        trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
 
     def resources(assignment: dict[str, Any]) -> Any:
-        cpus, gpus = machine.share
-        if not machine.services:  # a trial that had no room has more of a GPU from then on
-            gpus = math.floor(assignment["gpus"] * 10_000) / 10_000
-        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
+        gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
+        return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
     try:
         tuner = tune.Tuner(
@@ -145,11 +138,7 @@ def run_ray(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[
-                    Shield(recorder, halt),
-                    *([NodeDeaths()] if machine.nodes else []),
-                    *([packing.Leaving(services)] if services else []),
-                ],
+                callbacks=[Shield(recorder, halt), *([NodeDeaths()] if machine.nodes else [])],
                 stop=LedgerStopper(ledger, recorder.elapsed, halt),
                 failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
             ),

@@ -80,14 +80,14 @@ def _judge(config: SweepConfig, entries: Sequence[Entry], chosen: Entry, tracker
             exported = write_trial(config, entries, chosen, folder, ["torch"])
         if exported is None:
             return None
-        world = tasks.obtain(settings, CLASSIFIERS)
-        evaluation = {"trial": chosen.number} | scorecard(export.load(folder), world.images, world.classifiers)
+        inputs = tasks.obtain(settings, CLASSIFIERS)
+        evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
         tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
         with _noting(say, "the best is not registered"):
             version = _register(config, chosen, folder, tracker)
             say(f"registered {version.words()}")
         with _noting(say, "the classifier is not audited"):
-            audits = audits_of(settings, world)
+            audits = audits_of(settings, inputs)
         if audits:
             tracker.add_files({AUDIT: json.dumps(audits, indent=2)})
     return evaluation

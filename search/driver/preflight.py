@@ -18,11 +18,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import Progress as Training
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.runtime import pick_device
 from gbc.training import tasks
-from gbc.training.pack import Pack
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
 from search.files import shared_classifiers, storage
@@ -40,26 +39,20 @@ _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 class Prepared:
     """What every trial of a sweep shares."""
 
-    world: World
+    inputs: TrialInputs
     settings: TrialConfig
     """Those that are not searched."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
-    def steps_per_second(self, together: int = 1) -> float:
-        """Of one trial alone, or in a pack of so many, measured now: nothing else should be going on."""
-        if together > 1:
-            stack = Pack(self.world.classifiers)
-            for _ in range(together):
-                stack.add(self.settings)
-            step = stack.step
-        else:
-            step = Trainer(self.settings, self.world.classifiers).step
-        step()  # the first one allocates
+    def steps_per_second(self) -> float:
+        """Of one trial alone, measured now: nothing else should be going on."""
+        trainer = Trainer(self.settings, self.inputs.classifiers)
+        trainer.step()  # the first one allocates
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
-            step()
-        if pick_device(self.settings.device).type == "cuda":
+            trainer.step()
+        if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         return _PROBE_STEPS / (time.perf_counter() - began)
 
@@ -67,8 +60,8 @@ class Prepared:
         """Where numbers come from, as MLflow tags: versions, commit, digests."""
         tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
         tags["version.python"] = platform.python_version()
-        tags["data.digest"] = self.world.data.digest()
-        tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.world.folders)
+        tags["data.digest"] = self.inputs.data.digest()
+        tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.inputs.folders)
         root = Path(__file__).resolve().parents[2]
         found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         if found.returncode == 0:  # else: not a checkout
@@ -78,7 +71,7 @@ class Prepared:
     def regimes(self) -> str:
         """How far each classifier's training came, as JSON."""
         return json.dumps(
-            {folder.name: regime for folder, regime in zip(self.world.folders, self.world.regimes, strict=True)}, indent=2
+            {folder.name: regime for folder, regime in zip(self.inputs.folders, self.inputs.regimes, strict=True)}, indent=2
         )
 
 
@@ -93,27 +86,27 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
     settings, shared_at = config.trial, config.places.storage
     with _Bar(console) as bar:
         elsewhere = shared_classifiers.source(shared_at) if shared_at else None
-        world = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
+        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
     if shared_at:
-        for folder in world.folders:
+        for folder in inputs.folders:
             shared_classifiers.put(storage.open_storage(shared_at), folder)
-    for folder, regime in zip(world.folders, world.regimes, strict=True):
+    for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
         console.print(
             f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
             f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    for line in tasks.row_space_remarks(with_largest_row_space(config), world):
+    for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
-        Trainer(settings, world.classifiers).step()
+        Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Prepared(world, settings, _memory(config, world))
+            return Prepared(inputs, settings, _memory(config, inputs))
     except torch.OutOfMemoryError:
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Prepared(world, settings)
+    return Prepared(inputs, settings)
 
 
 def check(config: SweepConfig) -> None:
@@ -128,20 +121,20 @@ def check(config: SweepConfig) -> None:
         Machine.of(config.resources)
     warm_start.load(config)
     settings = with_largest_row_space(config)
-    if any(subject.dataset.download for subject in settings.subjects()):
+    if any(spec.dataset.download for spec in settings.classifiers()):
         return
-    world = tasks.untrained(settings)
+    inputs = tasks.untrained(settings)
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), world.classifiers, Judge.of(world.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
 
 
-def _memory(config: SweepConfig, world: World) -> tuple[int, int]:
+def _memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
     """What the largest trial of the space takes up to its first report, and what the GPU has free now."""
     settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
     device = pick_device(settings.device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, world.classifiers, Judge.of(world.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
     torch.cuda.empty_cache()

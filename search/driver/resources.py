@@ -23,28 +23,19 @@ class Machine:
     gpus_per_trial: float
     nodes: int | None = None
     """Of a cluster, whose nodes may come and go; None for this machine."""
-    services: int = 0
-    """Processes that train packs of trials (`search.worker.packing`); 0: each trial trains by itself."""
     bounded: bool = True
     """Whether never more than `concurrency` trials run at once; else as many as the cluster has room for by then."""
 
     @property
     def threads(self) -> int:
-        """Torch threads of what trains: a trial, or a pack."""
+        """Torch threads of one trial."""
         return max(1, int(self.cpus_per_trial))
-
-    @property
-    def share(self) -> tuple[float, float]:
-        """CPUs and GPUs that Ray sets aside for a trial, as finely as it counts; a pack's trials only wait for it."""
-        cpus, gpus = (self.cpus / self.concurrency, 0.0) if self.services else (self.cpus_per_trial, self.gpus_per_trial)
-        return math.floor(cpus * 10_000) / 10_000, math.floor(gpus * 10_000) / 10_000
 
     def words(self) -> str:
         """For people."""
         gpus = f" and {self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus_per_trial else ""
         nodes = f" of {self.nodes} node{'s' * (self.nodes != 1)}" if self.nodes else ""
-        packs = f", {self.services} pack{'s' * (self.services != 1)}" if self.services else ""
-        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}{nodes}{packs}"
+        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}{nodes}"
 
     @classmethod
     def wanted(cls, config: SweepConfig) -> Machine:
@@ -55,7 +46,7 @@ class Machine:
         """
         if config.places.address is None:
             return cls.of(config.resources)
-        factories = [subject.classifier.factory for subject in config.trial.subjects() if subject.classifier.factory]
+        factories = [spec.classifier.factory for spec in config.trial.classifiers() if spec.classifier.factory]
         return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
 
     @classmethod
@@ -65,8 +56,6 @@ class Machine:
         Raises:
             BadInput: no node has room for one trial.
         """
-        if resources.pack > 1:
-            raise BadInput("--pack: trials are packed on one machine; leave out --address, or --pack")
         wanted = resources.gpus_per_trial
         # Its GPUs are not this machine's to measure, and need not be alike.
         share = wanted if wanted != "auto" else 0.25 if any(gpus for _, gpus in nodes) else 0.0
@@ -99,46 +88,23 @@ class Machine:
         if resources.cpus_per_trial > cpus:
             raise BadInput(f"--cpus-per-trial {resources.cpus_per_trial:g}: this machine has {cpus} CPUs; use at most {cpus}")
         fits = _fit(cpus, gpus, resources.cpus_per_trial, share)
-        if resources.pack > 1:
-            return cls._of_packs(resources, cpus, gpus, fits)
         if resources.concurrency and resources.concurrency > fits:
             raise BadInput(
                 f"--concurrency {resources.concurrency}: only {fits} trials of {resources.cpus_per_trial:g} CPU"
                 f"{f' and {share:g} GPU' if share else ''} fit on this machine; lower it or --cpus-per-trial"
             )
         concurrency = resources.concurrency or fits
-        if wanted == "auto" and gpus:  # as if memory had no end; `packed` knows better once a trial was measured
+        if wanted == "auto" and gpus:  # as if memory had no end; `fitted` knows better once a trial was measured
             share = 1 / math.ceil(concurrency / gpus)
         return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share)
 
-    @classmethod
-    def _of_packs(cls, resources: Resources, cpus: int, gpus: int, fits: int) -> Machine:
-        """A pack on each GPU, or as many as trials fit on the CPUs."""
-        if resources.gpus_per_trial not in ("auto", 0.0, 1.0):
-            raise BadInput(f"--gpus-per-trial {resources.gpus_per_trial:g}: a pack has a GPU for itself; use auto with --pack")
-        on_gpus = gpus if resources.gpus_per_trial != 0 else 0
-        places = min(on_gpus, fits) if on_gpus else fits
-        concurrency = resources.concurrency or places * resources.pack
-        if concurrency > places * resources.pack:
-            raise BadInput(
-                f"--concurrency {concurrency}: only {places * resources.pack} trials in packs of {resources.pack} fit on this "
-                "machine; lower it or raise --pack"
-            )
-        services = math.ceil(concurrency / resources.pack)
-        return cls(cpus, gpus, concurrency, resources.cpus_per_trial, 1.0 if on_gpus else 0.0, services=services)
-
-    def packed(self, resources: Resources, need: int, free: int) -> Machine:
+    def fitted(self, resources: Resources, need: int, free: int) -> Machine:
         """With as many trials on a GPU as its memory holds: each takes `need` bytes of the `free` ones.
 
         Raises:
             BadInput: not even one fits.
         """
-        if self.services and self.gpus_per_trial and resources.pack > free // need:
-            raise BadInput(
-                f"--pack {resources.pack}: a trial takes {need / 1e9:.1f} GB of a GPU's memory and {free / 1e9:.1f} GB are "
-                f"free; use at most {free // need}"
-            )
-        if resources.gpus_per_trial != "auto" or not self.gpus or self.nodes or self.services:
+        if resources.gpus_per_trial != "auto" or not self.gpus or self.nodes:
             return self
         on_each = min(free // need, math.ceil(self.concurrency / self.gpus))
         if not on_each:

@@ -15,7 +15,7 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
-from gbc.training.tasks import World
+from gbc.training.tasks import TrialInputs
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
@@ -164,10 +164,10 @@ def _run(
     folder = folder_of(config.name)
     prepared = prepare(config, machine, console)
     if prepared.memory is not None:
-        machine = machine.packed(config.resources, *prepared.memory)
-    tracker = Tracker(config, prepared.origin(), Inputs(prepared.world, config.trial))
+        machine = machine.fitted(config.resources, *prepared.memory)
+    tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
     record = plain_yaml.dump(config.record())
-    noted = warm_start.note(prior, folder)  # before the record: a sweep that was started has what it started with
+    noted = warm_start.note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
@@ -184,8 +184,8 @@ def _run(
             if work_left(config, ledger.entries(), recorder.elapsed()):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
-                speed = prepared.steps_per_second(config.resources.pack)
-                if prior.first:
+                speed = prepared.steps_per_second()
+                if config.warm_start:
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)
                 assign = _assigning(config, machine, recorder, hang_guard.seconds_of(config, speed))
@@ -195,7 +195,7 @@ def _run(
                 recorder.close_open()
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
-        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.world)
+        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
         ledger.close()
     halt.check()
     assert summary is not None
@@ -212,14 +212,16 @@ def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_l
     return assign
 
 
-def _finish(config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, world: World) -> Summary:
+def _finish(
+    config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, inputs: TrialInputs
+) -> Summary:
     """The last word of a run in all records."""
     recorder.finish()
     summary = sum_up(config, ledger, tracker.metrics, folder)
     if summary.finished and summary.best_trial is not None:
         settings = settings_of(config, ledger.entry(summary.best_trial))
         with suppress(BadInput):  # what cannot be measured or cached holds up no record
-            summary = with_scale(summary, config, Scale.obtain(world.images, settings.eval_per_class, CLASSIFIERS))
+            summary = with_scale(summary, config, Scale.obtain(inputs.images, settings.eval_per_class, CLASSIFIERS))
     best = summary.best_trial
     picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
     status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
@@ -260,9 +262,10 @@ def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledge
 
 
 def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
-    learns = config.sampler in LEARNING
+    learns, taken = config.sampler in LEARNING, len(prior.first) - len(config.first_trials)
     console.print(
-        f"warm start: the first {len(prior.first)} trials take settings of sweep {config.warm_start}; sampler {config.sampler} "
+        f"warm start: {taken} of the first trials take settings of sweep {config.warm_start}; "
+        f"sampler {config.sampler} "
         + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
         highlight=False, soft_wrap=True,
     )  # fmt: skip

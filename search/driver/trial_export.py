@@ -35,14 +35,14 @@ def write_trial(
     state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
     root = config.places.storage
-    world = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.source(root) if root else None)
+    inputs = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.source(root) if root else None)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
     picture = trial_folder(home, chosen.number) / PICTURE
     origin = f"Trial {chosen.number} of {len(entries)} in sweep `{config.name}`, after {chosen.last_step} steps."
     with ExitStack() as stack:
         shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
         export.write(
-            out, export.generator_weights(state["trainer"]), settings, world, metrics,
+            out, export.generator_weights(state["trainer"]), settings, inputs, metrics,
             origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),
         )  # fmt: skip
     return {"out": str(out), "sweep": config.name, "trial": chosen.number, "metrics": metrics, "params": chosen.params}

@@ -16,7 +16,7 @@ from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Directi
 from gbc.settings import Config, assign, flatten, load_yaml, shown, suggest
 from search.spec.flags import origins as flag_origins
 from search.spec.locations import Places
-from search.spec.space import Dimension, check_space, grid_size
+from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
@@ -54,7 +54,15 @@ class Resources(Config):
             raise ValueError("must be 0 or at least 0.001")
         return share
 
-    pack: int = Field(1, ge=1, le=1024, description="trials that are trained as one stack on a GPU or on a trial's CPUs")
+    @model_validator(mode="before")
+    @classmethod
+    def _without_packs(cls, data: Any) -> Any:
+        """Recorded sweeps may name `pack`, which was 1 unless somebody asked for packs (docs/log.md)."""
+        if not isinstance(data, dict) or "pack" not in data:
+            return data
+        if data["pack"] != 1:
+            raise ValueError(f"pack {data['pack']}: trials no longer train in packs (docs/log.md); leave it out")
+        return {key: value for key, value in data.items() if key != "pack"}
 
 
 class Objective(Config):
@@ -122,6 +130,7 @@ class SweepConfig(Config):
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
+    first_trials: tuple[dict[str, Value], ...] = Field((), description="settings to try before any is sampled; may be partial")
     warm_start: str | None = Field(None, description="another sweep, whose best settings are tried first")
     warm_start_trials: int | None = Field(None, ge=1, le=1000, description="how many of them; 5 by default")
 
@@ -153,6 +162,7 @@ class SweepConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
         check_space(self.space, self.trial)
+        check_first_trials(self.first_trials, self.space)
         if self.sampler == "grid" and grid_size(self.space) > _MOST_TRIALS:
             raise ValueError(
                 f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
@@ -195,12 +205,17 @@ class SweepConfig(Config):
         """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
         if self.sampler != "grid":
             return self.trials
-        return min(self.trials, grid_size(self.space) + self.borrowed)
+        return min(self.trials, grid_size(self.space) + self.not_sampled)
 
     @property
     def borrowed(self) -> int:
         """How many trials a warm start may bring."""
         return (self.warm_start_trials or 5) if self.warm_start else 0
+
+    @property
+    def not_sampled(self) -> int:
+        """How many trials at most begin with given settings: listed in `first_trials`, or another sweep's."""
+        return len(self.first_trials) + self.borrowed
 
     @property
     def dataset(self) -> str:
@@ -258,9 +273,12 @@ def resolve(
     data = SweepConfig.shaped(load_yaml(path), source)
     assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), source)
     data.setdefault("preset", "custom" if config else preset or "quick")
-    for key, value in (*flags.items(), *((f"trial.{key}", value) for key, value in assignments.items())):
-        data.get("space", {}).pop(key.removeprefix("trial."), None)
+    for key, value in flags.items():
         assign(data, key, value, origins[key], SweepConfig)
+    for key, value in assignments.items():
+        for settings in (data.get("space", {}), *data.get("first_trials", ())):
+            settings.pop(key, None)
+        assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
     data = SweepConfig.shaped(data, source, origins)
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")

@@ -118,10 +118,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--gpus-per-trial", "resources.gpus_per_trial",
             "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
         ),
-        Flag(
-            "--pack", "resources.pack", "train K trials at once as one stack, on each GPU or on the CPUs of one trial",
-            "K", whole,
-        ),
+        Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
         Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),
         Flag(
             "--storage", "places.storage",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, model_validator
@@ -124,6 +124,22 @@ def check_space(space: Mapping[str, Dimension], trial: TrialConfig) -> None:
                 break
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def check_first_trials(first_trials: Sequence[Mapping[str, Value]], space: Mapping[str, Dimension]) -> None:
+    """Hold the listed settings against the space.
+
+    Raises:
+        ValueError: a setting that is not searched, or a value outside its dimension; the message names it.
+    """
+    for index, settings in enumerate(first_trials):
+        for key, value in settings.items():
+            if key not in space:
+                raise ValueError(f"first_trials[{index}]: {key!r} is not in the space; {suggest(key, list(space))}")
+            if not space[key].holds(value):
+                ends = [f"{end:.6g}" if isinstance(end, float) else str(end) for end in space[key].bounds()]
+                among = f"one of {', '.join(ends)}" if space[key].choice is not None else f"between {' and '.join(ends)}"
+                raise ValueError(f"first_trials[{index}].{key}: {value} must be {among}, as in the space")
 
 
 def settle(trial: TrialConfig, sampled: Mapping[str, Any], seed: int) -> TrialConfig:

@@ -18,7 +18,9 @@ LOST: Final = "lost_workers"
 RETRIED: Final = "retried"
 GPUS: Final = "gpus"
 ORIGIN: Final = "warm_start"
-"""Of a trial whose settings came from another sweep: which sweep and trial."""
+"""Of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
+LISTED: Final = "first_trials"
+"""The origin of settings that the sweep's own file lists."""
 _STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
 
 

@@ -19,19 +19,21 @@ from search.policy.ranking import ranked
 from search.policy.samplers import Known, Prior
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import Entry
+from search.spec.trial_record import LISTED, Entry
 from search.study.tables import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:
-    """What the sweep knows beforehand: as it was noted at its start, else taken from the sweep that `config` names.
+    """What the sweep knows beforehand: the first trials that `config` lists, and what it takes from the sweep that it names.
+
+    The latter is read as it was noted at the start, once there is a note.
 
     Raises:
         BadInput: there is no such sweep, it is of another data set, has no full trial, or nothing of it fits the space.
         CorruptFile: the note is damaged, or lost since.
     """
     if config.warm_start is None:
-        return Prior()
+        return listed(config)
     path = folder_of(config.name) / WARM_START
     if path.exists():
         return noted(path)
@@ -53,9 +55,9 @@ def noted(path: Path) -> Prior:
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
 
-def note(prior: Prior, sweep: Path) -> dict[str, str]:
-    """Keep it in the sweep's folder; also returned as {file name: text}, empty where there is nothing to keep."""
-    if not prior.first:
+def note(config: SweepConfig, prior: Prior, sweep: Path) -> dict[str, str]:
+    """Keep what a warm start took in the sweep's folder; also returned as {file name: text}, empty without a warm start."""
+    if config.warm_start is None:
         return {}
     text = json.dumps(asdict(prior), indent=2)
     write_atomic(sweep / WARM_START, text.encode())
@@ -96,7 +98,12 @@ def take(config: SweepConfig, name: str) -> Prior:
     measured = [[(one.metric, one.direction) for one in sweep.objectives] for sweep in (config, other)]
     same = measured[0] == measured[1] and other.trial.steps == config.trial.steps
     history = [one for one in known if same and one.params.keys() == config.space.keys()]
-    return Prior(first=_distinct(fitting)[: config.borrowed], history=tuple(history))
+    return Prior(first=(*listed(config).first, *_distinct(fitting)[: config.borrowed]), history=tuple(history))
+
+
+def listed(config: SweepConfig) -> Prior:
+    """The first trials that `config` lists itself."""
+    return Prior(first=tuple(Known(LISTED, settings, ()) for settings in config.first_trials))
 
 
 def _parsed(noted: list[dict[str, Any]]) -> tuple[Known, ...]:

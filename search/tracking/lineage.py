@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
     from gbc.config import TrialConfig
-    from gbc.training.tasks import World
+    from gbc.training.tasks import TrialInputs
 
 _CONTEXT: Final = "mlflow.data.context"
 _UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
@@ -22,11 +22,11 @@ _UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
 class Inputs:
     """Logged for a run once it has been created; every call may be repeated."""
 
-    def __init__(self, world: World, settings: TrialConfig) -> None:
-        self._data = _data(world, settings)
+    def __init__(self, inputs: TrialInputs, settings: TrialConfig) -> None:
+        self._data = _data(inputs, settings)
         self._classifiers = [
             (_UNFIT.sub("-", folder.name), {"steps": regime["steps"], "accuracy": regime["accuracy"]} | dict(shape))
-            for folder, regime, shape in zip(world.folders, world.regimes, map(_about, settings.subjects()), strict=True)
+            for folder, regime, shape in zip(inputs.folders, inputs.regimes, map(_about, settings.classifiers()), strict=True)
         ]
         self._models: list[Any] | None = None
 
@@ -42,8 +42,8 @@ class Inputs:
         client.log_inputs(run, self._data, self._models)
 
 
-def _about(subject: Any) -> Mapping[str, Any]:
-    return {"name": subject.classifier.name, "hidden": subject.classifier.hidden, "dataset": subject.dataset.name}
+def _about(spec: Any) -> Mapping[str, Any]:
+    return {"name": spec.classifier.name, "hidden": spec.classifier.hidden, "dataset": spec.dataset.name}
 
 
 def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Mapping[str, Any]) -> str:
@@ -61,13 +61,13 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
     return created
 
 
-def _data(world: World, settings: TrialConfig) -> Sequence[DatasetInput]:
+def _data(inputs: TrialInputs, settings: TrialConfig) -> Sequence[DatasetInput]:
     """The images that the classifiers were trained on, and the real ones that samples are judged by."""
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    data = world.data
+    data = inputs.data
     source = CodeDatasetSource({"path": settings.dataset.data_root or "gbc/data/assets"})
     parts: dict[str, tuple[Any, Any]] = {}
     if isinstance(data, ImageDataset):

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -93,14 +93,11 @@ def settings_of(config: SweepConfig, entry: Entry) -> TrialConfig:
     return settle(config.trial, entry.params, derive(config.seed, entry.number))
 
 
-def run_trial(config: dict[str, Any], storage_url: str | None = None, services: Sequence[Any] = ()) -> None:
-    """Ray's trainable. What Ray does not write down comes beside it: the storage with its password, and who trains packs."""
+def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
+    """Ray's trainable. `storage_url` is the storage with its password, which comes beside what Ray writes down."""
     from ray import tune
 
-    from search.worker.packing import rows_of
-
-    assignment = Assignment(**config)  # type: ignore[typeddict-item]
-    for row in rows_of(services, assignment, storage_url) if services else rows(assignment, storage_url):
+    for row in rows(Assignment(**config), storage_url):  # type: ignore[typeddict-item]
         tune.report(row)
 
 
@@ -118,17 +115,17 @@ def rows(assignment: Assignment, storage_url: str | None = None) -> Iterator[Row
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
         training = _training(assignment, root)
-        for row in watched(training, limit, note_of(assignment)) if limit else training:
+        for row in watched(training, limit, _note_of(assignment)) if limit else training:
             if row["step"] > assignment["acknowledged"]:
                 yield row
     except Exception as fault:
-        last = failure(fault, assignment, root)
+        last = _failure(fault, assignment, root)
         if last is None:
             raise  # Ray gives the trial to another worker, `SweepConfig.retries` times
         yield last
 
 
-def failure(fault: Exception, assignment: Assignment, root: str | None) -> Row | None:
+def _failure(fault: Exception, assignment: Assignment, root: str | None) -> Row | None:
     """The row that says why a trial cannot go on; None where another worker may."""
     import torch
 
@@ -149,7 +146,7 @@ def failure(fault: Exception, assignment: Assignment, root: str | None) -> Row |
     return {"step": getattr(fault, "step", assignment["acknowledged"]), "error": f"{where}{fault}"}
 
 
-def note_of(assignment: Assignment) -> Path:
+def _note_of(assignment: Assignment) -> Path:
     """Where to leave word of a hang."""
     own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
     return Path(assignment["note"]) if assignment["note"] else own
@@ -168,7 +165,7 @@ def _folder(assignment: Assignment, root: str | None) -> Place:
 def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     import torch
 
-    from gbc.metrics.scores import Judge
+    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
@@ -176,8 +173,8 @@ def _training(assignment: Assignment, root: str | None) -> Iterator[Row]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
-    world = tasks.obtain(settings, cache, elsewhere=shared_classifiers.source(root) if root else None)
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device)))
+    inputs = tasks.obtain(settings, cache, elsewhere=shared_classifiers.source(root) if root else None)
+    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     keeper = Keeper(assignment, settings, root)
     if state := keeper.load():
         trainer.load_state_dict(state)

@@ -33,10 +33,10 @@ def main(cache: Path) -> None:
     for name, (changes, classifiers, held) in ROWS.items():
         for seed in range(3):
             config = circle.settings(None, seed=seed, classifiers=classifiers).updated(changes, name)
-            world = tasks.obtain(config, cache)
-            trainer = circle.born(config, world) if held else Trainer(config, world.classifiers)
+            inputs = tasks.obtain(config, cache)
+            trainer = circle.born(config, inputs) if held else Trainer(config, inputs.classifiers)
             *_, report = trainer.run()
-            found = circle.score(*circle.drawn(trainer, torch.Generator().manual_seed(0)), *world.data.train())
+            found = circle.score(*circle.drawn(trainer, torch.Generator().manual_seed(0)), *inputs.data.train())
             rho = f"  ρ {report.metrics['kkt/rho']:.3f}" if "kkt/rho" in report.metrics else ""
             print(
                 f"{name:60} seed {seed}  " + "  ".join(f"{key} {value:.2f}" for key, value in found.items()) + rho, flush=True

@@ -19,7 +19,7 @@ import torch
 from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
 from gbc.data import datasets
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.report import METRIC_DIRECTIONS, rank_correlation
 from gbc.training.trainer import Trainer
 
@@ -45,7 +45,7 @@ def trial(seed: int, settings: dict[str, float], cache: Path) -> dict[str, float
     data = datasets.load(config.dataset)
     # Loaded anew for each trial: a trainer leaves hooks on its classifier.
     classifier, _, _ = pretrain.obtain(config.classifier, data, cache)
-    *_, last = Trainer(config, [classifier], Judge.of(data, "cpu")).run()
+    *_, last = Trainer(config, [classifier], ReferenceSet.of(data, "cpu")).run()
     return dict(last.metrics)
 
 

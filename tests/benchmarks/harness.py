@@ -151,7 +151,7 @@ def untrained(settings: TrialConfig, shape: tuple[int, ...] | None = None, class
     names = tuple(map(str, range(classes or len(data.class_names))))
     return [
         architectures.Classifier(architectures.build(one.classifier, shape, len(names)), names, shape, len(data.train_labels))
-        for one in settings.subjects()
+        for one in settings.classifiers()
     ]
 
 

@@ -34,12 +34,12 @@ def reports(file: str | Path, sampled: Mapping[str, Any], seed: int, threads: in
     """Train one setting as a worker of ours does; `file` lies in the folder of the classifiers' cache."""
     import torch
 
-    from gbc.metrics.scores import Judge
+    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
 
     torch.set_num_threads(threads)
     settings = settle(sweep_of(file).trial, sampled, seed)
-    world = tasks.obtain(settings, Path(file).parent / CLASSIFIERS)
-    yield from Trainer(settings, world.classifiers, Judge.of(world.images, pick_device(settings.device))).run()
+    inputs = tasks.obtain(settings, Path(file).parent / CLASSIFIERS)
+    yield from Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device))).run()

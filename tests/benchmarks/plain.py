@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from gbc.classifiers.architectures import BATCH_NORMS, Classifier, kaiming
 from gbc.classifiers.convergence import before_batch_norm
-from gbc.config import SubjectConfig, TrialConfig
+from gbc.config import TrialClassifierConfig, TrialConfig
 from gbc.kkt import homogeneity
-from gbc.kkt.classifier_term import labels_of_task, union
+from gbc.kkt.trial_classifier import labels_of_task, union
 from gbc.runtime import pick_device
 from gbc.training.trainer import Trainer
 
@@ -60,23 +60,23 @@ class PlainMultipliers(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, settings: TrialConfig, shape: tuple[int, ...], classes: int, subjects: int) -> None:
+    def __init__(self, settings: TrialConfig, shape: tuple[int, ...], classes: int, classifiers: int) -> None:
         super().__init__()
-        self.classes, self.subjects, width = classes, subjects, settings.multiplier_width
+        self.classes, self.classifiers, width = classes, classifiers, settings.multiplier_width
         self.layers = nn.Sequential(
-            nn.Linear(math.prod(shape) + classes + (subjects if subjects > 1 else 0), width), nn.ReLU(),
+            nn.Linear(math.prod(shape) + classes + (classifiers if classifiers > 1 else 0), width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, classes),
         )  # fmt: skip
-        self.register_buffer("scale", torch.ones(subjects))
+        self.register_buffer("scale", torch.ones(classifiers))
         self.floor = settings.multiplier_floor
 
-    def forward(self, images: Tensor, labels: Tensor, subject: int) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, classifier: int) -> Tensor:
         inputs = [images.flatten(1), nn.functional.one_hot(labels, self.classes).to(images.dtype)]
-        if self.subjects > 1:
-            which = nn.functional.one_hot(torch.full_like(labels, subject), self.subjects)
+        if self.classifiers > 1:
+            which = nn.functional.one_hot(torch.full_like(labels, classifier), self.classifiers)
             inputs.append(which.to(images.dtype))
-        return self.scale[subject] * (torch.relu(self.layers(torch.cat(inputs, dim=1))) + self.floor)
+        return self.scale[classifier] * (torch.relu(self.layers(torch.cat(inputs, dim=1))) + self.floor)
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Plain:
             raise ValueError("gradients of single samples need bn_mode eval")
         self.settings, self.per_sample = settings, per_sample
         self.device, self.steps = pick_device(settings.device), 0
-        wanted, names = settings.subjects(), union(classifiers)
+        wanted, names = settings.classifiers(), union(classifiers)
         self.known = [self._known(*both, names) for both in zip(classifiers, wanted, strict=True)]
         self.labels = [torch.tensor(labels, device=self.device) for labels in labels_of_task(wanted, classifiers)]
         shape, most = classifiers[0].shape, max(len(classifier.class_names) for classifier in classifiers)
@@ -234,7 +234,7 @@ class Plain:
         each = torch.func.vmap(torch.func.grad(of_one), (None, 0, 0, 0))
         return flat([one.mean(dim=0) for one in each(dict(phi.named_parameters()), images, labels, multipliers).values()])
 
-    def _known(self, classifier: Classifier, wanted: SubjectConfig, names: Sequence[str]) -> _Known:
+    def _known(self, classifier: Classifier, wanted: TrialClassifierConfig, names: Sequence[str]) -> _Known:
         settings, phi = self.settings, classifier.module.to(self.device)
         probe = torch.rand(32, *classifier.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         policy = homogeneity.POLICIES[settings.lambda_policy]
@@ -348,7 +348,7 @@ def apart(trainer: Trainer, plain: Plain) -> dict[str, float]:
         mine, others = (dict(getattr(one, name).named_parameters()) for one in (plain, trainer))
         assert mine.keys() == others.keys()
         found[name] = _apart([mine[key].grad for key in mine], [others[key].grad for key in mine])
-    alphas = [subject.alpha.grad for subject in trainer.subjects]
+    alphas = [classifier.alpha.grad for classifier in trainer.classifiers]
     return found | {"alpha": _apart([known.alpha.grad for known in plain.known], alphas)}
 
 

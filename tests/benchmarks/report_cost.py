@@ -38,7 +38,7 @@ COLUMNS: Final = (
     Column("verdict", "verdict"),
 )
 PARTS: Final = {
-    "judging (real images)": ("gbc.metrics.scores:Verdict.scores", "gbc.metrics.scores:Verdict.__init__"),
+    "judging (real images)": ("gbc.metrics.scores:ScoredSamples.scores", "gbc.metrics.scores:ScoredSamples.__init__"),
     "samples": ("gbc.training.trainer:Trainer.sample",),
     "free scores": ("gbc.training.trainer:without_data",),
     "share of the KKT conditions": ("gbc.training.trainer:Trainer._gradient_shares",),

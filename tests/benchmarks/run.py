@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 if TYPE_CHECKING:
     from tests.benchmarks.harness import Group
 
-GROUPS: Final = ("step", "growth", "report_cost", "threads", "packing", "peers_objective", "peers_sweep")
+GROUPS: Final = ("step", "growth", "report_cost", "threads", "peers_objective", "peers_sweep")
 """Modules of this package, in the order in which they run; a new group is a module and its name here."""
 
 OTHERS: Final = """

@@ -21,8 +21,8 @@ from gbc.classifiers.architectures import kaiming
 from gbc.config import TrialConfig
 from gbc.export import synthetic_sets
 from gbc.export.drawing import ExportedGenerator
+from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
-from gbc.training.judged import Judged
 
 
 def quick() -> ExportedGenerator:
@@ -32,7 +32,7 @@ def quick() -> ExportedGenerator:
     kaiming(module, torch.Generator().manual_seed(0))
     module(torch.randn(256, settings.noise_dim), torch.arange(256) % 10)
     labels = list(range(10))
-    judged = Judged.of(settings, [labels], 10, threads=1)
+    judged = EvaluationLatents.of(settings, [labels], 10, threads=1)
     return ExportedGenerator(module.eval(), (1, 28, 28), tuple(map(str, labels)), settings, {}, [labels], judged, {})
 
 

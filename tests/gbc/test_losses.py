@@ -31,7 +31,7 @@ def test_the_two_point_svm_is_a_kkt_point() -> None:
     alpha = torch.zeros((), dtype=torch.float64)
     # A linear map is homogeneous of degree 1 with every λ = 1; N = M = 2 on both sides.
     target = losses.Target(zeta, [1.0], samples=2).at(alpha)
-    pulled = losses.pull(logits, labels, multipliers, zeta)
+    pulled = losses.margin_gradient(logits, labels, multipliers, zeta)
     assert losses.stationarity(target, pulled).item() == 0.0
     assert losses.relative_residual(target, pulled).item() == 0.0
     # Eq. (6) with α = 0: margins equal e^{−α} = 1, complementary slackness holds.
@@ -44,9 +44,9 @@ def test_the_two_point_svm_is_reconstructed() -> None:
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     labels = torch.tensor([0, 1])
     multipliers = torch.tensor([[0.0, 0.25], [0.25, 0.0]], dtype=torch.float64)
-    pulled = losses.pull(phi(points), labels, multipliers, zeta)
+    pulled = losses.margin_gradient(phi(points), labels, multipliers, zeta)
     assert losses.reconstruction(zeta, pulled, 2).item() == 0.0
-    alone = losses.pull(phi(points[:1]), labels[:1], multipliers[:1], zeta)
+    alone = losses.margin_gradient(phi(points[:1]), labels[:1], multipliers[:1], zeta)
     assert losses.reconstruction(zeta, alone, 1).item() == 0.25
 
 
@@ -55,7 +55,7 @@ def test_the_sign_is_that_of_equation_5() -> None:
     phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     multipliers = torch.full((2, 2), 0.25, dtype=torch.float64)
-    pulled = losses.pull(phi(points), torch.tensor([0, 1]), multipliers, zeta)
+    pulled = losses.margin_gradient(phi(points), torch.tensor([0, 1]), multipliers, zeta)
     assert losses.inner(pulled, zeta) > 0
 
 
@@ -73,7 +73,7 @@ def test_one_reverse_pass_is_the_sum_over_samples_and_classes() -> None:
         for c in range(4):
             if c != label:
                 expected += multipliers[i, c] * (flat[label] - flat[c])
-    pulled = losses.pull(phi(x), labels, multipliers, zeta)
+    pulled = losses.margin_gradient(phi(x), labels, multipliers, zeta)
     torch.testing.assert_close(
         torch.cat([part.flatten() for part in pulled]), expected / 6, rtol=1e-12, atol=1e-14
     )  # float64 sums in another order
@@ -261,6 +261,6 @@ def test_the_pull_can_be_differentiated_again() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
 
     def residual(x: Tensor) -> Tensor:
-        return losses.size(losses.pull(phi(x), labels, multipliers, list(phi.parameters())))
+        return losses.size(losses.margin_gradient(phi(x), labels, multipliers, list(phi.parameters())))
 
     assert torch.autograd.gradcheck(residual, _double(6, 3))

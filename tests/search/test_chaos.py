@@ -19,7 +19,7 @@ import pytest
 
 from gbc.config import TrialConfig
 from gbc.errors import DIVERGED, Diverged
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
 from search.driver.processes import of_sweep
@@ -130,10 +130,10 @@ def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
             assert not steps
             continue
         settings = TrialConfig.parse(record.settings, "its record")
-        world = tasks.obtain(settings, CLASSIFIERS)
+        inputs = tasks.obtain(settings, CLASSIFIERS)
         undisturbed: list[dict[str, Any]] = []
         try:
-            for report in Trainer(settings, world.classifiers, Judge.of(world.images, "cpu")).run():
+            for report in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).run():
                 undisturbed.append({"step": report.step, **report.metrics})
                 if len(undisturbed) == len(steps) and one.state.name != "FAIL":
                     break

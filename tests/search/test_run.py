@@ -115,6 +115,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--keep", "0"], "--keep: 0 should be greater than or equal to 1"),
         (["--retries", "-1"], "--retries: -1 should be greater than or equal to 0"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
+        (["--pack", "4"], "resources: pack 4: trials no longer train in packs"),
         (["--address", "10.0.0.1"], "--address 10.0.0.1: must be auto or HOST:PORT"),
         (["--address", "ray://a:1"], "--address ray://a:1: through a Ray client Tune would run far from the records"),
         (["--address", "127.0.0.1:1", "--trials", "1"], "name a folder or URL that every node sees with --storage"),
@@ -298,13 +299,13 @@ def test_a_gpu_takes_as_many_trials_as_its_memory_holds(
     resources: dict[str, float], gpus: int, gigabytes: int, concurrency: int, share: float
 ) -> None:
     asked = Resources.parse(resources, "test")
-    machine = Machine.of(asked, cpus=16, gpus=gpus).packed(asked, gigabytes * 10**9, 80 * 10**9)
+    machine = Machine.of(asked, cpus=16, gpus=gpus).fitted(asked, gigabytes * 10**9, 80 * 10**9)
     assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
 
 
 def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
     with pytest.raises(BadInput, match=r"takes 90\.0 GB of a GPU's memory and 80\.0 GB are free; lower batch_size"):
-        Machine.of(Resources(), cpus=16, gpus=1).packed(Resources(), 90 * 10**9, 80 * 10**9)
+        Machine.of(Resources(), cpus=16, gpus=1).fitted(Resources(), 90 * 10**9, 80 * 10**9)
 
 
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:

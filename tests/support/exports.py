@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gbc import export, pictures
 from gbc.config import TrialConfig
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
 from tests.conftest import TINY, TINY_CLASSIFIER
@@ -35,16 +35,16 @@ def trained(cache: Path, folder: Path, formats: Sequence[str] = (), **changes: o
     """Train with the settings `TINY`, but for `changes`, and export to the new `folder`."""
     torch.set_num_threads(1)
     settings = TrialConfig.parse({**TINY, **changes}, "tests")
-    world = tasks.obtain(settings, cache)
-    trainer = Trainer(settings, world.classifiers, Judge.of(world.images, "cpu"))
+    inputs = tasks.obtain(settings, cache)
+    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu"))
     *_, report = trainer.run()
     assert report.images is not None
     picture = folder.with_suffix(".png")
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(pictures.png(report.images))
     export.write(
-        folder, export.generator_weights(trainer.state_dict()), settings, world, report.metrics,
+        folder, export.generator_weights(trainer.state_dict()), settings, inputs, report.metrics,
         origin="Made by a test.", picture=picture, formats=formats, threads=1,
     )  # fmt: skip
-    judged = trainer.sample(trainer.judged_noise, trainer.judged_labels, trainer.judged_tasks)
+    judged = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks)
     return Trained(folder, judged, report.images, dict(report.metrics))

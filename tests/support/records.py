@@ -44,7 +44,7 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     (folder / ".lock").touch()
     prior = warm_start.load(config)
-    noted = warm_start.note(prior, folder)
+    noted = warm_start.note(config, prior, folder)
     inputs = Inputs(tasks.obtain(config.trial, cache), config.trial)
     ledger, tracker = Ledger(config, folder, prior), Tracker(config, {}, inputs)
     tracker.begin(noted, {})

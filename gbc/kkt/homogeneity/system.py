@@ -9,8 +9,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import null_space
-from scipy.optimize import linprog, nnls
 
 from gbc.errors import BadInput, NotQuasiHomogeneous
 
@@ -106,6 +104,9 @@ class System:
         Raises:
             NotQuasiHomogeneous: there is none; the error names a layer whose equation cannot be met.
         """
+        from scipy.linalg import null_space  # slow to import, and most workers need no linear program
+        from scipy.optimize import nnls
+
         projected, rows, _, rank = self._decomposed
         possible = self._may_be_positive()
         matrix = rows[:rank, possible]
@@ -131,6 +132,8 @@ class System:
         Raises:
             NotQuasiHomogeneous: the set is empty.
         """
+        from scipy.optimize import linprog
+
         self.solve()
         projected, rows, _, rank = self._decomposed
         found = {}
@@ -147,6 +150,8 @@ class System:
 
         One linear program: the most Σ min(λ_t, 1) over Aλ = κb, κ ≥ 1, where a large κ lets all that can be positive reach 1.
         """
+        from scipy.optimize import linprog
+
         projected, rows, _, rank = self._decomposed
         count = len(self.names)
         equalities = np.hstack([rows[:rank], np.zeros((rank, count)), -projected[:, None]])  # unknowns λ, s, κ
@@ -184,6 +189,8 @@ def unit(names: tuple[str, ...], name: str) -> Array:
 
 
 def _feasible(equations: list[Equation], unknowns: int) -> bool:
+    from scipy.optimize import linprog
+
     if not equations:
         return True
     matrix = np.array([equation.form for equation in equations])

@@ -201,13 +201,13 @@ def test_several_classifiers_are_an_input_of_generator_and_multipliers() -> None
     noise, labels = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
     first, second = (generator(noise, labels, torch.full_like(labels, task)) for task in (0, 1))
     assert not torch.equal(first, second)
-    h = MultiplierNetwork(classes=3, shape=SHAPE, width=16, subjects=2)
+    h = MultiplierNetwork(classes=3, shape=SHAPE, width=16, classifiers=2)
     h.scale[1] = 3.0
     assert not torch.equal(h(first, labels, 0), h(first, labels, 1))
 
 
 def test_a_free_multiplier_is_at_least_lambda_min_and_acts_on_the_strongest_wrong_class() -> None:
-    free = FreeMultipliers(count=4, least=0.2, subjects=2)
+    free = FreeMultipliers(count=4, least=0.2, classifiers=2)
     free.start(torch.Generator().manual_seed(0))
     logits, labels = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 2])
     found = free(torch.tensor([3, 1]), logits, labels)

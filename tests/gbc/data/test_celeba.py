@@ -17,7 +17,7 @@ from gbc.data.celeba import ATTRIBUTE_LIST, ATTRIBUTES, IMAGES, PARTITION_LIST, 
 from gbc.data.datasets import ImageDataset
 from gbc.data.samples import square
 from gbc.errors import BadInput, CorruptFile
-from gbc.metrics.scores import METRICS, Judge, controls
+from gbc.metrics.scores import METRICS, ReferenceSet, controls
 from gbc.training.trainer import Trainer
 from tests.conftest import TINY
 from tests.support.celeba_tree import plant
@@ -91,7 +91,7 @@ def test_a_generator_is_trained_and_judged_in_colour(tree: Path, tmp_path: Path)
     data = load(tree)
     settings = TrialConfig.parse({**TINY, "dataset": {"name": "celeba", "per_class": 3}}, "test")
     classifier, _, _ = pretrain.obtain(settings.classifier, data, tmp_path / "cache")
-    *_, report = Trainer(settings, [classifier], Judge.of(data, "cpu")).run()
+    *_, report = Trainer(settings, [classifier], ReferenceSet.of(data, "cpu")).run()
     assert all(0 <= report.metrics[name] <= 1 for name in METRICS)
     assert report.images is not None and report.images.shape == (2 * 34, 10 * 34, 3)  # a pair of rows, framed
     with Image.open(io.BytesIO(pictures.png(report.images))) as picture:

@@ -95,7 +95,7 @@ def test_the_card_says_what_it_was_born_from(made: Trained) -> None:
     text = (made.folder / export.CARD).read_text()
     generator = export.load(made.folder)
     front = yaml.safe_load(text.split("---")[1])
-    sets = [subject.dataset.name for subject in generator.settings.subjects()]
+    sets = [spec.dataset.name for spec in generator.settings.classifiers()]
     assert front["datasets"] == sets and front["library_name"] == "gbc-search" and front["tags"]
     assert front["license"] == ("mit" if sets == ["fashion_mnist"] else "other")
     assert "training accuracy" in text and "smallest margin" in text and "supplement B.5" in text
@@ -169,9 +169,9 @@ def test_a_missing_extra_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     settings = TrialConfig.parse(TINY, "tests")
-    world = tasks.obtain(settings, classifier_cache)
+    inputs = tasks.obtain(settings, classifier_cache)
     with pytest.raises(BadInput, match="--format onnx: the package onnxruntime is missing; pip install onnx "):
-        export.write(tmp_path / "new", {}, settings, world, {}, origin="", picture=None, formats=["torch", "onnx"])
+        export.write(tmp_path / "new", {}, settings, inputs, {}, origin="", picture=None, formats=["torch", "onnx"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -92,8 +92,8 @@ def test_rounding_is_no_disagreement(made: Trained, classifier_cache: Path, tmp_
 def test_other_data_and_other_classifiers_are_not_compared(made: Trained, tmp_path: Path) -> None:
     generator = export.load(altered(made, tmp_path / "copy", ssim__coverage=0.9, classifier__accuracy=0.9))
     other = TrialConfig.parse({**TINY, "classifier": {"hidden": 24, "steps": 3}, "dataset": {"per_class": 8}}, "test")
-    world = tasks.obtain(other, tmp_path / "cache")
-    found = remeasure(generator, world.images, world.classifiers)
+    inputs = tasks.obtain(other, tmp_path / "cache")
+    found = remeasure(generator, inputs.images, inputs.classifiers)
     assert found.disagreeing() == [] and set(found.now) == {*OF_IMAGES, *OF_CLASSIFIER}
     assert [note.partition(" ")[0] for note in found.notes] == ["these", "these"]
     assert "not the data" in found.notes[0] and "not the classifiers" in found.notes[1]

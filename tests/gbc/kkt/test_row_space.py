@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from gbc import losses
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
-from gbc.kkt.classifier_term import Pass
 from gbc.kkt.objectives import LOSSES
 from gbc.kkt.row_space import RowSpace, RowSpaces
-from gbc.metrics.scores import Judge
+from gbc.kkt.trial_classifier import ForwardPass
+from gbc.metrics.scores import ReferenceSet
 from gbc.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
@@ -298,15 +298,12 @@ def test_the_first_layer_or_the_mean_over_all(classifier: Classifier) -> None:
     later = [every.spaces["4"].costs(inputs), every.spaces["7"].costs(module[4:7](inputs))]  # type: ignore[index]
     module(x)
     torch.testing.assert_close(every.costs(), torch.stack([first.costs(), *later]).mean(dim=0))
-    every.forget()
-    with pytest.raises(KeyError):
-        every.costs()
 
 
 @pytest.fixture
-def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Make:
+def fresh(classifier: Classifier, settings: TrialConfig, reference: ReferenceSet) -> Make:
     def make(**changes: Any) -> Trainer:
-        return Trainer(settings.updated(changes, "test"), [classifier], judge)
+        return Trainer(settings.updated(changes, "test"), [classifier], reference)
 
     return make
 
@@ -323,18 +320,18 @@ def test_without_weight_nothing_is_watched_and_every_number_is_the_same(fresh: M
     assert steps_of(fresh(row_space_weight=1.0, **{"weights": {"row_space": 0.0}})) == plain
     assert not layer._forward_pre_hooks
     watched = fresh(row_space_weight=0.5, **other)
-    assert layer._forward_pre_hooks and watched.subjects[0].row_spaces is not None
+    assert layer._forward_pre_hooks and watched.classifiers[0].row_spaces is not None
     found = steps_of(watched)
     assert found[0]["loss/row_space"] > 0 and found[-1]["loss/tv"] != plain[-1]["loss/tv"]
 
 
 def test_a_batch_costs_what_its_images_cost(fresh: Make) -> None:
     run = fresh(row_space_weight=1.0, row_space_level=0.05)
-    (subject,), batch = run.subjects, run._sample()
-    seen = Pass(subject, run.multipliers, batch.images, batch.labels)
-    assert subject.row_spaces is not None
-    costs = subject.row_spaces.spaces["1"].costs(batch.images.flatten(1))
-    torch.testing.assert_close(LOSSES["row_space"](seen), (costs - 0.05).clamp_min(0).mean())
+    (classifier,), batch = run.classifiers, run.batches.sample()
+    seen = ForwardPass(classifier, run.multipliers, batch.images, batch.labels)
+    assert classifier.row_spaces is not None
+    costs = classifier.row_spaces.spaces["1"].costs(batch.images.flatten(1))
+    torch.testing.assert_close(LOSSES["row_space"].of_classifier(seen), (costs - 0.05).clamp_min(0).mean())
 
 
 def test_training_brings_samples_into_the_row_space(fresh: Make) -> None:

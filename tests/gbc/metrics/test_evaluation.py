@@ -15,7 +15,7 @@ from gbc.data.samples import tensors
 from gbc.errors import BadInput
 from gbc.metrics.evaluation import MEASURES, Evaluation, Evaluator, Result, control_sets, evaluate, label_agreement
 from gbc.metrics.features import Oracle
-from gbc.metrics.scores import METRICS, Judge
+from gbc.metrics.scores import METRICS, ReferenceSet
 from gbc.metrics.statistics import covered, density, largest_matching, neighbourhoods, precision, recall, squared_mmd
 
 
@@ -31,7 +31,7 @@ def _small_student() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def evaluator(images: ImageDataset, oracle: Oracle) -> Evaluator:
     test = tensors(images.test_images[oracle.judged], images.test_labels[oracle.judged])
-    return Evaluator(Judge(*images.train(), *test), oracle.network, images.class_names)
+    return Evaluator(ReferenceSet(*images.train(), *test), oracle.network, images.class_names)
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +158,12 @@ def test_kid_is_unbiased_near_0_for_equal_distributions_and_large_for_others() -
 
 def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator) -> None:
     """Real trousers alone are precise and cover little; with the arguments swapped they would be imprecise."""
-    trousers = evaluator.judge.train_labels == 1
-    alone = Evaluation(evaluator, evaluator.judge.train_images[trousers], evaluator.judge.train_labels[trousers])
+    trousers = evaluator.reference.train_labels == 1
+    alone = Evaluation(evaluator, evaluator.reference.train_images[trousers], evaluator.reference.train_labels[trousers])
     scores = alone.scores()
     assert scores["prdc/precision"] == 1.0
     assert scores["prdc/recall"] < 0.5 and scores["prdc/coverage"] < 0.5
-    assert len(covered(alone.neighbourhoods)) == len(evaluator.judge.train_images)
+    assert len(covered(alone.neighbourhoods)) == len(evaluator.reference.train_images)
 
 
 # Reconstructed images
@@ -180,30 +180,32 @@ def test_one_generated_image_cannot_serve_two() -> None:
 
 
 def test_copies_are_reconstructed_and_noise_is_not(evaluator: Evaluator) -> None:
-    judge = evaluator.judge
-    copies = Evaluation(evaluator, judge.train_images, judge.train_labels)
-    assert MEASURES["reconstructed/train"].of(copies) == len(judge.train_images) == 100
-    one = Evaluation(evaluator, judge.train_images[:1], judge.train_labels[:1])
+    reference = evaluator.reference
+    copies = Evaluation(evaluator, reference.train_images, reference.train_labels)
+    assert MEASURES["reconstructed/train"].of(copies) == len(reference.train_images) == 100
+    one = Evaluation(evaluator, reference.train_images[:1], reference.train_labels[:1])
     assert (one.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].of(one) == 1
-    noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), judge.train_labels)
+    noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), reference.train_labels)
     assert MEASURES["reconstructed/train"].of(noise) == MEASURES["reconstructed/held_out"].of(noise) == 0
 
 
 def test_held_out_images_are_as_many_as_the_training_images_of_each_class(evaluator: Evaluator) -> None:
-    judge = evaluator.judge
-    first = torch.cat([judge.test_images[judge.test_labels == label][:10] for label in range(10)])
-    assert MEASURES["reconstructed/held_out"].of(Evaluation(evaluator, first, judge.train_labels)) == 100
+    reference = evaluator.reference
+    first = torch.cat([reference.test_images[reference.test_labels == label][:10] for label in range(10)])
+    assert MEASURES["reconstructed/held_out"].of(Evaluation(evaluator, first, reference.train_labels)) == 100
     # Half as many held-out images, all of them found: in proportion, 100 of 100.
-    few = Judge(judge.train_images, judge.train_labels, *(part.flatten(0, 1) for part in halves(judge)))
+    few = ReferenceSet(reference.train_images, reference.train_labels, *(part.flatten(0, 1) for part in halves(reference)))
     small = Evaluator(few, evaluator.network, evaluator.class_names)
     assert small.held_out.mean.shape[1] == 50
-    assert MEASURES["reconstructed/held_out"].of(Evaluation(small, first, judge.train_labels)) == 100
+    assert MEASURES["reconstructed/held_out"].of(Evaluation(small, first, reference.train_labels)) == 100
 
 
-def halves(judge: Judge) -> tuple[Tensor, Tensor]:
+def halves(reference: ReferenceSet) -> tuple[Tensor, Tensor]:
     """Five test images of each class and their labels, [10, 5, …]."""
-    picked = [torch.nonzero(judge.test_labels == label).squeeze(1)[:5] for label in range(10)]
-    return torch.stack([judge.test_images[rows] for rows in picked]), torch.stack([judge.test_labels[rows] for rows in picked])
+    picked = [torch.nonzero(reference.test_labels == label).squeeze(1)[:5] for label in range(10)]
+    return torch.stack([reference.test_images[rows] for rows in picked]), torch.stack(
+        [reference.test_labels[rows] for rows in picked]
+    )
 
 
 # The whole
@@ -219,10 +221,12 @@ def test_every_cheap_metric_is_in_the_full_evaluation(result: Result) -> None:
 
 
 def test_measures_marked_free_of_training_images_do_not_change_with_them(images: ImageDataset, evaluator: Evaluator) -> None:
-    judge = evaluator.judge
-    blank = Judge(torch.zeros_like(judge.train_images), judge.train_labels, judge.test_images[:50], judge.test_labels[:50])
-    real = Judge(judge.train_images, judge.train_labels, judge.test_images[:50], judge.test_labels[:50])
-    some = judge.test_images[50::7], judge.test_labels[50::7]
+    reference = evaluator.reference
+    blank = ReferenceSet(
+        torch.zeros_like(reference.train_images), reference.train_labels, reference.test_images[:50], reference.test_labels[:50]
+    )
+    real = ReferenceSet(reference.train_images, reference.train_labels, reference.test_images[:50], reference.test_labels[:50])
+    some = reference.test_images[50::7], reference.test_labels[50::7]
     left, right = (Evaluation(Evaluator(j, evaluator.network, images.class_names), *some).scores() for j in (blank, real))
     for name, measure in MEASURES.items():
         assert (left[name] == right[name]) != measure.training_images, name
@@ -270,8 +274,8 @@ def test_the_ceiling_is_not_tested_on_itself(evaluator: Evaluator, controls: dic
     best = controls["other real images"]
     theirs = {image.numpy().tobytes() for image in best.images}
     assert len(theirs) == 100
-    assert not theirs & {image.numpy().tobytes() for image in best.judge.test_images}
-    assert len(best.judge.test_images) == len(evaluator.judge.test_images) - 100
+    assert not theirs & {image.numpy().tobytes() for image in best.reference.test_images}
+    assert len(best.reference.test_images) == len(evaluator.reference.test_images) - 100
     assert "other real images" not in control_sets(evaluator, per_class=101)  # there are 100 of each class
 
 
@@ -286,8 +290,10 @@ def test_classes_are_told_apart(evaluator: Evaluator, result: Result, images: Im
         assert list(values) == list(images.class_names)
         # The numbers of images are equal, so the mean over classes is the mean.
         assert np.mean(list(values.values())) == pytest.approx(result.scores["mine"][name], abs=1e-6)
-    trousers = evaluator.judge.train_labels == 1
-    alone = Evaluation(evaluator, evaluator.judge.train_images[trousers], evaluator.judge.train_labels[trousers]).by_class()
+    trousers = evaluator.reference.train_labels == 1
+    alone = Evaluation(
+        evaluator, evaluator.reference.train_images[trousers], evaluator.reference.train_labels[trousers]
+    ).by_class()
     assert alone["ssim/coverage"]["Trouser"] == pytest.approx(1, abs=1e-5) and alone["ssim/coverage"]["Bag"] == 0.0
     assert alone["prdc/coverage"]["Trouser"] == 1.0
     assert alone["tstr/cnn"]["Trouser"] == 1.0 and alone["tstr/cnn"]["Bag"] == 0.0

@@ -5,7 +5,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from gbc.data.datasets import ImageDataset
-from gbc.metrics.scores import METRICS, Judge, SSIMFeatures, Verdict, controls, nearest_neighbour, ssim
+from gbc.metrics.scores import METRICS, ReferenceSet, ScoredSamples, SSIMFeatures, controls, nearest_neighbour, ssim
 from gbc.report import METRIC_DIRECTIONS
 
 
@@ -29,24 +29,24 @@ def test_ssim_is_the_same_however_the_work_is_cut(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(ssim(real, real), whole, rtol=0, atol=1e-6)  # float32 sums in another order
 
 
-def test_the_training_set_itself_covers_everything(judge: Judge) -> None:
-    scores = Verdict(judge, judge.train_images, judge.train_labels).scores()
+def test_the_training_set_itself_covers_everything(reference: ReferenceSet) -> None:
+    scores = ScoredSamples(reference, reference.train_images, reference.train_labels).scores()
     assert scores["ssim/coverage"] == pytest.approx(1, abs=1e-5)
     assert scores["ssim/nearest"] == pytest.approx(1, abs=1e-5)
 
 
-def test_coverage_asks_for_the_right_class_and_for_every_class(judge: Judge) -> None:
-    shifted = Verdict(judge, judge.train_images, (judge.train_labels + 1) % 10).scores()
+def test_coverage_asks_for_the_right_class_and_for_every_class(reference: ReferenceSet) -> None:
+    shifted = ScoredSamples(reference, reference.train_images, (reference.train_labels + 1) % 10).scores()
     assert shifted["ssim/coverage"] < 0.5
     assert shifted["ssim/nearest"] == pytest.approx(1, abs=1e-5)  # the paper's score does not notice
-    one_class = judge.train_labels == 3
-    alone = Verdict(judge, judge.train_images[one_class], judge.train_labels[one_class]).scores()
+    one_class = reference.train_labels == 3
+    alone = ScoredSamples(reference, reference.train_images[one_class], reference.train_labels[one_class]).scores()
     assert alone["ssim/coverage"] == pytest.approx(0.1, abs=1e-5)
 
 
-def test_nearest_names_the_image_itself(judge: Judge) -> None:
+def test_nearest_names_the_image_itself(reference: ReferenceSet) -> None:
     picked = torch.tensor([5, 50, 90])
-    index, value = Verdict(judge, judge.train_images[picked], judge.train_labels[picked]).nearest
+    index, value = ScoredSamples(reference, reference.train_images[picked], reference.train_labels[picked]).nearest
     assert index.tolist() == picked.tolist() and value.min() > 0.999
 
 
@@ -56,16 +56,16 @@ def test_one_nearest_neighbour_by_hand() -> None:
     assert nearest_neighbour(queries, references).tolist() == [0, 1, 0]
 
 
-def test_training_on_the_test_set_is_perfect_and_wrong_labels_are_not(judge: Judge) -> None:
-    perfect = Verdict(judge, judge.test_images, judge.test_labels)
+def test_training_on_the_test_set_is_perfect_and_wrong_labels_are_not(reference: ReferenceSet) -> None:
+    perfect = ScoredSamples(reference, reference.test_images, reference.test_labels)
     assert METRICS["tstr/1nn"](perfect).item() == 1.0
-    wrong = Verdict(judge, judge.test_images, (judge.test_labels + 1) % 10)
+    wrong = ScoredSamples(reference, reference.test_images, (reference.test_labels + 1) % 10)
     assert METRICS["tstr/1nn"](wrong).item() == 0.0
 
 
-def test_every_metric_is_a_number_between_0_and_1_with_a_direction(judge: Judge) -> None:
+def test_every_metric_is_a_number_between_0_and_1_with_a_direction(reference: ReferenceSet) -> None:
     noise = torch.rand(30, 1, 28, 28)
-    for name, value in Verdict(judge, noise, torch.arange(30) % 10).scores().items():
+    for name, value in ScoredSamples(reference, noise, torch.arange(30) % 10).scores().items():
         assert 0 <= value <= 1, name
         assert METRIC_DIRECTIONS[name] == "max"
 

@@ -6,30 +6,30 @@ import torch
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.metrics import student
-from gbc.metrics.scores import Judge, Verdict
+from gbc.metrics.scores import ReferenceSet, ScoredSamples
 from gbc.report import STUDENT_METRIC
 from gbc.training.trainer import Trainer
 
 
-def test_a_student_of_real_images_knows_more_than_one_of_noise(judge: Judge) -> None:
-    real = Verdict(judge, judge.train_images, judge.train_labels)
-    noise = Verdict(judge, torch.rand_like(judge.train_images), judge.train_labels)
-    found = [student.named_right(verdict, 10, steps=60).mean().item() for verdict in (real, noise)]
+def test_a_student_of_real_images_knows_more_than_one_of_noise(reference: ReferenceSet) -> None:
+    real = ScoredSamples(reference, reference.train_images, reference.train_labels)
+    noise = ScoredSamples(reference, torch.rand_like(reference.train_images), reference.train_labels)
+    found = [student.classified_correctly(samples, 10, steps=60).mean().item() for samples in (real, noise)]
     assert found[0] > 0.5 > 0.25 > found[1]  # chance is 0.1
 
 
-def test_the_mean_is_that_of_several_seeds(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_is_that_of_several_seeds(reference: ReferenceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(student, "STEPS", 10)
-    real = Verdict(judge, judge.train_images, judge.train_labels)
-    each = torch.stack([student.named_right(real, 10, steps=10, seed=seed) for seed in range(3)])
+    real = ScoredSamples(reference, reference.train_images, reference.train_labels)
+    each = torch.stack([student.classified_correctly(real, 10, steps=10, seed=seed) for seed in range(3)])
     assert torch.equal(student.mean_of_several(real, 10), each.mean(dim=0))
     assert not torch.equal(each[0], each[1])
 
 
 def test_reports_measure_it_where_asked_and_training_does_not_notice(
-    settings: TrialConfig, classifier: Classifier, judge: Judge
+    settings: TrialConfig, classifier: Classifier, reference: ReferenceSet
 ) -> None:
-    plain, asked = (Trainer(settings.updated({"student_steps": steps}, "test"), [classifier], judge) for steps in (0, 5))
+    plain, asked = (Trainer(settings.updated({"student_steps": steps}, "test"), [classifier], reference) for steps in (0, 5))
     for without, with_it in zip(plain.run(), asked.run(), strict=True):
         assert STUDENT_METRIC not in without.metrics
         assert 0 <= with_it.metrics[STUDENT_METRIC] <= 1

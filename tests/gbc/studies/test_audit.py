@@ -34,8 +34,8 @@ def test_a_converged_classifier_knows_its_training_set(images: ImageDataset, tmp
     """The training images satisfy the closed form better than any probe; the verdict says so."""
     classifier = {"name": "mlp", "hidden": 16, "weight_decay": 0.02, "lr": 0.1, "steps": 3000}
     config = TrialConfig.parse({**TINY, "classifier": classifier}, "test")
-    world = obtain(config, tmp_path)
-    found = audit(world.classifier.module, images, 0.02, world.regimes[0])
+    inputs = obtain(config, tmp_path)
+    found = audit(inputs.classifier.module, images, 0.02, inputs.regimes[0])
     closed = [condition for condition in found.conditions if condition.name.startswith("closed form")]
     assert [condition.name for condition in closed] == [
         "closed form, 1.weight",
@@ -46,9 +46,9 @@ def test_a_converged_classifier_knows_its_training_set(images: ImageDataset, tmp
     for condition in closed:
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
     assert "A KKT loss can work" in found.verdict()
-    bare = audit(world.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
+    bare = audit(inputs.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
     assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.choices == found.choices
-    assert bare.regime == {"imbalance": world.regimes[0]["imbalance"]}
+    assert bare.regime == {"imbalance": inputs.regimes[0]["imbalance"]}
     assert bare.verdict().startswith("By its weights alone the classifier has ")
 
 

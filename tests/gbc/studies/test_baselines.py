@@ -87,21 +87,21 @@ def test_the_circle_is_drawn_and_measured_with_its_controls(
 def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(circle.SETTINGS, "classifier", {**circle.SETTINGS["classifier"], "steps": 2000, "polish": 300})
     config = circle.settings(1, steps=1000)
-    world = tasks.obtain(config, tmp_path)
-    real, labels = world.data.train()
-    for classifier, wanted in zip(world.classifiers, config.subjects(), strict=True):
+    inputs = tasks.obtain(config, tmp_path)
+    real, labels = inputs.data.train()
+    for classifier, wanted in zip(inputs.classifiers, config.classifiers(), strict=True):
         with torch.no_grad():
             margins = losses.margins(classifier.module(real), labels)
         # An estimate from the last layer alone; off by at most 0.2 over three seeds of four classifiers.
         estimate = convergence.margin_of_last_layer(classifier.module, wanted.classifier.weight_decay)
         assert estimate == pytest.approx(margins.min().item(), abs=0.3)
-    trainer = Trainer(config, world.classifiers)
-    held = [subject.alpha.item() for subject in trainer.subjects]
+    trainer = Trainer(config, inputs.classifiers)
+    held = [classifier.alpha.item() for classifier in trainer.classifiers]
     list(trainer.run())
-    assert [subject.alpha.item() for subject in trainer.subjects] == held
+    assert [classifier.alpha.item() for classifier in trainer.classifiers] == held
     rng = torch.Generator().manual_seed(0)
     found = circle.score(*circle.drawn(trainer, rng), real, labels)
-    control = circle.score(*circle.confident(world.classifier, rng), real, labels)
+    control = circle.score(*circle.confident(inputs.classifier, rng), real, labels)
     # Three seeds gave distances of 0.10, 0.14 and 0.08 against 0.50, and covered 0.78, 0.78 and 0.67. A generator that
     # ignores its noise ends on one point of each class and covers a third.
     assert found["distance/mean"] < 0.2 < control["distance/mean"] / 2
@@ -110,8 +110,8 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pyte
 
 def test_classifiers_of_the_same_points_share_t() -> None:
     config = circle.settings(1, 2, seed=3, classifiers=2)
-    assert [subject.task for subject in config.subjects()] == [0, 0, 1, 1]
-    assert [subject.classifier.seed for subject in config.subjects()] == [6, 7, 6, 7]
+    assert [spec.task for spec in config.classifiers()] == [0, 0, 1, 1]
+    assert [spec.classifier.seed for spec in config.classifiers()] == [6, 7, 6, 7]
 
 
 def test_the_margin_is_read_from_a_converged_last_layer() -> None:
@@ -137,8 +137,8 @@ def test_the_scores_of_the_circle_by_hand() -> None:
 
 def test_points_need_settings_for_points(tmp_path: Path) -> None:
     config = circle.settings(None, classifiers=1).updated({"tv_weight": 0.1}, "test")
-    world = tasks.obtain(config, tmp_path)
+    inputs = tasks.obtain(config, tmp_path)
     with pytest.raises(BadInput, match="points have no neighbours"):
-        Trainer(config, world.classifiers)
+        Trainer(config, inputs.classifiers)
     with pytest.raises(BadInput, match="holds points, not images"):
-        assert world.images
+        assert inputs.images

@@ -12,10 +12,11 @@ from gbc import export
 from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.kkt.classifier_term import Pass, labels_of_task, union
-from gbc.metrics.scores import Judge
+from gbc.kkt.trial_classifier import ForwardPass, labels_of_task, union
+from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
-from gbc.training.trainer import Trainer, tasks_for
+from gbc.training.batches import tasks_for
+from gbc.training.trainer import Trainer
 from tests.conftest import TINY, TINY_CLASSIFIER
 
 SHARED = {
@@ -36,24 +37,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_classifiers_of_the_same_data_share_samples_and_their_index() -> None:
     config = parse(SHARED, OTHER, SHARED, OTHER)
-    assert [subject.task for subject in config.subjects()] == [0, 0, 1, 0, 1]
+    assert [spec.task for spec in config.classifiers()] == [0, 0, 1, 0, 1]
 
 
 def test_every_data_set_is_read_from_a_root() -> None:
     config = parse(SHARED, OTHER).rooted("/data")
-    assert [subject.dataset.data_root for subject in config.subjects()] == ["/data"] * 3
-    assert [subject.task for subject in config.subjects()] == [0, 0, 1]
+    assert [spec.dataset.data_root for spec in config.classifiers()] == ["/data"] * 3
+    assert [spec.task for spec in config.classifiers()] == [0, 0, 1]
 
 
 def test_two_classifiers_of_one_data_set_train_one_generator(cache: Path) -> None:
     config = parse(SHARED, closed_weight=0.1)
-    world = tasks.obtain(config, cache)
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
-    assert trainer.generator.tasks == 1 and trainer.multipliers.subjects == 2
+    inputs = tasks.obtain(config, cache)
+    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu"))
+    assert trainer.generator.tasks == 1 and trainer.multipliers.classifiers == 2
     metrics = next(trainer.run()).metrics
     assert {"kkt/alpha_1", "kkt/alpha_2", "kkt/rho_1", "kkt/rho_2", "loss/closed", "ssim/coverage"} <= set(metrics)
     assert metrics["kkt/rho"] == pytest.approx((metrics["kkt/rho_1"] + metrics["kkt/rho_2"]) / 2, rel=1e-5)
-    first, second = trainer.subjects
+    first, second = trainer.classifiers
     assert first.weights["bn"] == 1.0 and second.weights["bn"] == 0.0  # it has no BatchNorm
     assert second.weights["stationarity"] == 0.5 and second.weights["closed"] == pytest.approx(0.1)
     # The closed form leaves out what BatchNorm makes scale-invariant: two of three linear layers of the first.
@@ -62,17 +63,17 @@ def test_two_classifiers_of_one_data_set_train_one_generator(cache: Path) -> Non
 
 def test_classifiers_of_different_labels_make_one_generator_of_all(cache: Path, tmp_path: Path) -> None:
     config = parse(OTHER)
-    world = tasks.obtain(config, cache)
-    assert len(world.data.class_names) == 20 and len(world.data.train_labels) == 200
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
+    inputs = tasks.obtain(config, cache)
+    assert len(inputs.data.class_names) == 20 and len(inputs.data.train_labels) == 200
+    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu"))
     reports = list(trainer.run())
     assert trainer.generator.tasks == 2
     assert [labels.tolist() for labels in trainer.labels_of_task] == [list(range(10)), list(range(10, 20))]
-    assert trainer.judged_tasks.tolist() == [0] * 10 + [1] * 10 + ([0] * 10 + [1] * 10) * 4
+    assert trainer.evaluation_tasks.tolist() == [0] * 10 + [1] * 10 + ([0] * 10 + [1] * 10) * 4
 
     # Exported, a label finds its classifier by itself.
     out = export.write(
-        tmp_path / "model", trainer.state_dict()["generator"], config, world, reports[-1].metrics, origin="", picture=None
+        tmp_path / "model", trainer.state_dict()["generator"], config, inputs, reports[-1].metrics, origin="", picture=None
     )
     generator = export.load(out)
     assert generator.sample([3, 13], seed=0).shape == (2, 1, 28, 28)
@@ -83,10 +84,10 @@ def test_classifiers_of_different_labels_make_one_generator_of_all(cache: Path, 
 
 def test_a_stopped_run_of_several_classifiers_continues_exactly(cache: Path) -> None:
     config = parse(SHARED, OTHER, closed_weight=0.1, bank=40, bank_share=0.5, bank_jitter=0.3, diversity_weight=0.1)
-    world = tasks.obtain(config, cache)
-    plain = [report.metrics["loss/total"] for report in Trainer(config, world.classifiers).run()]
-    world = tasks.obtain(config, cache)
-    first = Trainer(config, world.classifiers)
+    inputs = tasks.obtain(config, cache)
+    plain = [report.metrics["loss/total"] for report in Trainer(config, inputs.classifiers).run()]
+    inputs = tasks.obtain(config, cache)
+    first = Trainer(config, inputs.classifiers)
     begun = [next(first.run()).metrics["loss/total"]]
     second = Trainer(config, tasks.obtain(config, cache).classifiers)
     second.load_state_dict(first.state_dict())
@@ -112,14 +113,14 @@ def test_exported_samples_draw_the_classifier_uniformly(cache: Path) -> None:
 def test_the_bank_gives_each_label_its_own_latents(cache: Path) -> None:
     config = parse(bank=20, batch_size=40)
     trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
-    seen = {tuple(z.tolist()) for _ in range(30) for z in trainer._sample().noise}
+    seen = {tuple(z.tolist()) for _ in range(30) for z in trainer.batches.sample().noise}
     assert len(seen) == 20  # nothing but the bank, and all of it
-    batch = trainer._sample()
-    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(trainer.bank)}
+    batch = trainer.batches.sample()
+    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(trainer.batches.bank)}
     assert [owner[tuple(z.tolist())] for z in batch.noise] == batch.labels.tolist()
-    half = Trainer(config.updated({"bank_share": 0.5}, "test"), tasks.obtain(config, cache).classifiers)._sample()
+    half = Trainer(config.updated({"bank_share": 0.5}, "test"), tasks.obtain(config, cache).classifiers).batches.sample()
     assert sum(tuple(z.tolist()) in owner for z in half.noise) == 20
-    near = Trainer(config.updated({"bank_jitter": 1.0}, "test"), tasks.obtain(config, cache).classifiers)._sample()
+    near = Trainer(config.updated({"bank_jitter": 1.0}, "test"), tasks.obtain(config, cache).classifiers).batches.sample()
     assert near.noise.std() == pytest.approx(1.0, abs=0.25)
 
 
@@ -149,25 +150,25 @@ BINARY = {
 def test_a_scalar_classifier_trains_a_generator_with_the_equations_of_supplement_b2(cache: Path) -> None:
     """y·Φ stands where Φ_y − Φ_c stood: one multiplier a sample, margins y·Φ, pull Σ μ_i y_i ∇Φ."""
     config = parse(bn_weight=0, closed_weight=0.1, **BINARY)
-    world = tasks.obtain(config, cache)
-    assert world.classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 1)
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
-    subject = trainer.subjects[0]
-    batch = trainer._sample()
-    seen = Pass(subject, trainer.multipliers, batch.images, batch.labels)
-    scalar = subject.phi(batch.images).squeeze(1)
+    inputs = tasks.obtain(config, cache)
+    assert inputs.classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 1)
+    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu"))
+    classifier = trainer.classifiers[0]
+    batch = trainer.batches.sample()
+    seen = ForwardPass(classifier, trainer.multipliers, batch.images, batch.labels)
+    scalar = classifier.phi(batch.images).squeeze(1)
     signs = 2.0 * batch.labels - 1
     torch.testing.assert_close(seen.margins, signs * scalar)
     own = seen.multipliers.gather(1, 1 - batch.labels[:, None]).squeeze(1)
-    gradients = torch.autograd.grad((own.detach() * signs * scalar).mean(), subject.zeta, retain_graph=True)
-    torch.testing.assert_close(seen.pull, gradients, rtol=1e-4, atol=1e-8)
+    gradients = torch.autograd.grad((own.detach() * signs * scalar).mean(), classifier.zeta, retain_graph=True)
+    torch.testing.assert_close(seen.margin_gradient, gradients, rtol=1e-4, atol=1e-8)
     assert next(trainer.run()).metrics["loss/closed"] > 0
 
 
 def test_binary_and_multi_class_classifiers_mix(cache: Path) -> None:
     config = parse(BINARY)
-    world = tasks.obtain(config, cache)
-    trainer = Trainer(config, world.classifiers, Judge.of(world.images, "cpu"))
+    inputs = tasks.obtain(config, cache)
+    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu"))
     assert [labels.tolist() for labels in trainer.labels_of_task] == [list(range(10)), [1, 9]]
     metrics = next(trainer.run()).metrics
     assert {"kkt/rho_1", "kkt/rho_2", "ssim/coverage"} <= set(metrics)
@@ -176,7 +177,7 @@ def test_binary_and_multi_class_classifiers_mix(cache: Path) -> None:
 def test_the_first_classifier_has_factors_too(cache: Path) -> None:
     config = parse({**SHARED, "weights": {}}, weights={"ce": 0.0, "bn": 0.5})
     trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
-    first, second = (subject.weights for subject in trainer.subjects)
+    first, second = (classifier.weights for classifier in trainer.classifiers)
     assert first["ce"] == 0 and second["ce"] == config.ce_weight > 0
     assert first["bn"] == 0.5 * config.bn_weight > 0
     assert first["stationarity"] == second["stationarity"] == config.stationarity_weight
@@ -194,7 +195,7 @@ def test_faults_are_named(cache: Path) -> None:
     data = tasks.obtain(parse(), cache)
     strange = data.classifier.__class__(data.classifier.module, ("x", "y"), (1, 28, 28), 10)
     with pytest.raises(BadInput, match="the classifiers of task 0 share no class"):
-        labels_of_task(parse(SHARED).subjects(), [data.classifier, strange])
+        labels_of_task(parse(SHARED).classifiers(), [data.classifier, strange])
     assert union([data.classifier, strange])[-2:] == ("x", "y")
 
 

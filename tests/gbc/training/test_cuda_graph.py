@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
-from gbc.metrics.scores import Judge
+from gbc.metrics.scores import ReferenceSet
 from gbc.report import Report
 from gbc.training.cuda_graph import alike
 from gbc.training.trainer import Trainer
@@ -58,10 +58,13 @@ def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Callable[..., Trainer]:
+def fresh(classifier: Classifier, settings: TrialConfig, reference: ReferenceSet) -> Callable[..., Trainer]:
     def make(device: str = "cpu", **changes: Any) -> Trainer:
-        on = Judge(
-            *(part.to(device) for part in (judge.train_images, judge.train_labels, judge.test_images, judge.test_labels))
+        on = ReferenceSet(
+            *(
+                part.to(device)
+                for part in (reference.train_images, reference.train_labels, reference.test_images, reference.test_labels)
+            )
         )
         return Trainer(settings.updated({"device": device, **changes}, "test"), [classifier], on)
 
@@ -107,24 +110,24 @@ def test_tensors_stay_where_they_are(fresh: Callable[..., Trainer], variant: dic
     run = fresh(**variant | {"kkt_from": 0.0})
     reports = run.run()
     next(reports)
-    places = [tensor.data_ptr() for tensor in run._moving()]
+    places = [tensor.data_ptr() for tensor in run._changing_tensors()]
     next(reports)
-    assert [tensor.data_ptr() for tensor in run._moving()] == places
+    assert [tensor.data_ptr() for tensor in run._changing_tensors()] == places
 
 
 def test_a_step_changes_nothing_that_is_not_listed(fresh: Callable[..., Trainer]) -> None:
     """Put back what is listed and the state of the random generator, and the same step gives the same numbers."""
     run = fresh()
     run.step()
-    before, state = [tensor.detach().clone() for tensor in run._moving()], run.rng.get_state()
+    before, state = [tensor.detach().clone() for tensor in run._changing_tensors()], run.rng.get_state()
     run.step()
-    first = [tensor.detach().clone() for tensor in run._moving()]
+    first = [tensor.detach().clone() for tensor in run._changing_tensors()]
     with torch.no_grad():
-        for tensor, value in zip(run._moving(), before, strict=True):
+        for tensor, value in zip(run._changing_tensors(), before, strict=True):
             tensor.copy_(value)
     run.rng.set_state(state)
     run.step()
-    assert all(torch.equal(*pair) for pair in zip(run._moving(), first, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(run._changing_tensors(), first, strict=True))
     assert not any(torch.equal(*pair) for pair in zip(before, first, strict=True) if pair[0].numel() > 100)
 
 
@@ -133,17 +136,17 @@ def test_a_wrong_step_is_told_from_a_right_one(fresh: Callable[..., Trainer]) ->
     run = fresh(batch_size=128, lr=5e-3)
     for _ in range(3):
         run.step()
-    before, drawn = [tensor.detach().clone() for tensor in run._moving()], run.rng.get_state()
+    before, drawn = [tensor.detach().clone() for tensor in run._changing_tensors()], run.rng.get_state()
 
     def step(drawn: torch.Tensor, rate: float = 5e-3, noise: float = 0.0) -> list[torch.Tensor]:
         with torch.no_grad():
-            for tensor, value in zip(run._moving(), before, strict=True):
+            for tensor, value in zip(run._changing_tensors(), before, strict=True):
                 tensor.copy_(value * (1 + noise * torch.randn_like(value)) if value.is_floating_point() else value)
         run.rng.set_state(drawn)
         for group in run.optimiser.param_groups:
             group["lr"] = rate
         run.step()
-        return [tensor.detach().clone() for tensor in run._moving()]
+        return [tensor.detach().clone() for tensor in run._changing_tensors()]
 
     right = step(drawn)
     assert alike(step(drawn), right)

@@ -60,9 +60,9 @@ def made(settings: TrialConfig) -> list[Classifier]:
     """Not trained, but with no tensor at its first value, such as biases of 0; the same at each call."""
     rng = torch.Generator().manual_seed(0)
     found = []
-    for subject in settings.subjects():
-        names = tuple(map(str, subject.dataset.classes or range(10)))
-        module = architectures.build(subject.classifier, (1, 8, 8), len(names))
+    for spec in settings.classifiers():
+        names = tuple(map(str, spec.dataset.classes or range(10)))
+        module = architectures.build(spec.classifier, (1, 8, 8), len(names))
         with torch.no_grad():
             for name, values in [*module.named_parameters(), *module.named_buffers()]:
                 if name.endswith("running_var"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 from gbc import export, losses
 from gbc.classifiers import architectures, convergence
 from gbc.classifiers.architectures import Classifier
-from gbc.config import TrialConfig
+from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
-from gbc.kkt.classifier_term import Pass
-from gbc.kkt.objectives import IMAGE_LOSSES, LOSSES, weights
-from gbc.metrics.scores import Judge
+from gbc.kkt.objectives import LOSSES, Loss
+from gbc.kkt.trial_classifier import ForwardPass
+from gbc.metrics.scores import ReferenceSet
 from gbc.report import METRIC_DIRECTIONS, Report
 from gbc.runtime import derive
 from gbc.training import tasks
@@ -37,9 +38,9 @@ def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
 
 
 @pytest.fixture
-def fresh(classifier: Classifier, settings: TrialConfig, judge: Judge) -> Callable[..., Trainer]:
+def fresh(classifier: Classifier, settings: TrialConfig, reference: ReferenceSet) -> Callable[..., Trainer]:
     def make(**changes: Any) -> Trainer:
-        return Trainer(settings.updated(changes, "test"), [classifier], judge)
+        return Trainer(settings.updated(changes, "test"), [classifier], reference)
 
     return make
 
@@ -96,7 +97,7 @@ def test_the_moving_average_of_the_generator_is_judged_and_continued(fresh: Call
     for name, tensor in expected.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(drawn[name], tensor)
-    judged = (averaged.judged_noise, averaged.judged_labels, averaged.judged_tasks)
+    judged = (averaged.evaluation_noise, averaged.evaluation_labels, averaged.evaluation_tasks)
     plain.generator.load_state_dict(dict(drawn))
     assert torch.equal(averaged.sample(*judged), plain.sample(*judged))
     with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
@@ -121,18 +122,19 @@ def test_no_value_is_read_back_within_a_step(fresh: Callable[..., Trainer], monk
     run.step()
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *IMAGE_LOSSES])
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
     name: str, fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = {"stationarity": "stationarity_weight", "duality": "beta"}.get(name, f"{name}_weight")
+    key = LOSS_WEIGHTS[name]
     others = FREE if name == "reconstruction" else {}
     assert f"loss/{name}" in next(fresh(**{key: 0.5}, **others).run()).metrics
 
     def computed(_: object) -> torch.Tensor:
         raise AssertionError(f"{name} was computed")
 
-    monkeypatch.setitem(LOSSES if name in LOSSES else IMAGE_LOSSES, name, computed)
+    of = "of_images" if LOSSES[name].of_images else "of_classifier"
+    monkeypatch.setitem(LOSSES, name, replace(LOSSES[name], **{of: computed}))
     without = next(fresh(**{key: 0}).run()).metrics
     assert f"loss/{name}" not in without
     with pytest.raises(AssertionError, match="was computed"):
@@ -140,13 +142,14 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
 
 
 def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
-    assert set(weights(settings)) == {*LOSSES, *IMAGE_LOSSES}
+    assert settings.loss_weights().keys() == LOSSES.keys()
+    assert all((loss.of_classifier is None) != (loss.of_images is None) for loss in LOSSES.values())
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts(fresh: Callable[..., Trainer]) -> None:
     run = fresh(beta=0.3, tv_weight=0.7, stationarity_weight=2.0)
     metrics = next(run.run()).metrics
-    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in weights(run.config).items() if weight)
+    expected = sum(weight * metrics[f"loss/{name}"] for name, weight in run.config.loss_weights().items() if weight)
     assert metrics["loss/total"] == pytest.approx(expected, rel=1e-5)  # float32 means of sums
 
 
@@ -164,10 +167,10 @@ def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Tra
     residuals, pulls = [], []
     for seed in seeds:
         run = fresh(seed=seed)
-        batch = run._sample()
-        seen = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels)
+        batch = run.batches.sample()
+        seen = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels)
         residuals.append(seen.rho().item())
-        pulls.append((losses.size(seen.pull) / losses.size(seen.target)).item())
+        pulls.append((losses.size(seen.margin_gradient) / losses.size(seen.target)).item())
     # The scale was fitted on another batch of the same generator: allow for that.
     assert max(residuals) < 1.2
     assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
@@ -193,7 +196,7 @@ def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Tr
     run = fresh(batch_size=32)
     starts = set()
     for _ in range(20):
-        labels = run._sample().labels
+        labels = run.batches.sample().labels
         counts = torch.bincount(labels, minlength=10)
         assert counts.max() - counts.min() <= 1
         starts.add(labels[0].item())
@@ -201,7 +204,7 @@ def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Tr
 
 
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IMAGE_LOSSES, "tv", lambda b: b.images.mean() / 0)
+    monkeypatch.setitem(LOSSES, "tv", Loss(of_images=lambda b: b.images.mean() / 0))
     with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
         list(fresh().run())
     assert caught.value.step == 3
@@ -220,7 +223,7 @@ def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any
     with pytest.raises(BadInput, match="no classifier has a BatchNorm layer"):
         Trainer(config, [phi])
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
-    assert "ssim/coverage" not in without.metrics and without.images is None  # no judge, no real images
+    assert "ssim/coverage" not in without.metrics and without.images is None  # no reference, no real images
 
 
 def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
@@ -238,15 +241,15 @@ def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable
     """By hand: eval mode, the judged latents, the classifier's own statistics; ρ in the mode of the losses."""
     run = fresh()
     metrics = next(run.run()).metrics
-    images, labels = run.sample(run.judged_noise, run.judged_labels, run.judged_tasks), run.judged_labels
-    phi = run.subjects[0].phi.eval()
+    images, labels = run.sample(run.evaluation_noise, run.evaluation_labels, run.evaluation_tasks), run.evaluation_labels
+    phi = run.classifiers[0].phi.eval()
     with torch.no_grad():
         probabilities = phi(images).softmax(dim=1)
     assert metrics["free/confidence"] == pytest.approx(probabilities[torch.arange(len(labels)), labels].mean().item())
-    inputs = run.subjects[0].batch_norm_inputs.statistics()
+    inputs = run.classifiers[0].batch_norm_inputs.statistics()
     assert metrics["free/bn"] == pytest.approx(losses.batch_norm_statistics(inputs).item())
-    batch = Pass(run.subjects[0], run.multipliers, images, labels)
-    rho = losses.relative_residual(batch.target, batch.pull).item()
+    batch = ForwardPass(run.classifiers[0], run.multipliers, images, labels)
+    rho = losses.relative_residual(batch.target, batch.margin_gradient).item()
     assert metrics["free/rho"] == pytest.approx(rho, rel=1e-5)
     assert metrics["free/score"] == pytest.approx(
         metrics["free/confidence"] / (1 + metrics["free/bn"]) / (1 + metrics["free/rho"])
@@ -256,7 +259,7 @@ def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable
 def test_data_free_metrics_leave_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     with_them = numbers(list(fresh().run()))
     accuracy = {"classifier/accuracy": 0.0}
-    monkeypatch.setattr("gbc.training.trainer.without_data", lambda subjects, multipliers, judged: accuracy)
+    monkeypatch.setattr("gbc.training.trainer.data_free_metrics", lambda classifiers, multipliers, judged: accuracy)
     without = numbers(list(fresh().run()))
     for (_, left), (_, right) in zip(with_them, without, strict=True):
         assert {**left, **accuracy} == {**left, **right}
@@ -279,7 +282,7 @@ def test_parts_that_a_trial_does_not_have_are_not_reported(
 )  # fmt: skip
 def test_every_policy_trains(fresh: Callable[..., Trainer], policy: dict[str, Any]) -> None:
     run = fresh(**policy)
-    assert run.subjects[0].target.largest == 1  # the last bias
+    assert run.classifiers[0].target.largest == 1  # the last bias
     assert next(run.run()).metrics["kkt/rho"] > 0
 
 
@@ -315,15 +318,15 @@ def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer
 def test_forms_free_of_scale_do_not_change_with_that_of_both_sides(estimator: str, fresh: Callable[..., Trainer]) -> None:
     """Eq. (5) as printed falls when target and pull shrink together: α → −∞ and μ → 0 is its exit. These forms have none."""
     run = fresh(estimator=estimator)
-    batch = run._sample()
-    subject = run.subjects[0]
+    batch = run.batches.sample()
+    classifier = run.classifiers[0]
 
     def loss(shrink: float) -> tuple[float, float]:
         # Λ̄ζ has one degree, 1, so e^(α(2·1 − 1)) scales the target as `scale` does the multipliers.
         with torch.no_grad():
-            subject.alpha.fill_(math.log(shrink))
+            classifier.alpha.fill_(math.log(shrink))
             run.multipliers.scale.fill_(shrink)
-        seen = Pass(subject, run.multipliers, batch.images, batch.labels)
+        seen = ForwardPass(classifier, run.multipliers, batch.images, batch.labels)
         return seen.stationarity().item(), seen.distance.item()
 
     (free, printed), (free_small, printed_small) = loss(1.0), loss(1e-3)
@@ -333,11 +336,11 @@ def test_forms_free_of_scale_do_not_change_with_that_of_both_sides(estimator: st
 
 def test_the_cosine_form_looks_at_tensors_with_a_target_alone(fresh: Callable[..., Trainer]) -> None:
     run = fresh(estimator="cosine")
-    batch = run._sample()
-    seen = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels)
+    batch = run.batches.sample()
+    seen = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels)
     targets = [part for part in seen.target if part is not None]
     assert len(targets) == 2  # weight and bias of the last layer
-    expected = losses.closed_form(targets, seen.pull[-2:])
+    expected = losses.closed_form(targets, seen.margin_gradient[-2:])
     assert seen.stationarity().item() == expected.item()
 
 
@@ -348,20 +351,22 @@ def test_multipliers_stay_above_their_floor(fresh: Callable[..., Trainer]) -> No
         last = run.multipliers.layers[-1]
         last.weight.zero_()
         last.bias.fill_(-1.0)
-    batch = run._sample()
-    multipliers = Pass(run.subjects[0], run.multipliers, batch.images, batch.labels).multipliers
+    batch = run.batches.sample()
+    multipliers = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels).multipliers
     assert torch.all(multipliers == 0.25 * run.multipliers.scale[0])
     assert multipliers.min() > 0
 
 
-def test_an_alpha_of_the_last_layer_stays_where_it_was_put(settings: TrialConfig, judge: Judge, tmp_path: Path) -> None:
+def test_an_alpha_of_the_last_layer_stays_where_it_was_put(
+    settings: TrialConfig, reference: ReferenceSet, tmp_path: Path
+) -> None:
     converged = {"name": "mlp", "optimiser": "converge", "weight_decay": 0.01, "lr": 0.1, "steps": 600, "polish": 100}
     config = settings.updated({"classifier": {**converged, "hidden": 16}, "bn_weight": 0, "alpha": "last_layer"}, "test")
-    world = tasks.obtain(config, tmp_path)
-    run = Trainer(config, world.classifiers, judge)
-    expected = -math.log(convergence.margin_of_last_layer(world.classifiers[0].module, 0.01))
+    inputs = tasks.obtain(config, tmp_path)
+    run = Trainer(config, inputs.classifiers, reference)
+    expected = -math.log(convergence.margin_of_last_layer(inputs.classifiers[0].module, 0.01))
     assert [report.metrics["kkt/alpha"] for report in run.run()] == pytest.approx([expected] * 4)
-    learned = Trainer(config.updated({"alpha": "learned"}, "test"), world.classifiers, judge)
+    learned = Trainer(config.updated({"alpha": "learned"}, "test"), inputs.classifiers, reference)
     assert len({report.metrics["kkt/alpha"] for report in learned.run()}) == 4
 
 
@@ -375,9 +380,9 @@ def test_an_alpha_of_the_last_layer_needs_a_classifier_that_converged(fresh: Cal
 def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[..., Trainer]) -> None:
     """Stationarity is a property of the whole set: every step sees all latents, each once and with its own label."""
     run = fresh(bank=40, batch_size=40)
-    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(run.bank)}
+    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(run.batches.bank)}
     for _ in range(3):
-        batch = run._sample()
+        batch = run.batches.sample()
         drawn = [tuple(latent.tolist()) for latent in batch.noise]
         assert sorted(drawn) == sorted(owner)
         assert [owner[latent] for latent in drawn] == batch.labels.tolist()
@@ -386,7 +391,7 @@ def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[...,
 def test_with_free_multipliers_every_step_takes_all_candidates(fresh: Callable[..., Trainer]) -> None:
     run = fresh(**FREE, candidates=70, batch_size=8, pixel_start=0.7)
     for _ in range(3):
-        batch = run._sample()
+        batch = run.batches.sample()
         assert sorted(batch.noise.tolist()) == list(range(70))
         assert (batch.noise % 10).tolist() == batch.labels.tolist()
     assert run.generator.logits.std().item() == pytest.approx(0.7, rel=0.05)  # 54,880 numbers

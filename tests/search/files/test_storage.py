@@ -132,7 +132,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The classifier is fetched, not trained; the numbers are those of an undisturbed trial."""
-    folder = pretrain.place(settings.classifier, images, classifier_cache)
+    folder = pretrain.classifier_folder(settings.classifier, images, classifier_cache)
     shared_classifiers.put(place, folder)
     config = SweepConfig.parse(tiny_sweep(trial=settings.model_dump(mode="json"), places={"storage": url}), "test")
     home = home_of(config)
@@ -175,7 +175,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
 def test_a_classifier_is_not_there_before_all_of_it_is(
     place: Place, settings: TrialConfig, images: ImageDataset, classifier_cache: Path
 ) -> None:
-    folder = pretrain.place(settings.classifier, images, classifier_cache)
+    folder = pretrain.classifier_folder(settings.classifier, images, classifier_cache)
     with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         written = []
         write = storage.write

@@ -63,6 +63,11 @@ def test_flags_win_over_the_file_and_set_takes_a_key_out_of_the_space() -> None:
     assert config.trial.classifier.hidden == 64
 
 
+def test_a_setting_fixed_by_set_leaves_the_first_trials_too() -> None:
+    config = ask(assignments={"lr": 0.01})
+    assert "lr" not in config.space and config.first_trials and "lr" not in config.first_trials[0]
+
+
 def test_trials_per_slot_grow_with_the_machine() -> None:
     arguments = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
     two, eight = (resolve(**arguments, slots=lambda _, n=n: n) for n in (2, 8))  # type: ignore[arg-type,misc]
@@ -138,6 +143,10 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ),
         ({"warm_start_trials": 3}, "warm_start_trials is for a warm start; name the other sweep as well"),
         ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 should be greater than or equal to 1"),
+        ({"first_trials": [{"lrr": 1e-3}]}, "first_trials[0]: 'lrr' is not in the space; did you mean 'lr'?"),
+        ({"first_trials": [{}, {"lr": 0.5}]}, "first_trials[1].lr: 0.5 must be between 0.00"),
+        ({"first_trials": [{"batch_size": 17}]}, "first_trials[0].batch_size: 17 must be one of 16"),
+        ({"first_trials": {"lr": 1e-3}}, "first_trials: "),
         ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
         ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
         ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
@@ -199,6 +208,16 @@ def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
     again = SweepConfig.parse(found.record(), "sweep.yaml")
     assert again == found and again.differences(found) == {}
     assert found.differences(ask(config=path))["objective.require.kkt/rho"] == (0.9, None)
+
+
+def test_a_sweep_recorded_when_there_were_packs_opens_unless_it_used_them() -> None:
+    record = SweepConfig.parse(tiny_sweep(resources={"concurrency": 2}), "test").record()
+    assert "pack" not in record["resources"]
+    old = {**record, "resources": {**record["resources"], "pack": 1}}
+    assert SweepConfig.parse(old, "sweep.yaml").record() == record
+    old["resources"]["pack"] = 4
+    with pytest.raises(BadInput, match=r"^sweep\.yaml: resources: pack 4: trials no longer train in packs .*; leave it out$"):
+        SweepConfig.parse(old, "sweep.yaml")
 
 
 def test_what_a_report_misses_of_the_requirements() -> None:

@@ -123,7 +123,7 @@ def test_a_front_comes_before_the_others() -> None:
 
 def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> list[Any]:
     folder_of(config.name).mkdir(parents=True)
-    warm_start.note(prior, folder_of(config.name))
+    warm_start.note(config, prior, folder_of(config.name))
     ledger = Ledger(config, folder_of(config.name), prior)
     for number in range(trials):
         if restart:
@@ -174,6 +174,17 @@ def test_any_length_of_history_will_do(sampler: str, trials: int) -> None:
         run(config, prior, 4, restart=True)
 
 
+def test_listed_settings_come_first_and_what_they_leave_open_is_sampled() -> None:
+    other_sweep()
+    listed = ({"lr": 2e-3, "batch_size": 32}, {"lr": 1e-3})
+    config = mine(first_trials=listed, warm_start_trials=1)
+    first, second, borrowed, sampled = run(config, warm_start.load(config), 4, restart=True)
+    assert [entry.origin for entry in (first, second, sampled)] == ["first_trials", "first_trials", None]
+    assert borrowed.origin.startswith("other/trial-")
+    assert first.params.items() >= listed[0].items() and second.params["lr"] == 1e-3
+    assert first.params.keys() == second.params.keys() == config.space.keys()
+
+
 def test_a_grid_is_tried_in_full_beside_what_was_borrowed() -> None:
     other_sweep()
     space = {"lr": {"log10": [-3.5, -2.0], "points": 2}, "batch_size": {"choice": [16, 32]}, "tv_weight": {"choice": [0.5]}}
@@ -188,7 +199,7 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     config = mine()
     prior = warm_start.load(config)
     folder_of("mine").mkdir()
-    assert set(warm_start.note(prior, folder_of("mine"))) == {"warm_start.json"}
+    assert set(warm_start.note(config, prior, folder_of("mine"))) == {"warm_start.json"}
     (folder_of("other") / "study.db").unlink()
     assert warm_start.load(config) == prior
     (folder_of("mine") / WARM_START).write_text("{")
@@ -198,7 +209,7 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     Ledger(config, folder_of("mine"), prior).close()
     with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
         warm_start.load(config)  # to take them again might give others
-    assert warm_start.load(other) == Prior() and warm_start.note(Prior(), folder_of("other")) == {}
+    assert warm_start.load(other) == Prior() and warm_start.note(other, Prior(), folder_of("other")) == {}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from gbc.config import TrialConfig
-from gbc.training.generator import JUDGED_SEED
+from gbc.training.batches import tasks_for
+from gbc.training.generator import EVALUATION_SEED
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationLatents:
     """Latents that every trial of the same settings has, and how they were computed."""
 
     seed: int
@@ -29,11 +30,9 @@ class Judged:
     @classmethod
     def of(cls, settings: TrialConfig, labels_of_task: Sequence[Sequence[int]], classes: int, threads: int) -> Self:
         """Those of a trainer with these settings; `classes` are the generator's."""
-        from gbc.training.trainer import tasks_for
-
         labels = torch.arange(classes).repeat(settings.eval_per_class)
         tasks = tasks_for(labels, [torch.tensor(known) for known in labels_of_task])
-        return cls(JUDGED_SEED, labels.tolist(), tasks.tolist(), threads)
+        return cls(EVALUATION_SEED, labels.tolist(), tasks.tolist(), threads)
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it, and the constructor."""
