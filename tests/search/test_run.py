@@ -115,7 +115,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--keep", "0"], "--keep: 0 should be greater than or equal to 1"),
         (["--retries", "-1"], "--retries: -1 should be greater than or equal to 0"),
         (["--concurrency", "9999"], "--concurrency 9999: only"),
-        (["--pack", "4"], "resources: pack 4: trials no longer train in packs"),
+        (["--pack", "4"], "--pack: pack 4: trials no longer train in packs"),
         (["--address", "10.0.0.1"], "--address 10.0.0.1: must be auto or HOST:PORT"),
         (["--address", "ray://a:1"], "--address ray://a:1: through a Ray client Tune would run far from the records"),
         (["--address", "127.0.0.1:1", "--trials", "1"], "name a folder or URL that every node sees with --storage"),
