@@ -17,7 +17,7 @@ from gbc.command_line import Parser, guarded, whole
 if TYPE_CHECKING:
     from search.files.lock import Driver
     from search.spec.config import SweepConfig
-    from search.spec.trial_record import Entry
+    from search.spec.trial_record import TrialRecord
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,37 +66,37 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     from gbc import export
     from gbc.export.formats import named, require
     from search.driver.trial_export import write_trial
-    from search.files.paths import existing, recorded
+    from search.files.paths import existing_sweep, recorded_config
     from search.study.store import running_driver
     from search.study.tables import recorded_trials
 
     wanted = named(formats)
     export.check_new(out)
-    folder = existing(name)
-    config = recorded(folder)
+    folder = existing_sweep(name)
+    config = recorded_config(folder)
     require(wanted)
-    entries, _ = recorded_trials(config, folder)
-    chosen = _chosen(config, entries, number, running_driver(config, folder))
-    return write_trial(config, entries, chosen, out, wanted)
+    trials, _ = recorded_trials(config, folder)
+    chosen = _chosen(config, trials, number, running_driver(config, folder))
+    return write_trial(config, trials, chosen, out, wanted)
 
 
-def _chosen(config: SweepConfig, entries: Sequence[Entry], number: int | None, driver: Driver | None) -> Entry:
+def _chosen(config: SweepConfig, trials: Sequence[TrialRecord], number: int | None, driver: Driver | None) -> TrialRecord:
     """The trial `number`, or the best; `driver` runs the sweep at this moment."""
     from gbc.errors import BadInput
-    from search.policy.ranking import best
+    from search.policy.ranking import best_trial
 
     name = config.name
-    if number is not None and not 0 <= number < len(entries):
-        known = f"it has 0 to {len(entries) - 1}" if entries else "it has none yet"
+    if number is not None and not 0 <= number < len(trials):
+        known = f"it has 0 to {len(trials) - 1}" if trials else "it has none yet"
         raise BadInput(f"sweep {name!r} has no trial {number}; {known}")
     if driver and number is None:
         raise BadInput(
-            f"sweep {name!r} is still running ({driver.words()}) and its best may change; wait for it, or name a finished "
+            f"sweep {name!r} is still running ({driver.describe()}) and its best may change; wait for it, or name a finished "
             "trial with --trial N"
         )
-    if driver and number is not None and not entries[number].finished:
-        raise BadInput(f"trial {number} of sweep {name!r} is still running ({driver.words()}); wait for it")
-    chosen = entries[number] if number is not None else best(config, entries)
+    if driver and number is not None and not trials[number].finished:
+        raise BadInput(f"trial {number} of sweep {name!r} is still running ({driver.describe()}); wait for it")
+    chosen = trials[number] if number is not None else best_trial(config, trials)
     if chosen is None:
         raise BadInput(f"sweep {name!r} has no trial that reached its full horizon yet; continue it, or name one with --trial")
     return chosen

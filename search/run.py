@@ -54,7 +54,7 @@ def _stoppable(arguments: argparse.Namespace) -> int:
     try:
         return _run(arguments)
     except Halted as fault:
-        print(fault.words(), file=sys.stderr)
+        print(fault.describe(), file=sys.stderr)
         if fault.abandoned:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _resolve(arguments)
     console = Console(stderr=arguments.json, markup=False)  # what failed may hold brackets
     from search.driver import sweep
-    from search.policy.budget import mend
+    from search.policy.budget import remedy
     from search.spec.config import MAY_CHANGE
 
     explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
@@ -86,17 +86,17 @@ def _run(arguments: argparse.Namespace) -> int:
     summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed, report=not arguments.no_report)
     if summary:
         console.print(
-            f"sweep {config.name} is finished already; {mend(config, summary.ended_by or 'trials')}",
+            f"sweep {config.name} is finished already; {remedy(config, summary.ended_by or 'trials')}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     else:
         from search.driver.resources import Machine
 
         summary = sweep.run_sweep(
-            config, Machine.wanted(config), console, retry_failed=arguments.retry_failed, report=not arguments.no_report
+            config, Machine.for_sweep(config), console, retry_failed=arguments.retry_failed, report=not arguments.no_report
         )
         if summary.ended_by in ("steps", "patience", "grid"):
-            console.print(f"\nended: {mend(config, summary.ended_by)}", highlight=False, soft_wrap=True)
+            console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     exports = config.trial.generator != "pixels"
     _print_summary(summary, arguments, console, config.places.tracking_uri, exports=exports)
     if not summary.finished:
@@ -139,7 +139,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     def slots(resources: Resources) -> int:
         if arguments.address:
             return Machine.of_cluster(resources, ray_runtime.join(arguments.address)).concurrency
-        return Machine.of(resources).concurrency
+        return Machine.local(resources).concurrency
 
     config = resolve(
         dataset=arguments.dataset,

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gbc.errors import BadInput
-from search.driver.retention import footprint
-from search.driver.summary import ended_by, failure, front_of
-from search.files.paths import existing, folder_of, home_of, known, recorded
-from search.policy.budget import mend
-from search.policy.ranking import best, trials_without_gain
+from search.driver.retention import bytes_on_disk
+from search.driver.summary import ended_by, failure_view, front_view
+from search.files.paths import existing_sweep, files_folder, recorded_config, sweep_folder, sweep_names
+from search.policy.budget import remedy
+from search.policy.ranking import best_trial, trials_since_improvement
 from search.spec.format import duration, size
 from search.spec.locations import public
 from search.spec.trial_record import LISTED
@@ -84,12 +84,12 @@ def look(name: str) -> Overview:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
-    sweep = existing(name)
-    config = recorded(sweep)
-    driver, home = running_driver(config, sweep), home_of(config)
+    sweep = existing_sweep(name)
+    config = recorded_config(sweep)
+    driver, home = running_driver(config, sweep), files_folder(config)
     entries, seconds = recorded_trials(config, sweep)
     count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
-    reason, leader = ended_by(config, entries, seconds), best(config, entries)
+    reason, leader = ended_by(config, entries, seconds), best_trial(config, entries)
     if driver:  # it may raise a budget, and writes its record first
         reason = None
     budget = None if config.time_budget is None else config.time_budget * 60
@@ -107,23 +107,23 @@ def look(name: str) -> Overview:
         failed=count["failed"],
         open=count["running"],
         ended_by=reason,
-        mend=mend(config, reason) if reason else None,
+        mend=remedy(config, reason) if reason else None,
         objective=config.objective.metric,
         second_objective=second.metric if second else None,
         best_trial=leader.number if leader else None,
         best_value=leader.value if leader else None,
         best_second=leader.second if leader else None,
         best_params=leader.params if leader else {},
-        front=front_of(config, entries),
+        front=front_view(config, entries),
         warm_start=config.warm_start,
         borrowed=sum(entry.origin not in (None, LISTED) for entry in entries),
         steps=steps,
         seconds=round(seconds, 1),
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
         steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
-        patience_left=None if patience is None else max(0, patience - trials_without_gain(config, entries)),
+        patience_left=None if patience is None else max(0, patience - trials_since_improvement(config, entries)),
         trials_left=max(0, config.trials - len(entries)),
-        bytes=footprint(sweep, config),
+        bytes=bytes_on_disk(sweep, config),
         driver=asdict(driver) if driver else None,
         running=[
             {"trial": entry.number, "step": entry.last_step, "steps": config.trial.steps, "value": entry.value}
@@ -131,19 +131,19 @@ def look(name: str) -> Overview:
             for entry in entries
             if not entry.finished
         ],
-        failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
+        failures=[failure_view(entry, home) for entry in entries if entry.state == "failed"],
     )
 
 
 def look_at_all() -> list[Overview]:
     """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
     found = []
-    for name in known():
+    for name in sweep_names():
         try:
             found.append(look(name))
         except BadInput as fault:
-            sweep = folder_of(name)
-            found.append(Overview(name, str(sweep), "damaged", -1, bytes=footprint(sweep), fault=str(fault)))
+            sweep = sweep_folder(name)
+            found.append(Overview(name, str(sweep), "damaged", -1, bytes=bytes_on_disk(sweep), fault=str(fault)))
     return found
 
 

@@ -84,17 +84,19 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 
 def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.files.paths import STUDY_FILE, folder_of
+    from search.files.paths import STUDY_FILE, sweep_folder
+    from search.spec.locations import sqlite_url
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
     sweeps = _sweeps(arguments.sweep)
     if not sweeps:
         raise BadInput("no sweep here; start one with python search/run.py")
-    latest = max(sweeps, key=lambda config: folder_of(config.name).stat().st_mtime)
-    url = latest.places.study_url or f"sqlite:///{(folder_of(latest.name) / STUDY_FILE).resolve()}"
+    latest = max(sweeps, key=lambda config: sweep_folder(config.name).stat().st_mtime)
+    url = latest.places.study_url or sqlite_url((sweep_folder(latest.name) / STUDY_FILE).resolve())
     port = _port(arguments.port, _PORTS["optuna"])
-    with _Server(["-m", "optuna_dashboard._cli", url, "--host", _HOST, "--port", str(port)], {}) as server:
+    start = f"import optuna_dashboard, sys; optuna_dashboard.run_server(sys.argv[1], host={_HOST!r}, port={port})"
+    with _Server(["-c", start, url], {}) as server:
         server.wait(f"http://{_HOST}:{port}/dashboard/")
         _say(
             f"optuna-dashboard on http://{_HOST}:{port}   (Ctrl-C ends it)", [(latest.name, f"http://{_HOST}:{port}/dashboard")]
@@ -104,9 +106,9 @@ def _study_pages(arguments: argparse.Namespace) -> int:
 
 def _sweeps(name: str | None) -> list[SweepConfig]:
     """The settings of the sweep that is asked for, or of all."""
-    from search.files.paths import existing, folder_of, known, recorded
+    from search.files.paths import existing_sweep, recorded_config, sweep_folder, sweep_names
 
-    return [recorded(existing(name))] if name else [recorded(folder_of(one)) for one in known()]
+    return [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(one)) for one in sweep_names()]
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:

@@ -15,7 +15,7 @@ from gbc.classifiers import convergence
 from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
 
-Progress = Callable[[int, int, float], None]
+ProgressCallback = Callable[[int, int, float], None]
 """Called with (step, steps, loss) now and then; the loss of L-BFGS has its penalty in it."""
 
 _CHECK_EVERY: Final = 100
@@ -24,7 +24,7 @@ _MOMENTUM: Final = 0.9
 
 
 def gradient_descent(
-    module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: Progress | None
+    module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: ProgressCallback | None
 ) -> int:
     """Full-batch gradient descent with weight decay on every tensor, as in supplement C.2; returns the steps taken.
 
@@ -47,7 +47,9 @@ def gradient_descent(
     return step
 
 
-def converge(module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: Progress | None) -> int:
+def converge(
+    module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: ProgressCallback | None
+) -> int:
     """Minimise L + wd/2·‖ζ‖² to stationarity; returns the steps taken.
 
     Gradient descent with momentum and cosine decay to 0 for `steps`, then L-BFGS until every residual is within
@@ -80,7 +82,7 @@ def converge(module: nn.Module, images: Tensor, labels: Tensor, config: Classifi
     return config.steps + polished
 
 
-OPTIMISERS: Final[dict[str, Callable[[nn.Module, Tensor, Tensor, ClassifierConfig, Progress | None], int]]] = {
+OPTIMISERS: Final[dict[str, Callable[[nn.Module, Tensor, Tensor, ClassifierConfig, ProgressCallback | None], int]]] = {
     "gd": gradient_descent,
     "converge": converge,
 }
@@ -164,7 +166,7 @@ def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: C
     return max(convergence.residuals(module, images, labels, config.weight_decay, config.loss).values())
 
 
-def _tell_progress(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: Progress | None) -> None:
+def _tell_progress(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: ProgressCallback | None) -> None:
     """The one place where training waits for the value of its loss."""
     value = loss.item()
     if not math.isfinite(value):

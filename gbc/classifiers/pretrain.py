@@ -17,7 +17,7 @@ from gbc.classifiers import architectures, convergence, custom, fit
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
-from gbc.classifiers.fit import Progress
+from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import Dataset
 from gbc.errors import BadInput
@@ -58,7 +58,7 @@ def obtain(
     config: ClassifierConfig,
     data: Dataset | None,
     cache: Path,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> tuple[Classifier, Regime, Path]:
     """The classifier from `cache`, first trained, or taken from the user's weights: (classifier, regime, folder).
@@ -108,7 +108,7 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
     return Classifier(module, card.class_names, card.shape, card.samples), found, folder
 
 
-def _made(config: ClassifierConfig, data: Dataset | None, progress: Progress | None) -> tuple[nn.Module, Card, Regime]:
+def _made(config: ClassifierConfig, data: Dataset | None, progress: ProgressCallback | None) -> tuple[nn.Module, Card, Regime]:
     if config.weights:
         return adopt(config, data)
     if data is None:
@@ -124,7 +124,7 @@ def _file_digest(path: Path) -> str:
         raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
 
 
-def train(config: ClassifierConfig, data: Dataset, progress: Progress | None = None) -> tuple[nn.Module, Regime]:
+def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | None = None) -> tuple[nn.Module, Regime]:
     """A new network, trained on all of `data` at once until `steps`, or until every residual is within `tolerance`.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gbc.command_line import positive, seed
 
 if TYPE_CHECKING:
-    from gbc.classifiers.fit import Progress
+    from gbc.classifiers.fit import ProgressCallback
     from gbc.config import ClassifierConfig, TrialConfig
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -78,7 +78,7 @@ def assignments(arguments: argparse.Namespace) -> dict[str, Any]:
     return dict(map(parse_assignment, arguments.set))
 
 
-def announce(config: ClassifierConfig) -> Progress:
+def announce(config: ClassifierConfig) -> ProgressCallback:
     """Lines about the training of a classifier, on stderr."""
 
     def show(step: int, steps: int, loss: float) -> None:

@@ -23,7 +23,10 @@ from gbc.classifiers.convergence import before_batch_norm
 from gbc.errors import BadInput
 
 Layer = nn.Linear | nn.Conv2d
-_NORMALISATIONS: Final = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+_NORMALISATIONS: Final = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm,
+)  # fmt: skip
 _ROUNDING: Final = 1e-5
 """Energy around the mean is a difference of two sums: what float32 leaves of it below this share of them is noise."""
 

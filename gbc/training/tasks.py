@@ -12,7 +12,7 @@ import torch
 from gbc.classifiers import pretrain
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
-from gbc.classifiers.fit import Progress
+from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialClassifierConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
@@ -20,7 +20,7 @@ from gbc.errors import BadInput
 from gbc.kkt import row_space
 from gbc.kkt.spectrum import spectra
 
-Announce = Callable[[ClassifierConfig], Progress]
+Announce = Callable[[ClassifierConfig], ProgressCallback]
 """Called before a classifier is asked for; gives what is to be told of its training."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn, optim
 
 from gbc import losses, pictures
 from gbc.classifiers.architectures import Classifier, kaiming
@@ -222,7 +222,7 @@ class Trainer:
         if self.average:
             pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
             averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-            torch._foreach_lerp_(averaged, current, 1 - self.config.ema_decay)
+            optim.swa_utils.get_ema_multi_avg_fn(self.config.ema_decay)(averaged, current, None)
 
     def _changing_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes, except for the random generator's."""
@@ -295,7 +295,7 @@ class Trainer:
         for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             if gradients:  # without stationarity nothing asks for multipliers
-                values[f"grad/{name}"] = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+                values[f"grad/{name}"] = nn.utils.get_total_norm(gradients)
         return values
 
     def _clear_sums(self) -> None:

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from search.consistency.collect import audit
-from search.consistency.findings import Audit, Finding
+from search.consistency.findings import Finding, SweepAudit
 
-__all__ = ["Audit", "Finding", "audit"]
+__all__ = ["Finding", "SweepAudit", "audit"]

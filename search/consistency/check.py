@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from search.consistency.collect import audit
-from search.consistency.findings import Audit
+from search.consistency.findings import SweepAudit
 from search.consistency.repair import WORDS, mend
-from search.files.lock import HOLDER
-from search.files.paths import existing
-from search.study.store import one_driver
+from search.files.lock import LOCK_HOLDER
+from search.files.paths import existing_sweep
+from search.study.store import exclusive_driver
 
 
 def run(name: str, *, repair: bool, as_json: bool) -> int:
@@ -19,15 +19,15 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
     Raises:
         BadInput: an unknown sweep, records that cannot be read, or a repair while a driver holds the sweep.
     """
-    sweep, done = existing(name), list[str]()
+    sweep, done = existing_sweep(name), list[str]()
     found = audit(sweep)
     if repair and found.live:
-        with one_driver(found.config, sweep):  # says who it is
+        with exclusive_driver(found.config, sweep):  # says who it is
             pass
     if repair and found.findings:
-        with one_driver(found.config, sweep):
+        with exclusive_driver(found.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
-            done = [f"{one.words()}: deleted" for one in found.findings if one.file == sweep / HOLDER]
+            done = [f"{one.describe()}: deleted" for one in found.findings if one.file == sweep / LOCK_HOLDER]
             done += mend(audit(sweep, mine=True))
         found = audit(sweep)
     if as_json:
@@ -37,11 +37,11 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
     return 1 if found.findings else 0
 
 
-def _show(found: Audit, done: list[str], *, mendable: bool) -> None:
+def _show(found: SweepAudit, done: list[str], *, mendable: bool) -> None:
     for line in done:
         print(f"repaired  {line}")
     for finding in found.findings:
-        print(f"disagree  {finding.words()}" + (f" ({WORDS[finding.mend]})" if mendable and finding.mend else ""))
+        print(f"disagree  {finding.describe()}" + (f" ({WORDS[finding.mend]})" if mendable and finding.mend else ""))
     for note in found.notes:
         print(f"note      {note}")
     reports = sum(len(entry.values) for entry in found.entries)
@@ -51,7 +51,7 @@ def _show(found: Audit, done: list[str], *, mendable: bool) -> None:
         print(f"  mend  python search/run.py --check {found.config.name} --repair")
 
 
-def _as_data(found: Audit, done: list[str]) -> dict[str, Any]:
+def _as_data(found: SweepAudit, done: list[str]) -> dict[str, Any]:
     return {
         "name": found.config.name,
         "agree": not found.findings,

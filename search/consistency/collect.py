@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from search.consistency import mlflow_facts
-from search.consistency.findings import Audit
+from search.consistency.findings import SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.consistency.sweep_findings import first_trial_findings, sweep_findings
 from search.consistency.trial_findings import trial_findings
-from search.driver.retention import saved
-from search.files.paths import home_of, recorded, trial_folder
+from search.driver.retention import read_history
+from search.files.paths import files_folder, recorded_config, trial_folder
 from search.study.store import running_driver
 from search.study.tables import recorded_trials
 
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
 
-def audit(sweep: Path, *, mine: bool = False) -> Audit:
+def audit(sweep: Path, *, mine: bool = False) -> SweepAudit:
     """Compare the records of the sweep in this folder. `mine`: the driver's lock is held by this process.
 
     Raises:
@@ -39,9 +39,9 @@ def audit(sweep: Path, *, mine: bool = False) -> Audit:
     return found
 
 
-def _look(sweep: Path, mine: bool) -> Audit:
-    config = recorded(sweep)
-    live, home = not mine and running_driver(config, sweep) is not None, home_of(config)
+def _look(sweep: Path, mine: bool) -> SweepAudit:
+    config = recorded_config(sweep)
+    live, home = not mine and running_driver(config, sweep) is not None, files_folder(config)
     parents, trials = mlflow_facts.read(config)
     entries, seconds = recorded_trials(config, sweep)
     numbers = {entry.number for entry in entries}
@@ -49,10 +49,10 @@ def _look(sweep: Path, mine: bool) -> Audit:
     for one in trials:
         if one.number in numbers:
             by_number[one.number].append(one)
-    files = {entry.number: saved(trial_folder(home, entry.number)) for entry in entries}
+    files = {entry.number: read_history(trial_folder(home, entry.number)) for entry in entries}
     # One that a running driver has just asked for is not in our copy of the study.
     strays = [] if live else [one for one in trials if one.number not in numbers]
-    found = Audit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
+    found = SweepAudit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
     if not live:
         found.findings += sweep_findings(found, mine)
     if config.not_sampled:

@@ -9,7 +9,7 @@ from gbc.settings import flatten
 from search.consistency.findings import listed
 from search.consistency.mlflow_facts import Facts
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.worker.trial import settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow
@@ -26,12 +26,12 @@ def wrong_steps(steps: list[int], every: int) -> str | None:
     return f"have a gap: {listed(missing)}" if missing else f"are out of order or no multiples of {every}"
 
 
-def wrong_values(entry: Entry, told: Mapping[int, float | None]) -> list[int]:
+def wrong_values(entry: TrialRecord, told: Mapping[int, float | None]) -> list[int]:
     """The steps at which another record has another objective than the study."""
     return [step for step, value in entry.values.items() if step in told and told[step] != value]
 
 
-def wrong_second(config: SweepConfig, entry: Entry, told: Mapping[int, float | None], record: str) -> str | None:
+def wrong_second(config: SweepConfig, entry: TrialRecord, told: Mapping[int, float | None], record: str) -> str | None:
     """How the study's second objective differs from that of another record; None when it does not.
 
     The study keeps the last value alone, and writes it together with its report. Nothing can be said where the other record
@@ -44,7 +44,7 @@ def wrong_second(config: SweepConfig, entry: Entry, told: Mapping[int, float | N
     return f"{config.second_objective.metric} differs between {record} and the study at step {entry.last_step}"
 
 
-def wrong_params(config: SweepConfig, entry: Entry, one: Facts) -> list[str]:
+def wrong_params(config: SweepConfig, entry: TrialRecord, one: Facts) -> list[str]:
     """The parameters of a trial's MLflow run that are missing or not the study's, in words."""
     wanted = flatten(settings_of(config, entry).model_dump(mode="json"))
     missing = [f"{key} is missing" for key in entry.params if key not in one.params]
@@ -56,7 +56,7 @@ def wrong_params(config: SweepConfig, entry: Entry, one: Facts) -> list[str]:
     ]
 
 
-def wrong_settings(config: SweepConfig, entry: Entry, told: dict[str, Any]) -> list[str]:
+def wrong_settings(config: SweepConfig, entry: TrialRecord, told: dict[str, Any]) -> list[str]:
     """The settings that a trial's file was written with and that are not the study's, in words."""
     told, wanted = flatten(told), flatten(settings_of(config, entry).model_dump(mode="json"))
     return [
@@ -66,7 +66,7 @@ def wrong_settings(config: SweepConfig, entry: Entry, told: dict[str, Any]) -> l
     ]
 
 
-def is_beginning(config: SweepConfig, entry: Entry, one: Facts) -> bool:
+def is_beginning(config: SweepConfig, entry: TrialRecord, one: Facts) -> bool:
     """Whether only later reports are missing in an MLflow run of a trial, and nothing in it is wrong."""
     steps = list(entry.values)
     return (

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 from search.consistency.mlflow_facts import Facts
-from search.driver.retention import Saved
+from search.driver.retention import SavedHistory
 from search.driver.summary import ended_by
-from search.files.storage import Place
-from search.policy.ranking import results
+from search.files.storage import Location
+from search.policy.ranking import result_trials
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,30 @@ class Finding:
     what: str
     mend: str | None = None
     """The repair that helps, by its name in `search.consistency.repair.WORDS`."""
-    file: Place | None = None
+    file: Location | None = None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """One line."""
         return (f"trial-{self.trial:04d}: " if self.trial is not None else "") + self.what
 
 
 @dataclass
-class Audit:
+class SweepAudit:
     """What a look at all records found."""
 
     config: SweepConfig
     sweep: Path
-    home: Place
+    home: Location
     """Where its trials keep their files."""
     live: bool
     """Whether a driver holds the sweep."""
-    entries: list[Entry]
+    entries: list[TrialRecord]
     seconds: float
     parents: list[Facts]
     runs: dict[int, list[Facts]]
     strays: list[Facts]
     """Runs of trials that the study does not know."""
-    files: dict[int, tuple[Saved | None, list[Place]]]
+    files: dict[int, tuple[SavedHistory | None, list[Location]]]
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What looks odd and is in order."""
@@ -55,7 +55,7 @@ class Audit:
     @cached_property
     def results(self) -> list[int]:
         """The best trial; with two objectives the front, the best first."""
-        return [entry.number for entry in results(self.config, self.entries)]
+        return [entry.number for entry in result_trials(self.config, self.entries)]
 
     @property
     def finished(self) -> bool:

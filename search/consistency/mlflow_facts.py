@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.spec.config import SweepConfig
-from search.tracking.client import MARK, address, missing, pages, reach, usable
+from search.tracking.client import STEP_METRIC, address, all_runs, missing, reach, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +55,7 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
             return [], []
         found = [
             _facts(client, run, config)
-            for run in pages(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
+            for run in all_runs(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
         ][::-1]
     return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
         one for one in found if one.tags.get("sweep.role") == "trial"
@@ -74,7 +74,7 @@ def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
         run.info.status,
         dict(run.data.tags),
         dict(run.data.params),
-        [point.step for point in client.get_metric_history(identity, MARK)] if is_trial else [],
+        [point.step for point in client.get_metric_history(identity, STEP_METRIC)] if is_trial else [],
         values(config.objective.metric),
         values(config.second_objective.metric) if config.second_objective else {},
         frozenset(file.path for file in client.list_artifacts(identity)),

@@ -10,25 +10,26 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from search.consistency.comparisons import is_beginning
-from search.consistency.findings import Audit, Finding, listed
+from search.consistency.findings import Finding, SweepAudit, listed
 from search.consistency.mlflow_facts import Facts
-from search.driver.retention import saved
+from search.driver.retention import read_history
 from search.driver.summary import ended_by
 from search.files import storage
 from search.files.paths import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, RECORD, WARM_START, trial_folder
-from search.files.storage import Place
-from search.policy.ranking import results
-from search.spec.trial_record import Entry
+from search.files.storage import Location
+from search.policy.ranking import result_trials
+from search.spec.trial_record import TrialRecord
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.tracking.tracker import Report, Tracker
-from search.worker.trial import Row, assignment_of, rows, settings_of
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
+from search.worker.trial import assignment_of, settings_of, train
 
 WORDS: Final = {
     "remove": "can be deleted",
@@ -47,7 +48,7 @@ WORDS: Final = {
 """The repairs, each a method of `_Mender`, and what they do."""
 
 
-def mend(audit: Audit) -> list[str]:
+def mend(audit: SweepAudit) -> list[str]:
     """Mend what can be mended, and say what was done. The caller holds the driver's lock."""
     findings = [finding for finding in audit.findings if finding.mend]
     if any(finding.mend in ("tell", "study") for finding in findings):
@@ -56,13 +57,13 @@ def mend(audit: Audit) -> list[str]:
     try:
         # The sweep's own run last: it says which trial is the best, and whether all have ended.
         findings.sort(key=lambda finding: finding.mend == "parent")
-        return [f"{finding.words()}: {done}" for finding in findings if (done := mender.mend(finding))]
+        return [f"{finding.describe()}: {done}" for finding in findings if (done := mender.mend(finding))]
     finally:
         mender.ledger.close()
 
 
 class _Mender:
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: SweepAudit) -> None:
         self.audit, self.config, self.sweep, self.home = audit, audit.config, audit.sweep, audit.home
         self.ledger = Ledger(audit.config, audit.sweep)
         self.tracker = Tracker(audit.config, {})
@@ -82,16 +83,16 @@ class _Mender:
                 self._done[key] = f"could not be mended: {fault}"
         return self._done[key]
 
-    def _remove(self, path: Place) -> str:
-        storage.remove(path)
+    def _remove(self, path: Location) -> str:
+        storage.delete(path)
         return "deleted"
 
-    def _damaged(self, path: Place) -> str:
+    def _damaged(self, path: Location) -> str:
         previous = path.with_name(PREVIOUS)
         if path.name == CHECKPOINT and checkpoint.verified(previous):
-            storage.move(previous, path)
+            storage.move_file(previous, path)
             return "replaced by the one before"
-        storage.remove(path)
+        storage.delete(path)
         return "deleted; training starts over"
 
     def _stray(self) -> str:
@@ -113,7 +114,7 @@ class _Mender:
             self.tracker.begin(files, flatten(self.config.model_dump(mode="json")))
         entries = self.ledger.entries()
         finished = ended_by(self.config, entries, self.ledger.seconds) is not None
-        found = [entry.number for entry in results(self.config, entries)]
+        found = [entry.number for entry in result_trials(self.config, entries)]
         best = found[0] if found else None
         metrics = self.tracker.metrics(best) if best is not None else {}
         picture = trial_folder(self.home, best) / PICTURE if best is not None else None
@@ -126,20 +127,20 @@ class _Mender:
         path = self.sweep / WARM_START
         run = next(one.run for one in self.audit.parents if WARM_START in one.files)
         self.tracker.fetch(run, WARM_START, self.sweep)
-        warm_start.noted(path)
+        warm_start.read_note(path)
         return "copied from MLflow"
 
-    def _tell(self, entry: Entry) -> str:
+    def _tell(self, entry: TrialRecord) -> str:
         outcome = entry.outcome(self.config.trial.steps)
         assert outcome is not None
         self.ledger.tell(entry.number, outcome)
         return f"closed as {outcome}; {self._run(self.ledger.entry(entry.number))}"
 
-    def _study(self, entry: Entry) -> str:
+    def _study(self, entry: TrialRecord) -> str:
         """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
         (one,) = self.audit.runs[entry.number]
         outcome, last = one.tags["sweep.outcome"], max(one.steps, default=0)
-        found = self._reports(entry)
+        found = {step: report.metrics for step, report in self._reports(entry).items()}
         missing = [step for step in one.steps if step > entry.last_step]
         metric, other = self.config.objective.metric, self.config.second_objective
         if any(found.get(step, {}).get(metric) != one.values.get(step) for step in missing):
@@ -152,7 +153,7 @@ class _Mender:
         self.ledger.tell(entry.number, outcome)
         return f"closed in the study as {outcome}"
 
-    def _run(self, entry: Entry) -> str:
+    def _run(self, entry: TrialRecord) -> str:
         number, runs = entry.number, self.audit.runs[entry.number]
         history = self._reports(entry)
         settings = settings_of(self.config, entry).model_dump(mode="json")
@@ -170,7 +171,7 @@ class _Mender:
         self.tracker.open_trial(number, settings)
         if keep is None and others:
             self.tracker.copy_pictures(others[-1].run, number)
-        self.tracker.log(number, [Report.of(history[step]) for step in missing])
+        self.tracker.log(number, [history[step] for step in missing])
         if entry.finished:
             folder, retries = trial_folder(self.home, number), entry.lost + entry.retried
             self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
@@ -180,17 +181,17 @@ class _Mender:
         did += [_deleted(others)] if others else []
         return "; ".join([*did, f"MLflow says {entry.state if entry.finished else 'interrupted'} now"])
 
-    def _attach(self, entry: Entry) -> str:
+    def _attach(self, entry: TrialRecord) -> str:
         self.tracker.attach(entry.number, trial_folder(self.home, entry.number) / PICTURE)
         return "copied from the trial's folder"
 
-    def _fetch(self, entry: Entry) -> str:
+    def _fetch(self, entry: TrialRecord) -> str:
         with tempfile.TemporaryDirectory() as folder:
             self.tracker.fetch(self.audit.runs[entry.number][0].run, PICTURE, Path(folder))
             storage.write(trial_folder(self.home, entry.number) / PICTURE, (Path(folder) / PICTURE).read_bytes())
         return "copied from MLflow"
 
-    def _history(self, entry: Entry) -> str:
+    def _history(self, entry: TrialRecord) -> str:
         """Nothing of a trial that ended is on disk: its reports come back from MLflow."""
         (one,) = self.audit.runs[entry.number]
         if not is_beginning(self.config, entry, one) or len(one.steps) != len(entry.values):
@@ -200,24 +201,24 @@ class _Mender:
         storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
         return "copied from MLflow"
 
-    def _reports(self, entry: Entry) -> dict[int, Row]:
-        found, _ = saved(trial_folder(self.home, entry.number))
-        return {row["step"]: row for row in found.history} if found else {}
+    def _reports(self, entry: TrialRecord) -> dict[int, Progress]:
+        found, _ = read_history(trial_folder(self.home, entry.number))
+        return {row["step"]: Progress.from_history(row) for row in found.history} if found else {}
 
-    def _train(self, entry: Entry) -> str:
+    def _train(self, entry: TrialRecord) -> str:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
         began = time.monotonic()
         threads = max(1, int(self.config.resources.cpus_per_trial))
         assignment = assignment_of(self.config, entry, CLASSIFIERS, threads)
         assignment["acknowledged"] = 0
-        seen: dict[int, Any] = {}
+        seen: dict[int, float] = {}
         other, second = self.config.second_objective, None
-        for row in rows(assignment, self.config.places.storage):
-            if "error" in row:
-                return f"could not be trained again: {row['error']}"
-            seen[row["step"]] = row.get(self.config.objective.metric)
+        for message in train(assignment, self.config.places.storage):
+            if not isinstance(message, Progress):
+                return f"could not be trained again: {message.reason}"
+            seen[message.step] = message.metrics[self.config.objective.metric]
             if other is not None:
-                second = row.get(other.metric)
+                second = message.metrics[other.metric]
         (trial_folder(self.home, entry.number) / PREVIOUS).unlink(missing_ok=True)
         same = seen == entry.values and second == entry.second
         numbers = "with the same numbers" if same else "with OTHER numbers than the study has"

@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gbc.errors import BadInput
-from search.consistency.findings import Audit, Finding
-from search.driver.retention import leftovers
+from search.consistency.findings import Finding, SweepAudit
+from search.driver.retention import stale_files
 from search.files import storage
-from search.files.lock import HOLDER
+from search.files.lock import LOCK_HOLDER
 from search.files.paths import WARM_START
 from search.study import warm_start
 from search.tracking.tracker import front_text
 
 
-def sweep_findings(audit: Audit, mine: bool) -> Iterator[Finding]:
+def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
     """All of the sweep as a whole, which no driver may hold but, with `mine`, this process."""
     if [entry.number for entry in audit.entries] != list(range(len(audit.entries))):
         yield Finding(None, "the study's trials are not numbered from 0 without a gap")
-    for path in leftovers(audit.sweep, audit.config):
+    for path in stale_files(audit.sweep, audit.config):
         yield Finding(None, f"{path}: left by a process that is no more", "remove", path)
-    if (audit.sweep / HOLDER).exists() and not mine:
-        yield Finding(None, f"{audit.sweep / HOLDER}: left by a driver that is no more", "remove", audit.sweep / HOLDER)
+    if (audit.sweep / LOCK_HOLDER).exists() and not mine:
+        yield Finding(
+            None, f"{audit.sweep / LOCK_HOLDER}: left by a driver that is no more", "remove", audit.sweep / LOCK_HOLDER
+        )
     numbers = {entry.number for entry in audit.entries}
-    for folder in storage.folders(audit.home / "trials"):
+    for folder in storage.list_folders(audit.home / "trials"):
         if folder.name.isdigit() and int(folder.name) not in numbers:
             yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
     for one in audit.strays:
@@ -47,7 +49,7 @@ def sweep_findings(audit: Audit, mine: bool) -> Iterator[Finding]:
         yield Finding(None, f"MLflow names trials {told} as the front, the study {front}", "parent")
 
 
-def first_trial_findings(audit: Audit) -> Iterator[Finding]:
+def first_trial_findings(audit: SweepAudit) -> Iterator[Finding]:
     """First trials whose settings are not those given.
 
     Without its note a warm start would take what the other sweep has become since.
@@ -57,7 +59,7 @@ def first_trial_findings(audit: Audit) -> Iterator[Finding]:
         path = audit.sweep / WARM_START
         attached = [one for one in audit.parents if WARM_START in one.files]
         try:
-            prior = warm_start.noted(path)
+            prior = warm_start.read_note(path)
         except BadInput:
             state = "damaged" if path.exists() else "missing"
             yield Finding(None, f"{path}: {state}", "note" if attached and not audit.live else None)

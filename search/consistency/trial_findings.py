@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.consistency.comparisons import wrong_params, wrong_second, wrong_settings, wrong_steps, wrong_values
-from search.consistency.findings import Audit, Finding, listed
+from search.consistency.findings import Finding, SweepAudit, listed
 from search.consistency.mlflow_facts import Facts
-from search.driver.retention import Saved
+from search.driver.retention import SavedHistory
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, trial_folder
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 
 
-def trial_findings(audit: Audit, entry: Entry) -> Iterator[Finding]:
+def trial_findings(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     """All of one trial; what looks odd and is in order goes into the notes of `audit`."""
     yield from _of_study(audit, entry)
     yield from _of_run(audit, entry)
     yield from _of_files(audit, entry)
 
 
-def _of_study(audit: Audit, entry: Entry) -> Iterator[Finding]:
+def _of_study(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     config, every = audit.config, audit.config.trial.report_every
     number, steps = entry.number, list(entry.values)
     if fault := wrong_steps(steps, every):
@@ -36,7 +36,7 @@ def _of_study(audit: Audit, entry: Entry) -> Iterator[Finding]:
         yield Finding(number, f"open in the study, and {outcome} by its reports", "tell")
 
 
-def _of_run(audit: Audit, entry: Entry) -> Iterator[Finding]:
+def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     number, runs = entry.number, audit.runs[entry.number]
     if len(runs) != 1:
         if runs or not audit.live or entry.finished:
@@ -67,7 +67,7 @@ def _of_run(audit: Audit, entry: Entry) -> Iterator[Finding]:
     yield from _of_state(audit, entry, one)
 
 
-def _of_state(audit: Audit, entry: Entry, one: Facts) -> Iterator[Finding]:
+def _of_state(audit: SweepAudit, entry: TrialRecord, one: Facts) -> Iterator[Finding]:
     number, told = entry.number, one.tags.get("sweep.outcome")
     if entry.finished:
         status = "FAILED" if entry.state == "failed" else "FINISHED"
@@ -89,7 +89,7 @@ def _of_state(audit: Audit, entry: Entry, one: Facts) -> Iterator[Finding]:
         yield Finding(number, f"{picture}: missing", "fetch" if PICTURE in one.files else None)
 
 
-def _of_files(audit: Audit, entry: Entry) -> Iterator[Finding]:
+def _of_files(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     number, config, every = entry.number, audit.config, audit.config.trial.report_every
     found, damaged = audit.files[number]
     results = audit.results
@@ -128,7 +128,7 @@ def _of_files(audit: Audit, entry: Entry) -> Iterator[Finding]:
     yield from _distance(audit, entry, found, max(steps, default=0), bool(damaged))
 
 
-def _distance(audit: Audit, entry: Entry, found: Saved, last: int, damaged: bool) -> Iterator[Finding]:
+def _distance(audit: SweepAudit, entry: TrialRecord, found: SavedHistory, last: int, damaged: bool) -> Iterator[Finding]:
     """How far files and study are apart. One report is what a kill at the wrong moment leaves, and mends itself."""
     number, every = entry.number, audit.config.trial.report_every
     if (audit.live and not entry.finished) or last == entry.last_step:

@@ -1,4 +1,4 @@
-"""Which optimality conditions the classifiers of a sweep satisfy: measured once for a classifier, whatever sweeps it has."""
+"""Audits of a sweep's classifiers: the optimality conditions that they satisfy, measured once for each classifier."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def question(config: SweepConfig) -> str:
-    """What is searched, before anything is found."""
+    """The question of a sweep in Markdown: the space that is searched, and for what."""
     wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
     classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in config.trial.classifiers()))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
@@ -32,7 +32,7 @@ def question(config: SweepConfig) -> str:
 
 def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluation: Mapping[str, Any] | None) -> str:
     """The question and what came of it; `evaluation` is `gbc.export.scorecard`'s, with the number of the best trial."""
-    parts = [_verdict(summary, evaluation)]
+    parts = [_outcome(summary, evaluation)]
     if summary.best_trial is not None:
         parts += _best(summary, tracker)
     if evaluation is not None:
@@ -52,7 +52,7 @@ def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluat
     return "\n".join(parts)
 
 
-def _verdict(summary: Summary, evaluation: Mapping[str, Any] | None) -> str:
+def _outcome(summary: Summary, evaluation: Mapping[str, Any] | None) -> str:
     counts = f"{summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
     spent = f"{counts} in {duration(summary.seconds)}.\n"
     if summary.best_trial is None or evaluation is None:

@@ -1,4 +1,4 @@
-"""Ray, used and thrown away: each run of a sweep starts a new Tuner for what the ledger says is left."""
+"""Running trials on Ray: each run of a sweep starts a new Tuner for the trials that the study says are left."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from search.driver.recorder import Recorder
 from search.driver.resources import Machine
 from search.files.paths import SCRATCH
 from search.spec.config import SweepConfig
-from search.spec.faults import Abandon, Clock, Halt, Halted
+from search.spec.faults import Clock, Halted, HaltMonitor, RayAbandoned
 from search.spec.locations import first_line
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
-from search.worker.trial import Assignment, run_trial
+from search.worker.messages import Assignment
+from search.worker.trial import run_trial
 
 
 class RayStart:
-    """Ray on this machine, started in a thread beside what else a sweep needs first: both take seconds.
+    """Start of Ray on this machine in a thread, beside the other preparations of a sweep: both take seconds.
 
     If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The
     thread lives on: to the kernel Ray's processes are its children, and go when it goes.
     """
 
     def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
-        """Begins at once; the sweep's lock is held."""
+        """Start at once. The caller holds the sweep's lock."""
         ray_runtime.quiet_environment()
         self._machine, self._folder = machine, folder
         self._fault: Halted | None = None
@@ -39,7 +40,7 @@ class RayStart:
         if self._taken:
             self._ready.set()
             return
-        processes.forget_session(folder / SCRATCH)
+        processes.delete_session(folder / SCRATCH)
         threading.Thread(target=self._start, name="ray-start", daemon=True).start()
 
     def __enter__(self) -> RayStart:
@@ -50,11 +51,11 @@ class RayStart:
             return
         self._ready.wait()
         ray_runtime.leave()
-        processes.end(self._folder)
-        processes.forget_session(self._folder / SCRATCH)
+        processes.kill_processes(self._folder)
+        processes.delete_session(self._folder / SCRATCH)
 
     def take(self) -> None:
-        """Wait until it runs. From here on the caller leaves it.
+        """Wait until Ray runs. From here on the caller shuts it down.
 
         Raises:
             Halted: Ray did not start.
@@ -63,16 +64,16 @@ class RayStart:
         self._taken = True
 
     def wait(self) -> None:
-        """Until it runs; raises as `take`."""
+        """Wait until Ray runs; raises as `take`."""
         self._ready.wait()
         if self._fault is not None:
             raise self._fault
 
     def _start(self) -> None:
         try:
-            with processes.marked(self._folder):
+            with processes.tag_processes(self._folder):
                 session = ray_runtime.start(self._machine.cpus, self._machine.gpus)
-            processes.note_session(self._folder / SCRATCH, session)
+            processes.remember_session(self._folder / SCRATCH, session)
         except Exception as fault:  # of many kinds: no room for its files, no answer within half a minute from a busy machine
             self._fault = Halted(f"Ray did not start: {first_line(fault, None)}")
         self._ready.set()
@@ -84,9 +85,9 @@ def run_ray(
     machine: Machine,
     ledger: Ledger,
     recorder: Recorder,
-    assign: Callable[[Entry], Assignment],
+    assign: Callable[[TrialRecord], Assignment],
     folder: Path,
-    halt: Halt,
+    halt: HaltMonitor,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
     start: RayStart | None = None,
 ) -> None:
@@ -97,22 +98,18 @@ def run_ray(
     (start or RayStart(config, machine, folder)).take()
     from ray import tune
 
-    from search.driver.node_deaths import NodeDeaths
-    from search.driver.scheduler import make_scheduler
-    from search.driver.searcher import LedgerSearcher
-    from search.driver.shield import Shield
-    from search.driver.stopper import LedgerStopper
+    from search.driver.tune_adapter import TuneAdapter
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
     scratch = folder / SCRATCH
-    daemons = processes.daemons()
+    daemons = processes.ray_daemons()
     clock = Clock()
 
-    def whole() -> str | None:
-        return processes.dead(daemons) or clock.set_back()
+    def ray_fault() -> str | None:
+        return processes.death_of_daemons(daemons) or clock.set_back()
 
-    halt.watch(whole)
-    out_of_ray = processes.leave_anyway(whole)
+    halt.watch(ray_fault)
+    out_of_ray = processes.exit_when_stuck(ray_fault)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
@@ -123,6 +120,7 @@ def run_ray(
         gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
         return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
+    adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -131,21 +129,21 @@ def run_ray(
                 # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
                 max_concurrent_trials=machine.concurrency if machine.bounded else None,
                 reuse_actors=True,
-                search_alg=LedgerSearcher(ledger, assign, halt),
-                scheduler=make_scheduler(config, ledger),
+                search_alg=adapter.searcher,
+                scheduler=adapter.scheduler,
             ),
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[Shield(recorder, halt), *([NodeDeaths()] if machine.nodes else [])],
-                stop=LedgerStopper(ledger, recorder.elapsed, halt),
+                callbacks=[adapter.callback],
+                stop=adapter.stopper,
                 failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
             ),
         )
         results: Any = tuner.fit()
         del results
-    except (Abandon, Exception):
+    except (RayAbandoned, Exception):
         if halt.reason is None:
             raise
     finally:
@@ -153,5 +151,5 @@ def run_ray(
             ray_runtime.leave()
         out_of_ray.set()
         halt.watch(lambda: None)
-        processes.end(folder)
-        processes.forget_session(scratch)
+        processes.kill_processes(folder)
+        processes.delete_session(scratch)

@@ -1,4 +1,4 @@
-"""What follows a sweep that has ended: its best is measured between controls and registered, and a report is written.
+"""Conclusion of a sweep that has ended: its best is measured between controls and registered, and a report is written.
 
 The records are whole before this begins. It may be interrupted, fail and be repeated; nothing in it is there twice.
 """
@@ -25,11 +25,11 @@ from search.driver.classifier_audits import audits_of
 from search.driver.description import description
 from search.driver.summary import Summary
 from search.driver.trial_export import write_trial
-from search.files.paths import CLASSIFIERS, REPORT, folder_of
-from search.policy.ranking import best
+from search.files.paths import CLASSIFIERS, REPORT, sweep_folder
+from search.policy.ranking import best_trial
 from search.policy.verdict import sentence
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.tracking import registry
 from search.tracking.tracker import Tracker
 from search.worker.trial import settings_of
@@ -39,61 +39,63 @@ AUDIT: Final = "audit.json"
 VERDICT: Final = "verdict.json"
 _DASHBOARD: Final = Path(__file__).resolve().parents[2] / "dashboards" / "report.py"
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 """Prints a line."""
 
 
-def conclude(config: SweepConfig, entries: Sequence[Entry], tracker: Tracker, summary: Summary, console: Console) -> None:
+def conclude(config: SweepConfig, trials: Sequence[TrialRecord], tracker: Tracker, summary: Summary, console: Console) -> None:
     """Put the verdict on the best trial into MLflow, register its generator and write `report.html` into the sweep's folder.
 
     What cannot be done is said in a line, and the rest is done.
     """
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    chosen, evaluation = best(config, entries), None
+    chosen, evaluation = best_trial(config, trials), None
     if chosen is not None and settings_of(config, chosen).generator != "pixels":
         say("measuring and registering the best …")
-        evaluation = _judge(config, entries, chosen, tracker, say)
+        evaluation = _evaluate_best(config, trials, chosen, tracker, say)
     tracker.add_files(
         {VERDICT: json.dumps({"trial": summary.best_trial, "lines": [sentence(line) for line in summary.verdict]}, indent=2)}
     )
     tracker.describe(description(config, summary, tracker, evaluation))
     say("writing the report …")
-    with _noting(say, "there is no report"):
-        _report(config.name)
+    with _noting_failures(say, "there is no report"):
+        _write_report(config.name)
 
 
 @contextmanager
-def _noting(say: Say, what: str) -> Iterator[None]:
-    """What fails in here is said, as `what` with its cause, and not raised."""
+def _noting_failures(say: Print, what: str) -> Iterator[None]:
+    """Print what fails in this context, as `what` with its cause, instead of raising it."""
     try:
         yield
     except (BadInput, OSError) as fault:
         say(f"note: {what}: {fault}")
 
 
-def _judge(config: SweepConfig, entries: Sequence[Entry], chosen: Entry, tracker: Tracker, say: Say) -> dict[str, Any] | None:
+def _evaluate_best(
+    config: SweepConfig, trials: Sequence[TrialRecord], chosen: TrialRecord, tracker: Tracker, say: Print
+) -> dict[str, Any] | None:
     """Measure the best and register it, and audit its classifiers; its evaluation, None where it cannot be exported."""
     settings, exported, audits = settings_of(config, chosen), None, None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
-        with _noting(say, "the best is not exported"):
-            exported = write_trial(config, entries, chosen, folder, ["torch"])
+        with _noting_failures(say, "the best is not exported"):
+            exported = write_trial(config, trials, chosen, folder, ["torch"])
         if exported is None:
             return None
         inputs = tasks.obtain(settings, CLASSIFIERS)
         evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
         tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
-        with _noting(say, "the best is not registered"):
-            version = _register(config, chosen, folder, tracker)
-            say(f"registered {version.words()}")
-        with _noting(say, "the classifier is not audited"):
+        with _noting_failures(say, "the best is not registered"):
+            version = _register_best(config, chosen, folder, tracker)
+            say(f"registered {version.describe()}")
+        with _noting_failures(say, "the classifier is not audited"):
             audits = audits_of(settings, inputs)
         if audits:
             tracker.add_files({AUDIT: json.dumps(audits, indent=2)})
     return evaluation
 
 
-def _register(config: SweepConfig, chosen: Entry, folder: Path, tracker: Tracker) -> registry.Version:
+def _register_best(config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker) -> registry.Version:
     assert chosen.value is not None
     return registry.register(
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
@@ -101,13 +103,13 @@ def _register(config: SweepConfig, chosen: Entry, folder: Path, tracker: Tracker
     )  # fmt: skip
 
 
-def _report(name: str) -> None:
-    """In a process of its own, which knows nothing of this package.
+def _write_report(name: str) -> None:
+    """Write the report in a process of its own, which knows nothing of this package.
 
     Raises:
         BadInput: what it said.
     """
-    out = folder_of(name) / REPORT
+    out = sweep_folder(name) / REPORT
     done = subprocess.run(
         [sys.executable, str(_DASHBOARD), "--sweep", name, "--out", str(out)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Before any trial is started: the data, the classifier, and a step with them, so that faults show early."""
+"""Preparation before any trial starts: data, classifier and a step with them, so that faults show early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gbc.classifiers.fit import Progress as Training
+from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
 from gbc.metrics.scores import ReferenceSet
@@ -36,8 +36,8 @@ _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What every trial of a sweep shares."""
+class Preparation:
+    """The things that every trial of a sweep shares."""
 
     inputs: TrialInputs
     settings: TrialConfig
@@ -46,7 +46,7 @@ class Prepared:
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
     def steps_per_second(self) -> float:
-        """Of one trial alone, measured now: nothing else should be going on."""
+        """Measure the speed of one trial alone; nothing else should be going on."""
         trainer = Trainer(self.settings, self.inputs.classifiers)
         trainer.step()  # the first one allocates
         began = time.perf_counter()
@@ -57,7 +57,7 @@ class Prepared:
         return _PROBE_STEPS / (time.perf_counter() - began)
 
     def origin(self) -> dict[str, str]:
-        """Where numbers come from, as MLflow tags: versions, commit, digests."""
+        """Provenance as MLflow tags: versions, commit, digests."""
         tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
         tags["version.python"] = platform.python_version()
         tags["data.digest"] = self.inputs.data.digest()
@@ -75,7 +75,7 @@ class Prepared:
         )
 
 
-def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared:
+def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
     """Load the data, train the classifier or find it in the cache, and take a step.
 
     A classifier that `--storage` holds is not trained again, and one that it lacks is put there for the nodes.
@@ -84,12 +84,12 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
         BadInput: whatever would make every trial fail.
     """
     settings, shared_at = config.trial, config.places.storage
-    with _Bar(console) as bar:
-        elsewhere = shared_classifiers.source(shared_at) if shared_at else None
+    with _TrainingBar(console) as bar:
+        elsewhere = shared_classifiers.storage_source(shared_at) if shared_at else None
         inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
     if shared_at:
         for folder in inputs.folders:
-            shared_classifiers.put(storage.open_storage(shared_at), folder)
+            shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
         console.print(
             f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
@@ -103,10 +103,10 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Prepared
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Prepared(inputs, settings, _memory(config, inputs))
+            return Preparation(inputs, settings, _measure_memory(config, inputs))
     except torch.OutOfMemoryError:
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Prepared(inputs, settings)
+    return Preparation(inputs, settings)
 
 
 def check(config: SweepConfig) -> None:
@@ -118,7 +118,7 @@ def check(config: SweepConfig) -> None:
         BadInput: what `prepare`, or a start of the sweep, would refuse.
     """
     if config.places.address is None:
-        Machine.of(config.resources)
+        Machine.local(config.resources)
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if any(spec.dataset.download for spec in settings.classifiers()):
@@ -128,8 +128,8 @@ def check(config: SweepConfig) -> None:
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
 
 
-def _memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
-    """What the largest trial of the space takes up to its first report, and what the GPU has free now."""
+def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
     settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
     device = pick_device(settings.device)
     torch.cuda.empty_cache()
@@ -155,7 +155,7 @@ def with_largest_row_space(config: SweepConfig) -> TrialConfig:
     return config.trial.updated({"row_space_weight": max(weight.bounds())} if weight else {}, "space")
 
 
-class _Bar(Progress):
+class _TrainingBar(Progress):
     """Progress of classifiers' training: a bar on a terminal, ten plain lines elsewhere; nothing for a cached one."""
 
     def __init__(self, console: Console) -> None:
@@ -167,7 +167,7 @@ class _Bar(Progress):
         )
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
 
-    def announce(self, config: ClassifierConfig) -> Training:
+    def announce(self, config: ClassifierConfig) -> ProgressCallback:
         shown: list[TaskID] = []
 
         def show(step: int, steps: int, loss: float) -> None:

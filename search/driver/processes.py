@@ -21,24 +21,24 @@ import psutil
 from search.files.paths import SCRATCH
 from search.spec.faults import Halted
 
-_MARK: Final = "GBC_SWEEP"
+_ENVIRONMENT_TAG: Final = "GBC_SWEEP"
 _DAEMONS: Final = ("raylet", "gcs_server")
-_NOTE: Final = "session"
-_LOOK_EVERY: Final = 0.5  # seconds
+_SESSION_FILE: Final = "session"
+_POLL_INTERVAL: Final = 0.5  # seconds
 _PATIENCE: Final = 10.0  # seconds: a process that was killed may still be in the middle of a write
 
 
 @contextmanager
-def marked(sweep: Path) -> Iterator[None]:
-    """Processes that are started meanwhile, and theirs, are known as those of the sweep in this folder."""
-    os.environ[_MARK] = str(sweep.resolve())
+def tag_processes(sweep: Path) -> Iterator[None]:
+    """Tag the processes that are started in this context, and their children, as those of the sweep in this folder."""
+    os.environ[_ENVIRONMENT_TAG] = str(sweep.resolve())
     try:
         yield
     finally:
-        del os.environ[_MARK]
+        del os.environ[_ENVIRONMENT_TAG]
 
 
-def of_sweep(sweep: Path) -> list[psutil.Process]:
+def sweep_processes(sweep: Path) -> list[psutil.Process]:
     """Every process on this machine that was started as one of the sweep in this folder.
 
     Some of Ray's write their title over their environment; those are known by the logs of their session, which they have open.
@@ -47,16 +47,16 @@ def of_sweep(sweep: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # gone, or of another user
             if process.pid != os.getpid() and (
-                process.environ().get(_MARK) == str(sweep.resolve())
+                process.environ().get(_ENVIRONMENT_TAG) == str(sweep.resolve())
                 or (session is not None and any(Path(file.path).is_relative_to(session) for file in process.open_files()))
             ):
                 found.append(process)
     return found
 
 
-def end(sweep: Path) -> None:
-    """End what was started for the sweep in this folder, and wait until it is gone."""
-    while processes := of_sweep(sweep):  # again: a raylet may be starting a worker
+def kill_processes(sweep: Path) -> None:
+    """Kill every process of the sweep in this folder, and wait until it is gone."""
+    while processes := sweep_processes(sweep):  # again: a raylet may be starting a worker
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -64,13 +64,13 @@ def end(sweep: Path) -> None:
             return  # stuck in the kernel: nothing more can be done, and it cannot write either
 
 
-def daemons() -> list[psutil.Process]:
-    """Ray's, as far as this process started them; none where a cluster was joined."""
+def ray_daemons() -> list[psutil.Process]:
+    """Ray's daemons that this process started; none where a cluster was joined."""
     return [process for process in psutil.Process().children() if process.name() in _DAEMONS]
 
 
-def dead(processes: list[psutil.Process]) -> str | None:
-    """Why to stop, if one of them is no more; None while all run."""
+def death_of_daemons(processes: list[psutil.Process]) -> str | None:
+    """The reason to stop if one of these processes has died; None while all run."""
     for process in processes:
         try:
             if process.status() != psutil.STATUS_ZOMBIE:
@@ -81,8 +81,8 @@ def dead(processes: list[psutil.Process]) -> str | None:
     return None
 
 
-def leave_anyway(look: Callable[[], str | None]) -> threading.Event:
-    """End this process when `look` has a reason and the returned event is not set within some seconds.
+def exit_when_stuck(look: Callable[[], str | None]) -> threading.Event:
+    """Exit this process when `look` gives a reason and the returned event is not set within some seconds.
 
     A call into Ray that asks a dead daemon, or waits by a clock that was set back, comes back after a minute or never. The
     records stay as after kill -9.
@@ -90,22 +90,22 @@ def leave_anyway(look: Callable[[], str | None]) -> threading.Event:
     out = threading.Event()
 
     def watch() -> None:
-        while not out.wait(_LOOK_EVERY):
+        while not out.wait(_POLL_INTERVAL):
             if (reason := look()) and not out.wait(_PATIENCE):
-                print(Halted(reason).words(), file=sys.stderr, flush=True)
+                print(Halted(reason).describe(), file=sys.stderr, flush=True)
                 os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
     return out
 
 
-def note_session(scratch: Path, session: str) -> None:
-    """Remember where Ray keeps its logs and sockets, for `forget_session`."""
+def remember_session(scratch: Path, session: str) -> None:
+    """Remember where Ray keeps its logs and sockets, for `delete_session`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / _NOTE).write_text(session)
+    (scratch / _SESSION_FILE).write_text(session)
 
 
-def forget_session(scratch: Path) -> None:
+def delete_session(scratch: Path) -> None:
     """Delete the scratch folder, and Ray's folder of that run: tens of files that nobody reads."""
     if (session := _session(scratch)) is not None:
         shutil.rmtree(session, ignore_errors=True)
@@ -114,7 +114,7 @@ def forget_session(scratch: Path) -> None:
 
 def _session(scratch: Path) -> Path | None:
     with contextlib.suppress(OSError):
-        session = Path((scratch / _NOTE).read_text())
+        session = Path((scratch / _SESSION_FILE).read_text())
         if session.name.startswith("session_2"):  # a note cut short must not delete more
             return session
     return None

@@ -1,4 +1,4 @@
-"""What the terminal shows: a live table on a terminal, plain lines elsewhere."""
+"""Progress on the screen: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class _Line:
     reason: str | None = None
 
 
-class Progress:
-    """Trials as they go. Use as a context manager around the run."""
+class ProgressDisplay:
+    """Shows trials as they go. Use it as a context manager around the run."""
 
     def __init__(self, config: SweepConfig, console: Console) -> None:
         """`console` decides between a live table and plain lines."""
@@ -46,7 +46,7 @@ class Progress:
         self._began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         """Start drawing."""
         if self._live:
             self._live.start()
@@ -57,40 +57,40 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def known(self, number: int, state: str, step: int, reason: str | None) -> None:
-        """A trial of an earlier run of the same sweep; says nothing on a plain console."""
+    def add_earlier(self, number: int, state: str, step: int, reason: str | None) -> None:
+        """Add a trial of an earlier run of the same sweep; a plain console shows nothing."""
         self._lines[number] = _Line(state, step, step, reason=reason)
 
     def started(self, number: int, step: int) -> None:
-        """A worker took the trial, from `step`."""
+        """Show that a worker took the trial, from `step`."""
         line = self._lines.setdefault(number, _Line())
         line.state, line.began_at = "running", step
         self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}")
 
     def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """A report arrived."""
+        """Show a report."""
         line = self._lines.setdefault(number, _Line())
         line.step, line.metrics = step, dict(metrics)
         shown = "  ".join(f"{title} {_number(metrics.get(name))}" for name, title in self._columns().items())
         self._say(f"trial {number:04d}  step {step}/{self._config.trial.steps}  {shown}")
 
     def note(self, text: str) -> None:
-        """Something about the sweep as a whole; above the live table."""
+        """Show a line about the sweep as a whole, above the live table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def crowded(self, number: int, reason: str, gpus: float) -> None:
-        """A trial ran out of a GPU's memory and goes on with a larger share of it."""
+    def out_of_memory(self, number: int, reason: str, gpus: float) -> None:
+        """Show that a trial ran out of a GPU's memory and goes on with a larger share of it."""
         self._say(f"trial {number:04d}  {reason}; goes on with {gpus:g} of a GPU")
 
-    def closed(self, number: int, state: str, reason: str | None) -> None:
-        """A trial ended as complete, stopped or failed."""
+    def ended(self, number: int, state: str, reason: str | None) -> None:
+        """Show that a trial ended as complete, stopped or failed."""
         line = self._lines.setdefault(number, _Line())
         was, line.state, line.reason = line.state, state, reason
         if was != state:
             self._say(f"trial {number:04d}  {state}{': ' + reason if reason else ''}  ({self._overall()})")
 
     def seconds_left(self) -> float | None:
-        """An estimate, from the steps that trials took so far; None before there is anything to go by."""
+        """Estimate the seconds left from the steps that trials took so far; None before the first report."""
         done = [line for line in self._lines.values() if line.state != "running"]
         fresh = sum(line.step - line.began_at for line in self._lines.values())
         elapsed = time.monotonic() - self._began

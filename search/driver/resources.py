@@ -1,4 +1,4 @@
-"""What a sweep computes on: this machine or a cluster, and how many trials that holds at once."""
+"""Computing resources of a sweep: this machine or a cluster, and how many trials fit on it at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.spec.config import Resources, SweepConfig
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine, or a cluster, gives to trials."""
+    """The resources that this machine, or a cluster, gives to trials."""
 
     cpus: int
     gpus: int
@@ -31,27 +31,27 @@ class Machine:
         """Torch threads of one trial."""
         return max(1, int(self.cpus_per_trial))
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """For people."""
         gpus = f" and {self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus_per_trial else ""
         nodes = f" of {self.nodes} node{'s' * (self.nodes != 1)}" if self.nodes else ""
         return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}{nodes}"
 
     @classmethod
-    def wanted(cls, config: SweepConfig) -> Machine:
-        """What the sweep runs on: this machine, or the cluster at its address, which is joined.
+    def for_sweep(cls, config: SweepConfig) -> Machine:
+        """The machine that a sweep runs on: this one, or the cluster at its address, which is joined.
 
         Raises:
-            BadInput: as `of`, or the cluster cannot be joined.
+            BadInput: as `local`, or the cluster cannot be joined.
         """
         if config.places.address is None:
-            return cls.of(config.resources)
+            return cls.local(config.resources)
         factories = [spec.classifier.factory for spec in config.trial.classifiers() if spec.classifier.factory]
         return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
 
     @classmethod
     def of_cluster(cls, resources: Resources, nodes: Sequence[tuple[float, float]]) -> Machine:
-        """The same for a cluster, as it is now; `nodes` are (CPUs, GPUs) of each.
+        """Count how many trials fit on a cluster as it is now; `nodes` are (CPUs, GPUs) of each.
 
         Raises:
             BadInput: no node has room for one trial.
@@ -59,7 +59,7 @@ class Machine:
         wanted = resources.gpus_per_trial
         # Its GPUs are not this machine's to measure, and need not be alike.
         share = wanted if wanted != "auto" else 0.25 if any(gpus for _, gpus in nodes) else 0.0
-        fits = sum(_fit(cpus, gpus, resources.cpus_per_trial, share) for cpus, gpus in nodes)
+        fits = sum(_trials_that_fit(cpus, gpus, resources.cpus_per_trial, share) for cpus, gpus in nodes)
         asked = f"{resources.cpus_per_trial:g} CPU{f' and {share:g} GPU' if share else ''}"
         if not fits:
             raise BadInput(f"--address: none of the cluster's {len(nodes)} nodes has room for a trial of {asked}")
@@ -69,8 +69,8 @@ class Machine:
         return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share, nodes=len(nodes), bounded=bounded)
 
     @classmethod
-    def of(cls, resources: Resources, *, cpus: int | None = None, gpus: int | None = None) -> Machine:
-        """How many trials fit here at once. `cpus` and `gpus` replace what the machine has (tests).
+    def local(cls, resources: Resources, *, cpus: int | None = None, gpus: int | None = None) -> Machine:
+        """Count how many trials fit on this machine at once. `cpus` and `gpus` replace what it has (tests).
 
         Raises:
             BadInput: one trial, or the trials asked for, need more than there is.
@@ -87,7 +87,7 @@ class Machine:
             raise BadInput(f"--gpus-per-trial {share:g}: this machine has {gpus} GPU{'s' * (gpus != 1)}; use at most {gpus}")
         if resources.cpus_per_trial > cpus:
             raise BadInput(f"--cpus-per-trial {resources.cpus_per_trial:g}: this machine has {cpus} CPUs; use at most {cpus}")
-        fits = _fit(cpus, gpus, resources.cpus_per_trial, share)
+        fits = _trials_that_fit(cpus, gpus, resources.cpus_per_trial, share)
         if resources.concurrency and resources.concurrency > fits:
             raise BadInput(
                 f"--concurrency {resources.concurrency}: only {fits} trials of {resources.cpus_per_trial:g} CPU"
@@ -99,7 +99,7 @@ class Machine:
         return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share)
 
     def fitted(self, resources: Resources, need: int, free: int) -> Machine:
-        """With as many trials on a GPU as its memory holds: each takes `need` bytes of the `free` ones.
+        """This machine with as many trials on a GPU as its memory holds: each takes `need` bytes of the `free` ones.
 
         Raises:
             BadInput: not even one fits.
@@ -115,8 +115,8 @@ class Machine:
         return replace(self, gpus_per_trial=1 / on_each, concurrency=min(self.concurrency, self.gpus * on_each))
 
 
-def _fit(cpus: float, gpus: float, cpus_each: float, gpus_each: float) -> int:
-    """Trials that run at once on one machine. A share of a GPU lies on one GPU."""
+def _trials_that_fit(cpus: float, gpus: float, cpus_each: float, gpus_each: float) -> int:
+    """The number of trials that run at once on one machine. A share of a GPU lies on one GPU."""
     fits = int(cpus / cpus_each)
     if gpus_each:
         fits = min(fits, int(gpus / gpus_each) if gpus_each >= 1 else int(gpus) * int(1 / gpus_each))

@@ -1,6 +1,6 @@
-"""What a sweep keeps on disk: checkpoints as long as something may need them, then the history alone.
+"""Retention of files: a sweep keeps checkpoints as long as something may need them, then the history alone.
 
-An open trial has its last two checkpoints. Of those that ended, the best (`search.policy.ranking.worth_keeping`) keep their
+An open trial has its last two checkpoints. Of those that ended, the best (`search.policy.ranking.trials_to_keep`) keep their
 generator, and those that failed without a fault of their settings keep the place to go on from (`--retry-failed`). Everything
 can be made again: training from the start gives the same numbers.
 """
@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from gbc import checkpoint
 from gbc.errors import BadInput, CorruptFile
 from search.files import storage
 from search.files.lock import LOCK
-from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, home_of, trial_folder
-from search.files.storage import Place, Remote
-from search.policy.ranking import worth_keeping
+from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, files_folder, trial_folder
+from search.files.storage import Location, RemotePath
+from search.policy.ranking import trials_to_keep
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
-
-# Earlier versions wrote temporary files without the name of the process.
-_NAMELESS: Final = re.compile(r"\.[a-z]+\.(ckpt|png|json|yaml)\.\w{8}")
+from search.spec.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What the folder of a trial still knows of it."""
+class SavedHistory:
+    """The settings and reports of a trial that its folder still holds."""
 
     settings: dict[str, Any]
     history: list[dict[str, Any]]
@@ -40,16 +36,16 @@ class Saved:
     """The name of the file that said so."""
 
 
-def saved(folder: Place) -> tuple[Saved | None, list[Place]]:
+def read_history(folder: Location) -> tuple[SavedHistory | None, list[Location]]:
     """The longest record of a trial's reports in its folder, and the files that are damaged."""
-    damaged: list[Place] = []
+    damaged: list[Location] = []
     for name in (CHECKPOINT, PREVIOUS, HISTORY):
         path = folder / name
         try:
             if not path.exists():
                 continue
             state = json.loads(path.read_text()) if name == HISTORY else checkpoint.load(path)
-            return Saved(state["settings"], state["history"], name), damaged
+            return SavedHistory(state["settings"], state["history"], name), damaged
         except (CorruptFile, ValueError, KeyError, TypeError):
             damaged.append(path)
         except (BadInput, OSError):  # gone in the meantime, or of another version
@@ -57,25 +53,25 @@ def saved(folder: Place) -> tuple[Saved | None, list[Place]]:
     return None, damaged
 
 
-class Keeper:
+class CheckpointRetention:
     """Deletes every checkpoint of a sweep that neither a run that goes on nor an export of what is worth keeping can need.
 
     A trial's history is written down before its last checkpoint goes. Safe to interrupt, and to repeat.
     """
 
-    def __init__(self, home: Place, config: SweepConfig) -> None:
-        """For one run of the sweep: which trials have nothing to delete any more is remembered, for a look costs requests."""
+    def __init__(self, home: Location, config: SweepConfig) -> None:
+        """Make one for each run of the sweep: it remembers the trials that have nothing left to delete."""
         self._home, self._config = home, config
         self._settled: set[int] = set()
 
-    def tidy(self, entries: Sequence[Entry]) -> None:
+    def delete_unneeded(self, trials: Sequence[TrialRecord]) -> None:
         """Delete what the sweep can do without now."""
-        best = {entry.number for entry in worth_keeping(self._config, entries)}
-        for entry in entries:
-            if not entry.finished or entry.number in self._settled:
+        best = {trial.number for trial in trials_to_keep(self._config, trials)}
+        for trial in trials:
+            if not trial.finished or trial.number in self._settled:
                 continue
-            folder = trial_folder(self._home, entry.number)
-            if entry.number in best or entry.can_go_on:
+            folder = trial_folder(self._home, trial.number)
+            if trial.number in best or trial.can_go_on:
                 if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
                 continue
@@ -84,10 +80,10 @@ class Keeper:
                 for name in (CHECKPOINT, PREVIOUS):
                     (folder / name).unlink(missing_ok=True)
             # Once beaten, a trial is never among the best again.
-            self._settled.add(entry.number)
+            self._settled.add(trial.number)
 
 
-def footprint(sweep: Path, config: SweepConfig | None = None) -> int:
+def bytes_on_disk(sweep: Path, config: SweepConfig | None = None) -> int:
     """Bytes that a sweep takes on disk, and in the storage that `config` names.
 
     A file with two names counts once. Ray's scratch files are not counted.
@@ -95,11 +91,11 @@ def footprint(sweep: Path, config: SweepConfig | None = None) -> int:
     Raises:
         BadInput: the storage cannot be asked.
     """
-    home = sweep if config is None else home_of(config)
-    if isinstance(home, Remote):
-        return footprint(sweep) + sum(count for _, count in storage.files(home))
+    home = sweep if config is None else files_folder(config)
+    if isinstance(home, RemotePath):
+        return bytes_on_disk(sweep) + sum(count for _, count in storage.list_files(home))
     if home != sweep:
-        return footprint(sweep) + footprint(home)
+        return bytes_on_disk(sweep) + bytes_on_disk(home)
     seen: dict[tuple[int, int], int] = {}
     for place, folders, files in os.walk(sweep):
         folders[:] = [name for name in folders if name != SCRATCH]
@@ -112,7 +108,7 @@ def footprint(sweep: Path, config: SweepConfig | None = None) -> int:
     return sum(seen.values())
 
 
-def leftovers(sweep: Path, config: SweepConfig | None = None) -> list[Place]:
+def stale_files(sweep: Path, config: SweepConfig | None = None) -> list[Location]:
     """Temporary files of processes that are no more, and the scratch folder of a dead driver's Ray.
 
     In the storage that `config` names, which other machines write to as well, every temporary file: nobody may run the sweep.
@@ -120,19 +116,19 @@ def leftovers(sweep: Path, config: SweepConfig | None = None) -> list[Place]:
     Raises:
         BadInput: the storage cannot be asked.
     """
-    scratch, found = sweep / SCRATCH, list[Place]()
+    scratch, found = sweep / SCRATCH, list[Location]()
     if config is not None and config.places.storage is not None:
-        found += [path for path, _ in storage.files(home_of(config)) if checkpoint.writer_of(path) is not None]
+        found += [path for path, _ in storage.list_files(files_folder(config)) if checkpoint.writer_of(path) is not None]
     for path in sweep.rglob(".*"):
         if path.name == LOCK or scratch in path.parents:
             continue
         writer = checkpoint.writer_of(path)
-        if path == scratch or (writer is not None and not alive(writer)) or _NAMELESS.fullmatch(path.name):
+        if path == scratch or (writer is not None and not process_exists(writer)):
             found.append(path)
     return sorted(found, key=str)
 
 
-def alive(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
@@ -143,8 +139,8 @@ def alive(pid: int) -> bool:
     return True
 
 
-def _write_history(folder: Place) -> None:
-    found, _ = saved(folder)
+def _write_history(folder: Location) -> None:
+    found, _ = read_history(folder)
     if found is not None and found.file != HISTORY:
         text = json.dumps({"settings": found.settings, "history": found.history})
         storage.write(folder / HISTORY, text.encode())

@@ -1,4 +1,4 @@
-"""How a sweep stands: the numbers at its end, and whether its budget is used up."""
+"""The summary of a sweep: its numbers, and whether a budget is used up."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
-from search.driver.retention import footprint
-from search.files.paths import LOG, PICTURE, home_of, trial_folder
-from search.files.storage import Place
-from search.policy.budget import used_up
-from search.policy.ranking import front
-from search.policy.verdict import conditions, requirements
+from search.driver.retention import bytes_on_disk
+from search.files.paths import LOG, PICTURE, files_folder, trial_folder
+from search.files.storage import Location
+from search.policy.budget import planning_ended_by
+from search.policy.ranking import pareto_front
+from search.policy.verdict import kkt_verdict, requirements_verdict
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 
 if TYPE_CHECKING:
     from gbc.metrics.scale import Scale
 
-_FILE: Final = "summary.json"
+_SUMMARY_FILE: Final = "summary.json"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep stands when a run of it ends."""
+    """The state of a sweep when a run of it ends."""
 
     name: str
     folder: str
@@ -69,30 +69,30 @@ class Summary:
 
     def write(self, sweep: Path) -> None:
         """Put it into the sweep's folder."""
-        write_atomic(sweep / _FILE, self.to_json().encode())
+        write_atomic(sweep / _SUMMARY_FILE, self.to_json().encode())
 
     @classmethod
     def read(cls, sweep: Path) -> Summary | None:
         """The last one of the sweep in this folder; None when there is none that can be read."""
         try:
-            return cls(**json.loads((sweep / _FILE).read_text()))
+            return cls(**json.loads((sweep / _SUMMARY_FILE).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
 
-def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
+def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
     """The summary of a sweep whose ledger is open; `metrics` gives a trial's last values."""
-    entries, best = ledger.entries(), ledger.best()
-    reason = ended_by(config, entries, ledger.seconds)
-    count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
-    home = home_of(config)
+    trials, best = ledger.entries(), ledger.best()
+    reason = ended_by(config, trials, ledger.seconds)
+    count = {state: sum(trial.state == state for trial in trials) for state in ("complete", "stopped", "failed", "running")}
+    home = files_folder(config)
     picture = trial_folder(home, best.number) / PICTURE if best else None
-    last = {entry.number: metrics(entry.number) for entry in entries if entry.state == "complete"}
+    last = {trial.number: metrics(trial.number) for trial in trials if trial.state == "complete"}
     found = (last.get(best.number) or metrics(best.number)) if best else {}
     return Summary(
         name=config.name,
         folder=str(folder),
-        trials=len(entries),
+        trials=len(trials),
         complete=count["complete"],
         stopped=count["stopped"],
         failed=count["failed"],
@@ -106,10 +106,10 @@ def sum_up(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[st
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
         ended_by=reason,
-        front=front_of(config, entries),
-        failures=[failure(entry, home) for entry in entries if entry.state == "failed"],
-        bytes=footprint(folder, config),
-        verdict=[line for line in (conditions(found), requirements(config, entries)) if line],
+        front=front_view(config, trials),
+        failures=[failure_view(trial, home) for trial in trials if trial.state == "failed"],
+        bytes=bytes_on_disk(folder, config),
+        verdict=[line for line in (kkt_verdict(found), requirements_verdict(config, trials)) if line],
     )
 
 
@@ -125,29 +125,29 @@ def with_scale(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
     )
 
 
-def ended_by(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> str | None:
+def ended_by(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> str | None:
     """The budget that is used up; None while there is one left, or a trial open."""
-    return None if any(not entry.finished for entry in entries) else used_up(config, entries, seconds)
+    return None if any(not trial.finished for trial in trials) else planning_ended_by(config, trials, seconds)
 
 
-def front_of(config: SweepConfig, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """With two objectives the front, for people and programs; empty with one."""
+def front_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """The Pareto front for people and programs; empty with one objective."""
     if config.second_objective is None:
         return []
     metrics = [objective.metric for objective in config.objectives]
     return [
-        {"trial": entry.number, "values": dict(zip(metrics, entry.objectives, strict=True)), "params": entry.params}
-        for entry in front(config, entries)
+        {"trial": trial.number, "values": dict(zip(metrics, trial.objectives, strict=True)), "params": trial.params}
+        for trial in pareto_front(config, trials)
     ]
 
 
-def failure(entry: Entry, home: Place) -> dict[str, Any]:
-    """What is known of a failed trial of the sweep at home here."""
-    log = trial_folder(home, entry.number) / LOG
+def failure_view(trial: TrialRecord, home: Location) -> dict[str, Any]:
+    """The view of a failed trial for people and programs; `home` holds the files of the sweep's trials."""
+    log = trial_folder(home, trial.number) / LOG
     return {
-        "trial": entry.number,
-        "reason": entry.reason,
-        "retries": entry.lost + entry.retried,
+        "trial": trial.number,
+        "reason": trial.reason,
+        "retries": trial.lost + trial.retried,
         "log": str(log) if log.exists() else None,
     }
 

@@ -1,4 +1,4 @@
-"""A sweep's life: open or continue its folder, run what is left, sum up."""
+"""The life of a sweep: open or continue its folder, run what is left, sum up."""
 
 from __future__ import annotations
 
@@ -20,28 +20,39 @@ from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.preflight import prepare
-from search.driver.progress import Progress, expected_steps
+from search.driver.progress import ProgressDisplay, expected_steps
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
-from search.driver.retention import leftovers
-from search.driver.summary import Summary, ended_by, sum_up, with_scale
+from search.driver.retention import stale_files
+from search.driver.summary import Summary, ended_by, summarise, with_scale
 from search.files import storage
-from search.files.paths import CLASSIFIERS, PICTURE, RECORD, SCRATCH, folder_of, home_of, recorded, started, trial_folder
-from search.policy.budget import mend, spent, work_left
+from search.files.paths import (
+    CLASSIFIERS,
+    PICTURE,
+    RECORD,
+    SCRATCH,
+    files_folder,
+    has_study,
+    recorded_config,
+    sweep_folder,
+    trial_folder,
+)
+from search.policy.budget import exhausted_budget, has_work_left, remedy
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
-from search.spec.faults import Halt, halting
+from search.spec.faults import HaltMonitor, halting
 from search.spec.format import duration
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.store import note_driver, one_driver, recorded_in_database
+from search.study.store import exclusive_driver, note_driver, recorded_in_database
 from search.study.tables import recorded_trials
 from search.tracking import client
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
-from search.worker import hang_guard
-from search.worker.trial import Assignment, assignment_of, settings_of
+from search.worker import watchdog
+from search.worker.messages import Assignment
+from search.worker.trial import assignment_of, settings_of
 
 
 class SweepMismatch(BadInput):
@@ -55,7 +66,7 @@ class SweepMismatch(BadInput):
 
 
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
-    """What to run: `config`, or on the record's terms when the sweep exists.
+    """The configuration to run: `config` itself, or adapted to the record when the sweep exists.
 
     Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record. A place that `config`
     leaves open is the record's. Where this host has no record the study's database may have one.
@@ -64,9 +75,9 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
         SweepMismatch: any other setting differs.
         BadInput: the study's database cannot be reached.
     """
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     if (folder / RECORD).exists():
-        record = recorded(folder)
+        record = recorded_config(folder)
     elif config.places.study_url is not None and (found := recorded_in_database(config)):
         record = found
     else:
@@ -87,24 +98,24 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
     Raises:
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
     """
-    folder = folder_of(config.name)
-    if not started(config):
+    folder = sweep_folder(config.name)
+    if not has_study(config):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
     if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
         return None  # reading a large study takes seconds, and the run reads it again
     ledger = Ledger(config, folder)
-    entries, seconds = ledger.entries(), ledger.seconds
+    trials, seconds = ledger.entries(), ledger.seconds
     ledger.close()
-    if retry_failed and any(entry.state == "failed" for entry in entries):
-        if reason := spent(config, entries, seconds):  # they would be closed as they were opened
-            raise BadInput(f"--retry-failed: {mend(config, reason)}")
+    if retry_failed and any(trial.state == "failed" for trial in trials):
+        if reason := exhausted_budget(config, trials, seconds):  # they would be closed as they were opened
+            raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
-    reason = ended_by(config, entries, seconds)
+    reason = ended_by(config, trials, seconds)
     if reason is None:
         return None
-    if summary is None or not summary.finished or summary.trials != len(entries):
+    if summary is None or not summary.finished or summary.trials != len(trials):
         return None
     return replace(summary, ended_by=reason)
 
@@ -120,23 +131,23 @@ def run_sweep(
         BadInput: anything the user must mend; nothing was overwritten.
         Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
-    folder, home, places = folder_of(config.name), home_of(config), config.places
+    folder, home, places = sweep_folder(config.name), files_folder(config), config.places
     tracking_uri = client.address(config)
-    halt = Halt(folder, tracking_uri)
-    with halting(folder, tracking_uri), one_driver(config, folder):
-        _clear_away(folder)
+    halt = HaltMonitor(folder, tracking_uri)
+    with halting(folder, tracking_uri), exclusive_driver(config, folder):
+        _delete_leftovers(folder)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
         if places.storage is not None:
-            storage.check(home)
+            storage.check_writable(home)
         client.reach(tracking_uri)
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
-            summary, entries, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
+            summary, trials, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
         if report and summary.finished:
             from search.driver.finalize import conclude  # seconds that a start need not wait
 
-            conclude(config, entries, tracker, summary, console)
+            conclude(config, trials, tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
         return summary
@@ -144,10 +155,10 @@ def run_sweep(
 
 def _has_work(config: SweepConfig, folder: Path) -> bool:
     """Whether trials are left to run, as far as the study's tables say at once."""
-    if not started(config):
+    if not has_study(config):
         return True
-    entries, seconds = recorded_trials(config, folder)
-    return work_left(config, entries, seconds)
+    trials, seconds = recorded_trials(config, folder)
+    return has_work_left(config, trials, seconds)
 
 
 def _run(
@@ -156,23 +167,23 @@ def _run(
     console: Console,
     prior: Prior,
     begun: RayStart | None,
-    halt: Halt,
+    halt: HaltMonitor,
     *,
     retry_failed: bool,
-) -> tuple[Summary, list[Entry], Tracker]:
-    """From the classifier to the last word of this run in all records."""
-    folder = folder_of(config.name)
+) -> tuple[Summary, list[TrialRecord], Tracker]:
+    """Run the sweep, from the preparation of the classifier to the end of this run in all records."""
+    folder = sweep_folder(config.name)
     prepared = prepare(config, machine, console)
     if prepared.memory is not None:
         machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
     record = plain_yaml.dump(config.record())
-    noted = warm_start.note(config, prior, folder)  # before the record: a sweep that was started has what it started with
+    noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
-    progress = Progress(config, console)
-    recorder = Recorder(ledger, tracker, progress, home_of(config))
+    display = ProgressDisplay(config, console)
+    recorder = Recorder(ledger, tracker, display, files_folder(config))
     try:
         with halt.guard():
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -180,33 +191,35 @@ def _run(
             tracker.describe(question(config))
             if retry_failed:
                 recorder.reopen_failed()
-            recorder.catch_up()
-            if work_left(config, ledger.entries(), recorder.elapsed()):
+            recorder.reconcile()
+            if has_work_left(config, ledger.entries(), recorder.elapsed()):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
                 speed = prepared.steps_per_second()
                 if config.warm_start:
                     _announce_warm_start(config, prior, console)
                 _announce(config, machine, speed, ledger, console)
-                assign = _assigning(config, machine, recorder, hang_guard.seconds_of(config, speed))
-                with progress:
+                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
+                with display:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
-            if halt.reason is None and spent(config, ledger.entries(), recorder.elapsed()):
-                recorder.close_open()
+            if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
+                recorder.close_open_trials()
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
         summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
         ledger.close()
-    halt.check()
+    halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker
 
 
-def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_limit: float) -> Callable[[Entry], Assignment]:
-    def assign(entry: Entry) -> Assignment:
-        acknowledged, gpus = recorder.acknowledged(entry.number), machine.gpus_per_trial
+def _assignments(
+    config: SweepConfig, machine: Machine, recorder: Recorder, hang_limit: float
+) -> Callable[[TrialRecord], Assignment]:
+    def assign(trial: TrialRecord) -> Assignment:
+        acknowledged, gpus = recorder.acknowledged(trial.number), machine.gpus_per_trial
         return assignment_of(
-            config, entry, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=hang_limit
+            config, trial, CLASSIFIERS, machine.threads, acknowledged=acknowledged, gpus=gpus, hang_limit=hang_limit
         )
 
     return assign
@@ -215,45 +228,45 @@ def _assigning(config: SweepConfig, machine: Machine, recorder: Recorder, hang_l
 def _finish(
     config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, inputs: TrialInputs
 ) -> Summary:
-    """The last word of a run in all records."""
+    """Write the end of this run into all records."""
     recorder.finish()
-    summary = sum_up(config, ledger, tracker.metrics, folder)
+    summary = summarise(config, ledger, tracker.metrics, folder)
     if summary.finished and summary.best_trial is not None:
         settings = settings_of(config, ledger.entry(summary.best_trial))
         with suppress(BadInput):  # what cannot be measured or cached holds up no record
             summary = with_scale(summary, config, Scale.obtain(inputs.images, settings.eval_per_class, CLASSIFIERS))
     best = summary.best_trial
-    picture = trial_folder(home_of(config), best) / PICTURE if best is not None else None
+    picture = trial_folder(files_folder(config), best) / PICTURE if best is not None else None
     status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
     tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
     summary.write(folder)
     return summary
 
 
-def _clear_away(folder: Path) -> None:
-    """What a driver of this sweep that was killed left: processes first, for they write files."""
-    processes.end(folder)
-    processes.forget_session(folder / SCRATCH)
-    for path in leftovers(folder):
-        storage.remove(path)
+def _delete_leftovers(folder: Path) -> None:
+    """Delete what a killed driver of this sweep left: processes first, because they write files."""
+    processes.kill_processes(folder)
+    processes.delete_session(folder / SCRATCH)
+    for path in stale_files(folder):
+        storage.delete(path)
 
 
 def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, console: Console) -> None:
     """Say what will run and how long it should take; `speed` is in steps/s of one trial alone."""
-    entries = ledger.entries()
-    trials = max(config.trials, len(entries))
-    left = trials - sum(entry.finished for entry in entries)
-    steps = left * expected_steps(config) - sum(e.last_step for e in entries if not e.finished)
+    trials = ledger.entries()
+    planned = max(config.trials, len(trials))
+    left = planned - sum(trial.finished for trial in trials)
+    steps = left * expected_steps(config) - sum(e.last_step for e in trials if not e.finished)
     if config.max_steps is not None:
-        steps = min(steps, config.max_steps - sum(entry.last_step for entry in entries))
+        steps = min(steps, config.max_steps - sum(trial.last_step for trial in trials))
     seconds = max(steps, 0) / (speed * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
-    what = f"continues with {left} of {trials}" if entries else f"{trials}"
+    what = f"continues with {left} of {planned}" if trials else f"{planned}"
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
-        f"{machine.concurrency} at a time on {machine.words()}; "
+        f"{machine.concurrency} at a time on {machine.describe()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
         "Ctrl-C is safe: the same command continues.",

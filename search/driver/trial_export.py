@@ -12,35 +12,35 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.training import tasks
 from search.files import shared_classifiers, storage
-from search.files.paths import CHECKPOINT, CLASSIFIERS, PICTURE, home_of, trial_folder
+from search.files.paths import CHECKPOINT, CLASSIFIERS, PICTURE, files_folder, trial_folder
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 
 
 def write_trial(
-    config: SweepConfig, entries: Sequence[Entry], chosen: Entry, out: Path, formats: Sequence[str]
+    config: SweepConfig, trials: Sequence[TrialRecord], chosen: TrialRecord, out: Path, formats: Sequence[str]
 ) -> dict[str, Any]:
     """Write the folder `out` for one of the trials of a sweep; `formats` as `gbc.export.write` takes them.
 
     Raises:
         BadInput: its generator was not kept, or `out` cannot be written.
     """
-    home = home_of(config)
+    home = files_folder(config)
     path = trial_folder(home, chosen.number) / CHECKPOINT
     if chosen.finished and not path.exists():
-        kept = ", ".join(str(entry.number) for entry in entries if (trial_folder(home, entry.number) / CHECKPOINT).exists())
+        kept = ", ".join(str(trial.number) for trial in trials if (trial_folder(home, trial.number) / CHECKPOINT).exists())
         raise BadInput(
             f"the generator of trial {chosen.number} was not kept; there are those of {kept or 'no trial'} (--keep K)"
         )
     state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
     root = config.places.storage
-    inputs = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.source(root) if root else None)
+    inputs = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.storage_source(root) if root else None)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
     picture = trial_folder(home, chosen.number) / PICTURE
-    origin = f"Trial {chosen.number} of {len(entries)} in sweep `{config.name}`, after {chosen.last_step} steps."
+    origin = f"Trial {chosen.number} of {len(trials)} in sweep `{config.name}`, after {chosen.last_step} steps."
     with ExitStack() as stack:
-        shown = stack.enter_context(storage.as_local(picture)) if picture.exists() else None
+        shown = stack.enter_context(storage.local_copy(picture)) if picture.exists() else None
         export.write(
             out, export.generator_weights(state["trainer"]), settings, inputs, metrics,
             origin=origin, picture=shown, formats=formats, threads=max(1, int(config.resources.cpus_per_trial)),

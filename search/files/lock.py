@@ -1,4 +1,4 @@
-"""One driver for each sweep."""
+"""The lock that lets one driver at a time run a sweep."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 
 LOCK: Final = ".lock"
-HOLDER: Final = "driver.json"
-# `driver_of` holds the lock for a moment when nobody else does: a driver that starts then must not be refused.
+LOCK_HOLDER: Final = "driver.json"
+# `current_driver` holds the lock for a moment when nobody else does: a driver that starts then must not be refused.
 _PATIENCE: Final = 0.5  # seconds
 
 
@@ -30,35 +30,35 @@ class Driver:
     since: str
 
     @classmethod
-    def of(cls, note: Mapping[str, Any]) -> Driver | None:
-        """From what `asdict` made of it, in a file or a study; None when that is no driver."""
+    def from_note(cls, note: Mapping[str, Any]) -> Driver | None:
+        """Parse what `asdict` made of a driver, in a file or a study; None when that is no driver."""
         try:
             return cls(int(note["pid"]), str(note["host"]), str(note["since"]))
         except (ValueError, KeyError, TypeError):
             return None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """For people."""
         return f"pid {self.pid} on {self.host}, since {self.since}"
 
 
-def me() -> Driver:
+def this_process() -> Driver:
     """This process."""
     return Driver(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
 
 
-UNKNOWN: Final = Driver(0, "unknown", "a moment ago")
+UNKNOWN_DRIVER: Final = Driver(0, "unknown", "a moment ago")
 """Who holds the lock of a sweep and has not said so yet."""
 
 
-def refusal(name: str, who: Driver | None) -> BadInput:
-    """Why a second driver cannot run the sweep."""
-    detail = f" ({who.words()})" if who else ""
+def already_running(name: str, who: Driver | None) -> BadInput:
+    """The error for a second driver of a sweep."""
+    detail = f" ({who.describe()})" if who else ""
     return BadInput(f"sweep {name!r} is being run already{detail}; wait for it, or choose another --name")
 
 
 @contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
+def driver_lock(folder: Path) -> Iterator[None]:
     """Hold the sweep's lock; a dead driver's lock is free by itself.
 
     Raises:
@@ -66,25 +66,25 @@ def only_driver(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    holder = folder / HOLDER
+    holder = folder / LOCK_HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=_PATIENCE)
         lock.acquire()
     except Timeout:
-        raise refusal(folder.name, _noted(holder)) from None
+        raise already_running(folder.name, _recorded_holder(holder)) from None
     except OSError as fault:
         raise BadInput(f"{folder}: cannot be written: {fault.strerror}") from None
     try:
-        write_atomic(holder, json.dumps(asdict(me())).encode())
+        write_atomic(holder, json.dumps(asdict(this_process())).encode())
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def driver_of(folder: Path) -> Driver | None:
-    """Who runs the sweep in `folder` right now, without getting in its way; None when nobody does."""
+def current_driver(folder: Path) -> Driver | None:
+    """The driver that runs the sweep in `folder` right now; None when there is none. It is not disturbed."""
     import fcntl
 
     try:
@@ -95,14 +95,14 @@ def driver_of(folder: Path) -> Driver | None:
         # Shared: those who only ask do not hide a driver from each other.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return _noted(folder / HOLDER) or UNKNOWN
+        return _recorded_holder(folder / LOCK_HOLDER) or UNKNOWN_DRIVER
     finally:
         os.close(handle)
     return None
 
 
-def _noted(holder: Path) -> Driver | None:
+def _recorded_holder(holder: Path) -> Driver | None:
     try:
-        return Driver.of(json.loads(holder.read_text()))
+        return Driver.from_note(json.loads(holder.read_text()))
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Where things lie: the folders of sweeps and trials, the names in them, and what a sweep was started with."""
+"""Paths: the folders of sweeps and trials, the names in them, and the settings that a sweep was started with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from gbc.errors import BadInput
 from gbc.settings import load_yaml, suggest
-from search.files.storage import Place, open_storage
+from search.files.storage import Location, open_storage
 from search.spec.config import SweepConfig
 
 SWEEPS: Final = Path("mlruns") / "sweeps"
@@ -31,22 +31,22 @@ LOG: Final = "error.log"
 _STEP_PICTURE: Final = re.compile(r"samples-(\d+)\.png")
 
 
-def folder_of(name: str) -> Path:
-    """Where the sweep of this name lives."""
+def sweep_folder(name: str) -> Path:
+    """The folder of the sweep of this name."""
     return SWEEPS / name
 
 
-def home_of(config: SweepConfig) -> Place:
-    """Where the trials of a sweep keep their files: its folder, or one of its name in `--storage`.
+def files_folder(config: SweepConfig) -> Location:
+    """The folder below which the trials of a sweep keep their files: the sweep's own, or one of its name in `--storage`.
 
     Raises:
         BadInput: the storage cannot be used.
     """
-    return folder_of(config.name) if config.places.storage is None else open_storage(config.places.storage) / config.name
+    return sweep_folder(config.name) if config.places.storage is None else open_storage(config.places.storage) / config.name
 
 
-def trial_folder(home: Place, number: int) -> Place:
-    """Where trial `number` of the sweep at home here keeps its checkpoint and picture."""
+def trial_folder(home: Location, number: int) -> Location:
+    """The folder with checkpoint and picture of trial `number`, below the sweep's `files_folder`."""
     return home / "trials" / f"{number:04d}"
 
 
@@ -55,41 +55,41 @@ def step_picture(step: int) -> str:
     return f"samples-{step:06d}.png"
 
 
-def step_of(name: str) -> int | None:
+def step_of_picture(name: str) -> int | None:
     """The step whose picture has this name; None when it is no such name."""
     match = _STEP_PICTURE.fullmatch(name)
     return int(match.group(1)) if match else None
 
 
-def started(config: SweepConfig) -> bool:
+def has_study(config: SweepConfig) -> bool:
     """Whether there is a study of this sweep, as far as its folder knows."""
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     return (folder / (RECORD if config.places.study_url else STUDY_FILE)).exists()
 
 
-def hang_note(sweep: Path, number: int) -> Path:
-    """Where the worker of a trial leaves word when it ends itself for being silent too long."""
+def hang_report_file(sweep: Path, number: int) -> Path:
+    """The file that a trial's worker writes when it ends itself for being silent too long."""
     return sweep / SCRATCH / f"hang-{number:04d}"
 
 
-def known() -> list[str]:
+def sweep_names() -> list[str]:
     """Names of the sweeps in this folder."""
-    return sorted(path.name for path in SWEEPS.glob("*") if (path / STUDY_FILE).exists() or _study_is_far(path))
+    return sorted(path.name for path in SWEEPS.glob("*") if (path / STUDY_FILE).exists() or _has_database_study(path))
 
 
-def existing(name: str) -> Path:
+def existing_sweep(name: str) -> Path:
     """The folder of a sweep that was started here.
 
     Raises:
         BadInput: there is none; the message suggests another name.
     """
-    names = known()
+    names = sweep_names()
     if name not in names:
         raise BadInput(f"no sweep {name!r} here; {suggest(name, names) if names else 'start one with python search/run.py'}")
-    return folder_of(name)
+    return sweep_folder(name)
 
 
-def recorded(sweep: Path) -> SweepConfig:
+def recorded_config(sweep: Path) -> SweepConfig:
     """The settings of the sweep in this folder, as it was started or last continued.
 
     Raises:
@@ -99,7 +99,7 @@ def recorded(sweep: Path) -> SweepConfig:
     return SweepConfig.parse(load_yaml(path), str(path))
 
 
-def _study_is_far(sweep: Path) -> bool:
+def _has_database_study(sweep: Path) -> bool:
     try:
         return bool(load_yaml(sweep / RECORD).get("places", {}).get("study_url"))
     except (BadInput, AttributeError):

@@ -1,7 +1,7 @@
 """Files of trials, here or far away: a folder of this machine (also one that machines share), or any URL that pyarrow knows.
 
 Local files are `pathlib.Path`s and are written as everything else is (`gbc.checkpoint.write_atomic`). What is far away is a
-`Remote`, which answers to the same few names. In both a reader sees the old file or the new one, never a part.
+`RemotePath`, which answers to the same few names. In both a reader sees the old file or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
-from search.spec.locations import public, told
+from search.spec.locations import public, redacted
 
-_WHOLE_OR_NOT: Final = frozenset({"s3", "gcs", "abfs"})
+_ATOMIC_UPLOADS: Final = frozenset({"s3", "gcs", "abfs"})
 """Stores in which an upload appears when it is complete."""
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemotePath:
     """A file or folder in one of pyarrow's file systems."""
 
     root: str
@@ -35,9 +35,9 @@ class Remote:
     inside: PurePosixPath = field(default_factory=PurePosixPath)
     """Below the root."""
 
-    def __truediv__(self, name: str) -> Remote:
-        """Below this one."""
-        return Remote(self.root, self.inside / name)
+    def __truediv__(self, name: str) -> RemotePath:
+        """A file or folder below this one."""
+        return RemotePath(self.root, self.inside / name)
 
     def __str__(self) -> str:
         """The URL without its password; what follows a question mark belongs to the store, not to the file."""
@@ -54,33 +54,33 @@ class Remote:
         return self.inside.name
 
     @property
-    def parent(self) -> Remote:
+    def parent(self) -> RemotePath:
         """The folder it lies in."""
-        return Remote(self.root, self.inside.parent)
+        return RemotePath(self.root, self.inside.parent)
 
-    def with_name(self, name: str) -> Remote:
+    def with_name(self, name: str) -> RemotePath:
         """Its neighbour of that name."""
-        return Remote(self.root, self.inside.with_name(name))
+        return RemotePath(self.root, self.inside.with_name(name))
 
     def exists(self) -> bool:
         """Whether there is a file of this name. Raises OSError when the store cannot be asked."""
-        with self._plainly():
+        with self._plain_errors():
             return bool(self._system.get_file_info(self._path).is_file)
 
     def read_bytes(self) -> bytes:
-        """All of it. Raises OSError."""
-        with self._plainly(), self._system.open_input_stream(self._path) as stream:
+        """Read all of it. Raises OSError."""
+        with self._plain_errors(), self._system.open_input_stream(self._path) as stream:
             content: bytes = stream.read()
         return content
 
     def read_text(self) -> str:
-        """All of it, as UTF-8. Raises OSError."""
+        """Read all of it as UTF-8. Raises OSError."""
         return self.read_bytes().decode()
 
     def write_bytes(self, content: bytes) -> None:
         """Replace it, whole or not at all. Raises OSError."""
-        with self._plainly():
-            if self._system.type_name in _WHOLE_OR_NOT:
+        with self._plain_errors():
+            if self._system.type_name in _ATOMIC_UPLOADS:
                 self._put(self._path, content)
                 return
             self._system.create_dir(str(PurePosixPath(self._path).parent), recursive=True)
@@ -94,17 +94,17 @@ class Remote:
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete it. Raises OSError."""
-        with self._plainly():
+        with self._plain_errors():
             try:
                 self._system.delete_file(self._path)
             except FileNotFoundError:
                 if not missing_ok:
                     raise
 
-    def copy_to(self, beside: Remote) -> None:
-        """Let what is here be at `beside` too. Raises OSError."""
-        with self._plainly():
-            if self._system.type_name in _WHOLE_OR_NOT:
+    def copy_to(self, beside: RemotePath) -> None:
+        """Copy it to `beside`. Raises OSError."""
+        with self._plain_errors():
+            if self._system.type_name in _ATOMIC_UPLOADS:
                 self._system.copy_file(self._path, beside._path)
             else:
                 beside.write_bytes(self.read_bytes())
@@ -116,29 +116,29 @@ class Remote:
 
     @property
     def _system(self) -> Any:
-        return _system(self.root)[0]
+        return _file_system(self.root)[0]
 
     @property
     def _path(self) -> str:
-        base = _system(self.root)[1]
+        base = _file_system(self.root)[1]
         return base if self.inside == PurePosixPath() else f"{base.rstrip('/')}/{self.inside}"
 
     @contextlib.contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """What pyarrow raises, as an OSError whose `strerror` is one line without passwords."""
+    def _plain_errors(self) -> Iterator[None]:
+        """Turn what pyarrow raises into an OSError whose `strerror` is one line without passwords."""
         try:
             yield
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from None
         except (OSError, ValueError) as fault:  # of what pyarrow raises ArrowInvalid is a ValueError
-            reason = told(getattr(fault, "strerror", None) or fault, self.root)
+            reason = redacted(getattr(fault, "strerror", None) or fault, self.root)
             raise OSError(getattr(fault, "errno", None) or errno.EIO, reason, str(self)) from None
 
 
-Place = Path | Remote
+Location = Path | RemotePath
 
 
-def open_storage(url: str) -> Place:
+def open_storage(url: str) -> Location:
     """The folder that `--storage` names.
 
     Raises:
@@ -146,110 +146,110 @@ def open_storage(url: str) -> Place:
     """
     if "://" not in url:
         return Path(url)
-    _system(url)
-    return Remote(url)
+    _file_system(url)
+    return RemotePath(url)
 
 
 @cache
-def _system(url: str) -> tuple[Any, str]:
+def _file_system(url: str) -> tuple[Any, str]:
     """The file system behind a URL, and the path in it."""
     from pyarrow import fs
 
     try:
         system, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError, ImportError, NotImplementedError, TypeError) as fault:
-        raise BadInput(f"--storage {public(url)}: cannot be used: {told(fault, url)}") from None
+        raise BadInput(f"--storage {public(url)}: cannot be used: {redacted(fault, url)}") from None
     return system, path
 
 
-def check(place: Place) -> None:
+def check_writable(location: Location) -> None:
     """Try to write, read and delete a file there.
 
     Raises:
         BadInput: one of these fails.
     """
-    probe = place / f".probe-{os.getpid()}"
+    probe = location / f".probe-{os.getpid()}"
     try:
         if isinstance(probe, Path):
             checkpoint.write_atomic(probe, b"probe")
         else:
             probe.write_bytes(b"probe")
         if probe.read_bytes() != b"probe":
-            raise BadInput(f"--storage {place}: does not give back what was written")
+            raise BadInput(f"--storage {location}: does not give back what was written")
         probe.unlink()
     except OSError as fault:
-        raise BadInput(f"--storage {place}: cannot be used: {fault.strerror or fault}") from None
+        raise BadInput(f"--storage {location}: cannot be used: {fault.strerror or fault}") from None
 
 
-def write(place: Place, content: bytes) -> None:
-    """Put `content` at `place` so that no reader, and no crash, ever sees part of it.
+def write(location: Location, content: bytes) -> None:
+    """Put `content` at `location` so that no reader, and no crash, ever sees part of it.
 
     Raises:
         BadInput: it cannot be written.
     """
-    if isinstance(place, Path):
-        checkpoint.write_atomic(place, content)
+    if isinstance(location, Path):
+        checkpoint.write_atomic(location, content)
         return
     try:
-        place.write_bytes(content)
+        location.write_bytes(content)
     except OSError as fault:
-        raise BadInput(f"{place}: cannot be written: {fault.strerror}") from None
+        raise BadInput(f"{location}: cannot be written: {fault.strerror}") from None
 
 
-def save(place: Place, state: dict[str, Any], previous: Place) -> None:
-    """Write a checkpoint to `place`; what was there before is kept at `previous`. At every moment one of the two is whole.
+def save_checkpoint(location: Location, state: dict[str, Any], previous: Location) -> None:
+    """Write a checkpoint to `location`; what was there before is kept at `previous`. At every moment one of the two is whole.
 
     Raises:
         BadInput: it cannot be written.
     """
-    if isinstance(place, Path):
+    if isinstance(location, Path):
         assert isinstance(previous, Path)
-        checkpoint.save(place, state, previous)
+        checkpoint.save(location, state, previous)
         return
-    assert isinstance(previous, Remote)
+    assert isinstance(previous, RemotePath)
     content = checkpoint.dumps(state)
     try:
-        if place.exists():
-            place.copy_to(previous)
-        place.write_bytes(content)
+        if location.exists():
+            location.copy_to(previous)
+        location.write_bytes(content)
     except OSError as fault:
-        raise BadInput(f"{place}: cannot be written: {fault.strerror}") from None
+        raise BadInput(f"{location}: cannot be written: {fault.strerror}") from None
 
 
-def move(source: Place, target: Place) -> None:
-    """Let `source` take the place of `target`. Raises OSError."""
+def move_file(source: Location, target: Location) -> None:
+    """Move `source` to `target`, in place of what is there. Raises OSError."""
     if isinstance(source, Path):
         os.replace(source, target)  # type: ignore[arg-type]
-    elif isinstance(target, Remote):
+    elif isinstance(target, RemotePath):
         source.copy_to(target)
         source.unlink()
 
 
-def remove(place: Place) -> None:
+def delete(location: Location) -> None:
     """Delete a file or a folder; nothing when there is none."""
-    if isinstance(place, Path):
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
+    if isinstance(location, Path):
+        if location.is_dir():
+            shutil.rmtree(location, ignore_errors=True)
         else:
-            place.unlink(missing_ok=True)
+            location.unlink(missing_ok=True)
         return
-    with contextlib.suppress(OSError), place._plainly():
-        found = place._system.get_file_info(place._path)
+    with contextlib.suppress(OSError), location._plain_errors():
+        found = location._system.get_file_info(location._path)
         if found.is_file:
-            place.unlink(missing_ok=True)
+            location.unlink(missing_ok=True)
         else:
-            place._system.delete_dir(place._path)
+            location._system.delete_dir(location._path)
 
 
-def files(place: Place) -> list[tuple[Place, int]]:
+def list_files(location: Location) -> list[tuple[Location, int]]:
     """Every file below a folder and its bytes, in as few requests as the store allows; empty when there is no such folder.
 
     Raises:
         BadInput: the store cannot be asked.
     """
-    if isinstance(place, Path):
-        found = list[tuple[Place, int]]()
-        for path in sorted(place.rglob("*")):
+    if isinstance(location, Path):
+        found = list[tuple[Location, int]]()
+        for path in sorted(location.rglob("*")):
             with contextlib.suppress(FileNotFoundError):  # replaced in the meantime
                 if stat.S_ISREG((about := path.stat()).st_mode):
                     found.append((path, about.st_size))
@@ -257,37 +257,37 @@ def files(place: Place) -> list[tuple[Place, int]]:
     from pyarrow import fs
 
     try:
-        with place._plainly():
-            listed = place._system.get_file_info(fs.FileSelector(place._path, allow_not_found=True, recursive=True))
+        with location._plain_errors():
+            listed = location._system.get_file_info(fs.FileSelector(location._path, allow_not_found=True, recursive=True))
     except OSError as fault:
-        raise BadInput(f"{place}: cannot be listed: {fault.strerror}") from None
-    base = place._path.rstrip("/") + "/"
+        raise BadInput(f"{location}: cannot be listed: {fault.strerror}") from None
+    base = location._path.rstrip("/") + "/"
     return [
-        (place / one.path.removeprefix(base), one.size or 0)
+        (location / one.path.removeprefix(base), one.size or 0)
         for one in sorted(listed, key=lambda one: str(one.path))
         if one.is_file
     ]
 
 
-def folders(place: Place) -> list[Place]:
+def list_folders(location: Location) -> list[Location]:
     """The folders in a folder, by name; empty when there is none.
 
     Raises:
         BadInput: the store cannot be asked.
     """
-    if isinstance(place, Path):
-        return list[Place](sorted(place.glob("*")))
-    inside = len(place.inside.parts)
-    return [place / name for name in sorted({one.inside.parts[inside] for one, _ in files(place)})]  # type: ignore[union-attr]
+    if isinstance(location, Path):
+        return list[Location](sorted(location.glob("*")))
+    inside = len(location.inside.parts)
+    return [location / name for name in sorted({one.inside.parts[inside] for one, _ in list_files(location)})]  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager
-def as_local(place: Place) -> Iterator[Path]:
-    """The file as one on this machine, under its own name, for as long as the context lasts; raises OSError."""
-    if isinstance(place, Path):
-        yield place
+def local_copy(location: Location) -> Iterator[Path]:
+    """The file on this machine, under its own name, as long as the context lasts: a copy of a remote one. Raises OSError."""
+    if isinstance(location, Path):
+        yield location
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / place.name
-        path.write_bytes(place.read_bytes())
+        path = Path(folder) / location.name
+        path.write_bytes(location.read_bytes())
         yield path

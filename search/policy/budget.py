@@ -1,19 +1,19 @@
-"""When a sweep is over. Only the ledger is asked, so a continued sweep ends where an unbroken one ends."""
+"""Budgets of a sweep. Only its records are asked, so a continued sweep ends where an unbroken one ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from search.policy.ranking import trials_without_gain
+from search.policy.ranking import trials_since_improvement
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 
-MOMENT: Final = 2.0
+NEGLIGIBLE: Final = 2.0
 """Seconds of a time budget that are not worth starting Ray or a trial for."""
 
-_MENDS: Final = {
+_REMEDIES: Final = {
     "trials": "more: --trials {twice}, or another --name",
     "grid": "every point of the grid was tried; for a finer one raise `points` in the space, under another --name",
     "time": "its time is up; more: a longer --time-budget, or another --name",
@@ -22,33 +22,33 @@ _MENDS: Final = {
 }
 
 
-def spent(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> str | None:
+def exhausted_budget(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> str | None:
     """The budget that ends the sweep now, open trials included: `time`, `steps` or `patience`; None while there is none."""
-    if config.time_budget is not None and seconds >= config.time_budget * 60 - MOMENT:
+    if config.time_budget is not None and seconds >= config.time_budget * 60 - NEGLIGIBLE:
         return "time"
-    if config.max_steps is not None and sum(entry.last_step for entry in entries) >= config.max_steps:
+    if config.max_steps is not None and sum(trial.last_step for trial in trials) >= config.max_steps:
         return "steps"
-    if config.patience is not None and trials_without_gain(config, entries) >= config.patience:
+    if config.patience is not None and trials_since_improvement(config, trials) >= config.patience:
         return "patience"
     return None
 
 
-def used_up(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> str | None:
-    """Why no further trial may start: as `spent`, or `grid` or `trials`, which let open trials go on."""
-    if reason := spent(config, entries, seconds):
+def planning_ended_by(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> str | None:
+    """The reason why no further trial may start: as `exhausted_budget`, or `grid` or `trials`, which let open trials go on."""
+    if reason := exhausted_budget(config, trials, seconds):
         return reason
-    if config.sampler == "grid" and sum(entry.origin is None for entry in entries) >= grid_size(config.space):
+    if config.sampler == "grid" and sum(trial.origin is None for trial in trials) >= grid_size(config.space):
         return "grid"
-    return "trials" if len(entries) >= config.trials else None
+    return "trials" if len(trials) >= config.trials else None
 
 
-def work_left(config: SweepConfig, entries: Sequence[Entry], seconds: float) -> bool:
+def has_work_left(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> bool:
     """Whether a trial is open and may go on, or may still start."""
-    if spent(config, entries, seconds):
+    if exhausted_budget(config, trials, seconds):
         return False
-    return any(not entry.finished for entry in entries) or not used_up(config, entries, seconds)
+    return any(not trial.finished for trial in trials) or not planning_ended_by(config, trials, seconds)
 
 
-def mend(config: SweepConfig, reason: str) -> str:
-    """How a sweep that is over for this reason is continued."""
-    return _MENDS[reason].format(twice=config.trials * 2, patience=config.patience)
+def remedy(config: SweepConfig, reason: str) -> str:
+    """The way to continue a sweep that is over for this reason, in words."""
+    return _REMEDIES[reason].format(twice=config.trials * 2, patience=config.patience)

@@ -1,4 +1,4 @@
-"""Which trials are better: by one objective, or by two, where neither need be better (a Pareto front).
+"""The ranking of trials, by one objective or by two (a Pareto front).
 
 A trial that meets what the sweep requires is better than any that does not.
 """
@@ -11,86 +11,86 @@ from typing import TYPE_CHECKING
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
-    from search.spec.trial_record import Entry
+    from search.spec.trial_record import TrialRecord
 
 
-Standing = tuple[bool, tuple[float, ...]]
+RankKey = tuple[bool, tuple[float, ...]]
 """Whether a trial meets what is required, and its objectives; larger is better."""
 
 
-def goodness(config: SweepConfig, entry: Entry) -> tuple[float, ...]:
+def maximised_objectives(config: SweepConfig, trial: TrialRecord) -> tuple[float, ...]:
     """Each objective of a full trial, turned so that larger is better."""
     signs = [1.0 if objective.direction == "max" else -1.0 for objective in config.objectives]
-    return tuple(sign * value for sign, value in zip(signs, entry.objectives, strict=True))
+    return tuple(sign * value for sign, value in zip(signs, trial.objectives, strict=True))
 
 
-def standing(config: SweepConfig, entry: Entry) -> Standing:
-    """How good a full trial is."""
-    return not entry.missed, goodness(config, entry)
+def rank_key(config: SweepConfig, trial: TrialRecord) -> RankKey:
+    """The sort key of a full trial: larger is better."""
+    return not trial.missed, maximised_objectives(config, trial)
 
 
-def full_trials(config: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
+def full_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that reached the full horizon, with a value of each objective."""
-    return [entry for entry in entries if entry.state == "complete" and len(entry.objectives) == len(config.objectives)]
+    return [trial for trial in trials if trial.state == "complete" and len(trial.objectives) == len(config.objectives)]
 
 
-def best(config: SweepConfig, entries: Sequence[Entry]) -> Entry | None:
+def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """The full trial that is best by the first objective, by the second among equals. It lies on the front.
 
     Where none meets what is required, it is the best of all.
     """
-    return max(full_trials(config, entries), key=lambda entry: standing(config, entry), default=None)
+    return max(full_trials(config, trials), key=lambda trial: rank_key(config, trial), default=None)
 
 
-def front(config: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
+def pareto_front(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Full trials that no other beats: none is as good in each objective and better in one. The best comes first."""
-    ranked = sorted(full_trials(config, entries), key=lambda entry: standing(config, entry), reverse=True)
-    scores = [standing(config, entry) for entry in ranked]
-    return [entry for entry, score in zip(ranked, scores, strict=True) if not any(_beats(other, score) for other in scores)]
+    ranked = sorted(full_trials(config, trials), key=lambda trial: rank_key(config, trial), reverse=True)
+    scores = [rank_key(config, trial) for trial in ranked]
+    return [trial for trial, score in zip(ranked, scores, strict=True) if not any(_dominates(other, score) for other in scores)]
 
 
-def ranked(config: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
+def ranked_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Full trials, best first: the front, then the others, both by the first objective; the earlier among equals."""
-    leaders = {entry.number for entry in front(config, entries)}
+    leaders = {trial.number for trial in pareto_front(config, trials)}
 
-    def key(entry: Entry) -> tuple[bool, Standing]:
-        return entry.number in leaders, standing(config, entry)
+    def key(trial: TrialRecord) -> tuple[bool, RankKey]:
+        return trial.number in leaders, rank_key(config, trial)
 
-    return sorted(full_trials(config, entries), key=key, reverse=True)
+    return sorted(full_trials(config, trials), key=key, reverse=True)
 
 
-def worth_keeping(config: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
+def trials_to_keep(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The `keep` best, and with two objectives the whole front however long it is: each of it is a result."""
     count = config.keep
     if config.second_objective is not None:
-        count = max(count, len(front(config, entries)))
-    return ranked(config, entries)[:count]
+        count = max(count, len(pareto_front(config, trials)))
+    return ranked_trials(config, trials)[:count]
 
 
-def results(config: SweepConfig, entries: Sequence[Entry]) -> list[Entry]:
-    """What a sweep is run for: the best trial, with two objectives the front. The best comes first."""
-    found = front(config, entries)
+def result_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The results of a sweep: the best trial, with two objectives the front. The best comes first."""
+    found = pareto_front(config, trials)
     return found if config.second_objective is not None else found[:1]
 
 
-def trials_without_gain(config: SweepConfig, entries: Sequence[Entry]) -> int:
-    """Full trials since the last that none before it equalled, in the order in which they ended."""
-    count, leaders = 0, list[Standing]()
-    for entry in sorted(full_trials(config, entries), key=lambda entry: entry.ended or 0.0):
-        score = standing(config, entry)
-        if any(_reaches(leader, score) for leader in leaders):
+def trials_since_improvement(config: SweepConfig, trials: Sequence[TrialRecord]) -> int:
+    """Count the full trials since the last that none before it equalled, in the order in which they ended."""
+    count, leaders = 0, list[RankKey]()
+    for trial in sorted(full_trials(config, trials), key=lambda trial: trial.ended or 0.0):
+        score = rank_key(config, trial)
+        if any(_at_least_as_good(leader, score) for leader in leaders):
             count += 1
         else:
             count = 0
-            leaders = [leader for leader in leaders if not _reaches(score, leader)] + [score]
+            leaders = [leader for leader in leaders if not _at_least_as_good(score, leader)] + [score]
     return count
 
 
-def _reaches(one: Standing, other: Standing) -> bool:
+def _at_least_as_good(one: RankKey, other: RankKey) -> bool:
     if one[0] != other[0]:
         return one[0]
     return all(mine >= its for mine, its in zip(one[1], other[1], strict=True))
 
 
-def _beats(one: Standing, other: Standing) -> bool:
-    return one != other and _reaches(one, other)
+def _dominates(one: RankKey, other: RankKey) -> bool:
+    return one != other and _at_least_as_good(one, other)

@@ -1,4 +1,4 @@
-"""What to try next. Each sampler is a function of (seed, trials so far): nothing of it has to be saved, or can be lost.
+"""Samplers propose the settings of new trials. Each is a function of (seed, trials so far): it has no state that could be lost.
 
 A setting is sampled in a study in memory that holds what the sampler may learn from, and enters the ledger whole. A driver
 that dies in between has not asked, and asks the same at its next start. That study follows the ledger's trials, for to make it
@@ -18,15 +18,16 @@ from search.spec.trial_record import ORIGIN
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import InMemoryStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
 
-_SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing
+_FEWEST_SOURCES: Final = 10  # the best tenth becomes the first distribution of a warm CMA-ES; of fewer it is nothing
 
 
 @dataclass(frozen=True)
-class Known:
+class SourceTrial:
     """Settings of another sweep's trial, and what came of them."""
 
     origin: str
@@ -38,23 +39,24 @@ class Known:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the first trial."""
+    """Trials that are known before the first one of a sweep."""
 
-    first: Sequence[Known] = ()
+    first: Sequence[SourceTrial] = ()
     """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
-    history: Sequence[Known] = ()
+    history: Sequence[SourceTrial] = ()
     """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
 
 
 class Proposer:
-    """What to try next, from a study in memory that follows the ledger's trials."""
+    """Proposes trials, from a study in memory that follows the trials on record."""
 
     def __init__(self, config: SweepConfig, prior: Prior) -> None:
-        """`prior` is what is known before the first trial."""
+        """`prior` holds the trials that are known before the first one."""
         self._config, self._prior = config, prior
         self._distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
-        self._history = [_told(config, known) for known in prior.history]
+        self._history = [_completed_trial(config, known) for known in prior.history]
         self._study: Study | None = None
+        self._storage: InMemoryStorage | None = None
         self._states: list[TrialState] = []
         """Of the trials that the study in memory holds, as it holds them."""
 
@@ -81,12 +83,12 @@ class Proposer:
         )
 
     def _sample(self, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Settings, and the attributes that the sampler wants to find on the trial again (CMA-ES keeps its state there)."""
+        """Sample settings, and the attributes that the sampler reads on the trial later (CMA-ES keeps its state there)."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
         seed = (self._config.seed * 100_003 + len(trials)) % 2**32
-        study = self._follow(trials)
+        study = self._updated_study(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = SAMPLERS[self._config.sampler](self._config, seed, self._history)
@@ -98,53 +100,54 @@ class Proposer:
             self._states.append(asked.state)
         return dict(asked.params), dict(asked.system_attrs)
 
-    def _follow(self, trials: Sequence[FrozenTrial]) -> Study:
-        """The study in memory, brought to where `trials` are; for a sampler that does not learn an empty one."""
+    def _updated_study(self, trials: Sequence[FrozenTrial]) -> Study:
+        """Bring the study in memory to where `trials` are; for a sampler that does not learn it is empty."""
         import optuna
 
-        if self._study is None or self._config.sampler not in LEARNING or not self._continues(trials):
+        if self._study is None or self._config.sampler not in LEARNING or not self._is_prefix_of(trials):
             self._states = []
+            self._storage = optuna.storages.InMemoryStorage()
             self._study = optuna.create_study(
-                directions=[f"{objective.direction}imize" for objective in self._config.objectives]
+                storage=self._storage, directions=[f"{objective.direction}imize" for objective in self._config.objectives]
             )
         if self._config.sampler not in LEARNING:
             return self._study
         if not self._states:
             self._study.add_trials(self._history)
         for number, trial in enumerate(trials):
-            state = self._state(trial)
+            state = self._visible_state(trial)
             if number == len(self._states):
-                self._study.add_trial(trial if state == trial.state else _failed(trial))
+                self._study.add_trial(trial if state == trial.state else _failed_copy(trial))
                 self._states.append(state)
             elif self._states[number] != state:
-                self._end(number, trial, state)
+                self._end_trial(number, trial, state)
         return self._study
 
-    def _continues(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _is_prefix_of(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether the study in memory holds nothing but these trials, at an earlier time: one may have been opened again."""
         return len(self._states) <= len(trials) and all(
-            not known.is_finished() or known == self._state(trial) for known, trial in zip(self._states, trials, strict=False)
+            not known.is_finished() or known == self._visible_state(trial)
+            for known, trial in zip(self._states, trials, strict=False)
         )
 
-    def _end(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
-        assert self._study is not None
-        storage = self._study._storage
+    def _end_trial(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
+        assert self._study is not None and self._storage is not None
         mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
         for step, value in trial.intermediate_values.items():
             if step not in mine.intermediate_values:
-                storage.set_trial_intermediate_value(mine._trial_id, step, value)
-        storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+                self._storage.set_trial_intermediate_value(mine._trial_id, step, value)
+        self._storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
         self._states[number] = state
 
-    def _state(self, trial: FrozenTrial) -> TrialState:
-        """As samplers see it: of two objectives, a trial that a budget cut short has one value, which none of them can rank."""
+    def _visible_state(self, trial: FrozenTrial) -> TrialState:
+        """The state that samplers see: with two objectives they cannot rank a trial that a budget cut short."""
         from optuna.trial import TrialState
 
         cut = trial.state == TrialState.PRUNED and self._config.second_objective is not None
         return TrialState.FAIL if cut else trial.state
 
 
-def _failed(trial: FrozenTrial) -> FrozenTrial:
+def _failed_copy(trial: FrozenTrial) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     return create_trial(state=TrialState.FAIL, params=trial.params, distributions=trial.distributions)
@@ -155,9 +158,9 @@ def grid_point(config: SweepConfig, index: int) -> dict[str, Any]:
     import numpy as np
 
     # Once around after the last, for a trial that should not have been asked for.
-    place = np.random.default_rng(config.seed).permutation(grid_size(config.space))[index % grid_size(config.space)]
+    point = np.random.default_rng(config.seed).permutation(grid_size(config.space))[index % grid_size(config.space)]
     axes = [dimension.grid() for dimension in config.space.values()]
-    indices = np.unravel_index(place, [len(axis) for axis in axes]) if axes else ()
+    indices = np.unravel_index(point, [len(axis) for axis in axes]) if axes else ()
     return {key: axis[i] for key, axis, i in zip(config.space, axes, indices, strict=True)}
 
 
@@ -174,7 +177,7 @@ def sobol_point(config: SweepConfig, index: int) -> dict[str, Any]:
     return {key: dimension.at(float(share)) for (key, dimension), share in zip(config.space.items(), point, strict=True)}
 
 
-def _told(config: SweepConfig, known: Known) -> FrozenTrial:
+def _completed_trial(config: SweepConfig, known: SourceTrial) -> FrozenTrial:
     from optuna.trial import create_trial
 
     distributions = {key: dimension.distribution() for key, dimension in config.space.items()}
@@ -208,8 +211,8 @@ def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> Ba
         create_trial(value=trial.value, params={key: trial.params[key] for key in ranges}, distributions=ranges)
         for trial in history
     ]
-    if len(source) < _SOURCES:
-        source *= _SOURCES  # the best tenth is then the best trial
+    if len(source) < _FEWEST_SOURCES:
+        source *= _FEWEST_SOURCES  # the best tenth is then the best trial
     return CmaEsSampler(
         seed=seed,
         source_trials=source or None,

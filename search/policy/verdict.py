@@ -9,7 +9,7 @@ from search.policy.ranking import full_trials
 
 if TYPE_CHECKING:
     from search.spec.config import SweepConfig
-    from search.spec.trial_record import Entry
+    from search.spec.trial_record import TrialRecord
 
 ACTIVE_FLOOR: Final = 0.05
 """`kkt/active` from which on the KKT conditions count as a cause of the pictures."""
@@ -19,11 +19,8 @@ _OTHERS: Final = {"loss/bn": "BatchNorm statistics", "loss/ce": "cross-entropy"}
 """Losses beside the conditions that make pictures; the total variation and the diversity only shape them."""
 
 
-def conditions(metrics: Mapping[str, float]) -> str | None:
-    """The part that the KKT conditions took in a trial, by its last report, in a line; None where that does not say.
-
-    Reports of earlier versions have no `kkt/active`.
-    """
+def kkt_verdict(metrics: Mapping[str, float]) -> str | None:
+    """The part that the KKT conditions took in a trial, by its last report, in a line; None where that does not say."""
     active = metrics.get("kkt/active")
     if active is None:
         return None
@@ -31,24 +28,24 @@ def conditions(metrics: Mapping[str, float]) -> str | None:
         shares = {key.removeprefix(_SHARE).replace("_", " "): value for key, value in metrics.items() if key.startswith(_SHARE)}
         named = sorted((name for name, share in shares.items() if share >= _LEAST), key=lambda name: -shares[name])
         return f"the KKT conditions made {active:.0%} of its gradient ({', '.join(named)})"
-    others = listed([words for loss, words in _OTHERS.items() if loss in metrics])
+    others = enumeration([words for loss, words in _OTHERS.items() if loss in metrics])
     part = "no part" if active < _LEAST else "next to no part"
     source = f"; its pictures come from {others}" if others else ""
     return f"the KKT conditions took {part} in it: kkt/active {active:.2f}{source}"
 
 
-def requirements(config: SweepConfig, entries: Sequence[Entry]) -> str | None:
+def requirements_verdict(config: SweepConfig, trials: Sequence[TrialRecord]) -> str | None:
     """The number of full trials that meet what the sweep requires, in a line; None without requirements or full trials."""
-    full = full_trials(config, entries)
+    full = full_trials(config, trials)
     if not config.objective.require or not full:
         return None
-    met = sum(not entry.missed for entry in full)
+    met = sum(not trial.missed for trial in full)
     if not met:
         return f"no full trial meets {config.objective.required}: it is the best of all"
     return f"{met} of {len(full)} full trials meet {config.objective.required}; the others cannot be the best"
 
 
-def listed(words: Sequence[str]) -> str:
+def enumeration(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 

@@ -1,4 +1,4 @@
-"""What comes from outside and stops a sweep in good order: a full disk, a database or server that is gone, a Ray that died.
+"""Faults from outside that stop a sweep in good order: a full disk, a database or server that is gone, a Ray that died.
 
 None of it is a trial's fault, so no trial is told FAIL for it: everything stays open, and the same command continues.
 """
@@ -20,7 +20,7 @@ from search.spec.locations import first_line, public
 
 PATIENCE = 60.0
 """Seconds that a locked database, or Ray after the clock was set back, is waited for."""
-_LOOK_EVERY: Final = 0.2  # seconds
+_POLL_INTERVAL: Final = 0.2  # seconds
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -32,45 +32,45 @@ class Halted(Exception):
         super().__init__(reason)
         self.abandoned = abandoned
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The last line that the user sees."""
         return f"stopped: {self}; the same command continues"
 
 
-class Abandon(BaseException):
-    """Leave Ray's loop at once: no handler of errors, no closing in good order, for both ask what is dead."""
+class RayAbandoned(BaseException):
+    """Leaves Ray's loop at once, past its handlers of errors and its shutdown, because both would wait for what is dead."""
 
 
-class Halt:
-    """Whether a run must end, and why. The first reason counts; once there is one, nothing more is written down."""
+class HaltMonitor:
+    """Knows whether a run must end, and why. The first reason counts; once there is one, nothing more is written down."""
 
     def __init__(self, folder: Path, tracking_uri: str | None = None) -> None:
         """`folder` is the sweep's, `tracking_uri` that of its MLflow store."""
         self._folder, self._tracking_uri = folder, tracking_uri
         self._why: str | None = None
-        self._look: Callable[[], str | None] = lambda: None
-        self._looked = -math.inf
+        self._cause: Callable[[], str | None] = lambda: None
+        self._polled = -math.inf
         self.records_fail = False
         """Whether the records themselves cannot be written: then the next start closes what this one leaves."""
 
-    def watch(self, look: Callable[[], str | None]) -> None:
-        """Ask `look` for a reason from now on."""
-        self._look, self._looked = look, -math.inf
+    def watch(self, cause: Callable[[], str | None]) -> None:
+        """Ask `cause` for a reason from now on."""
+        self._cause, self._polled = cause, -math.inf
 
-    def look(self) -> None:
-        """Ask now: what comes next may be a consequence."""
-        self._looked = time.monotonic()
-        self._why = self._why or self._look()
+    def poll(self) -> None:
+        """Ask for a reason now, because what comes next may be a consequence of it."""
+        self._polled = time.monotonic()
+        self._why = self._why or self._cause()
 
     @property
     def reason(self) -> str | None:
         """Why the run must end; None while it need not. Looked into a few times a second, however often it is asked."""
-        if time.monotonic() - self._looked >= _LOOK_EVERY:
-            self.look()
+        if time.monotonic() - self._polled >= _POLL_INTERVAL:
+            self.poll()
         return self._why
 
     def stop(self, reason: str) -> None:
-        """The records cannot be written."""
+        """End the run because the records cannot be written."""
         self.records_fail = True
         self._why = self._why or reason
 
@@ -80,12 +80,12 @@ class Halt:
         try:
             yield
         except Exception as fault:
-            why = outside(fault, self._folder, self._tracking_uri)
+            why = external_fault(fault, self._folder, self._tracking_uri)
             if why is None:
                 raise
             self.stop(why)
 
-    def check(self) -> None:
+    def raise_if_halted(self) -> None:
         """Raise `Halted` if there is a reason.
 
         Raises:
@@ -103,7 +103,7 @@ class Clock:
         self._ahead = wall() - steady()
 
     def set_back(self) -> str | None:
-        """Why to stop, once it was set back by more than is waited for; None until then."""
+        """The reason to stop once it was set back by more than is waited for; None until then."""
         ahead = self._wall() - self._steady()
         self._ahead = max(self._ahead, ahead)
         behind = self._ahead - ahead
@@ -112,19 +112,19 @@ class Clock:
 
 @contextmanager
 def halting(folder: Path, tracking_uri: str | None = None) -> Iterator[None]:
-    """Faults from outside leave as `Halted`; `folder` and `tracking_uri` as for `Halt`.
+    """Turn faults from outside into `Halted`; `folder` and `tracking_uri` as for `HaltMonitor`.
 
     Raises:
         Halted: in place of such a fault.
     """
-    halt = Halt(folder, tracking_uri)
+    halt = HaltMonitor(folder, tracking_uri)
     with halt.guard():
         yield
-    halt.check()
+    halt.raise_if_halted()
 
 
-def outside(fault: BaseException, folder: Path, tracking_uri: str | None = None) -> str | None:
-    """What happened, in words without a password, if `fault` comes from a full disk, a database or MLflow's server.
+def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None = None) -> str | None:
+    """Describe `fault`, without a password, if it comes from a full disk, a database or MLflow's server.
 
     None if it is of another kind.
     """
@@ -134,10 +134,10 @@ def outside(fault: BaseException, folder: Path, tracking_uri: str | None = None)
 
     for one in _causes(fault):
         if (isinstance(one, OSError) and one.errno in _FULL) or "database or disk is full" in str(one).partition("\n")[0]:
-            return f"no space left on the disk of {_fullest(folder)}; free some"
+            return f"no space left on the disk of {_fullest_disk(folder)}; free some"
         if isinstance(one, sqlite3.OperationalError | OperationalError):
             text = str(one.orig if isinstance(one, OperationalError) else one).partition("\n")[0]
-            store = "MLflow's store" if _through(fault, "mlflow", "search.tracking.client") else "the study"
+            store = "MLflow's store" if _passed_through(fault, "mlflow", "search.tracking.client") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"
             if not isinstance(fault, BadInput):  # else: refused at the start, with a mend
@@ -150,23 +150,23 @@ def outside(fault: BaseException, folder: Path, tracking_uri: str | None = None)
 def _from_server(fault: BaseException, tracking_uri: str) -> bool:
     """Whether MLflow's client says that its server did not answer, or what it answered instead of doing as asked."""
     told = any(isinstance(one, OSError) or type(one).__module__ == "mlflow.exceptions" for one in _causes(fault))
-    return told and tracking_uri.startswith("http") and _through(fault, "mlflow")
+    return told and tracking_uri.startswith("http") and _passed_through(fault, "mlflow")
 
 
 def _reason(fault: BaseException, tracking_uri: str) -> str:
-    """The system's word, when it has one: around it MLflow says its address and each attempt."""
+    """The operating system's message, if there is one: MLflow adds its address and each attempt."""
     words = (one.strerror for one in _causes(fault) if isinstance(one, OSError) and one.strerror)
     return next(words, None) or first_line(fault, tracking_uri)
 
 
 def _causes(fault: BaseException | None) -> Iterator[BaseException]:
-    """The fault and what it came from, the innermost first: libraries wrap what databases raise."""
+    """Yield the fault and its causes, the innermost first: libraries wrap what databases raise."""
     if fault is not None:
         yield from _causes(fault.__cause__ or fault.__context__)
         yield fault
 
 
-def _through(fault: BaseException, *packages: str) -> bool:
+def _passed_through(fault: BaseException, *packages: str) -> bool:
     for one in _causes(fault):
         trace = one.__traceback__
         while trace is not None:
@@ -177,7 +177,7 @@ def _through(fault: BaseException, *packages: str) -> bool:
     return False
 
 
-def _fullest(folder: Path) -> Path:
-    """Databases do not name the disk: of those that are written to, the one with the least room."""
+def _fullest_disk(folder: Path) -> Path:
+    """The disk with the least room among those that are written to: databases do not name theirs."""
     places = [place for place in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if place.exists()]
     return min(places, key=lambda place: shutil.disk_usage(place).free)

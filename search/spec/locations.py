@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from pydantic import Field, field_serializer, field_validator
 
 from gbc.errors import BadInput
 from gbc.settings import Config
 
-_SECRET_KEYS: Final = re.compile(r"(?i)(^|&)(\w*(?:password|secret|token|sig|signature)\w*)=[^&]*")
-_POSTGRES: Final = re.compile(r"(postgres|postgresql|postgresql\+psycopg)://")
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_SECRET_KEY: Final = re.compile(r"(?i)password|secret|token|sig")
+_POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
 
 
 class Places(Config):
@@ -45,7 +48,10 @@ class Places(Config):
     @field_validator("study_url")
     @classmethod
     def _one_driver(cls, url: str | None) -> str | None:
-        return url and _POSTGRES.sub("postgresql+psycopg://", url)
+        parsed = _parsed(url) if url else None
+        if parsed is None or parsed.drivername not in _POSTGRES:
+            return url
+        return parsed.set(drivername=_POSTGRES[-1]).render_as_string(hide_password=False)
 
     @field_serializer("address", "storage", "study_url", "tracking_uri")
     def _without_password(self, url: str | None) -> str | None:
@@ -59,7 +65,10 @@ class Places(Config):
         Raises:
             BadInput: an address of a kind that is not supported.
         """
-        if self.study_url is not None and not _POSTGRES.match(self.study_url):
+        for flag, url in (("study-url", self.study_url), ("tracking-uri", self.tracking_uri), ("storage", self.storage)):
+            if url is not None and "://" in url and _parsed(url) is None:
+                raise BadInput(f"--{flag} {public(url)}: cannot be read; in a password write @ as %40, / as %2F and : as %3A")
+        if self.study_url is not None and not self.study_url.startswith("postgresql+psycopg://"):
             raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
             raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")
@@ -94,24 +103,50 @@ class Places(Config):
 def public(url: str) -> str:
     """The address without what is secret in it.
 
-    Of a database or server the user's name stays, of a store of files neither half of the key does.
+    Of a database or server the user's name stays, of a store of files neither half of the key does. The password is left out
+    and not replaced by asterisks, because an address on record is used again. An address that cannot be read is shown by its
+    scheme alone if a password may be in it.
     """
-    if "://" not in url:
+    if not secrets(url):
         return url
-    scheme, _, rest = url.partition("://")
-    authority, slash, tail = re.match(r"([^/?#]*)(/?)(.*)", rest, flags=re.DOTALL).groups()  # type: ignore[union-attr]
-    if "@" not in authority and "@" in tail and ":" in authority:
-        # A slash in the password: it belongs to the authority, whatever the rules say.
-        before, _, after = rest.rpartition("@")
-        host, slash, tail = re.match(r"([^/?#]*)(/?)(.*)", after, flags=re.DOTALL).groups()  # type: ignore[union-attr]
-        authority = f"{before}@{host}"
-    user, at, host = authority.rpartition("@")
-    if at:
-        name = user.partition(":")[0]
-        authority = f"{name}@{host}" if name and scheme.startswith(("postgres", "mysql", "http")) else host
-    path, mark, query = tail.partition("?")
-    query = _SECRET_KEYS.sub("", query).lstrip("&")
-    return f"{scheme}://{authority}{slash}{path}" + (f"?{query}" if mark and query else "")
+    scheme = url.partition("://")[0]
+    parsed = _parsed(url)
+    if parsed is None:
+        return f"{scheme}://***"
+    from sqlalchemy.engine import URL
+
+    return URL.create(
+        parsed.drivername,
+        username=(parsed.username or None) if _names_its_user(scheme) else None,
+        host=parsed.host,
+        port=parsed.port,
+        database=parsed.database,
+        query={key: value for key, value in parsed.query.items() if not _SECRET_KEY.search(key)},
+    ).render_as_string(hide_password=False)
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of a database in a file; what means something else in an address (`%`, `?`, `#`) is quoted."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def _parsed(url: str) -> URL | None:
+    """The parts of an address; None if it has none, or where the password ends cannot be told."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    ambiguous = parsed.username is not None and "@" in f"{parsed.host}{parsed.database}"
+    return None if ambiguous else parsed
+
+
+def _names_its_user(scheme: str) -> bool:
+    return scheme.startswith(("postgres", "mysql", "http"))
 
 
 def public_words(words: Iterable[str]) -> list[str]:
@@ -126,19 +161,23 @@ def public_words(words: Iterable[str]) -> list[str]:
 
 def secrets(url: str | None) -> tuple[str, ...]:
     """What `public` leaves out, as it may appear in other libraries' messages: longest first."""
-    if not url or "://" not in url or public(url) == url:
+    if not url or "://" not in url:
         return ()
-    rest = url.partition("://")[2]
-    user = rest.rpartition("@")[0]
-    found = {part for part in user.split(":")[1:] if part}
-    if not url.startswith(("postgres", "mysql", "http")):
-        found |= {part for part in user.split(":") if part}
-    found |= {match.group().partition("=")[2] for match in _SECRET_KEYS.finditer(rest.partition("?")[2])}
-    found |= {unquote(one) for one in found}
-    return tuple(sorted(filter(None, found), key=len, reverse=True))
+    scheme, _, rest = url.partition("://")
+    if "@" not in rest and "?" not in rest:
+        return ()
+    parsed = _parsed(url)
+    if parsed is None:
+        return (rest,)
+    found = [parsed.password, *(value for key, value in parsed.query.items() if _SECRET_KEY.search(key))]
+    if not _names_its_user(scheme):
+        found.append(parsed.username)
+    texts = {text for value in found for text in ((value,) if isinstance(value, str) else value or ()) if text}
+    texts |= {form for text in texts for form in (quote(text, safe=""), quote_plus(text))}
+    return tuple(sorted(texts, key=len, reverse=True))
 
 
-def told(fault: object, url: str | None) -> str:
+def redacted(fault: object, url: str | None) -> str:
     """What went wrong at `url`, in one line without its secrets."""
     text = " ".join(str(fault).split())
     if url:
@@ -150,4 +189,4 @@ def told(fault: object, url: str | None) -> str:
 
 def first_line(fault: BaseException, url: str | None) -> str:
     """The first line of what an exception says that came from `url`, without its secrets; its kind, when it says nothing."""
-    return told(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)
+    return redacted(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)

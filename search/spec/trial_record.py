@@ -1,4 +1,4 @@
-"""One trial of a sweep, as its study has it, and under which names the study has what Optuna has no place for."""
+"""The record of a trial in a study, and the names of the attributes for what Optuna has no place for."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _STATES: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "compl
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One trial as the ledger knows it."""
+class TrialRecord:
+    """One trial as the study has it."""
 
     number: int
     params: dict[str, Any]
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial was told."""
+        """Whether the trial has ended."""
         return self.state != "running"
 
     @property
@@ -87,16 +87,16 @@ class Entry:
         return "stopped" if self.stopped_at is not None else None
 
 
-def entry_of(
+def trial_from_optuna(
     number: int,
     state: str,
     ended: datetime | None,
     params: dict[str, Any],
     values: Mapping[int, float],
     attributes: Mapping[str, Any],
-) -> Entry:
-    """A trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
-    return Entry(
+) -> TrialRecord:
+    """Make the record of a trial from what Optuna stores of it; `state` is Optuna's name, and `ended` has no time zone."""
+    return TrialRecord(
         number=number,
         params=params,
         state=_STATES[state],
@@ -113,6 +113,6 @@ def entry_of(
     )
 
 
-def seconds_of(attributes: Mapping[str, Any]) -> float:
-    """Wall time spent on a sweep, from its study's attributes."""
+def seconds_spent(attributes: Mapping[str, Any]) -> float:
+    """Read the wall time spent on a sweep from its study's attributes."""
     return float(attributes.get(SECONDS, 0.0))

@@ -1,1 +1,1 @@
-"""The Optuna study: the one record of what was asked, reported, decided and told."""
+"""The Optuna study: the one record of a sweep's trials, their reports, decisions and ends."""

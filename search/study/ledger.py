@@ -1,4 +1,4 @@
-"""The ledger: an Optuna study as the one record of what was asked, reported, decided and told.
+"""The ledger: an Optuna study as the one record of a sweep's trials, their reports, decisions and ends.
 
 Ray is started anew each time a sweep continues; what it must know is rebuilt from here. The order of writing makes every
 moment safe to die in: a trial's worker saves its checkpoint, then reports; the driver writes the decision to stop together
@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from search.policy.ranking import best
+from search.policy.ranking import best_trial
 from search.policy.samplers import Prior, Proposer
 from search.spec.config import SweepConfig
-from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, Entry, entry_of, seconds_of
+from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, TrialRecord, seconds_spent
 from search.study.store import open_study
-from search.study.tables import frozen_trials
-from search.study.transaction import End, Value, create, write
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from search.study.tables import entry_of_trial, frozen_trials
+from search.study.transaction import End, TableWriter, Value, writer
 
 
 class Ledger:
@@ -39,22 +36,24 @@ class Ledger:
         self.config = config
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
-        self._trials = frozen_trials(config, folder)
-        self._entries = [_entry(trial) for trial in self._trials]
-        self._seconds = seconds_of(self.study.user_attrs)
+        self._writer = writer(self._storage, self._storage.get_study_id_from_name(config.name))
+        tables_known = isinstance(self._writer, TableWriter)
+        self._trials = frozen_trials(config, folder) if tables_known else self.study.get_trials()
+        self._entries = [entry_of_trial(trial) for trial in self._trials]
+        self._seconds = seconds_spent(self.study.user_attrs)
         self._values: list[Value] = []
         self._attributes: dict[tuple[int, str], Any] = {}
 
-    def entries(self) -> list[Entry]:
-        """Every trial, by number."""
+    def entries(self) -> list[TrialRecord]:
+        """Return every trial, by number."""
         return list(self._entries)
 
-    def entry(self, number: int) -> Entry:
-        """Trial `number`."""
+    def entry(self, number: int) -> TrialRecord:
+        """Return trial `number`."""
         return self._entries[number]
 
-    def ask(self) -> Entry:
-        """A new trial with sampled settings, in the study before anybody hears of it.
+    def ask(self) -> TrialRecord:
+        """Create a trial with sampled settings; it is in the study before anybody hears of it.
 
         A function of the seed and the trials so far (`search.policy.samplers`): a sweep that was continued does not repeat
         itself and, one trial at a time, samples what an unbroken sweep samples.
@@ -62,9 +61,9 @@ class Ledger:
         self.flush()
         trial = self._proposer.propose(self._trials)
         trial.number = len(self._trials)
-        trial._trial_id = create(self._storage.engine, self.study._study_id, trial)
+        trial._trial_id = self._writer.create(trial)
         self._trials.append(trial)
-        self._entries.append(_entry(trial))
+        self._entries.append(entry_of_trial(trial))
         return self._entries[-1]
 
     def record(
@@ -86,14 +85,14 @@ class Ledger:
         if step in trial.intermediate_values:
             return
         if stop:
-            self._note(number, STOPPED, step)
+            self._set_attribute(number, STOPPED, step)
         if second is not None:
-            self._note(number, SECOND, second)
+            self._set_attribute(number, SECOND, second)
         if missed is not None:
-            self._note(number, MISSED, list(missed))
+            self._set_attribute(number, MISSED, list(missed))
         trial.intermediate_values[step] = value
         self._values.append(Value(trial._trial_id, step, value))
-        self._changed(number)
+        self._update_entry(number)
 
     def flush(self) -> None:
         """Write what was recorded into the study, in one transaction: a decision to stop is there with its value or not at all.
@@ -112,70 +111,66 @@ class Ledger:
         if entry.finished:
             return
         if reason:
-            self._note(number, REASON, reason)
+            self._set_attribute(number, REASON, reason)
         state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
         # A stopped trial gets the last of its values, as Optuna's own `tell` has it: that is what TPE ranks it by.
         values = {"complete": entry.objectives, "stopped": entry.objectives[:1], "failed": ()}[outcome]
         if len(values) < len(self.config.objectives):
             values = ()
-        end = End(self._id(number), state, values, datetime.now())  # without a time zone, as Optuna has it
+        end = End(self._optuna_id(number), state, values, datetime.now())  # without a time zone, as Optuna has it
         self._write(end)
         trial = self._trials[number]
         trial.state, trial.values, trial.datetime_complete = state, list(values) or None, end.when
-        self._changed(number)
+        self._update_entry(number)
 
-    def lost_worker(self, number: int) -> None:
+    def count_lost_worker(self, number: int) -> None:
         """Note that the worker of a trial died or raised, and that another one takes over."""
-        self._note(number, LOST, self._entries[number].lost + 1)
+        self._set_attribute(number, LOST, self._entries[number].lost + 1)
         self.flush()
 
     def may_retry(self, number: int) -> bool:
-        """Whether a trial whose worker died may have another one."""
+        """Return whether a trial whose worker died may have another one."""
         return self._entries[number].lost < self.config.retries
 
-    def needs(self, number: int, gpus: float) -> None:
+    def set_gpu_share(self, number: int, gpus: float) -> None:
         """Note that a trial ran out of memory and wants this share of a GPU from now on."""
-        self._note(number, GPUS, gpus)
+        self._set_attribute(number, GPUS, gpus)
         self.flush()
 
     def reopen(self, number: int) -> None:
         """Let a failed trial run again under its number, with its settings and from its last report.
 
-        Optuna has no call for this: a FAIL is final. A second Optuna trial in its place would leave two for one number, so
-        its row is set back to RUNNING, as it was before it was told; only the state and the end change.
+        Raises:
+            BadInput: another version of Optuna laid out the study's tables, so that this cannot be done.
         """
         import optuna
-        from sqlalchemy import text
+        from optuna.trial import TrialState
 
         entry = self._entries[number]
         if entry.state != "failed":
             return
-        with self._storage.engine.begin() as connection:
-            connection.execute(
-                text(
-                    "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = :trial AND state = 'FAIL'"
-                ),
-                {"trial": self._id(number)},
-            )
+        self._writer.reopen(self._optuna_id(number))
         self._storage.remove_session()
         # Optuna remembers ended trials for good: only a new study object looks again.
         self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
-        self._note(number, REASON, None)
-        self._note(number, LOST, 0)
-        self._note(number, RETRIED, entry.retried + 1)
+        self._set_attribute(number, REASON, None)
+        self._set_attribute(number, LOST, 0)
+        self._set_attribute(number, RETRIED, entry.retried + 1)
         self.flush()
-        self._look(number)
+        trial = self._trials[number]
+        trial.state, trial.datetime_complete = TrialState.RUNNING, None
+        self._update_entry(number)
 
-    def best(self) -> Entry | None:
-        """The trial with the best (first) objective at the full horizon, if any got there."""
-        return best(self.config, self._entries)
+    def best(self) -> TrialRecord | None:
+        """Return the trial with the best (first) objective at the full horizon; None if none got there."""
+        return best_trial(self.config, self._entries)
 
     @property
     def seconds(self) -> float:
         """Wall time spent on this sweep so far, all runs together."""
         return self._seconds
 
-    def spent(self, seconds: float) -> None:
+    def set_seconds(self, seconds: float) -> None:
         """Note the wall time spent so far."""
         self.flush()
         self.study.set_user_attr(SECONDS, seconds)
@@ -187,28 +182,17 @@ class Ledger:
         self._storage.engine.dispose()
 
     def _write(self, end: End | None = None) -> None:
-        write(self._storage.engine, self._values, self._attributes, end)
+        self._writer.write(self._values, self._attributes, end)
         self._values, self._attributes = [], {}
 
-    def _id(self, number: int) -> int:
-        found: int = self._trials[number]._trial_id
-        return found
+    def _optuna_id(self, number: int) -> int:
+        identity: int = self._trials[number]._trial_id
+        return identity
 
-    def _note(self, number: int, key: str, value: Any) -> None:
+    def _set_attribute(self, number: int, key: str, value: Any) -> None:
         self._trials[number].user_attrs[key] = value
-        self._attributes[self._id(number), key] = value
-        self._changed(number)
+        self._attributes[self._optuna_id(number), key] = value
+        self._update_entry(number)
 
-    def _changed(self, number: int) -> None:
-        self._entries[number] = _entry(self._trials[number])
-
-    def _look(self, number: int) -> None:
-        """Read a trial again as the study has it now."""
-        self._trials[number] = self._storage.get_trial(self._id(number))
-        self._changed(number)
-
-
-def _entry(trial: FrozenTrial) -> Entry:
-    return entry_of(
-        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
-    )
+    def _update_entry(self, number: int) -> None:
+        self._entries[number] = entry_of_trial(self._trials[number])

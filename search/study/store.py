@@ -1,4 +1,4 @@
-"""Where the study is: a file in the sweep's folder, or a PostgreSQL database that several hosts can reach.
+"""The store of a study: a file in the sweep's folder, or a PostgreSQL database that several hosts can reach.
 
 Here it is opened for the driver, read for those who only look, and kept to one driver at a time. A database holds the studies
 of any number of sweeps, by name, and with each the settings it was started with: a host that has no folder of the sweep yet
@@ -8,7 +8,6 @@ finds them there.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,29 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.lock import UNKNOWN, Driver, driver_of, me, only_driver, refusal
+from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
 from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import public, told
+from search.spec.locations import public, redacted, sqlite_url
 
 if TYPE_CHECKING:
     import optuna
     from sqlalchemy import Engine
 
-_RECORD: Final = "sweep"
+_SETTINGS: Final = "sweep"
 _DRIVER: Final = "driver"
-_ATTRIBUTES: Final = (
-    "SELECT key, value_json FROM study_user_attributes WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :name)"
-)
-_HELD: Final = (
+_LOCK_IS_HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 
 
 def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """The study of a sweep, created when there is none, and the storage it is in. For the driver alone.
+    """Open the study of a sweep, or create it, and return it with its storage. For the driver alone.
 
     Raises:
         CorruptFile: the study's file is damaged.
@@ -57,13 +53,15 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
             directions=[f"{objective.direction}imize" for objective in config.objectives],
             load_if_exists=True,
         )
-        if url and _RECORD not in study.user_attrs:
-            study.set_user_attr(_RECORD, config.record())
+        if url and _SETTINGS not in study.user_attrs:
+            study.set_user_attr(_SETTINGS, config.record())
+    except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
+        raise _of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
-        raise (_unreachable(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
+        raise (_unusable_database(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
     except DatabaseError as fault:
         if url:
-            raise _unreachable(url, fault) from None
+            raise _unusable_database(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
     return study, storage
 
@@ -77,7 +75,7 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
+    storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
     sqlalchemy.event.listen(storage.engine, "connect", prepare)
     storage.engine.dispose()  # the connections made before that
     return storage
@@ -98,7 +96,7 @@ _CONNECT: Final = {
 
 
 @contextmanager
-def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
+def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
     """Hold the sweep against other drivers: in its folder, and where the study is in a database, there too.
 
     The lock in the database is one of the session: it is free by itself when the driver is no more.
@@ -107,58 +105,57 @@ def one_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         BadInput: another driver holds it, the folder cannot be written, or the database cannot be reached.
     """
     url = config.places.study_url
-    with only_driver(folder):
+    with driver_lock(folder):
         if url is None:
             yield
             return
         with connected(url) as engine, engine.connect() as connection:
-            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(config.name)}).scalar():
-                raise refusal(config.name, _noted(connection, config.name))
+            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
+                raise already_running(config.name, _noted_driver(url, config.name))
             connection.commit()
             yield
 
 
 def note_driver(study: optuna.Study) -> None:
-    """Say in the study who runs it, for those who ask from other hosts."""
-    study.set_user_attr(_DRIVER, asdict(me()))
+    """Write into the study which driver runs it, for other hosts to read."""
+    study.set_user_attr(_DRIVER, asdict(this_process()))
 
 
 def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
-    """Who runs the sweep right now, without getting in its way; None when nobody does.
+    """Return the driver that runs the sweep now, without disturbing it; None when there is none.
 
     Raises:
         BadInput: the study is in a database, and that cannot be reached.
     """
-    found, url = driver_of(folder), config.places.study_url
-    if found or url is None:
-        return found
-    key = _key(config.name) % 2**64
+    driver, url = current_driver(folder), config.places.study_url
+    if driver or url is None:
+        return driver
+    key = _lock_key(config.name) % 2**64
     with connected(url) as engine, engine.connect() as connection:
-        if not connection.execute(_text(_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
+        if not connection.execute(_text(_LOCK_IS_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
-        return _noted(connection, config.name) or UNKNOWN
+        return _noted_driver(url, config.name) or UNKNOWN_DRIVER
 
 
 def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
-    """The settings with which the sweep of this name was started in the study's database; None when it was not.
+    """Return the settings with which the sweep of this name was started in the study's database; None when it was not.
 
     Raises:
         BadInput: it cannot be reached, or holds a study of this name that is no sweep's.
     """
     url = config.places.study_url
     assert url is not None
-    with connected(url) as engine, engine.connect() as connection:
-        attributes = _attributes(connection, config.name)
-        if attributes is None:
-            return None
-    if _RECORD not in attributes:
+    attributes = _attributes(url, config.name)
+    if attributes is None:
+        return None
+    if _SETTINGS not in attributes:
         raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
-    return SweepConfig.parse(attributes[_RECORD], f"study {config.name!r} in {public(url)}")
+    return SweepConfig.parse(attributes[_SETTINGS], f"study {config.name!r} in {public(url)}")
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Engine]:
-    """An engine on a study's database for as long as the context lasts.
+    """Open an engine on a study's database for as long as the context lasts.
 
     Raises:
         BadInput: whatever goes wrong in it, in one line.
@@ -171,47 +168,77 @@ def connected(url: str) -> Iterator[Engine]:
     try:
         yield engine
     except SQLAlchemyError as fault:
-        raise _unreachable(url, fault) from None
+        raise _unusable_database(url, fault) from None
     finally:
         engine.dispose()
 
 
 def _driver_of_postgres(url: str) -> None:
-    import sqlalchemy
-    from sqlalchemy.exc import ArgumentError
-
     try:
         import psycopg  # noqa: F401
     except ImportError:
         raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
+
+
+@contextmanager
+def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
+    """Open the study `name` at `url`, or the only one there, through Optuna's interface; no table is created.
+
+    Raises:
+        BadInput: the database cannot be used, or Optuna does not know the layout of its tables.
+        KeyError: it holds no study of this name.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    on_server = not url.startswith("sqlite")
+    connect = _CONNECT | {"options": f"{_CONNECT['options']} -c default_transaction_read_only=on"} if on_server else {}
     try:
-        sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):
-        raise BadInput(f"--study-url {public(url)}: must be postgresql://USER@HOST:PORT/DATABASE") from None
+        try:
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect}, skip_table_creation=True)
+        except RuntimeError as fault:
+            raise _of_another_version(public(url), fault) from None
+        try:
+            yield optuna.load_study(study_name=name, storage=storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except SQLAlchemyError as fault:
+        raise (
+            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {redacted(fault, None)}")
+        ) from None
 
 
-def _attributes(connection: Any, name: str) -> dict[str, Any] | None:
-    """Of the study of this name; None when there is none, or no study at all in this database."""
-    if connection.execute(_text("SELECT to_regclass('study_user_attributes')")).scalar() is None:
+def _attributes(url: str, name: str) -> dict[str, Any] | None:
+    """Return the user attributes of the study of this name; None when there is none in this database."""
+    with connected(url) as engine, engine.connect() as connection:
+        if connection.execute(_text("SELECT to_regclass('studies')")).scalar() is None:
+            return None
+    try:
+        with study_through_optuna(url, name) as study:
+            return dict(study.user_attrs)
+    except KeyError:
         return None
-    if connection.execute(_text("SELECT 1 FROM studies WHERE study_name = :name"), {"name": name}).scalar() is None:
-        return None
-    return {key: json.loads(text) for key, text in connection.execute(_text(_ATTRIBUTES), {"name": name})}
 
 
-def _noted(connection: Any, name: str) -> Driver | None:
-    return Driver.of((_attributes(connection, name) or {}).get(_DRIVER, {}))
+def _noted_driver(url: str, name: str) -> Driver | None:
+    return Driver.from_note((_attributes(url, name) or {}).get(_DRIVER, {}))
 
 
-def _unreachable(url: str, fault: Any) -> BadInput:
-    reason = told(getattr(fault, "orig", None) or fault, url)
+def _of_another_version(where: object, fault: RuntimeError) -> BadInput:
+    return BadInput(f"study {where}: {redacted(fault, None)}")
+
+
+def _unusable_database(url: str, fault: Any) -> BadInput:
+    reason = redacted(getattr(fault, "orig", None) or fault, url)
     return BadInput(
         f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
     )
 
 
-def _key(name: str) -> int:
-    """Of the advisory lock, a signed number of 64 bits."""
+def _lock_key(name: str) -> int:
+    """Return the key of the advisory lock, a signed number of 64 bits."""
     return int.from_bytes(hashlib.sha256(f"gbc-search sweep {name}".encode()).digest()[:8], "big", signed=True)
 
 

@@ -1,7 +1,8 @@
-"""The study's tables, read as what they are; nothing is written.
+"""Reads a study from its tables; nothing is written.
 
-Optuna's own storage would open a study for writing, takes longer to import than a look takes, and builds a thousand trials in
-seconds. `tests/search/study/test_tables.py` compares with what Optuna says.
+Optuna's own storage would open a study for writing, takes longer to import than reading takes, and builds a thousand trials
+in seconds. It is asked where its tables are laid out in a way that is not known here (`search.study.schema`).
+`tests/contracts/test_optuna.py` compares with what Optuna says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -21,8 +21,10 @@ from urllib.parse import quote
 from gbc.errors import CorruptFile
 from search.files.paths import STUDY_FILE
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry, entry_of, seconds_of
-from search.study.store import connected
+from search.spec.locations import sqlite_url
+from search.spec.trial_record import TrialRecord, seconds_spent, trial_from_optuna
+from search.study import schema
+from search.study.store import connected, study_through_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -48,31 +50,39 @@ _FOR_OPTUNA: Final = (
 )
 
 
-def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[Entry], float]:
-    """Every trial of a sweep, by number, and the seconds spent: one consistent moment of it.
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float]:
+    """Return every trial of a sweep, by number, and the seconds spent, at one consistent moment.
 
     Raises:
         CorruptFile: the study's file is damaged.
         BadInput: the database cannot be reached.
     """
-    if config.places.study_url:
-        return _entries(_database_tables(config.places.study_url, config.name, _FOR_ENTRIES))
-    return read_study(folder / STUDY_FILE)
+    url = config.places.study_url
+    if url is None:
+        return read_study(folder / STUDY_FILE)
+    try:
+        return _entries(_database_tables(url, config.name, _FOR_ENTRIES))
+    except schema.UnknownSchema:
+        return _entries_through_optuna(url, config.name)
 
 
-def read_study(path: Path) -> tuple[list[Entry], float]:
-    """The same of the study in this file, of which there is one.
+def read_study(path: Path) -> tuple[list[TrialRecord], float]:
+    """Return every trial of the only study in this file, and the seconds spent.
 
     Raises:
         CorruptFile: it is no study.
     """
-    return _entries(_file_tables(path, _FOR_ENTRIES))
+    try:
+        return _entries(_file_tables(path, _FOR_ENTRIES))
+    except schema.UnknownSchema:
+        return _entries_through_optuna(sqlite_url(path), None)
 
 
 def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
-    """Every trial of a sweep, by number, as Optuna would give it.
+    """Return every trial of a sweep, by number, as Optuna would give it.
 
     Raises:
+        UnknownSchema: another version of Optuna laid out the tables.
         CorruptFile: the study's file is damaged.
         BadInput: the database cannot be reached.
     """
@@ -80,11 +90,11 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
 
     url = config.places.study_url
     tables = _database_tables(url, config.name, _FOR_OPTUNA) if url else _file_tables(folder / STUDY_FILE, _FOR_OPTUNA)
-    trials, params, reports, notes, system, values = tables
-    by_trial = _Gathered(params, reports, notes)
-    own: dict[int, dict[str, Any]] = defaultdict(dict)
+    trials, params, reports, attributes, system, values = tables
+    by_trial = _TrialRows(params, reports, attributes)
+    system_attributes: dict[int, dict[str, Any]] = defaultdict(dict)
     for trial, key, text in system:
-        own[trial][key] = json.loads(text)
+        system_attributes[trial][key] = json.loads(text)
     objectives: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in values:
         objectives[trial].append(_number(value, kind))
@@ -94,12 +104,12 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
             state=TrialState[state],
             value=None,
             values=objectives.get(trial),
-            datetime_start=_moment(began),
-            datetime_complete=_moment(ended),
+            datetime_start=schema.local_time(began),
+            datetime_complete=schema.local_time(ended),
             params=by_trial.params[trial],
             distributions={name: _distribution(text) for name, text in by_trial.distributions[trial].items()},
-            user_attrs=by_trial.notes[trial],
-            system_attrs=own[trial],
+            user_attrs=by_trial.attributes[trial],
+            system_attrs=system_attributes[trial],
             intermediate_values=by_trial.reports[trial],
             trial_id=trial,
         )
@@ -107,31 +117,46 @@ def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
     ]
 
 
-class _Gathered:
-    """What hangs on trials, by the trial's id."""
+def entry_of_trial(trial: FrozenTrial) -> TrialRecord:
+    """A trial as Optuna gives it, as an entry of the ledger."""
+    return trial_from_optuna(
+        trial.number, trial.state.name, trial.datetime_complete, dict(trial.params), trial.intermediate_values, trial.user_attrs
+    )
 
-    def __init__(self, params: Table, reports: Table, notes: Table) -> None:
+
+class _TrialRows:
+    """The rows that belong to trials, by the trial's id."""
+
+    def __init__(self, params: Table, reports: Table, attributes: Table) -> None:
         self.params: dict[int, dict[str, Any]] = defaultdict(dict)
         self.distributions: dict[int, dict[str, str]] = defaultdict(dict)
         self.reports: dict[int, dict[int, float]] = defaultdict(dict)
-        self.notes: dict[int, dict[str, Any]] = defaultdict(dict)
+        self.attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, name, value, distribution in params:
-            self.params[trial][name] = _external(value, distribution)
+            self.params[trial][name] = _sampled_value(value, distribution)
             self.distributions[trial][name] = distribution
         for trial, step, value, kind in reports:
             self.reports[trial][step] = _number(value, kind)
-        for trial, key, text in notes:
-            self.notes[trial][key] = json.loads(text)
+        for trial, key, text in attributes:
+            self.attributes[trial][key] = json.loads(text)
 
 
-def _entries(tables: Sequence[Table]) -> tuple[list[Entry], float]:
-    trials, params, reports, notes, shared = tables
-    found = _Gathered(params, reports, notes)
+def _entries(tables: Sequence[Table]) -> tuple[list[TrialRecord], float]:
+    trials, params, reports, attributes, shared = tables
+    rows = _TrialRows(params, reports, attributes)
     entries = [
-        entry_of(number, state, _moment(ended), found.params[trial], found.reports[trial], found.notes[trial])
+        trial_from_optuna(
+            number, state, schema.local_time(ended), rows.params[trial], rows.reports[trial], rows.attributes[trial]
+        )
         for trial, number, state, _, ended in trials
     ]
-    return entries, seconds_of({key: json.loads(text) for key, text in shared})
+    return entries, seconds_spent({key: json.loads(text) for key, text in shared})
+
+
+def _entries_through_optuna(url: str, name: str | None) -> tuple[list[TrialRecord], float]:
+    with study_through_optuna(url, name) as study:
+        entries = [entry_of_trial(trial) for trial in study.get_trials(deepcopy=False)]
+        return entries, seconds_spent(study.user_attrs)
 
 
 def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
@@ -150,6 +175,8 @@ def _read(path: Path, queries: Sequence[str]) -> list[Table]:
     address = f"file:{quote(str(path.resolve()))}?{mode}"
     with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
         study.execute("BEGIN")
+        if not schema.is_known(study.execute(schema.VERSION)):
+            raise schema.UnknownSchema
         return [study.execute(query.format(which="1 = 1")).fetchall() for query in queries]
 
 
@@ -158,6 +185,8 @@ def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]
 
     with connected(url) as engine, engine.connect() as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        if not schema.is_known(connection.execute(text(schema.VERSION))):
+            raise schema.UnknownSchema
         return [connection.execute(text(query.format(which=_NAMED)), {"name": name}).all() for query in queries]
 
 
@@ -165,22 +194,18 @@ def _number(value: float, kind: str) -> float:
     return _NOT_FINITE.get(kind, value)
 
 
-def _moment(stored: str | datetime | None) -> datetime | None:
-    return datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-
-
-def _external(value: float, distribution: str) -> Any:
+def _sampled_value(value: float, distribution: str) -> Any:
     """A parameter as it was sampled: Optuna stores choices by index."""
-    kind = _kind(distribution)
-    if kind["name"] == "CategoricalDistribution":
-        return kind["attributes"]["choices"][int(value)]
-    return int(value) if kind["name"] == "IntDistribution" else value
+    parsed = _parsed_distribution(distribution)
+    if parsed["name"] == "CategoricalDistribution":
+        return parsed["attributes"]["choices"][int(value)]
+    return int(value) if parsed["name"] == "IntDistribution" else value
 
 
 @functools.cache
-def _kind(distribution: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(distribution)
-    return found
+def _parsed_distribution(distribution: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(distribution)
+    return parsed
 
 
 @functools.cache

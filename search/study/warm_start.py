@@ -14,17 +14,17 @@ from typing import Any
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import WARM_START, existing, folder_of, recorded, started
-from search.policy.ranking import ranked
-from search.policy.samplers import Known, Prior
+from search.files.paths import WARM_START, existing_sweep, has_study, recorded_config, sweep_folder
+from search.policy.ranking import ranked_trials
+from search.policy.samplers import Prior, SourceTrial
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import LISTED, Entry
+from search.spec.trial_record import LISTED, TrialRecord
 from search.study.tables import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:
-    """What the sweep knows beforehand: the first trials that `config` lists, and what it takes from the sweep that it names.
+    """Return what the sweep knows beforehand: the first trials that `config` lists, and what it takes from another.
 
     The latter is read as it was noted at the start, once there is a note.
 
@@ -34,16 +34,16 @@ def load(config: SweepConfig) -> Prior:
     """
     if config.warm_start is None:
         return listed(config)
-    path = folder_of(config.name) / WARM_START
+    path = sweep_folder(config.name) / WARM_START
     if path.exists():
-        return noted(path)
-    if started(config):  # to take them again might give others: the other sweep may have gone on
+        return read_note(path)
+    if has_study(config):  # to take them again might give others: the other sweep may have gone on
         raise CorruptFile(f"{path}: missing; try --check {config.name} --repair, or choose another --name")
-    return take(config, config.warm_start)
+    return borrow(config, config.warm_start)
 
 
-def noted(path: Path) -> Prior:
-    """What a sweep noted at its start.
+def read_note(path: Path) -> Prior:
+    """Read the note that a sweep made at its start.
 
     Raises:
         CorruptFile: the note is damaged.
@@ -55,8 +55,8 @@ def noted(path: Path) -> Prior:
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
 
-def note(config: SweepConfig, prior: Prior, sweep: Path) -> dict[str, str]:
-    """Keep what a warm start took in the sweep's folder; also returned as {file name: text}, empty without a warm start."""
+def write_note(config: SweepConfig, prior: Prior, sweep: Path) -> dict[str, str]:
+    """Write what a warm start took into the sweep's folder and return {file name: text}, empty without a warm start."""
     if config.warm_start is None:
         return {}
     text = json.dumps(asdict(prior), indent=2)
@@ -64,8 +64,8 @@ def note(config: SweepConfig, prior: Prior, sweep: Path) -> dict[str, str]:
     return {WARM_START: text}
 
 
-def take(config: SweepConfig, name: str) -> Prior:
-    """The best settings of sweep `name` and its history, as far as they fit the space of `config`.
+def borrow(config: SweepConfig, name: str) -> Prior:
+    """Return the best settings of sweep `name` and its history, as far as they fit the space of `config`.
 
     Values become history only where they mean the same: the same objectives after the same number of steps.
 
@@ -75,8 +75,8 @@ def take(config: SweepConfig, name: str) -> Prior:
     if name == config.name:
         raise BadInput(f"--warm-start {name}: a sweep cannot start from itself; choose another --name")
     try:
-        folder = existing(name)
-        other = recorded(folder)
+        folder = existing_sweep(name)
+        other = recorded_config(folder)
     except BadInput as fault:
         raise BadInput(f"--warm-start: {fault}") from None
     if other.dataset != config.dataset:
@@ -87,38 +87,38 @@ def take(config: SweepConfig, name: str) -> Prior:
             f"and this sweep searches {', '.join(config.space) or 'nothing'}; they have no setting in common"
         )
     entries, _ = recorded_trials(other, folder)
-    full = ranked(other, entries)
+    full = ranked_trials(other, entries)
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
-    known = [_known(config, other, entry) for entry in full]
-    eligible = [one for one, entry in zip(known, full, strict=True) if not entry.missed] or known
-    fitting = [one for one in eligible if one.params]
+    sources = [_source_trial(config, other, entry) for entry in full]
+    eligible = [source for source, entry in zip(sources, full, strict=True) if not entry.missed] or sources
+    fitting = [source for source in eligible if source.params]
     if not fitting:
         raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
-    measured = [[(one.metric, one.direction) for one in sweep.objectives] for sweep in (config, other)]
+    measured = [[(objective.metric, objective.direction) for objective in sweep.objectives] for sweep in (config, other)]
     same = measured[0] == measured[1] and other.trial.steps == config.trial.steps
-    history = [one for one in known if same and one.params.keys() == config.space.keys()]
+    history = [source for source in sources if same and source.params.keys() == config.space.keys()]
     return Prior(first=(*listed(config).first, *_distinct(fitting)[: config.borrowed]), history=tuple(history))
 
 
 def listed(config: SweepConfig) -> Prior:
-    """The first trials that `config` lists itself."""
-    return Prior(first=tuple(Known(LISTED, settings, ()) for settings in config.first_trials))
+    """Return the first trials that `config` lists itself."""
+    return Prior(first=tuple(SourceTrial(LISTED, settings, ()) for settings in config.first_trials))
 
 
-def _parsed(noted: list[dict[str, Any]]) -> tuple[Known, ...]:
-    return tuple(Known(known["origin"], known["params"], tuple(known["values"])) for known in noted)
+def _parsed(rows: list[dict[str, Any]]) -> tuple[SourceTrial, ...]:
+    return tuple(SourceTrial(row["origin"], row["params"], tuple(row["values"])) for row in rows)
 
 
-def _known(config: SweepConfig, other: SweepConfig, entry: Entry) -> Known:
-    """What this sweep's space holds of a trial's settings; what the other sweep had fixed counts too."""
+def _source_trial(config: SweepConfig, other: SweepConfig, entry: TrialRecord) -> SourceTrial:
+    """Return the settings of a trial that lie in this sweep's space; what the other sweep had fixed counts too."""
     settings = settle(other.trial, entry.params, 0).model_dump(mode="json")
     params = {key: settings[key] for key, dimension in config.space.items() if dimension.holds(settings[key])}
-    return Known(f"{other.name}/trial-{entry.number:04d}", params, entry.objectives)
+    return SourceTrial(f"{other.name}/trial-{entry.number:04d}", params, entry.objectives)
 
 
-def _distinct(known: Sequence[Known]) -> tuple[Known, ...]:
-    first: dict[str, Known] = {}
-    for one in known:
-        first.setdefault(json.dumps(one.params, sort_keys=True), one)
+def _distinct(sources: Sequence[SourceTrial]) -> tuple[SourceTrial, ...]:
+    first: dict[str, SourceTrial] = {}
+    for source in sources:
+        first.setdefault(json.dumps(source.params, sort_keys=True), source)
     return tuple(first.values())

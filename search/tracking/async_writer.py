@@ -1,4 +1,4 @@
-"""MLflow at its own pace: what the driver has to say waits in a queue, and no trial waits for the store.
+"""A queue in front of MLflow, so that no trial waits for the store.
 
 Order is kept for each trial. While the store is slow, the reports of a trial gather and go in one batch.
 """
@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from search.files.storage import Place
-from search.tracking.tracker import Report, Tracker
+from search.files.storage import Location
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
 _Job = Callable[[], None]
 
 
-class Writer:
+class AsyncWriter:
     """A queue in front of a `Tracker`, and the thread that works through it."""
 
     def __init__(self, tracker: Tracker) -> None:
-        """Whatever the driver asks `tracker` for itself, it asks when this is not at work."""
+        """The driver asks `tracker` itself only while nothing waits here: before the first job and after `drain`."""
         self._tracker = tracker
-        self._jobs: dict[int, list[Report | _Job]] = {}  # by trial, those that waited longest first
+        self._jobs: dict[int, list[Progress | _Job]] = {}  # by trial, those that waited longest first
         self._changed = threading.Condition()
         self._at_work: int | None = None
         self._given_up = threading.Event()
@@ -35,24 +36,26 @@ class Writer:
         """The moment of `time.monotonic` since which it refuses."""
 
     def open_trial(self, number: int, settings: Mapping[str, Any]) -> None:
-        """As `Tracker.open_trial`."""
+        """Queue `Tracker.open_trial`."""
         self._add(number, partial(self._tracker.open_trial, number, settings))
 
-    def log(self, number: int, report: Report) -> None:
-        """As `Tracker.log`, for one report."""
+    def log(self, number: int, report: Progress) -> None:
+        """Queue `Tracker.log` for one report."""
         self._add(number, report)
 
-    def show(self, number: int, folder: Place) -> None:
-        """As `Tracker.show`."""
+    def show(self, number: int, folder: Location) -> None:
+        """Queue `Tracker.show`."""
         self._add(number, partial(self._tracker.show, number, folder))
 
-    def close_trial(self, number: int, outcome: str, reason: str | None, picture: Place, log: Place, retries: int) -> None:
-        """As `Tracker.close_trial`."""
+    def close_trial(
+        self, number: int, outcome: str, reason: str | None, picture: Location, log: Location, retries: int
+    ) -> None:
+        """Queue `Tracker.close_trial`."""
         self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))
 
     @property
     def waiting(self) -> int:
-        """Trials about which something is still to be written."""
+        """The number of trials about which something is still to be written."""
         with self._changed:
             return len({*self._jobs, self._at_work} - {None})
 
@@ -70,7 +73,7 @@ class Writer:
                     raise self.fault
                 self._changed.wait(0.2)
 
-    def _add(self, number: int, job: Report | _Job) -> None:
+    def _add(self, number: int, job: Progress | _Job) -> None:
         with self._changed:
             self._jobs.setdefault(number, []).append(job)
             if self._thread is None:
@@ -86,14 +89,14 @@ class Writer:
                     self._changed.wait()
                 number = next(iter(self._jobs))
                 self._at_work, jobs = number, self._jobs.pop(number)
-            for job in _gathered(jobs):
-                self._insist(job if callable(job) else partial(self._tracker.log, number, job))
+            for job in _batched(jobs):
+                self._retry(job if callable(job) else partial(self._tracker.log, number, job))
             with self._changed:
                 self._at_work = None
                 self._changed.notify_all()
 
-    def _insist(self, job: _Job) -> None:
-        """Do it, however often it takes: every call of a tracker may be repeated."""
+    def _retry(self, job: _Job) -> None:
+        """Repeat a job until it succeeds: every call of a tracker may be repeated."""
         attempt = 0
         while not self._given_up.is_set():
             try:
@@ -109,14 +112,14 @@ class Writer:
                 return
 
 
-def _gathered(jobs: list[Report | _Job]) -> list[list[Report] | _Job]:
+def _batched(jobs: list[Progress | _Job]) -> list[list[Progress] | _Job]:
     """The jobs of one trial in order, with reports that follow each other in one list."""
-    found: list[list[Report] | _Job] = []
+    batches: list[list[Progress] | _Job] = []
     for job in jobs:
-        if not isinstance(job, Report):
-            found.append(job)
-        elif found and isinstance(found[-1], list):
-            found[-1].append(job)
+        if not isinstance(job, Progress):
+            batches.append(job)
+        elif batches and isinstance(batches[-1], list):
+            batches[-1].append(job)
         else:
-            found.append([job])
-    return found
+            batches.append([job])
+    return batches

@@ -1,42 +1,41 @@
-"""MLflow's store: where it is, whether it answers, and what it knows of a sweep's runs."""
+"""MLflow's store: its address, whether it answers, and the runs of a sweep in it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from gbc.errors import BadInput
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import first_line, public
+from search.spec.locations import first_line, public, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MARK: Final = "loss/total"
-"""In every report, so its last step is how far a run has come."""
+STEP_METRIC: Final = "loss/total"
+"""A metric of every report: its last step is how far a run has come."""
 _PAGE: Final = 500
 _SQLITE: Final = "sqlite:///"
 
 
 @dataclass
-class Known:
-    """What is known of a trial's run."""
+class TrialRun:
+    """The run of a trial as MLflow last gave it, or as this process left it."""
 
     run: str
     status: str = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     has_params: bool = False
-    mark: int = 0
+    last_step: int = 0
     """The step of the last report, 0 before the first."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each."""
@@ -44,24 +43,26 @@ class Known:
     """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
 
     @classmethod
-    def of(cls, run: Run) -> Known:
+    def of(cls, run: Run) -> TrialRun:
         """From what MLflow's client gives, without asking the store again."""
-        mark = max((metric.step for metric in run.data.to_proto().metrics if metric.key == MARK), default=0)
-        return cls(run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), mark, dict(run.data.metrics))
+        last_step = max((metric.step for metric in run.data.to_proto().metrics if metric.key == STEP_METRIC), default=0)
+        return cls(
+            run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params), last_step, dict(run.data.metrics)
+        )
 
 
 def address(config: SweepConfig) -> str:
-    """Of the MLflow store: where the sweep's places or the environment say, or the database in this folder."""
+    """Return the address of the MLflow store: the sweep's own, the environment's, or that of the database in this folder."""
     return config.places.tracking_uri or default_address()
 
 
 def default_address() -> str:
-    """Of the store where no sweep says otherwise: the environment's, or the database in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    """Return the address of the store where a sweep names none: the environment's, or that of the database in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(Path("mlflow.db").resolve())
 
 
 def experiments(uri: str) -> dict[str, str]:
-    """The ids of the store's experiments by name.
+    """Return the ids of the store's experiments by name.
 
     Raises:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
@@ -74,13 +75,18 @@ def experiments(uri: str) -> dict[str, str]:
 
 
 def missing(uri: str) -> bool:
-    """Whether the store is a database in a file that does not exist: MLflow would create it."""
-    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists()
+    """Return whether the store is a database in a file that does not exist: MLflow would create it."""
+    if not uri.startswith(_SQLITE):
+        return False
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return database not in (None, "", ":memory:") and not Path(str(database)).exists()
 
 
 @contextmanager
 def usable(uri: str) -> Iterator[None]:
-    """What MLflow, its database or its server raise leaves as one line that names the store.
+    """Turn what MLflow, its database or its server raise into one line that names the store.
 
     Raises:
         BadInput: in place of it.
@@ -96,7 +102,7 @@ def usable(uri: str) -> Iterator[None]:
 
 
 def _why_not(fault: Exception, uri: str) -> str:
-    """Why a store cannot be used, and what mends it, in one line."""
+    """Say in one line why a store cannot be used, and what helps."""
     if "schema" in str(fault) or "revision" in str(fault):
         mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
         return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
@@ -105,7 +111,7 @@ def _why_not(fault: Exception, uri: str) -> str:
 
 
 def reach(uri: str) -> None:
-    """Find out in seconds that nobody answers at a server's address: MLflow would try for minutes.
+    """Check within seconds that a server answers: MLflow would try for minutes.
 
     Raises:
         BadInput: nobody does.
@@ -120,21 +126,28 @@ def reach(uri: str) -> None:
         raise BadInput(_why_not(fault, uri)) from None
 
 
-def patient(uri: str) -> str:
-    """An sqlite store that waits a minute for whoever has it locked, as the study does; five seconds by default."""
-    return f"{uri}?timeout={faults.PATIENCE}" if uri.startswith("sqlite:") and "?" not in uri else uri
+def with_timeout(uri: str) -> str:
+    """Make an sqlite store wait a minute for a lock, as the study does; MLflow waits five seconds."""
+    if not uri.startswith(_SQLITE):
+        return uri
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    if "timeout" not in url.query:
+        url = url.update_query_dict({"timeout": str(faults.PATIENCE)})
+    return url.render_as_string(hide_password=False)
 
 
 def _be_quiet() -> None:
-    """No telemetry, and no word from MLflow about its tables and runs: before its first import."""
+    """Switch off telemetry and MLflow's messages about its tables and runs, before its first import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # links to runs, with the password in a server's address
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    """Every run that `query` finds, newest first, in as few requests as its number allows."""
+def all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
+    """Yield every run that `query` finds, newest first, in as few requests as its number allows."""
     token: str | None = None
     while True:
         found = client.search_runs([experiment], query, max_results=_PAGE, page_token=token)
@@ -144,45 +157,6 @@ def pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
             return
 
 
-def known_runs(client: MlflowClient, uri: str, experiment: str, name: str) -> list[Known]:
-    """The runs of the trials of sweep `name`, newest first.
-
-    A database in a file is read as what it is: through MLflow's client a thousand runs take seconds, nearly all of it for
-    parameters that nobody asked for. `tests/search/tracking/test_client.py` compares the two.
-    """
-    if uri.startswith(_SQLITE) and "?" not in uri:
-        return _in_file(Path(uri.removeprefix(_SQLITE)), experiment, name)
-    return [Known.of(run) for run in pages(client, experiment, of_trials(name))]
-
-
-def of_trials(name: str) -> str:
-    """The query for the runs of all trials of a sweep."""
+def trials_query(name: str) -> str:
+    """Return the query for the runs of all trials of a sweep."""
     return f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
-
-
-_RUNS: Final = """
-    SELECT run_uuid FROM runs
-    JOIN tags AS named USING (run_uuid) JOIN tags AS role USING (run_uuid)
-    WHERE lifecycle_stage = 'active' AND experiment_id = :experiment
-    AND named.key = 'sweep.name' AND named.value = :name AND role.key = 'sweep.role' AND role.value = 'trial'
-"""
-
-
-def _in_file(path: Path, experiment: str, name: str) -> list[Known]:
-    which = {"experiment": int(experiment), "name": name}
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=faults.PATIENCE)) as store:
-        store.execute("BEGIN")  # one moment of it
-        rows = store.execute(
-            f"SELECT run_uuid, status, EXISTS (SELECT 1 FROM params WHERE params.run_uuid = runs.run_uuid) "
-            f"FROM runs WHERE run_uuid IN ({_RUNS}) ORDER BY start_time DESC, run_uuid",
-            which,
-        )
-        found = {run: Known(run, status, has_params=bool(has)) for run, status, has in rows}
-        for run, key, value in store.execute(f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN ({_RUNS})", which):
-            found[run].tags[key] = value
-        query = f"SELECT run_uuid, key, value, is_nan, step FROM latest_metrics WHERE run_uuid IN ({_RUNS})"
-        for run, key, value, is_nan, step in store.execute(query, which):
-            found[run].metrics[key] = float("nan") if is_nan else value
-            if key == MARK:
-                found[run].mark = step
-    return list(found.values())

@@ -1,4 +1,4 @@
-"""What the trials of a sweep start from, as MLflow's inputs of a run: the data sets and the classifiers."""
+"""The data sets and classifiers of a sweep, logged as inputs of its MLflow runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
 
 
 class Inputs:
-    """Logged for a run once it has been created; every call may be repeated."""
+    """The inputs of a sweep's runs; logging them may be repeated."""
 
     def __init__(self, inputs: TrialInputs, settings: TrialConfig) -> None:
         self._data = _data(inputs, settings)
@@ -52,8 +52,8 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
 
     found = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
     if found:
-        known: str = found[0].model_id
-        return known
+        identity: str = found[0].model_id
+        return identity
     params = {key: str(value) for key, value in about.items()}
     model = client.create_logged_model(experiment, name=name, source_run_id=run, model_type="classifier", params=params)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbc.errors import BadInput
 from search.spec.config import Objective, SweepConfig
 from search.spec.locations import first_line, public
-from search.tracking.client import patient
+from search.tracking.client import with_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,14 +45,14 @@ class Version:
     reason: str
     """Why it is the champion, or not, in words."""
 
-    def words(self) -> str:
-        """For people, in a line."""
+    def describe(self) -> str:
+        """Return a line for people."""
         alias = f" = models:/{self.name}@{CHAMPION}" if self.champion else ""
         return f"{self.name} version {self.number}{alias} ({self.reason})"
 
 
 def model_name(config: SweepConfig) -> str:
-    """Of the registered model that a sweep's best becomes a version of."""
+    """Return the name of the registered model that a sweep's best generator becomes a version of."""
     return f"gbc-{config.dataset}"
 
 
@@ -92,7 +92,7 @@ def register(
     }
     try:
         with _quiet():
-            client = MlflowClient(patient(client_uri), registry_uri=patient(client_uri))
+            client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
             _ensure(client, name)
             found = _registered(client, name, tags)
             if created := found is None:
@@ -127,9 +127,9 @@ def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Mod
     token: str | None = None
     while True:
         found = client.search_model_versions(f"name = '{name}'", page_token=token)
-        for one in found:
-            if same.items() <= one.tags.items():
-                return one
+        for candidate in found:
+            if same.items() <= candidate.tags.items():
+                return candidate
         token = found.token
         if not token:
             return None
@@ -138,13 +138,13 @@ def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Mod
 def _add(
     client: MlflowClient, folder: Path, name: str, run_id: str, tags: Mapping[str, str], header: Mapping[str, Any]
 ) -> ModelVersion:
-    """Files first: a version never names what is not there."""
-    place = f"generator/trial-{int(tags['sweep.trial']):04d}"
+    """Write the files, then the version: a version never names what is not there."""
+    artifact_path = f"generator/trial-{int(tags['sweep.trial']):04d}"
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         _save(model, folder, header)
-        client.log_artifacts(run_id, str(model), place)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+        client.log_artifacts(run_id, str(model), artifact_path)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
     description = (folder / "README.md").read_text().partition("\n# ")[2].partition("\n\n")[2].partition("\n\n")[0]
     return client.create_model_version(name, source, run_id, tags=dict(tags), description=description)
 
@@ -205,7 +205,7 @@ def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's bars, and its hints about how one might also have done it."""
+    """Switch off MLflow's progress bars and hints."""
     logger, bars = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     level, before = logger.level, os.environ.get(bars)
     logger.setLevel(logging.ERROR)

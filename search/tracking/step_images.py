@@ -1,4 +1,4 @@
-"""Pictures of a trial over its steps: from the folder where its worker leaves them into its MLflow run."""
+"""Moves the pictures of a trial's steps from its folder into its MLflow run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from search.files import storage
-from search.files.paths import step_of
-from search.files.storage import Place
+from search.files.paths import step_of_picture
+from search.files.storage import Location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY: Final = "samples"
-"""Under which MLflow's pages show them, with a slider over steps."""
+"""The name under which MLflow's pages show them, with a slider over steps."""
 _FOLDER: Final = "images"
 _STEP: Final = re.compile(rf"{_FOLDER}/{KEY}[+%]step[+%](\d+)[+%].*\.png")
 _SHOWN: Final = "mlflow.loggedImages"
@@ -29,17 +29,17 @@ class Gallery:
         self._client = client
         self._steps: dict[str, set[int]] = {}
 
-    def move(self, run: str, folder: Place) -> None:
+    def move(self, run: str, folder: Location) -> None:
         """Log what the worker of a trial left in its folder, and delete it there."""
         from PIL import Image
 
-        for path, _ in storage.files(folder):
-            if (step := step_of(path.name)) is None:
+        for path, _ in storage.list_files(folder):
+            if (step := step_of_picture(path.name)) is None:
                 continue
-            if step not in self._known(run):
+            if step not in self._logged_steps(run):
                 with Image.open(io.BytesIO(path.read_bytes())) as picture:
                     self._client.log_image(run, picture, key=KEY, step=step)
-                self._known(run).add(step)
+                self._logged_steps(run).add(step)
             path.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str) -> None:
@@ -51,7 +51,7 @@ class Gallery:
             self._client.set_tag(target, _SHOWN, True)
             self._steps.pop(target, None)
 
-    def _known(self, run: str) -> set[int]:
+    def _logged_steps(self, run: str) -> set[int]:
         if run not in self._steps:
             found = (_STEP.fullmatch(file.path) for file in self._client.list_artifacts(run, _FOLDER))
             self._steps[run] = {int(match.group(1)) for match in found if match}

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from search.files import storage
-from search.files.storage import Place
+from search.files.storage import Location
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import MARK, Known, address, known_runs, patient, reach, usable
+from search.tracking.client import STEP_METRIC, TrialRun, address, all_runs, reach, trials_query, usable, with_timeout
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
+from search.worker.messages import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
 _SOURCE: Final = {"mlflow.source.name": "search/run.py", "mlflow.source.type": "LOCAL"}
 _ENDED: Final = ("FINISHED", "FAILED")
 _LARGEST_BATCH: Final = 1000  # metrics; MLflow's own limit
-
-
-class Report(NamedTuple):
-    """What a trial said once."""
-
-    step: int
-    metrics: Mapping[str, float]
-    when: float
-    """Seconds since 1970."""
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Report:
-        """From a trial's history, which does not know when it was made: now."""
-        return cls(row["step"], {name: value for name, value in row.items() if name != "step"}, time.time())
 
 
 class Tracker:
@@ -51,29 +38,29 @@ class Tracker:
         """
         self.config, self._inputs = config, inputs
         self.uri = address(config)
-        self._children: dict[int, Known] | None = None
+        self._loaded_runs: dict[int, TrialRun] | None = None
         reach(self.uri)
         with usable(self.uri):
             from mlflow import MlflowClient
 
-            self._client: MlflowClient = MlflowClient(patient(self.uri))
+            self._client: MlflowClient = MlflowClient(with_timeout(self.uri))
             self._gallery = Gallery(self._client)
             self.experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
 
-    def look(self) -> None:
-        """Read all runs of the sweep's trials. Done by itself before the first use of one."""
-        self._children = {}
-        for found in known_runs(self._client, self.uri, self.experiment, self.config.name):
+    def load_runs(self) -> None:
+        """Read all runs of the sweep's trials; done at the first use of one if it was not done before."""
+        self._loaded_runs = {}
+        for found in map(TrialRun.of, all_runs(self._client, self.experiment, trials_query(self.config.name))):
             number = int(found.tags.get("sweep.trial", -1))
-            other = self._children.get(number)
-            if other is None or found.mark >= other.mark:  # newest first: among equals the oldest
-                self._children[number] = found
+            other = self._loaded_runs.get(number)
+            if other is None or found.last_step >= other.last_step:  # newest first: among equals the oldest
+                self._loaded_runs[number] = found
 
     def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
         """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""
-        child = self._child(number)
-        if child is None:
+        trial_run = self._run_of(number)
+        if trial_run is None:
             tags = {
                 "mlflow.parentRunId": self.parent,
                 "sweep.name": self.config.name,
@@ -82,53 +69,55 @@ class Tracker:
                 **_SOURCE,
             }
             run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
-            child = Known(run, time=0)
-            self._known[number] = child
-        elif child.status != "RUNNING":
-            self._client.update_run(child.run, status="RUNNING")
-            child.status = "RUNNING"
+            trial_run = TrialRun(run, time=0)
+            self._trial_runs[number] = trial_run
+        elif trial_run.status != "RUNNING":
+            self._client.update_run(trial_run.run, status="RUNNING")
+            trial_run.status = "RUNNING"
         for tag in ("sweep.outcome", "sweep.reason", "sweep.log"):  # of a trial that failed and is tried again
-            if child.tags.pop(tag, None) is not None:
-                self._client.delete_tag(child.run, tag)
-        if settings is not None and not child.has_params:
-            self._log_inputs(child.run)  # before the parameters: who finds these looks no further
-            self._client.log_batch(child.run, params=_params(flatten(dict(settings))))
-            child.has_params = True
+            if trial_run.tags.pop(tag, None) is not None:
+                self._client.delete_tag(trial_run.run, tag)
+        if settings is not None and not trial_run.has_params:
+            self._log_inputs(trial_run.run)  # before the parameters: who finds these looks no further
+            self._client.log_batch(trial_run.run, params=_params(flatten(dict(settings))))
+            trial_run.has_params = True
 
-    def log(self, number: int, reports: Sequence[Report]) -> None:
-        """Reports of an open trial, in order, in as few batches as MLflow takes; those that were logged are left out."""
+    def log(self, number: int, reports: Sequence[Progress]) -> None:
+        """Log reports of an open trial, in order, in as few batches as MLflow takes; those that were logged are left out."""
         from mlflow.entities import Metric
 
-        child = self._known[number]
-        new, last = list[Report](), child.mark
+        trial_run = self._trial_runs[number]
+        new, last = list[Progress](), trial_run.last_step
         for report in reports:  # a worker that took over says again what the one before it said
             if report.step > last:
                 new.append(report)
                 last = report.step
         # MLflow puts reports in the order of their time, and a clock may be set back.
-        if new and child.time is None:
-            child.time = max((one.timestamp for one in self._client.get_metric_history(child.run, MARK)), default=0)
+        if new and trial_run.time is None:
+            trial_run.time = max(
+                (one.timestamp for one in self._client.get_metric_history(trial_run.run, STEP_METRIC)), default=0
+            )
         while new:
-            count, metrics, now = 0, list[Metric](), child.time or 0
+            count, metrics, now = 0, list[Metric](), trial_run.time or 0
             while count < len(new) and (not count or len(metrics) + len(new[count].metrics) <= _LARGEST_BATCH):
-                step, values, when = new[count]
-                now = max(int(when * 1000), now + 1)
-                metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
+                report = new[count]
+                now = max(int(report.time * 1000), now + 1)
+                metrics += [Metric(name, float(value), now, report.step) for name, value in report.metrics.items()]
                 count += 1
-            self._client.log_batch(child.run, metrics=metrics)
-            child.time = now
+            self._client.log_batch(trial_run.run, metrics=metrics)
+            trial_run.time = now
             for report in new[:count]:
-                child.mark = report.step
-                child.metrics |= report.metrics
+                trial_run.last_step = report.step
+                trial_run.metrics |= report.metrics
             new = new[count:]
 
-    def show(self, number: int, folder: Place) -> None:
+    def show(self, number: int, folder: Location) -> None:
         """Move the pictures that the worker of a trial left in its folder into its run, by step."""
-        if (child := self._child(number)) is not None:
-            self._gallery.move(child.run, folder)
+        if (trial_run := self._run_of(number)) is not None:
+            self._gallery.move(trial_run.run, folder)
 
     def close_trial(
-        self, number: int, outcome: str, reason: str | None, picture: Place, log: Place | None = None, retries: int = 0
+        self, number: int, outcome: str, reason: str | None, picture: Location, log: Location | None = None, retries: int = 0
     ) -> None:
         """End the run of a trial as complete, stopped or failed, with its picture. Does nothing when that was done.
 
@@ -136,8 +125,8 @@ class Tracker:
         """
         from mlflow.entities import RunTag
 
-        child = self._child(number)
-        if child is None or (child.tags.get("sweep.outcome") == outcome and child.status in _ENDED):
+        trial_run = self._run_of(number)
+        if trial_run is None or (trial_run.tags.get("sweep.outcome") == outcome and trial_run.status in _ENDED):
             return
         tags = {"sweep.outcome": outcome}
         if reason:
@@ -147,56 +136,56 @@ class Tracker:
         if outcome == "failed" and log is not None and log.exists():
             tags["sweep.log"] = str(log)
         if picture.exists():
-            self._attach(child.run, picture)
-        self._client.log_batch(child.run, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._attach(trial_run.run, picture)
+        self._client.log_batch(trial_run.run, tags=[RunTag(key, value) for key, value in tags.items()])
         status = "FAILED" if outcome == "failed" else "FINISHED"
-        self._client.set_terminated(child.run, status)
-        child.tags |= tags
-        child.status = status
+        self._client.set_terminated(trial_run.run, status)
+        trial_run.tags |= tags
+        trial_run.status = status
 
     def interrupt_trial(self, number: int) -> None:
         """Mark the run of an open trial as killed; it is opened again when the sweep continues."""
-        child = self._child(number)
-        if child is not None and child.status == "RUNNING":
-            self._client.set_terminated(child.run, "KILLED")
-            child.status = "KILLED"
+        trial_run = self._run_of(number)
+        if trial_run is not None and trial_run.status == "RUNNING":
+            self._client.set_terminated(trial_run.run, "KILLED")
+            trial_run.status = "KILLED"
 
-    def mark(self, number: int) -> int:
-        """The step of the last report of a trial that is logged, 0 before the first."""
-        child = self._child(number)
-        return child.mark if child else 0
+    def last_step(self, number: int) -> int:
+        """Return the step of the last logged report of a trial, 0 before the first."""
+        trial_run = self._run_of(number)
+        return trial_run.last_step if trial_run else 0
 
-    def behind(self, number: int, step: int, finished: bool) -> bool:
+    def lacks(self, number: int, step: int, finished: bool) -> bool:
         """Whether the run of a trial lacks reports up to `step`, or its end."""
-        child = self._child(number)
-        return child is None or child.mark < step or (finished and child.status not in _ENDED)
+        trial_run = self._run_of(number)
+        return trial_run is None or trial_run.last_step < step or (finished and trial_run.status not in _ENDED)
 
     def run(self, number: int) -> str | None:
         """The id of a trial's run; None when it has none."""
-        child = self._child(number)
-        return child.run if child else None
+        trial_run = self._run_of(number)
+        return trial_run.run if trial_run else None
 
     def copy_pictures(self, run: str, number: int) -> None:
         """Give the run of a trial the pictures of another run."""
-        self._gallery.copy(run, self._known[number].run)
+        self._gallery.copy(run, self._trial_runs[number].run)
 
     def adopt(self, number: int, run: str) -> None:
-        """From now on `run` is the run of trial `number`."""
+        """Make `run` the run of trial `number` from now on."""
         found = self._client.get_run(run)
         if found.data.tags.get("mlflow.parentRunId") != self.parent:
             self._client.set_tag(run, "mlflow.parentRunId", self.parent)
-        self._known[number] = Known.of(found)
+        self._trial_runs[number] = TrialRun.of(found)
 
     def discard(self, run: str) -> None:
         """Delete a run, as MLflow deletes: it can be restored until `mlflow gc`."""
         self._client.delete_run(run)
-        self._children = {number: child for number, child in self._known.items() if child.run != run}
+        self._loaded_runs = {number: trial_run for number, trial_run in self._trial_runs.items() if trial_run.run != run}
 
-    def attach(self, number: int, picture: Place) -> None:
+    def attach(self, number: int, picture: Location) -> None:
         """Put the picture of a trial into its run."""
-        child = self._child(number)
-        if child is not None:
-            self._attach(child.run, picture)
+        trial_run = self._run_of(number)
+        if trial_run is not None:
+            self._attach(trial_run.run, picture)
 
     def fetch(self, run: str, name: str, into: Path) -> None:
         """Copy a file of a run into a folder."""
@@ -205,7 +194,7 @@ class Tracker:
     def reports(self, run: str) -> list[dict[str, Any]]:
         """Every report of a run, as a checkpoint's history holds them: `step` and the metrics."""
         rows: dict[int, dict[str, Any]] = {}
-        for name in resource_usage.without(self._client.get_run(run).data.metrics):
+        for name in resource_usage.without_resource_usage(self._client.get_run(run).data.metrics):
             for point in self._client.get_metric_history(run, name):
                 rows.setdefault(point.step, {"step": point.step})[name] = point.value
         return [row for _, row in sorted(rows.items())]
@@ -230,7 +219,7 @@ class Tracker:
             self._client.log_text(self.parent, text, name)
 
     def describe(self, text: str) -> None:
-        """What MLflow's pages show on the sweep's run, in Markdown."""
+        """Set the description that MLflow's pages show on the sweep's run, in Markdown."""
         self._client.set_tag(self.parent, "mlflow.note.content", text)
 
     def end(
@@ -238,7 +227,7 @@ class Tracker:
         status: str,
         best: Mapping[str, float] | None,
         best_trial: int | None,
-        picture: Place | None,
+        picture: Location | None,
         front: Sequence[int] = (),
     ) -> None:
         """End the sweep's run: FINISHED or KILLED; the best trial's scores become the sweep's.
@@ -260,15 +249,15 @@ class Tracker:
 
     def metrics(self, number: int) -> dict[str, float]:
         """Last value of every metric of a trial; empty when it has no run."""
-        child = self._child(number)
-        return resource_usage.without(child.metrics) if child else {}
+        trial_run = self._run_of(number)
+        return resource_usage.without_resource_usage(trial_run.metrics) if trial_run else {}
 
     def _log_inputs(self, run: str) -> None:
         if self._inputs is not None:
             self._inputs.log(self._client, self.experiment, run)
 
-    def _attach(self, run: str, picture: Place) -> None:
-        with storage.as_local(picture) as path:
+    def _attach(self, run: str, picture: Location) -> None:
+        with storage.local_copy(picture) as path:
             self._client.log_artifact(run, str(path))
 
     def _find_experiment(self) -> str:
@@ -276,8 +265,8 @@ class Tracker:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
-            place = None if self.uri.startswith("http") else Path("mlruns").resolve().as_uri()
-            created: str = self._client.create_experiment(name, artifact_location=place and f"{place}/artifacts/{name}")
+            folder = None if self.uri.startswith("http") else Path("mlruns").resolve().as_uri()
+            created: str = self._client.create_experiment(name, artifact_location=folder and f"{folder}/artifacts/{name}")
             return created
         if found.lifecycle_stage == "deleted":
             mend = f"mlflow experiments restore -x {found.experiment_id}"
@@ -295,18 +284,18 @@ class Tracker:
         return created
 
     @property
-    def _known(self) -> dict[int, Known]:
-        if self._children is None:
-            self.look()
-        assert self._children is not None
-        return self._children
+    def _trial_runs(self) -> dict[int, TrialRun]:
+        if self._loaded_runs is None:
+            self.load_runs()
+        assert self._loaded_runs is not None
+        return self._loaded_runs
 
-    def _child(self, number: int) -> Known | None:
-        return self._known.get(number)
+    def _run_of(self, number: int) -> TrialRun | None:
+        return self._trial_runs.get(number)
 
 
 def front_text(front: Sequence[int]) -> str:
-    """The tag `sweep.front`."""
+    """Return the value of the tag `sweep.front`."""
     return " ".join(map(str, front))[:5000]
 
 

@@ -1,4 +1,4 @@
-"""How MLflow's pages show a sweep: a saved view of its experiment, which a link opens.
+"""A saved view of a sweep's experiment for MLflow's pages, which a link opens.
 
 MLflow keeps what its Share button shares as a tag of the experiment. We share a view of our own: the sweep's trials by their
 objective, with the settings that were searched and the scores that matter in columns, and charts that compare them.
@@ -25,12 +25,12 @@ _LOG: Final = ("loss/stationarity", "loss/duality", "loss/bn")
 
 
 def key_of(config: SweepConfig) -> str:
-    """Of the sweep's view, in the tag's name and in the link."""
+    """Return the key of the sweep's view, which is in the tag's name and in the link."""
     return uuid.uuid5(uuid.NAMESPACE_URL, f"gbc-search sweep {config.name}").hex
 
 
 def path(config: SweepConfig, experiment: str, *, charts: bool = False) -> str:
-    """What follows a server's address to open the view: its table, or its charts."""
+    """Return the path that opens the view at a server: its table, or its charts."""
     mode = "CHART" if charts else "TABLE"
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={key_of(config)}&compareRunsMode={mode}"
 
@@ -38,7 +38,7 @@ def path(config: SweepConfig, experiment: str, *, charts: bool = False) -> str:
 def state(config: SweepConfig, parent: str) -> str:
     """The view as MLflow stores it; `parent` is the sweep's run, whose trials are unfolded."""
     objective = config.objective
-    shown = {
+    view = {
         "searchFilter": f"tags.`sweep.name` = '{config.name}'",
         "orderByKey": f"metrics.`{objective.metric}`",
         "orderByAsc": objective.direction == "min",
@@ -65,12 +65,12 @@ def state(config: SweepConfig, parent: str) -> str:
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
         **_charts(config),
     }
-    packed = zlib.compress(json.dumps(shown, separators=(",", ":")).encode(), 9)
+    packed = zlib.compress(json.dumps(view, separators=(",", ":")).encode(), 9)
     return f"deflate;{base64.b64encode(packed).decode()}"
 
 
 def _columns(config: SweepConfig) -> list[str]:
-    objectives = [one.metric for one in config.objectives]
+    objectives = [objective.metric for objective in config.objectives]
     metrics = [*objectives, *(name for name in _SCORES if name not in objectives)]
     return [
         "attributes.`Duration`",
@@ -81,7 +81,7 @@ def _columns(config: SweepConfig) -> list[str]:
 
 
 def _charts(config: SweepConfig) -> dict[str, Any]:
-    """Sections and their cards, in the order in which they are shown."""
+    """Sections and their cards, in the order in which they are view."""
     sections: list[dict[str, Any]] = []
     cards: list[dict[str, Any]] = []
 
@@ -91,8 +91,14 @@ def _charts(config: SweepConfig) -> dict[str, Any]:
         sections.append(state | size)
         return identity
 
-    def card(kind: str, place: str, **settings: Any) -> None:
-        common = {"uuid": f"card-{len(cards)}", "type": kind, "metricSectionId": place, "deleted": False, "isGenerated": False}
+    def card(kind: str, section_id: str, **settings: Any) -> None:
+        common = {
+            "uuid": f"card-{len(cards)}",
+            "type": kind,
+            "metricSectionId": section_id,
+            "deleted": False,
+            "isGenerated": False,
+        }
         cards.append(common | settings)
 
     overview = section("Settings and objective", columns=1, cardHeight=420)
@@ -101,10 +107,10 @@ def _charts(config: SweepConfig) -> dict[str, Any]:
         selectedParams=list(config.space), selectedMetrics=[config.objective.metric],
     )  # fmt: skip
     for name, metrics in _CURVES.items():
-        place = section(name)
+        section_id = section(name)
         for metric in metrics:
             card(
-                "LINE", place, metricKey=metric, selectedMetricKeys=[metric], runsCountToCompare=20, lineSmoothness=0,
+                "LINE", section_id, metricKey=metric, selectedMetricKeys=[metric], runsCountToCompare=20, lineSmoothness=0,
                 xAxisKey="step", xAxisScaleType="linear", scaleType="log" if metric in _LOG else "linear",
                 selectedXAxisMetricKey="", yAxisKey="metric", useGlobalXaxisKey=True, useGlobalLineSmoothing=True,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a trial's process takes of its machine, under the names that MLflow's pages show as system metrics."""
+"""Resource usage of a trial's process, under the names that MLflow's pages show as system metrics."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 PREFIX: Final = "system/"
 
 
-class Usage:
-    """Of this process, since the last look."""
+class ResourceUsage:
+    """Measures this process; CPU time counts from the last measurement."""
 
     def __init__(self) -> None:
         self._wall, self._busy = time.perf_counter(), time.process_time()
 
-    def look(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """CPU time per wall time in per cent of one core, resident memory and the most of the GPU's, in 10⁶ bytes."""
         import psutil
         import torch
@@ -31,6 +31,6 @@ class Usage:
         return found
 
 
-def without(metrics: dict[str, float]) -> dict[str, float]:
+def without_resource_usage(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that say something of the trial, not of its machine."""
     return {name: value for name, value in metrics.items() if not name.startswith(PREFIX)}

@@ -21,10 +21,11 @@ from mlflow import MlflowClient
 from dashboards import report
 from gbc.pictures import pairs, png
 from gbc.report import METRIC_DIRECTIONS
-from search.files.paths import folder_of
+from search.files.paths import sweep_folder
 from search.spec.config import SweepConfig, resolve
 from search.study.ledger import Ledger
-from search.tracking.tracker import Report, Tracker
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images, runs
 from tests.support.browser import browse, chromium
 
@@ -38,7 +39,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
     """Every other trial is full, the others were stopped at the first rung."""
     import torch
 
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(config.record(), sort_keys=False))
     ledger, tracker = Ledger(config, folder), Tracker(config, {"version.benchmark": "1"})
@@ -55,7 +56,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
             value = level * (1 - np.exp(-3 * step / config.trial.steps)) + random.normal(0, 0.005)
             metrics = {name: float(abs(random.normal(value, 0.05))) for name in METRIC_DIRECTIONS}
             metrics[config.objective.metric] = float(value)
-            reports.append(Report(step, metrics, now))
+            reports.append(Progress(step, metrics, now))
             stop = not full and step >= config.first_rung
             ledger.record(number, step, float(value), stop=stop)
             if stop:
@@ -65,7 +66,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
         picture.write_bytes(png(pairs(*images, columns=10)))
         ledger.tell(number, "complete" if full else "stopped")
         tracker.close_trial(number, "complete" if full else "stopped", None, picture)
-    ledger.spent(TRIALS * REPORTS / 2)
+    ledger.set_seconds(TRIALS * REPORTS / 2)
     best = ledger.best()
     assert best is not None
     tracker.end("FINISHED", tracker.metrics(best.number), best.number, picture)
@@ -91,7 +92,7 @@ def main() -> None:
     assert len(CLASSES) == 10
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(sys.argv[1] if len(sys.argv) > 1 else scratch)
-        if not folder_of(config.name).exists():
+        if not sweep_folder(config.name).exists():
             began = time.perf_counter()
             record(config, np.random.default_rng(0))
             print(f"recorded {TRIALS} trials in {time.perf_counter() - began:.0f} s", flush=True)

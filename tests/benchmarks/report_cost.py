@@ -2,7 +2,7 @@
 
     python tests/benchmarks/report_cost.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
 
-A trial of the default preset at batch 128 as a worker runs it (`search.worker.trial.rows`), without Ray: the seconds from one
+A trial of the default preset at batch 128 as a worker runs it (`search.worker.trial.train`), without Ray: the seconds from one
 row to the next are the steps, whose time the trainer says itself, and one report. A report must stay within 5% of a trial.
 The parts of a report are timed by wrapping the functions below; what they leave is the rest.
 """
@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 
 from gbc.training import tasks
 from search.worker import trial
-from search.worker.trial import Assignment
+from search.worker.messages import Assignment, Progress
 from tests.benchmarks.harness import Column, Options, Row, settings_of
 
 NAME: Final = "report_cost"
@@ -67,13 +67,14 @@ def rows(options: Options) -> Iterator[Row]:
         for part, places in PARTS.items():
             for place in places:
                 _wrap(wrapped, place, part, spent)
-        training, found = trial.rows(assignment), []
+        training, found = trial.train(assignment), []
         first = next(training)  # the first report finds caches empty, and the trainer was made before it
-        assert "error" not in first, first
+        assert isinstance(first, Progress), first
         spent.update(dict.fromkeys(spent, 0.0))
         began = time.perf_counter()
-        for row in training:
-            steps = every / row["time/steps_per_s"]
+        for message in training:
+            assert isinstance(message, Progress), message
+            steps = every / message.metrics["time/steps_per_s"]
             now = time.perf_counter()
             found.append((steps, now - began - steps, dict(spent)))
             spent.update(dict.fromkeys(spent, 0.0))

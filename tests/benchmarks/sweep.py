@@ -44,10 +44,11 @@ def nothing(config: dict[str, Any]) -> None:
     from ray import tune
 
     from gbc.report import METRIC_DIRECTIONS
+    from search.worker.messages import MESSAGE, Progress
 
     scores = random.Random(config["number"])
     for step in range(config["acknowledged"] + 1, REPORTS + 1):
-        tune.report({"step": step} | {name: scores.random() for name in METRIC_DIRECTIONS})
+        tune.report({MESSAGE: Progress(step, {name: scores.random() for name in METRIC_DIRECTIONS})})
 
 
 def main() -> None:
@@ -76,32 +77,32 @@ def ours(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from search.driver.engine import run_ray
-    from search.driver.progress import Progress
+    from search.driver.progress import ProgressDisplay
     from search.driver.recorder import Recorder
     from search.driver.resources import Machine
-    from search.files.paths import CLASSIFIERS, RECORD, folder_of
+    from search.files.paths import CLASSIFIERS, RECORD, sweep_folder
     from search.spec.config import SweepConfig
-    from search.spec.faults import Halt
+    from search.spec.faults import HaltMonitor
     from search.study.ledger import Ledger
     from search.tracking.tracker import Tracker
     from search.worker.trial import assignment_of
 
     settings = {"trials": arguments.trials, "sampler": arguments.sampler, "scheduler": {"name": arguments.scheduler}}
     config = SweepConfig.parse(SWEEP | settings, "benchmark")
-    machine, folder = Machine.of(config.resources), folder_of(config.name)
+    machine, folder = Machine.local(config.resources), sweep_folder(config.name)
     folder.mkdir(parents=True)
     Path("sweep.yaml").write_text(yaml.safe_dump(SWEEP | settings))
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger, tracker = Ledger(config, folder), Tracker(config, {})
-    recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
+    recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=io.StringIO())), folder)
     tracker.begin({}, {})
-    recorder.catch_up()
+    recorder.reconcile()
 
     def assign(entry: Any) -> Any:
         return assignment_of(config, entry, CLASSIFIERS, machine.threads, gpus=machine.gpus_per_trial)
 
     with Clock("the sweep", arguments.trials):
-        run_ray(config, machine, ledger, recorder, assign, folder, Halt(folder), nothing)
+        run_ray(config, machine, ledger, recorder, assign, folder, HaltMonitor(folder), nothing)
     with Clock("the rest of what MLflow has to hear", arguments.trials):
         recorder.finish()
     reports = sum(len(entry.values) for entry in ledger.entries())
@@ -136,7 +137,7 @@ def ray_alone(trials: int) -> None:
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             pass
 
-    slots = Machine.of(Resources()).concurrency
+    slots = Machine.local(Resources()).concurrency
     with Clock("Ray alone", trials):
         ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
         tune.Tuner(
@@ -154,10 +155,10 @@ def look() -> None:
     """Time to compare all records, and to say how the sweep stands."""
     from search import status
     from search.consistency import audit
-    from search.files.paths import folder_of
+    from search.files.paths import sweep_folder
 
     began = time.perf_counter()
-    audit(folder_of(SWEEP["name"]))
+    audit(sweep_folder(SWEEP["name"]))
     audited = time.perf_counter()
     status.look(SWEEP["name"])
     ended = time.perf_counter()

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from gbc.errors import BadInput
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.faults import Halt, halting, outside
+from search.spec.faults import HaltMonitor, external_fault, halting
 from search.spec.locations import Places
 from search.tracking.tracker import Tracker
 from tests.conftest import TINY
@@ -55,20 +55,20 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
     with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
         uri, shown = server.replace("://", "://me:pa55@"), server.replace("://", "://me@")
         config = config.model_copy(update={"places": Places(tracking_uri=uri)})
-        tracker, refused = Tracker(config, {}), Halt(tmp_path, uri)
+        tracker, refused = Tracker(config, {}), HaltMonitor(tmp_path, uri)
         with refused.guard():
             tracker.discard("nothing")
         fault = f"MLflow's server {shown} cannot be used: "
         assert refused.reason == f"{fault}RESOURCE_DOES_NOT_EXIST: Run with id=nothing not found"
     for job in (lambda: tracker.open_trial(0, {"lr": 0.1}), lambda: tracker.add_files({"notes.txt": "text"})):
-        gone = Halt(tmp_path, uri)
+        gone = HaltMonitor(tmp_path, uri)
         with gone.guard():
             job()
         assert gone.reason is not None and gone.reason.startswith(fault) and gone.records_fail
         assert "Connection re" in gone.reason and "pa55" not in gone.reason  # refused; once reset, where one was open
     with pytest.raises(BadInput, match="see --tracking-uri"), halting(tmp_path, uri):  # at the start: nothing has begun
         Tracker(config, {})
-    assert outside(FileNotFoundError(2, "No such file"), tmp_path, uri) is None
+    assert external_fault(FileNotFoundError(2, "No such file"), tmp_path, uri) is None
 
 
 @pytest.mark.usefixtures("_hasty")

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,11 +21,11 @@ from gbc.errors import DIVERGED, Diverged
 from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
-from search.driver.processes import of_sweep
-from search.driver.retention import leftovers, saved
-from search.driver.scheduler import LedgerASHA
-from search.files.lock import driver_of
-from search.files.paths import CLASSIFIERS, recorded
+from search.driver.processes import sweep_processes
+from search.driver.retention import read_history, stale_files
+from search.files.lock import current_driver
+from search.files.paths import CLASSIFIERS, recorded_config
+from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
 from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
 from tests.support.workplace import Workplace
@@ -73,9 +72,6 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace) -> None:
     if not os.path.ismount(place.folder):
         print("left out: a full disk (it takes root to mount a small one)")
         plan = [fault for fault in plan if fault != "full disk"]
-    if not chaos.clock.environment:
-        print("left out: a clock that jumps (it takes a C compiler)")
-        plan = [fault for fault in plan if not fault.startswith("clock")]
     print(f"GBC_CHAOS_SEED={SEED} GBC_CHAOS_FAULTS={FAULTS}: {', '.join(plan)}")
 
     done: Counter[str] = Counter()
@@ -124,7 +120,7 @@ def records_agree(place: Workplace, trials: int) -> None:
 def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
     """Bit for bit: every metric of every report but the speed."""
     for one in place.study("chaos"):
-        record, _ = saved(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
+        record, _ = read_history(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
         steps = sorted(one.intermediate_values)
         if record is None:
             assert not steps
@@ -160,27 +156,21 @@ def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
             "ORDER BY trial_intermediate_value_id"
         ).fetchall()
     study.close()
-    config = recorded(sweep)
-    fresh, last = LedgerASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
-    known = set()
+    config = recorded_config(sweep)
+    fresh, last = ASHA(config, []), {number: step for number, step, _, _ in sorted(arrivals)}
     for number, step, value, state in arrivals:
-        trial = SimpleNamespace(config={"number": number})
-        if number not in known:
-            known.add(number)
-            fresh.on_trial_add(None, trial)
-        decision = fresh.on_trial_result(None, trial, {"step": step, config.objective.metric: value})
         stops = step == last[number] and state in ("PRUNED", "COMPLETE")
-        assert decision == ("STOP" if stops else "CONTINUE"), (number, step, state)
+        assert fresh.decide(number, step, value) == (Decision.STOP if stops else Decision.KEEP), (number, step, state)
     assert any(state == "PRUNED" for *_, state in arrivals)
 
 
 def nothing_is_left(chaos: Chaos) -> None:
     """No process, lock or temporary file."""
     sweep, folder = chaos.sweep, chaos.place.folder
-    assert of_sweep(sweep) == []
+    assert sweep_processes(sweep) == []
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     assert processes_about(folder, own) == []
-    assert driver_of(sweep) is None and leftovers(sweep) == []
+    assert current_driver(sweep) is None and stale_files(sweep) == []
     assert {path.name for path in sweep.iterdir()} == {".lock", "study.db", "summary.json", "sweep.yaml", "trials"}
     kept = {"last.ckpt", "previous.ckpt", "history.json", "samples.png", "error.log"}
     assert {path.name for path in sweep.glob("trials/*/*")} <= kept

@@ -14,7 +14,7 @@ from gbc import export
 from gbc.__main__ import main as evaluate
 from search.export import main
 from search.files import paths
-from search.files.lock import only_driver
+from search.files.lock import driver_lock
 from search.spec.config import SweepConfig
 from search.study.tables import read_study
 from tests.search.conftest import tiny_sweep
@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
 
 
 def test_a_running_sweep_needs_a_finished_trial(capsys: pytest.CaptureFixture[str]) -> None:
-    with only_driver(SWEEP):
+    with driver_lock(SWEEP):
         assert main(["--sweep", "tiny", "--out", "new"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "sweep 'tiny' is still running (pid " in line and "name a finished trial with --trial N" in line

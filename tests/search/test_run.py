@@ -169,7 +169,7 @@ def test_what_the_parser_refuses_is_one_line_and_exit_code_2_too(
 
 def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = SweepConfig.parse(tiny_sweep(), "tests")
-    record = sweep.folder_of("tiny") / "sweep.yaml"
+    record = sweep.sweep_folder("tiny") / "sweep.yaml"
     record.parent.mkdir(parents=True)
     record.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     before = record.read_text()
@@ -181,7 +181,7 @@ def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path
 
 
 def test_a_damaged_record_is_named(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = sweep.folder_of("tiny") / "sweep.yaml"
+    record = sweep.sweep_folder("tiny") / "sweep.yaml"
     record.parent.mkdir(parents=True)
     record.write_text("trial: [")
     assert main(["--config", str(sweep_file)]) == 2
@@ -190,7 +190,7 @@ def test_a_damaged_record_is_named(sweep_file: Path, capsys: pytest.CaptureFixtu
 
 def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     record = SweepConfig.parse(tiny_sweep(trials=9, time_budget=5.0), "tests")
-    path = sweep.folder_of("tiny") / "sweep.yaml"
+    path = sweep.sweep_folder("tiny") / "sweep.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True)))
     asked = SweepConfig.parse(tiny_sweep(trials=20), "tests")
@@ -204,7 +204,7 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
 
 def test_the_order_of_the_space_is_the_records() -> None:
     record = SweepConfig.parse(tiny_sweep(), "tests")
-    path = sweep.folder_of("tiny") / "sweep.yaml"
+    path = sweep.sweep_folder("tiny") / "sweep.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True), sort_keys=False))
     turned = SweepConfig.parse(tiny_sweep(space=dict(reversed(record.model_dump(mode="json")["space"].items()))), "tests")
@@ -224,7 +224,7 @@ def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
     budget: dict[str, float], message: str, sweep_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = SweepConfig.parse(tiny_sweep(trials=3, **budget), "tests")
-    folder = sweep.folder_of("tiny")
+    folder = sweep.sweep_folder("tiny")
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger = Ledger(config, folder)
@@ -233,7 +233,7 @@ def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
         ledger.record(number, 12, value, stop=False)
         ledger.tell(number, "complete")
     ledger.tell(ledger.ask().number, "failed", "MemoryError")
-    ledger.spent(60.0)
+    ledger.set_seconds(60.0)
     ledger.close()
     assert main(["--config", str(sweep_file), "--retry-failed"]) == 2
     assert f"error: --retry-failed: {message}" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_time_budgets_are_minutes_unless_they_say_otherwise(text: str, expected:
 def test_as_many_trials_run_at_once_as_fit(
     resources: dict[str, float], cpus: int, gpus: int, concurrency: int, share: float
 ) -> None:
-    machine = Machine.of(Resources.parse(resources, "test"), cpus=cpus, gpus=gpus)
+    machine = Machine.local(Resources.parse(resources, "test"), cpus=cpus, gpus=gpus)
     assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
     assert machine.threads == max(1, int(machine.cpus_per_trial))
 
@@ -299,13 +299,13 @@ def test_a_gpu_takes_as_many_trials_as_its_memory_holds(
     resources: dict[str, float], gpus: int, gigabytes: int, concurrency: int, share: float
 ) -> None:
     asked = Resources.parse(resources, "test")
-    machine = Machine.of(asked, cpus=16, gpus=gpus).fitted(asked, gigabytes * 10**9, 80 * 10**9)
+    machine = Machine.local(asked, cpus=16, gpus=gpus).fitted(asked, gigabytes * 10**9, 80 * 10**9)
     assert (machine.concurrency, machine.gpus_per_trial) == (concurrency, share)
 
 
 def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
     with pytest.raises(BadInput, match=r"takes 90\.0 GB of a GPU's memory and 80\.0 GB are free; lower batch_size"):
-        Machine.of(Resources(), cpus=16, gpus=1).fitted(Resources(), 90 * 10**9, 80 * 10**9)
+        Machine.local(Resources(), cpus=16, gpus=1).fitted(Resources(), 90 * 10**9, 80 * 10**9)
 
 
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
@@ -316,7 +316,7 @@ def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:
     for asked in ({"gpus_per_trial": 2.0}, {"cpus_per_trial": 3.0}, {"concurrency": 3}):
         with pytest.raises(BadInput, match=r"this machine has|fit on this machine"):
-            Machine.of(Resources.parse(asked, "test"), cpus=2, gpus=1)
+            Machine.local(Resources.parse(asked, "test"), cpus=2, gpus=1)
 
 
 @pytest.mark.parametrize("script", ["search/run.py", "search/export.py"])
@@ -339,7 +339,7 @@ def test_export_of_a_sweep_that_is_not_there_suggests_one(capsys: pytest.Capture
 
     assert export(["--sweep", "tiny", "--out", "new"]) == 2
     assert "no sweep 'tiny' here; start one with python search/run.py" in capsys.readouterr().err
-    (sweep.folder_of("tiny") / "x").mkdir(parents=True)
-    (sweep.folder_of("tiny") / "study.db").write_text("")
+    (sweep.sweep_folder("tiny") / "x").mkdir(parents=True)
+    (sweep.sweep_folder("tiny") / "study.db").write_text("")
     assert export(["--sweep", "tinny", "--out", "new"]) == 2
     assert "did you mean 'tiny'?" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.files.paths import RECORD, folder_of
+from search.files.paths import RECORD, sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
 from search.status import look, look_at_all
@@ -34,13 +34,13 @@ def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make(name: str, **changes: object) -> tuple[SweepConfig, Path]:
     """A sweep with a trial of each kind; the last is open."""
     config = SweepConfig.parse(tiny_sweep(name=name, **changes), "test")
-    folder = folder_of(name)
+    folder = sweep_folder(name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger = Ledger(config, folder)
     fill(ledger, (0.25, "complete"), (0.5, "complete"), (0.125, "stopped"), (0.0625, "failed"), (0.75, None))
-    ledger.lost_worker(4)
-    ledger.spent(100.0)
+    ledger.count_lost_worker(4)
+    ledger.set_seconds(100.0)
     ledger.close()
     return config, folder
 
@@ -100,7 +100,7 @@ def test_states_counts_and_what_is_left(tmp_path: Path) -> None:
     assert found.running == [{"trial": 4, "step": 6, "steps": 12, "value": 0.75}]
     assert found.failures == [{"trial": 3, "reason": "MemoryError", "retries": 0, "log": None}]
     assert found.bytes > 10_000
-    with another_driver(tmp_path / folder_of("half")) as driver:
+    with another_driver(tmp_path / sweep_folder("half")) as driver:
         running = look("half")
         assert running.state == "running" and running.driver is not None and running.driver["pid"] == driver.pid
     config, folder = make("done", trials=5)
@@ -136,7 +136,7 @@ def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.Capt
     assert main(["--list"]) == 0
     assert capsys.readouterr().out == "no sweeps here; start one with python search/run.py\n"
     make("half", time_budget=5.0, trials=9)
-    broken = folder_of("broken")
+    broken = sweep_folder("broken")
     broken.mkdir()
     (broken / "study.db").write_bytes(b"not a database" * 500)
     assert main(["--list"]) == 0

@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 
 from search import ui
-from search.files.paths import RECORD, STUDY_FILE, folder_of
+from search.files.paths import RECORD, STUDY_FILE, sweep_folder
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
 from search.tracking.tracker import Tracker
@@ -24,9 +24,9 @@ from tests.support.servers import mlflow_server
 def make(name: str, tracking_uri: str | None = None) -> SweepConfig:
     """A sweep as far as its folder knows."""
     config = SweepConfig.parse(tiny_sweep(name=name, places={"tracking_uri": tracking_uri}), "test")
-    folder_of(name).mkdir(parents=True)
-    (folder_of(name) / RECORD).write_text(yaml.safe_dump(config.record()))
-    (folder_of(name) / STUDY_FILE).touch()
+    sweep_folder(name).mkdir(parents=True)
+    (sweep_folder(name) / RECORD).write_text(yaml.safe_dump(config.record()))
+    (sweep_folder(name) / STUDY_FILE).touch()
     return config
 
 

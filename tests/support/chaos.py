@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psutil
 
-from search.driver.retention import saved
+from search.driver.retention import read_history
 from tests.support.workplace import RUN, Workplace
 
 PATIENCE: Final = 180.0
@@ -54,6 +54,15 @@ def net():
     found = nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
     found.register_forward_pre_hook(disturb)
     return found
+"""
+
+
+CLOCK: Final = """
+import mmap, os, struct, time
+with open(os.environ["CLOCK_OFFSET"], "rb") as file:
+    offset = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+true = time.time
+time.time = lambda: true() + struct.unpack("q", offset)[0]
 """
 
 
@@ -190,7 +199,7 @@ class Chaos:
         folder = self.rng.choice(found)
         path = folder / "last.ckpt"
         path.write_bytes(harm(path.read_bytes()))
-        whole, damaged = saved(folder)
+        whole, damaged = read_history(folder)
         assert whole is not None and whole.file == "previous.ckpt" and damaged == [path]
 
     def _expect_130(self, *words: str) -> None:
@@ -263,18 +272,19 @@ class Chaos:
 
 
 class JumpingClock:
-    """The wall clock of the processes that get `environment`; see clock.c."""
+    """The wall clock of the Python processes that get `environment`: `time.time` alone, as when a machine's time is set.
+
+    Ray's own timers in C++ do not jump.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._file, library = folder / "clock", folder / "clock.so"
+        self._file, code = folder / "clock", folder / "jumping"
         self._offset = 0  # seconds
         self._file.write_bytes(struct.pack("q", self._offset))
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        self.environment: dict[str, str] = {}
-        if compiler and sys.platform == "linux":
-            source = str(Path(__file__).with_name("clock.c"))
-            subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), source, "-ldl", "-lpthread"], check=True)
-            self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._file)}
+        code.mkdir()
+        (code / "sitecustomize.py").write_text(CLOCK)
+        path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+        self.environment = {"PYTHONPATH": path, "CLOCK_OFFSET": str(self._file)}
 
     def jump(self, seconds: float) -> None:
         self._offset += int(seconds)

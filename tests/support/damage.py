@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from search.files.lock import HOLDER
+from search.files.lock import LOCK_HOLDER
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, SWEEPS
 from tests.search.worker.test_trial import cut_short, flip_a_bit
 from tests.support.records import client, run_of, store, study
@@ -101,7 +101,7 @@ def leave_temporary_files() -> str:
 
 
 def leave_a_lock() -> str:
-    (SWEEPS / "tiny" / HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
+    (SWEEPS / "tiny" / LOCK_HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
     return "driver.json: left by a driver that is no more"
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import io
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
@@ -19,18 +18,30 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from gbc.training import tasks
-from search.driver.progress import Progress
-from search.driver.recorder import Recorder
-from search.driver.summary import sum_up
-from search.files.paths import PICTURE, RECORD, SWEEPS, folder_of, trial_folder
-from search.policy.budget import spent
+from search.driver.progress import ProgressDisplay
+from search.driver.recorder import Recorder, WorkerFailure
+from search.driver.summary import summarise
+from search.files.paths import PICTURE, RECORD, SWEEPS, sweep_folder, trial_folder
+from search.policy.budget import exhausted_budget
+from search.policy.early_stopping import Decision
 from search.run import main
 from search.spec.config import SweepConfig
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
-from search.worker.trial import assignment_of, rows
+from search.worker.messages import Progress
+from search.worker.trial import assignment_of, train
+
+
+class Script:
+    """A stopping rule that stops trials at the steps it was given, by number."""
+
+    def __init__(self, stop: Mapping[int, int]) -> None:
+        self.stop = stop
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        return Decision.STOP if self.stop.get(number) == step else Decision.KEEP
 
 
 def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int, int], fail: dict[int, str]) -> None:
@@ -39,40 +50,38 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
     and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
-    folder = folder_of(config.name)
+    folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     (folder / ".lock").touch()
     prior = warm_start.load(config)
-    noted = warm_start.note(config, prior, folder)
+    noted = warm_start.write_note(config, prior, folder)
     inputs = Inputs(tasks.obtain(config.trial, cache), config.trial)
     ledger, tracker = Ledger(config, folder, prior), Tracker(config, {}, inputs)
     tracker.begin(noted, {})
-    recorder = Recorder(ledger, tracker, Progress(config, Console(file=io.StringIO())), folder)
+    recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=io.StringIO())), folder, Script(stop))
     for number in range(config.trials):
         if leave.get(number) == 0:
             ledger.ask()
             continue
         assignment = assignment_of(config, ledger.ask(), cache, threads=1)
-        trial: Any = SimpleNamespace(config=assignment, error_file=None)
-        recorder.on_trial_start(0, [], trial)
-        for row in rows(assignment):
-            recorder.on_trial_result(0, [], trial, {**row, "done": stop.get(number) == row["step"]})
-            if row["step"] in (stop.get(number), leave.get(number)) or number in fail:
+        recorder.started(assignment)
+        for message in train(assignment):
+            assert isinstance(message, Progress)
+            recorder.reported(assignment, message)
+            if message.step in (stop.get(number), leave.get(number)) or number in fail:
                 break
         if number in fail:
-            trial.error_file = str(folder / "ray-error.txt")
-            Path(trial.error_file).write_text(f"Traceback (most recent call last):\n  …\n{fail[number]}\n")
             for _ in range(config.retries):
-                recorder.on_trial_recover(0, [], trial)
-            recorder.on_trial_error(0, [], trial)
-            Path(trial.error_file).unlink()
+                recorder.recovered(number)
+            log = f"Traceback (most recent call last):\n  …\n{fail[number]}\n"
+            recorder.ended(number, WorkerFailure(fail[number], log))
         elif number not in leave:
-            recorder.on_trial_complete(0, [], trial)
-    if spent(config, ledger.entries(), recorder.elapsed()):
-        recorder.close_open()
+            recorder.ended(number)
+    if exhausted_budget(config, ledger.entries(), recorder.elapsed()):
+        recorder.close_open_trials()
     recorder.finish()
-    summary = sum_up(config, ledger, tracker.metrics, folder)
+    summary = summarise(config, ledger, tracker.metrics, folder)
     front = [point["trial"] for point in summary.front]
     picture = None if summary.best_trial is None else trial_folder(folder, summary.best_trial) / PICTURE
     tracker.end("FINISHED" if summary.finished else "KILLED", summary.best_metrics, summary.best_trial, picture, front)

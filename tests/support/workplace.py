@@ -26,9 +26,9 @@ RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py"
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
-    def __init__(self, folder: Path, before: Callable[[], None] | None = None) -> None:
-        """`before` is called first in each driver."""
-        self.folder, self.before = folder, before
+    def __init__(self, folder: Path, before: Callable[[], None] | None = None, dataset: str = "fashion_mnist") -> None:
+        """`before` is called first in each driver; the sweeps are of `dataset`."""
+        self.folder, self.before, self.dataset = folder, before, dataset
 
     def file(self, name: str, **changes: Any) -> str:
         path = self.folder / f"{name}.yaml"
@@ -86,14 +86,14 @@ class Workplace:
 
     def trials(self, name: str) -> list[Any]:
         client = self.client()
-        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
+        experiment = client.get_experiment_by_name(f"gbc-{self.dataset}")
         query = f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'trial'"
         runs = client.search_runs([experiment.experiment_id], query)
         return sorted(runs, key=lambda run: int(run.data.tags["sweep.trial"]))
 
     def parents(self, name: str) -> list[Any]:
         client = self.client()
-        experiment = client.get_experiment_by_name("gbc-fashion_mnist")
+        experiment = client.get_experiment_by_name(f"gbc-{self.dataset}")
         return list(
             client.search_runs([experiment.experiment_id], f"tags.`sweep.name` = '{name}' and tags.`sweep.role` = 'sweep'")
         )

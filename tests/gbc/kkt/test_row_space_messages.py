@@ -161,7 +161,7 @@ def test_a_sweep_says_at_its_start_what_the_spectrum_tells(how: str, tmp_path: P
     space = {"row_space_weight" if how == "searched" else "lr": {"log10": [-3.0, 0.0]}}
     config = SweepConfig.parse({"name": "s", "trial": trial, "space": space, "trials": 1}, "test")
     shown = io.StringIO()
-    prepared = prepare(config, Machine.of(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
+    prepared = prepare(config, Machine.local(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
     assert prepared.settings == config.trial
     lines = [line for line in shown.getvalue().splitlines() if "row space of layer" in line or "warning" in line]
     assert len(lines) == (0 if how == "off" else 3)

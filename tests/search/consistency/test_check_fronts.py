@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from search.consistency import audit
-from search.files.paths import CHECKPOINT, SWEEPS, WARM_START, recorded
-from search.policy.ranking import results
+from search.files.paths import CHECKPOINT, SWEEPS, WARM_START, recorded_config
+from search.policy.ranking import result_trials
 from search.run import main
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.status import look
 from search.study.ledger import Ledger
 from search.study.tables import read_study
@@ -44,12 +44,12 @@ def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
         yield folder
 
 
-def entries() -> list[Entry]:
+def entries() -> list[TrialRecord]:
     return read_study(TINY / "study.db")[0]
 
 
 def front() -> list[int]:
-    return [entry.number for entry in results(recorded(TINY), entries())]
+    return [entry.number for entry in result_trials(recorded_config(TINY), entries())]
 
 
 def parent() -> str:
@@ -145,7 +145,7 @@ def test_each_fault_is_named_and_mended(fault: Callable[[], str], capsys: pytest
     assert (TINY / WARM_START).read_text() == note
     tags = client().get_run(parent()).data.tags
     assert tags["sweep.front"] == " ".join(map(str, front())) and tags["sweep.best_trial"] == str(front()[0])
-    ledger = Ledger(recorded(TINY), TINY)  # Optuna has both values again, and the same front
+    ledger = Ledger(recorded_config(TINY), TINY)  # Optuna has both values again, and the same front
     assert {trial.number for trial in ledger.study.best_trials} == set(front())
     ledger.close()
 

@@ -24,9 +24,9 @@ from rich.console import Console
 from gbc.studies.findings import OTHER, TRAIN
 from search import ui
 from search.driver.finalize import AUDIT, EVALUATION, VERDICT, conclude
-from search.driver.summary import sum_up
-from search.files.paths import CHECKPOINT, CLASSIFIERS, REPORT, SWEEPS, folder_of, trial_folder
-from search.policy.ranking import best
+from search.driver.summary import summarise
+from search.files.paths import CHECKPOINT, CLASSIFIERS, REPORT, SWEEPS, sweep_folder, trial_folder
+from search.policy.ranking import best_trial
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 from search.tracking.registry import CHAMPION
@@ -40,8 +40,8 @@ CONFIG = SweepConfig.parse(tiny_sweep(trials=4, keep=1), "test")
 
 def finish() -> str:
     """Conclude the sweep in this folder, as its driver does; gives what it said."""
-    ledger, tracker, said = Ledger(CONFIG, folder_of("tiny")), Tracker(CONFIG, {}), io.StringIO()
-    summary = sum_up(CONFIG, ledger, tracker.metrics, folder_of("tiny"))
+    ledger, tracker, said = Ledger(CONFIG, sweep_folder("tiny")), Tracker(CONFIG, {}), io.StringIO()
+    summary = summarise(CONFIG, ledger, tracker.metrics, sweep_folder("tiny"))
     conclude(CONFIG, ledger.entries(), tracker, summary, Console(file=said, width=300))
     ledger.close()
     return said.getvalue()
@@ -74,8 +74,8 @@ def client() -> MlflowClient:
 
 
 def winner() -> int:
-    ledger = Ledger(CONFIG, folder_of("tiny"))
-    found = best(CONFIG, ledger.entries())
+    ledger = Ledger(CONFIG, sweep_folder("tiny"))
+    found = best_trial(CONFIG, ledger.entries())
     ledger.close()
     assert found is not None
     return found.number
@@ -185,7 +185,7 @@ def test_the_runs_table_tells_the_story(here: Path, tab: Page, address: str) -> 
     tab.wait("document.body.innerText.includes('matching runs')")
     rows = "[...document.querySelectorAll('[role=row] a')].map(e => e.textContent).filter(t => /^(trial-|tiny)/.test(t))"
     tab.wait(f"{rows}.length == 5")
-    ledger = Ledger(CONFIG, folder_of("tiny"))
+    ledger = Ledger(CONFIG, sweep_folder("tiny"))
     order = sorted(ledger.entries(), key=lambda entry: -(entry.value or 0))
     ledger.close()
     assert tab.run(rows) == [*(f"trial-{entry.number:04d}" for entry in order), "tiny"]

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from search.driver.progress import Progress, expected_steps
+from search.driver.progress import ProgressDisplay, expected_steps
 from search.spec.config import SweepConfig
 from search.spec.format import duration
 from tests.search.conftest import tiny_sweep
@@ -18,11 +18,11 @@ def plain_console() -> tuple[Console, io.StringIO]:
 
 def test_without_a_terminal_there_is_a_plain_line_for_each_event(config: SweepConfig) -> None:
     console, out = plain_console()
-    with Progress(config, console) as progress:
-        progress.known(0, "complete", 12, None)
+    with ProgressDisplay(config, console) as progress:
+        progress.add_earlier(0, "complete", 12, None)
         progress.started(1, 0)
         progress.reported(1, 3, {"kkt/rho": 0.987, "ssim/coverage": 0.25})
-        progress.closed(1, "failed", "diverged: loss/tv was not finite at step 6")
+        progress.ended(1, "failed", "diverged: loss/tv was not finite at step 6")
         progress.started(2, 6)
     lines = out.getvalue().splitlines()
     assert lines[0] == "trial 0001  starts"
@@ -35,12 +35,12 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_event(config: SweepCo
 def test_a_terminal_shows_a_table_with_the_overall_progress(config: SweepConfig) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=160)
-    with Progress(config, console) as progress:
+    with ProgressDisplay(config, console) as progress:
         for number in range(20):
             progress.started(number, 0)
             progress.reported(number, 3, {"ssim/coverage": number / 100})
             if number < 18:
-                progress.closed(number, "stopped", None)
+                progress.ended(number, "stopped", None)
     text = out.getvalue()
     for word in ("trial", "SSIM coverage", "steps/s", "earlier trials", "running", "stopped", "of 4 trials"):
         assert word in text
@@ -50,8 +50,8 @@ def test_a_terminal_shows_a_table_with_the_overall_progress(config: SweepConfig)
 def test_what_failed_is_shown_letter_for_letter(config: SweepConfig, terminal: bool) -> None:
     """Brackets of an error are no style."""
     out = io.StringIO()
-    with Progress(config, Console(file=out, force_terminal=terminal, width=160, markup=False)) as progress:
-        progress.closed(0, "failed", "KeyError: [bold]x[/y]")
+    with ProgressDisplay(config, Console(file=out, force_terminal=terminal, width=160, markup=False)) as progress:
+        progress.ended(0, "failed", "KeyError: [bold]x[/y]")
         progress.note("MLflow's store refuses: [/x]")
     assert "KeyError: [bold]x[/y]" in out.getvalue() and "refuses: [/x]" in out.getvalue()
 
@@ -59,7 +59,7 @@ def test_what_failed_is_shown_letter_for_letter(config: SweepConfig, terminal: b
 def test_the_objective_has_a_column_of_its_own() -> None:
     config = SweepConfig.parse(tiny_sweep(objective={"metric": "loss/bn", "direction": "min"}), "test")
     console, out = plain_console()
-    with Progress(config, console) as progress:
+    with ProgressDisplay(config, console) as progress:
         progress.reported(0, 3, {"loss/bn": 0.125})
     assert "loss/bn 0.125" in out.getvalue()
 
@@ -68,7 +68,7 @@ def test_both_objectives_have_a_column() -> None:
     two = {"objective": {"metric": "loss/bn", "direction": "min"}, "second_objective": {"metric": "free/score"}}
     config = SweepConfig.parse(tiny_sweep(**two, scheduler={"name": "none"}), "test")
     console, out = plain_console()
-    with Progress(config, console) as progress:
+    with ProgressDisplay(config, console) as progress:
         progress.reported(0, 3, {"loss/bn": 0.125, "free/score": 0.5})
     assert "loss/bn 0.125  free/score 0.500" in out.getvalue()
 
@@ -76,7 +76,7 @@ def test_both_objectives_have_a_column() -> None:
 def test_time_left_knows_the_step_budget() -> None:
     left = {}
     for budget in (None, 4):
-        progress = Progress(SweepConfig.parse(tiny_sweep(max_steps=budget), "test"), plain_console()[0])
+        progress = ProgressDisplay(SweepConfig.parse(tiny_sweep(max_steps=budget), "test"), plain_console()[0])
         progress.started(0, 0)
         progress.reported(0, 3, {})
         left[budget] = progress.seconds_left()
@@ -85,7 +85,7 @@ def test_time_left_knows_the_step_budget() -> None:
 
 def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
     console, _ = plain_console()
-    progress = Progress(config, console)
+    progress = ProgressDisplay(config, console)
     assert progress.seconds_left() is None
     progress.started(0, 0)
     progress.reported(0, 3, {})
@@ -93,7 +93,7 @@ def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
     for number in range(4):
         progress.started(number, 0)
         progress.reported(number, 12, {})
-        progress.closed(number, "complete", None)
+        progress.ended(number, "complete", None)
     late = progress.seconds_left()
     assert early is not None and late == 0 and early > 0
 

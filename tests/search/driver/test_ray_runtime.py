@@ -18,15 +18,15 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
-from search.driver.node_deaths import NodeDeaths
 from search.driver.ray_runtime import UNUSED
-from search.driver.recorder import reason_of
 from search.driver.resources import Machine
+from search.driver.tune_adapter import failure_reason
 from search.spec.config import Resources, SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.worker.trial import assignment_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
+from tests.search.driver.test_tune_adapter import callback_beside
 from tests.support import ROOT
 from tests.support.nodes import Nodes, cluster
 from tests.support.workplace import Workplace
@@ -98,14 +98,14 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
 
     log = tmp_path / "error.txt"
     trial: Any = SimpleNamespace(error_file=str(log), max_failures=1, config={"number": 0})
-    deaths = NodeDeaths()
+    callback = callback_beside(nodes_may_die=True)
     log.write_text(f"Failure # 1 (occurred at noon)\n{said}\n")
-    deaths.on_trial_recover(0, [], trial)
+    callback.on_trial_recover(0, [], trial)
     assert trial.max_failures == 2
-    assert reason_of(log.read_text()) == "its node died, and it had no retry left"
+    assert failure_reason(log.read_text()) == "its node died, and it had no retry left"
     with log.open("a") as more:
         more.write("Failure # 2 (occurred at one)\nThe actor died unexpectedly before finishing this task.\n")
-    deaths.on_trial_recover(0, [], trial)
+    callback.on_trial_recover(0, [], trial)
     assert trial.max_failures == 2
 
 
@@ -166,22 +166,6 @@ def wait_for_two(place: Workplace, process: Any) -> str:
     raise AssertionError(f"the sweep ended:\n{output}")
 
 
-def test_without_a_bound_ray_asks_for_one_trial_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pins what Tune does for a searcher that is not its own: hundreds of trials asked for at once would learn nothing."""
-    from ray.tune.execution.tune_controller import _get_max_pending_trials
-    from ray.tune.search import SearchGenerator
-
-    from search.driver.searcher import LedgerSearcher
-
-    monkeypatch.delenv("TUNE_MAX_PENDING_TRIALS_PG", raising=False)
-
-    class Silent(LedgerSearcher):
-        def __init__(self) -> None:
-            super(LedgerSearcher, self).__init__(metric="x", mode="max")
-
-    assert _get_max_pending_trials(SearchGenerator(Silent())) == 1
-
-
 @pytest.mark.parametrize(
     ("resources", "nodes", "fits"),
     [
@@ -213,9 +197,9 @@ def test_workers_know_neither_the_study_nor_mlflow(tmp_path: Path, monkeypatch: 
         "tracking_uri": "http://me:s3cr3t@tracking:5000",
     }
     config = SweepConfig.parse(tiny_sweep(places=places), "test")
-    monkeypatch.setattr("search.files.storage._system", lambda url: (None, "x"))
+    monkeypatch.setattr("search.files.storage._file_system", lambda url: (None, "x"))
     params = {"lr": 0.001, "batch_size": 16, "tv_weight": 0.5}
-    entry = Entry(3, params, "running", {3: 0.5}, None, None)
+    entry = TrialRecord(3, params, "running", {3: 0.5}, None, None)
     told = json.dumps(assignment_of(config, entry, Path("cache"), 1))
     for secret in ("s3cr3t", "postgresql", "database", "tracking", "10.1.2.3"):
         assert secret not in told

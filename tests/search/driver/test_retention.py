@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from gbc import checkpoint
-from search.driver.retention import Keeper, footprint, leftovers, saved
+from search.driver.retention import CheckpointRetention, bytes_on_disk, read_history, stale_files
 from search.files import storage
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
 from search.spec.config import SweepConfig
 from search.spec.format import size
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from tests.search.conftest import tiny_sweep
 
 
-def entry(number: int, state: str, value: float = 0.0, reason: str | None = None) -> Entry:
-    return Entry(number, {}, state, {3: value, 6: value}, None, reason)
+def entry(number: int, state: str, value: float = 0.0, reason: str | None = None) -> TrialRecord:
+    return TrialRecord(number, {}, state, {3: value, 6: value}, None, reason)
 
 
 def sweep_of(**changes: object) -> SweepConfig:
@@ -49,16 +49,18 @@ def test_what_may_be_needed_stays_and_everything_else_leaves_its_history(tmp_pat
     ]  # fmt: skip
     fill(tmp_path, range(7))
     for _ in range(2):
-        Keeper(tmp_path, sweep_of(keep=2)).tidy(entries)
+        CheckpointRetention(tmp_path, sweep_of(keep=2)).delete_unneeded(entries)
     assert left(tmp_path, 0) == left(tmp_path, 3) == left(tmp_path, 5) == [HISTORY]
     assert left(tmp_path, 1) == left(tmp_path, 2) == left(tmp_path, 6) == [CHECKPOINT]
     assert left(tmp_path, 4) == [CHECKPOINT, PREVIOUS]
-    found, damaged = saved(trial_folder(tmp_path, 3))
+    found, damaged = read_history(trial_folder(tmp_path, 3))
     assert found is not None and found.settings == {"seed": 3} and not damaged
     assert found.history == [{"step": 3, "loss/total": 3 / 7}, {"step": 6, "loss/total": 6 / 7}]  # the same numbers
 
     # Trial 0 would be the best; what is gone is gone.
-    Keeper(tmp_path, sweep_of(keep=1, objective={"metric": "kkt/rho", "direction": "min"})).tidy(entries)
+    CheckpointRetention(tmp_path, sweep_of(keep=1, objective={"metric": "kkt/rho", "direction": "min"})).delete_unneeded(
+        entries
+    )
     assert left(tmp_path, 1) == left(tmp_path, 2) == [HISTORY]
 
 
@@ -69,7 +71,7 @@ def test_a_front_is_kept_whole_and_then_the_best_by_the_first_objective(keep: in
     points = [(0.1, 0.9), (0.2, 0.1), (0.6, 0.8), (0.4, 0.5), (0.3, 0.6)]
     entries = [replace(entry(number, "complete", first), second=rho) for number, (first, rho) in enumerate(points)]
     fill(tmp_path, range(5))
-    Keeper(tmp_path, sweep_of(keep=keep, **two)).tidy(entries)
+    CheckpointRetention(tmp_path, sweep_of(keep=keep, **two)).delete_unneeded(entries)
     assert {number for number in range(5) if left(tmp_path, number) == [CHECKPOINT]} == kept
 
 
@@ -77,17 +79,17 @@ def test_the_one_before_stays_when_the_last_checkpoint_of_the_best_is_damaged(tm
     fill(tmp_path, range(1))
     path = trial_folder(tmp_path, 0) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-9])
-    Keeper(tmp_path, sweep_of(keep=1)).tidy([entry(0, "complete")])
+    CheckpointRetention(tmp_path, sweep_of(keep=1)).delete_unneeded([entry(0, "complete")])
     assert left(tmp_path, 0) == [CHECKPOINT, PREVIOUS]
-    found, damaged = saved(path.parent)
+    found, damaged = read_history(path.parent)
     assert damaged == [path] and found is not None and len(found.history) == 1
 
 
 def test_a_damaged_history_is_named(tmp_path: Path) -> None:
-    assert saved(tmp_path) == (None, [])
+    assert read_history(tmp_path) == (None, [])
     for text in ("{", json.dumps({"settings": {}}), "[]"):
         (tmp_path / HISTORY).write_text(text)
-        assert saved(tmp_path) == (None, [tmp_path / HISTORY])
+        assert read_history(tmp_path) == (None, [tmp_path / HISTORY])
 
 
 def test_a_file_with_two_names_takes_its_room_once(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_file_with_two_names_takes_its_room_once(tmp_path: Path) -> None:
     os.link(tmp_path / "a", tmp_path / "b")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "c").write_bytes(b"x" * 1000)
-    assert footprint(tmp_path) == 1000
+    assert bytes_on_disk(tmp_path) == 1000
 
 
 def test_only_files_of_dead_processes_are_left_over(tmp_path: Path) -> None:
@@ -104,14 +106,15 @@ def test_only_files_of_dead_processes_are_left_over(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, 0)
     folder.mkdir(parents=True)
     dead, alive = folder / f".last.ckpt.{child.pid}-x1", folder / f".last.ckpt.{os.getpid()}-x1"
-    nameless = folder / ".samples.png.a1b2c3d4"
-    for path in (dead, alive, nameless, tmp_path / ".lock", tmp_path / ".gitignore", folder / CHECKPOINT):
+    for path in (dead, alive, tmp_path / ".lock", tmp_path / ".gitignore", folder / CHECKPOINT):
         path.write_text("")
     (tmp_path / ".ray" / "run").mkdir(parents=True)
-    assert leftovers(tmp_path) == [tmp_path / ".ray", dead, nameless]
-    for path in leftovers(tmp_path):
-        storage.remove(path)
-    assert leftovers(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists() and (tmp_path / ".gitignore").exists()
+    assert stale_files(tmp_path) == [tmp_path / ".ray", dead]
+    for path in stale_files(tmp_path):
+        storage.delete(path)
+    assert (
+        stale_files(tmp_path) == [] and alive.exists() and (tmp_path / ".lock").exists() and (tmp_path / ".gitignore").exists()
+    )
 
 
 @pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (34_500, "34 kB"), (5_600_000, "6 MB"), (7.25e9, "7.2 GB")])

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from gbc.metrics.scale import Scale
-from search.driver.recorder import reason_of
-from search.driver.summary import Summary, free_rank, sum_up, with_scale
+from search.driver.summary import Summary, free_rank, summarise, with_scale
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
@@ -28,7 +27,7 @@ def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: S
         asked.append(number)
         return dict(zip(("free/score", "tstr/1nn"), scores[number], strict=True))
 
-    summary = sum_up(config, ledger, metrics, tmp_path)
+    summary = summarise(config, ledger, metrics, tmp_path)
     # Ranks 1, 3, 2, 4 and 2, 1, 3, 4: 1 − 6 · (1 + 4 + 1 + 0) / (4 · 15).
     assert summary.free_rank == pytest.approx(1 - 36 / 60)
     assert (summary.complete, summary.stopped, asked) == (4, 1, [0, 1, 2, 3])
@@ -36,7 +35,7 @@ def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: S
     assert summary.verdict == []
     summary.write(tmp_path)
     assert Summary.read(tmp_path) == summary
-    told = sum_up(config, ledger, lambda number: {**metrics(number), "kkt/active": 0.0}, tmp_path)
+    told = summarise(config, ledger, lambda number: {**metrics(number), "kkt/active": 0.0}, tmp_path)
     assert told.verdict == ["the KKT conditions took no part in it: kkt/active 0.00"]
 
 
@@ -48,7 +47,7 @@ def test_two_objectives_are_summed_up_as_a_front(tmp_path: Path) -> None:
         ledger.ask()
         ledger.record(number, 12, value, stop=False, second=rho)
         ledger.tell(number, "complete")
-    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    summary = summarise(config, ledger, lambda _: {}, tmp_path)
     assert [(point["trial"], point["values"]) for point in summary.front] == [
         (1, {"ssim/coverage": 0.3, "kkt/rho": 0.9}),
         (0, {"ssim/coverage": 0.1, "kkt/rho": 0.5}),
@@ -66,7 +65,7 @@ def test_the_best_is_with_scale_by_its_objective_and_by_tstr(config: SweepConfig
     ledger.tell(0, "complete")
     rows = {"uniform noise": (0.1, 0.1), "class means": (0.4, 0.7), "other real images": (0.6, 0.8)}
     scale = Scale({name: dict(zip(("ssim/coverage", "tstr/1nn"), row, strict=True)) for name, row in rows.items()})
-    summary = sum_up(config, ledger, lambda _: {"ssim/coverage": 0.5, "tstr/1nn": 0.45, "kkt/active": 0.0}, tmp_path)
+    summary = summarise(config, ledger, lambda _: {"ssim/coverage": 0.5, "tstr/1nn": 0.45, "kkt/active": 0.0}, tmp_path)
     found = with_scale(summary, config, scale)
     assert [line.partition(":")[0] for line in found.verdict[1:]] == ["ssim/coverage 0.500", "tstr/1nn 0.450"]
     assert {metric: place["share"] for metric, place in found.scale.items()} == pytest.approx(
@@ -81,10 +80,3 @@ def test_a_rank_needs_three_trials_that_differ() -> None:
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 2) is None
     assert free_rank([{"free/score": 0.1, "tstr/1nn": 0.2}] * 3) is None
     assert free_rank([{"ssim/coverage": 0.1}] * 3) is None
-
-
-def test_the_reason_of_a_failure_is_its_last_line() -> None:
-    assert reason_of("Failure # 1\nTraceback …\n  x\nMemoryError: no room\n\n") == "MemoryError: no room"
-    died = "the worker process died: killed, out of memory or crashed"
-    assert reason_of("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR …") == died
-    assert reason_of("") == died

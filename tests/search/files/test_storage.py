@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,13 +16,14 @@ from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
-from search.driver.retention import Keeper, footprint, leftovers, saved
+from search.driver.retention import CheckpointRetention, bytes_on_disk, read_history, stale_files
 from search.files import shared_classifiers, storage
-from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, home_of, step_picture, trial_folder
-from search.files.storage import Place, Remote, open_storage
+from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, files_folder, step_picture, trial_folder
+from search.files.storage import Location, RemotePath, open_storage
 from search.spec.config import SweepConfig
 from search.spec.locations import Places
-from search.worker.trial import Assignment, rows
+from search.worker.messages import Assignment, Message
+from search.worker.trial import train
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.search.driver.test_retention import entry
@@ -62,17 +62,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def place(url: str) -> Place:
+def place(url: str) -> Location:
     """As a sweep gets it: by way of its places."""
     found = Places.parse({"storage": url}, "test").storage
     assert found is not None
     return open_storage(found)
 
 
-def test_a_file_is_written_whole_read_listed_and_deleted(place: Place, url: str) -> None:
-    assert isinstance(place, Remote) == url.startswith(("fsspec+", "s3"))
-    storage.check(place)
-    assert storage.files(place) == [] and storage.folders(place) == []
+def test_a_file_is_written_whole_read_listed_and_deleted(place: Location, url: str) -> None:
+    assert isinstance(place, RemotePath) == url.startswith(("fsspec+", "s3"))
+    storage.check_writable(place)
+    assert storage.list_files(place) == [] and storage.list_folders(place) == []
     file = place / "trials" / "0007" / "last.ckpt"
     assert not file.exists()
     with pytest.raises(FileNotFoundError):
@@ -81,24 +81,24 @@ def test_a_file_is_written_whole_read_listed_and_deleted(place: Place, url: str)
         storage.write(file, content)
         assert file.exists() and file.read_bytes() == content
     storage.write(place / "trials" / "0008" / "a.json", b"{}")
-    assert [(str(path), size) for path, size in storage.files(place)] == [
+    assert [(str(path), size) for path, size in storage.list_files(place)] == [
         (str(file), 10), (str(place / "trials" / "0008" / "a.json"), 2),
     ]  # fmt: skip
-    assert [folder.name for folder in storage.folders(place / "trials")] == ["0007", "0008"]
-    with storage.as_local(file) as path:
+    assert [folder.name for folder in storage.list_folders(place / "trials")] == ["0007", "0008"]
+    with storage.local_copy(file) as path:
         assert path.name == "last.ckpt" and path.read_bytes() == b"y" * 10
-    storage.move(file, file.with_name("previous.ckpt"))
+    storage.move_file(file, file.with_name("previous.ckpt"))
     assert not file.exists() and file.with_name("previous.ckpt").read_bytes() == b"y" * 10
     file.unlink(missing_ok=True)
-    storage.remove(place / "trials" / "0007")
-    storage.remove(place / "trials" / "0007")
-    assert [path.name for path, _ in storage.files(place)] == ["a.json"]
+    storage.delete(place / "trials" / "0007")
+    storage.delete(place / "trials" / "0007")
+    assert [path.name for path, _ in storage.list_files(place)] == ["a.json"]
 
 
-def test_of_two_checkpoints_one_is_always_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_checkpoints_one_is_always_whole(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     last, previous = place / CHECKPOINT, place / PREVIOUS
     for step in (1, 2, 3):
-        storage.save(last, {"step": step, "weights": torch.arange(step)}, previous)
+        storage.save_checkpoint(last, {"step": step, "weights": torch.arange(step)}, previous)
     assert checkpoint.load(last)["step"] == 3 and checkpoint.load(previous)["step"] == 2
     assert checkpoint.verified(last)
 
@@ -107,23 +107,23 @@ def test_of_two_checkpoints_one_is_always_whole(place: Place, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_atomic", killed)
-        patch.setattr(Remote, "_put", killed)
+        patch.setattr(RemotePath, "_put", killed)
         with pytest.raises(KeyboardInterrupt):
-            storage.save(last, {"step": 4}, previous)
+            storage.save_checkpoint(last, {"step": 4}, previous)
     assert checkpoint.load(last)["step"] == 3
 
 
-def take(assignment: Assignment, url: str | None, count: int) -> list[dict[str, Any]]:
+def take(assignment: Assignment, url: str | None, count: int) -> list[Message]:
     found = []
-    for row in rows(assignment, url):
-        found.append(row)
+    for message in train(assignment, url):
+        found.append(message)
         if len(found) == count:
             break
     return found
 
 
 def test_a_trial_goes_on_from_what_another_node_left(
-    place: Place,
+    place: Location,
     url: str,
     settings: TrialConfig,
     images: ImageDataset,
@@ -133,9 +133,9 @@ def test_a_trial_goes_on_from_what_another_node_left(
 ) -> None:
     """The classifier is fetched, not trained; the numbers are those of an undisturbed trial."""
     folder = pretrain.classifier_folder(settings.classifier, images, classifier_cache)
-    shared_classifiers.put(place, folder)
+    shared_classifiers.upload(place, folder)
     config = SweepConfig.parse(tiny_sweep(trial=settings.model_dump(mode="json"), places={"storage": url}), "test")
-    home = home_of(config)
+    home = files_folder(config)
     cache = tmp_path / "node"
     monkeypatch.setattr(shared_classifiers, "node_cache", lambda: cache)
     monkeypatch.setattr("gbc.classifiers.pretrain.train", lambda *_: pytest.fail("trained on a node"))
@@ -153,44 +153,44 @@ def test_a_trial_goes_on_from_what_another_node_left(
     found = take(Assignment(**{**assignment, "acknowledged": 6}), secret, 99)  # type: ignore[typeddict-item]
     assert plain(found) == plain(reference)[2:]
     pictures = {step_picture(step) for step in (3, 6, 9, 12)}  # of which a driver would have taken some by now
-    assert {path.name for path, _ in storage.files(where)} - pictures == {CHECKPOINT, PREVIOUS, "samples.png"}
+    assert {path.name for path, _ in storage.list_files(where)} - pictures == {CHECKPOINT, PREVIOUS, "samples.png"}
 
     # A damaged one gives way to the one before it.
     content = bytearray((where / CHECKPOINT).read_bytes())
     content[len(content) // 2] ^= 1
     storage.write(where / CHECKPOINT, bytes(content))
-    record, damaged = saved(where)
+    record, damaged = read_history(where)
     assert record is not None and len(record.history) == 3 and [path.name for path in damaged] == [CHECKPOINT]
     assert plain(take(Assignment(**{**assignment, "acknowledged": 9}), secret, 99)) == plain(reference)[3:]  # type: ignore[typeddict-item]
 
     # What is not needed any more goes, and the history stays.
     entries = [entry(7, "stopped")]
-    Keeper(home, config).tidy(entries)
-    assert {path.name for path, _ in storage.files(where)} - pictures == {HISTORY, "samples.png"}
-    assert footprint(tmp_path / "none", config) == sum(size for _, size in storage.files(home)) > 1000
+    CheckpointRetention(home, config).delete_unneeded(entries)
+    assert {path.name for path, _ in storage.list_files(where)} - pictures == {HISTORY, "samples.png"}
+    assert bytes_on_disk(tmp_path / "none", config) == sum(size for _, size in storage.list_files(home)) > 1000
     storage.write(where / ".last.ckpt.1-part", b"")
-    assert [path.name for path in leftovers(tmp_path / "none", config)] == [".last.ckpt.1-part"]
+    assert [path.name for path in stale_files(tmp_path / "none", config)] == [".last.ckpt.1-part"]
 
 
 def test_a_classifier_is_not_there_before_all_of_it_is(
-    place: Place, settings: TrialConfig, images: ImageDataset, classifier_cache: Path
+    place: Location, settings: TrialConfig, images: ImageDataset, classifier_cache: Path
 ) -> None:
     folder = pretrain.classifier_folder(settings.classifier, images, classifier_cache)
     with contextlib.suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         written = []
         write = storage.write
 
-        def some(path: Place, content: bytes) -> None:
+        def some(path: Location, content: bytes) -> None:
             if len(written) == 2:
                 raise KeyboardInterrupt
             written.append(path)
             write(path, content)
 
         patch.setattr(storage, "write", some)
-        shared_classifiers.put(place, folder)
-    assert shared_classifiers.fetch(place, folder.name) is None
-    shared_classifiers.put(place, folder)
-    found = shared_classifiers.fetch(place, folder.name)
+        shared_classifiers.upload(place, folder)
+    assert shared_classifiers.download(place, folder.name) is None
+    shared_classifiers.upload(place, folder)
+    found = shared_classifiers.download(place, folder.name)
     assert found is not None and found["regime.json"] == (folder / "regime.json").read_bytes()
 
 
@@ -213,7 +213,7 @@ def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch
     assert "picture: s3://sweeps/swept/bucket/trials/000" in more
     place.check_records_agree("bucket", 3)
     assert not (tmp_path / "mlruns" / "sweeps" / "bucket" / "trials").exists()
-    kept = [path for path, _ in storage.files(open_storage(url) / "bucket") if path.name == CHECKPOINT]
+    kept = [path for path, _ in storage.list_files(open_storage(url) / "bucket") if path.name == CHECKPOINT]
     assert len(kept) == 1
     kept[0].unlink()  # trained again, with the same numbers
     code, mended = place.run("--check", "bucket", "--repair")
@@ -232,12 +232,12 @@ def test_no_password_of_a_store_is_shown(s3: str) -> None:
     with pytest.raises(
         BadInput, match=r"--storage s3://no-such-bucket/some/where/?: cannot be used|cannot be written"
     ) as caught:
-        storage.check(open_storage(wrong))
+        storage.check_writable(open_storage(wrong))
     assert SECRET not in str(caught.value) and KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/x", "s3://", "hdfs://"])
 def test_what_pyarrow_does_not_know_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(BadInput, match=r"--storage .*cannot be used") as caught:
-        storage.check(open_storage(url))
+        storage.check_writable(open_storage(url))
     assert "\n" not in str(caught.value)

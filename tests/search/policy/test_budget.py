@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search.driver.stopper import LedgerStopper
-from search.policy.budget import mend, spent, used_up, work_left
+from search.driver.tune_adapter import BudgetStopper
+from search.policy.budget import exhausted_budget, has_work_left, planning_ended_by, remedy
 from search.spec.config import SweepConfig
-from search.spec.faults import Halt
-from search.spec.trial_record import Entry
+from search.spec.faults import HaltMonitor
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 
@@ -26,7 +26,7 @@ def play(ledger: Ledger, values: list[float], outcome: str = "complete") -> None
         ledger.tell(number, outcome)
 
 
-def reopened(config: SweepConfig, folder: Path) -> list[Entry]:
+def reopened(config: SweepConfig, folder: Path) -> list[TrialRecord]:
     return Ledger(config, folder).entries()
 
 
@@ -34,15 +34,15 @@ def test_trials_and_grid_let_open_trials_go_on(tmp_path: Path) -> None:
     config = config_with(trials=2)
     ledger = Ledger(config, tmp_path)
     play(ledger, [0.1])
-    assert used_up(config, ledger.entries(), 0.0) is None and work_left(config, ledger.entries(), 0.0)
+    assert planning_ended_by(config, ledger.entries(), 0.0) is None and has_work_left(config, ledger.entries(), 0.0)
     number = ledger.ask().number
     entries = reopened(config, tmp_path)
-    assert used_up(config, entries, 0.0) == "trials" and spent(config, entries, 0.0) is None
-    assert work_left(config, entries, 0.0)
+    assert planning_ended_by(config, entries, 0.0) == "trials" and exhausted_budget(config, entries, 0.0) is None
+    assert has_work_left(config, entries, 0.0)
     ledger.tell(number, "failed", "why")
-    assert not work_left(config, reopened(config, tmp_path), 0.0)
+    assert not has_work_left(config, reopened(config, tmp_path), 0.0)
     more = config_with(trials=3)
-    assert used_up(more, reopened(more, tmp_path), 0.0) is None
+    assert planning_ended_by(more, reopened(more, tmp_path), 0.0) is None
 
 
 def test_a_grid_ends_when_every_point_was_asked_for(tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_a_grid_ends_when_every_point_was_asked_for(tmp_path: Path) -> None:
     config = config_with(sampler="grid", space=space)
     ledger = Ledger(config, tmp_path)
     play(ledger, [0.1, 0.2, 0.3])
-    assert used_up(config, ledger.entries(), 0.0) is None
+    assert planning_ended_by(config, ledger.entries(), 0.0) is None
     play(ledger, [0.4])
-    assert used_up(config, reopened(config, tmp_path), 0.0) == "grid"
-    assert "every point of the grid was tried" in mend(config, "grid")
+    assert planning_ended_by(config, reopened(config, tmp_path), 0.0) == "grid"
+    assert "every point of the grid was tried" in remedy(config, "grid")
 
 
 def test_the_step_budget_counts_every_trial_and_ends_open_ones(tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_the_step_budget_counts_every_trial_and_ends_open_ones(tmp_path: Path) -
     number = ledger.ask().number
     ledger.record(number, 3, 0.1, stop=False)
     ledger.flush()
-    assert spent(config, reopened(config, tmp_path), 0.0) is None  # 27
+    assert exhausted_budget(config, reopened(config, tmp_path), 0.0) is None  # 27
     ledger.record(number, 6, 0.1, stop=False)
     ledger.flush()
     entries = reopened(config, tmp_path)
-    assert spent(config, entries, 0.0) == used_up(config, entries, 0.0) == "steps"
-    assert not work_left(config, entries, 0.0)
+    assert exhausted_budget(config, entries, 0.0) == planning_ended_by(config, entries, 0.0) == "steps"
+    assert not has_work_left(config, entries, 0.0)
     more = config_with(max_steps=31)
-    assert work_left(more, reopened(more, tmp_path), 0.0)
+    assert has_work_left(more, reopened(more, tmp_path), 0.0)
 
 
 def test_patience_counts_full_trials_since_the_last_gain(tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_patience_counts_full_trials_since_the_last_gain(tmp_path: Path) -> None
     play(ledger, [0.5, 0.4, 0.6])
     play(ledger, [0.9, 0.9, 0.9], "stopped")  # not at the horizon: they do not count
     play(ledger, [0.6, 0.1])  # as good is not better
-    assert spent(config, reopened(config, tmp_path), 0.0) is None
+    assert exhausted_budget(config, reopened(config, tmp_path), 0.0) is None
     play(ledger, [0.2])
-    assert spent(config, reopened(config, tmp_path), 0.0) == "patience"
+    assert exhausted_budget(config, reopened(config, tmp_path), 0.0) == "patience"
     more = config_with(patience=4)
-    assert spent(more, reopened(more, tmp_path), 0.0) is None
+    assert exhausted_budget(more, reopened(more, tmp_path), 0.0) is None
     down = config_with(patience=3, objective={"metric": "kkt/rho", "direction": "min"})
-    assert spent(down, reopened(config, tmp_path), 0.0) is None  # 0.1 was the best, one trial ago
+    assert exhausted_budget(down, reopened(config, tmp_path), 0.0) is None  # 0.1 was the best, one trial ago
 
 
 def test_patience_goes_by_the_order_of_ending_not_of_asking(tmp_path: Path) -> None:
@@ -96,26 +96,26 @@ def test_patience_goes_by_the_order_of_ending_not_of_asking(tmp_path: Path) -> N
     for number, value in zip((2, 0, 1), (0.5, 0.6, 0.4), strict=True):
         ledger.record(numbers[number], 12, value, stop=False)
         ledger.tell(numbers[number], "complete")
-    assert spent(config, reopened(config, tmp_path), 0.0) is None
+    assert exhausted_budget(config, reopened(config, tmp_path), 0.0) is None
     play(ledger, [0.3])
-    assert spent(config, reopened(config, tmp_path), 0.0) == "patience"
+    assert exhausted_budget(config, reopened(config, tmp_path), 0.0) == "patience"
 
 
 def test_time_is_minutes_of_all_runs() -> None:
     config = config_with(time_budget=1.0)
-    assert spent(config, [], 50.0) is None and spent(config, [], 60.0) == "time"
+    assert exhausted_budget(config, [], 50.0) is None and exhausted_budget(config, [], 60.0) == "time"
 
 
 def test_every_reason_has_its_mend(tmp_path: Path) -> None:
     for reason in ("trials", "grid", "time", "steps", "patience"):
-        assert "--" in mend(config_with(patience=7), reason)
-    assert "in 7 full trials" in mend(config_with(patience=7), "patience")
+        assert "--" in remedy(config_with(patience=7), reason)
+    assert "in 7 full trials" in remedy(config_with(patience=7), "patience")
 
 
 def test_ray_is_stopped_once_the_ledger_says_so(tmp_path: Path) -> None:
     ledger = Ledger(config_with(max_steps=24, time_budget=10.0), tmp_path)
     clock = [0.0]
-    stopper = LedgerStopper(ledger, lambda: clock[0], Halt(tmp_path))
+    stopper = BudgetStopper(ledger, lambda: clock[0], HaltMonitor(tmp_path))
     assert not stopper("x", {"step": 12}) and not stopper.stop_all()
     play(ledger, [0.1])
     assert not stopper.stop_all()

@@ -2,8 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.driver.summary import sum_up
-from search.policy.ranking import best, front, goodness, ranked, trials_without_gain, worth_keeping
+from search.driver.summary import summarise
+from search.policy.ranking import (
+    best_trial,
+    maximised_objectives,
+    pareto_front,
+    ranked_trials,
+    trials_since_improvement,
+    trials_to_keep,
+)
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 from search.study.tables import recorded_trials
@@ -33,9 +40,9 @@ def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
     config, _ = two_objectives(tmp_path, points)
     entries = Ledger(config, tmp_path).entries()
     assert [entry.objectives for entry in entries] == points
-    assert goodness(config, entries[0]) == (0.2, -0.5)
-    assert [entry.number for entry in front(config, entries)] == [1, 4, 2]
-    found = best(config, entries)
+    assert maximised_objectives(config, entries[0]) == (0.2, -0.5)
+    assert [entry.number for entry in pareto_front(config, entries)] == [1, 4, 2]
+    found = best_trial(config, entries)
     assert found is not None and found.number == 1
     # Optuna's own answer leaves out nothing and adds nothing.
     assert {trial.number for trial in Ledger(config, tmp_path).study.best_trials} == {1, 2, 4}
@@ -46,15 +53,15 @@ def test_a_trial_that_was_cut_short_is_on_no_front(tmp_path: Path) -> None:
     number = ledger.ask().number
     ledger.record(number, 6, 0.9, stop=True, second=0.1)
     ledger.tell(number, "stopped")
-    assert [entry.number for entry in front(config, ledger.entries())] == [0]
+    assert [entry.number for entry in pareto_front(config, ledger.entries())] == [0]
     assert ledger.entry(number).objectives == (0.9, 0.1)
 
 
 def test_a_gain_is_what_nothing_before_equalled_in_both(tmp_path: Path) -> None:
     config, ledger = two_objectives(tmp_path, [(0.2, 0.5), (0.1, 0.4)])
-    assert trials_without_gain(config, ledger.entries()) == 0  # better in the second
+    assert trials_since_improvement(config, ledger.entries()) == 0  # better in the second
     config, ledger = two_objectives(tmp_path, [(0.2, 0.5), (0.1, 0.45)])
-    assert trials_without_gain(config, ledger.entries()) == 2
+    assert trials_since_improvement(config, ledger.entries()) == 2
 
 
 def test_two_objectives_are_sampled_past_the_start_up_trials_whatever_was_cut_short(tmp_path: Path) -> None:
@@ -90,24 +97,24 @@ def test_a_trial_that_misses_a_requirement_is_never_the_best(tmp_path: Path) -> 
     assert [entry.missed for entry in recorded_trials(config, tmp_path)[0]] == [entry.missed for entry in ledger.entries()]
     entries = Ledger(config, tmp_path).entries()  # as a sweep that goes on finds them
     assert entries[3].missed == ("kkt/active 0.04 (required: at least 0.05)",)
-    found = best(config, entries)
+    found = best_trial(config, entries)
     assert found is not None and found.number == 2
-    assert [entry.number for entry in ranked(config, entries)] == [2, 1, 0, 3]
-    assert [entry.number for entry in worth_keeping(config, entries)] == [2]
-    assert [entry.number for entry in front(config, entries)] == [2]
-    assert trials_without_gain(config, entries) == 1  # the last one is better and does not count
-    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    assert [entry.number for entry in ranked_trials(config, entries)] == [2, 1, 0, 3]
+    assert [entry.number for entry in trials_to_keep(config, entries)] == [2]
+    assert [entry.number for entry in pareto_front(config, entries)] == [2]
+    assert trials_since_improvement(config, entries) == 1  # the last one is better and does not count
+    summary = summarise(config, ledger, lambda _: {}, tmp_path)
     assert summary.best_trial == 2
     assert summary.verdict == ["2 of 4 full trials meet kkt/active ≥ 0.05; the others cannot be the best"]
 
 
 def test_where_none_meets_it_the_best_is_the_best_of_all(tmp_path: Path) -> None:
     config, ledger = asking(tmp_path, [(0.3, 0.0), (0.9, 0.01)])
-    summary = sum_up(config, ledger, lambda _: {}, tmp_path)
+    summary = summarise(config, ledger, lambda _: {}, tmp_path)
     assert summary.best_trial == 1
     assert summary.verdict == ["no full trial meets kkt/active ≥ 0.05: it is the best of all"]
 
 
 def test_the_first_that_meets_it_is_a_gain_whatever_came_before(tmp_path: Path) -> None:
     config, ledger = asking(tmp_path, [(0.9, 0.0), (0.3, 0.2)])
-    assert trials_without_gain(config, ledger.entries()) == 0
+    assert trials_since_improvement(config, ledger.entries()) == 0

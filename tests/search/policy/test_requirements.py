@@ -11,7 +11,7 @@ import yaml
 
 from search.driver.summary import Summary
 from search.files.paths import CLASSIFIERS, SWEEPS
-from search.policy.ranking import best
+from search.policy.ranking import best_trial
 from search.run import main
 from search.spec.config import SweepConfig
 from search.status import look
@@ -45,7 +45,7 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
     assert "      no full trial meets kkt/active ≥ 0.999 and loss/total ≤ 1e+09: it is the best of all" in output
     for metric in ("ssim/coverage", "tstr/1nn"):
         assert re.search(rf"      {metric} 0\.\d+: .*class means \(.* of the way from uniform noise ", output), output
-    found, shown, said = best(config, entries), look("tiny"), Summary.read(SWEEPS / "tiny")
+    found, shown, said = best_trial(config, entries), look("tiny"), Summary.read(SWEEPS / "tiny")
     assert found is not None and said is not None
     assert found.number == shown.best_trial == said.best_trial
     assert len(said.verdict) == 4 and set(said.scale) == {"ssim/coverage", "tstr/1nn"}

@@ -12,14 +12,14 @@ import pytest
 
 from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
 from search.spec.config import SweepConfig
-from search.spec.trial_record import Entry
+from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 
 Loss = Callable[[dict[str, Any]], float]
 
 
-def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> Entry:
+def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> TrialRecord:
     """One trial as the driver goes through it."""
     entry = ledger.ask()
     assert entry.number == number

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from search.policy.verdict import ACTIVE_FLOOR, conditions, listed
+from search.policy.verdict import ACTIVE_FLOOR, enumeration, kkt_verdict
 
 OTHERS = {"loss/bn": 0.3, "loss/ce": 0.1, "loss/tv": 0.2}
 
 
 def test_conditions_that_took_part_are_named_the_strongest_first() -> None:
     shares = {"kkt/active_stationarity": 0.04, "kkt/active_duality": 0.001, "kkt/active_row_space": 0.28}
-    found = conditions({"kkt/active": 0.31, **shares, **OTHERS})
+    found = kkt_verdict({"kkt/active": 0.31, **shares, **OTHERS})
     assert found == "the KKT conditions made 31% of its gradient (row space, stationarity)"
 
 
@@ -31,16 +31,16 @@ def test_conditions_that_took_part_are_named_the_strongest_first() -> None:
     ],
 )
 def test_conditions_that_took_no_part_are_a_warning(metrics: dict[str, float], words: str) -> None:
-    assert conditions(metrics) == words
+    assert kkt_verdict(metrics) == words
 
 
 def test_the_floor_itself_counts_as_part() -> None:
-    assert "made 5%" in str(conditions({"kkt/active": ACTIVE_FLOOR, "kkt/active_closed": ACTIVE_FLOOR}))
+    assert "made 5%" in str(kkt_verdict({"kkt/active": ACTIVE_FLOOR, "kkt/active_closed": ACTIVE_FLOOR}))
 
 
-def test_reports_of_earlier_versions_say_nothing_of_it() -> None:
-    assert conditions({"kkt/rho": 1.0}) is None
+def test_nothing_is_said_where_there_is_no_report() -> None:
+    assert kkt_verdict({}) is None
 
 
 def test_lists_in_words() -> None:
-    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [enumeration(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -15,13 +15,20 @@ import pytest
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, Diverged
-from search.driver.processes import dead, end, forget_session, marked, note_session, of_sweep
+from search.driver.processes import (
+    death_of_daemons,
+    delete_session,
+    kill_processes,
+    remember_session,
+    sweep_processes,
+    tag_processes,
+)
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.faults import Clock, Halt, Halted, halting, outside
+from search.spec.faults import Clock, Halted, HaltMonitor, external_fault, halting
 from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
-from search.worker.hang_guard import collect, seconds_of
+from search.worker.watchdog import silence_limit, take_hang_report
 from tests.search.conftest import tiny_sweep
 from tests.support import ROOT
 from tests.support.stores import lay_down_store
@@ -40,7 +47,7 @@ def test_a_study_that_stays_locked_halts_the_sweep(
     monkeypatch.setattr(faults, "PATIENCE", 0.1)
     ledger = Ledger(config, tmp_path)
     ledger.ask()
-    halt = Halt(tmp_path)
+    halt = HaltMonitor(tmp_path)
     with locked(tmp_path / "study.db"), halt.guard():
         ledger.record(0, 3, 0.5, stop=False)
         ledger.flush()
@@ -60,7 +67,7 @@ def test_an_mlflow_store_that_stays_locked_halts_the_sweep(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     lay_down_store(tmp_path)
-    tracker, halt = Tracker(config, {}), Halt(tmp_path)
+    tracker, halt = Tracker(config, {}), HaltMonitor(tmp_path)
     with locked(tmp_path / "mlflow.db"), halt.guard():
         tracker.open_trial(0, {})
     assert halt.reason == "MLflow's store has been locked by another process for a minute"
@@ -72,29 +79,29 @@ def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
         with open("/dev/full", "wb") as file:
             file.write(b"x" * 100_000)
     except OSError as fault:
-        assert (outside(fault, tmp_path) or "").startswith("no space left on the disk of ")
-    assert outside(Diverged(3, "loss/total"), tmp_path) is None
-    assert outside(ZeroDivisionError(), tmp_path) is None
+        assert (external_fault(fault, tmp_path) or "").startswith("no space left on the disk of ")
+    assert external_fault(Diverged(3, "loss/total"), tmp_path) is None
+    assert external_fault(ZeroDivisionError(), tmp_path) is None
     try:
         write_atomic(Path("/proc/nowhere/file"), b"")
     except BadInput as fault:  # the folder cannot be made: that is the user's to mend
-        assert outside(fault, tmp_path) is None
+        assert external_fault(fault, tmp_path) is None
 
 
 def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with marked(tmp_path / "one"):
+    with tag_processes(tmp_path / "one"):
         one = subprocess.Popen(sleep)
-    with marked(tmp_path / "other"):
+    with tag_processes(tmp_path / "other"):
         other = subprocess.Popen(sleep)
-    assert [process.pid for process in of_sweep(tmp_path / "one")] == [one.pid]
+    assert [process.pid for process in sweep_processes(tmp_path / "one")] == [one.pid]
     daemons = [psutil.Process(one.pid)]
-    assert dead(daemons) is None
-    end(tmp_path / "one")
-    assert "died" in (dead(daemons) or "")
+    assert death_of_daemons(daemons) is None
+    kill_processes(tmp_path / "one")
+    assert "died" in (death_of_daemons(daemons) or "")
     one.wait(10)
     assert other.poll() is None
-    end(tmp_path / "other")
+    kill_processes(tmp_path / "other")
     other.wait(10)
     assert "GBC_SWEEP" not in os.environ
 
@@ -103,13 +110,13 @@ def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path:
     """As Ray's agents do, which put their title there and sometimes outlive a raylet that was killed."""
     sweep, session = tmp_path / "sweep", tmp_path / "session_2026-01-01"
     session.mkdir()
-    note_session(sweep / ".ray", str(session))
+    remember_session(sweep / ".ray", str(session))
     program = "import sys, time; log = open(sys.argv[1], 'w'); print(flush=True); time.sleep(60)"
     agent = subprocess.Popen([sys.executable, "-c", program, str(session / "agent.log")], stdout=subprocess.PIPE)
     assert agent.stdout is not None and agent.stdout.readline()
     with (session / "driver.log").open("w"):  # our own, which must not be ended
-        assert [process.pid for process in of_sweep(sweep)] == [agent.pid]
-        end(sweep)
+        assert [process.pid for process in sweep_processes(sweep)] == [agent.pid]
+        kill_processes(sweep)
     agent.wait(10)
     agent.stdout.close()
 
@@ -118,27 +125,27 @@ def test_rays_folder_goes_with_the_note_of_it_and_nothing_else_does(tmp_path: Pa
     session, scratch = tmp_path / "session_2026-01-01", tmp_path / "sweep" / ".ray"
     session.mkdir()
     for told, goes in ((tmp_path, False), (session, True)):
-        note_session(scratch, str(told))
-        forget_session(scratch)
+        remember_session(scratch, str(told))
+        delete_session(scratch)
         assert session.exists() != goes and not scratch.exists()
-    forget_session(scratch)  # nothing to do
+    delete_session(scratch)  # nothing to do
 
 
 def test_a_limit_is_what_is_asked_or_follows_the_speed() -> None:
     config = SweepConfig.parse(tiny_sweep(), "test")
-    assert seconds_of(config, steps_per_second=100.0) == 600
-    assert seconds_of(config, steps_per_second=0.01) == 20 * 3 / 0.01
-    assert seconds_of(config.model_copy(update={"hang_limit": 0.5}), 100.0) == 30
+    assert silence_limit(config, steps_per_second=100.0) == 600
+    assert silence_limit(config, steps_per_second=0.01) == 20 * 3 / 0.01
+    assert silence_limit(config.model_copy(update={"hang_limit": 0.5}), 100.0) == 30
 
 
 @pytest.mark.parametrize("silence", ["time.sleep(60)", "sum(range(10**12))"])  # the latter keeps the interpreter to itself
 def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: Path, silence: str) -> None:
     note = tmp_path / "notes" / "hang"
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom search.worker.hang_guard import watched\n"
+        "import sys, time\nfrom pathlib import Path\nfrom search.worker.watchdog import with_watchdog\n"
         "def work():\n    yield 1\n    yield 2\n"
         f"    {silence}  # here\n    yield 3\n"
-        "for item in watched(work(), 0.5, Path(sys.argv[1])):\n"
+        "for item in with_watchdog(work(), 0.5, Path(sys.argv[1])):\n"
         "    time.sleep(0.8)  # the driver takes its time\n    print(item)\n"
     )
     (tmp_path / "program.py").write_text(program)
@@ -147,11 +154,11 @@ def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: P
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert ended.returncode == 1 and ended.stdout == "1\n2\n"
-    found = collect(note)
+    found = take_hang_report(note)
     assert found is not None
     reason, where = found
     assert reason == "no report within 0 s; where it hung is in error.log" and "line 7 in work" in where
-    assert collect(note) is None  # once
+    assert take_hang_report(note) is None  # once
 
 
 def test_a_clock_that_is_set_back_is_noticed_whatever_it_did_before() -> None:

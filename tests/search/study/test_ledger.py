@@ -17,7 +17,7 @@ def test_what_was_recorded_is_there_after_a_restart(config: SweepConfig, tmp_pat
     entry = first.ask()
     first.record(0, 3, 0.1, stop=False)
     first.record(0, 6, 0.3, stop=True)
-    first.spent(12.5)
+    first.set_seconds(12.5)
     first.record(0, 9, 0.4, stop=False)
     del first  # killed: nothing is closed, and what was not flushed never happened
 
@@ -107,7 +107,7 @@ def test_a_failed_trial_is_opened_again_under_its_number(config: SweepConfig, tm
     before = ledger.ask()
     ledger.ask()
     ledger.record(0, 3, 0.1, stop=False)
-    ledger.lost_worker(0)
+    ledger.count_lost_worker(0)
     ledger.tell(0, "failed", "MemoryError")
     ledger.reopen(0)
     ledger.reopen(0)  # nothing to do

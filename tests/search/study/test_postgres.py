@@ -17,7 +17,7 @@ import yaml
 from mlflow import MlflowClient
 
 from gbc.errors import BadInput
-from search.files.paths import folder_of
+from search.files.paths import sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
 from search.study import store as studies
@@ -130,16 +130,16 @@ def config_of(server: Postgres, name: str, **changes: object) -> SweepConfig:
 def ledger(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     monkeypatch.chdir(tmp_path)
     config = config_of(server, f"ledger-{tmp_path.name}")
-    folder_of(config.name).mkdir(parents=True)
-    (folder_of(config.name) / "sweep.yaml").write_text(yaml.safe_dump(config.record()))
-    found = Ledger(config, folder_of(config.name))
+    sweep_folder(config.name).mkdir(parents=True)
+    (sweep_folder(config.name) / "sweep.yaml").write_text(yaml.safe_dump(config.record()))
+    found = Ledger(config, sweep_folder(config.name))
     yield found
     found.close()
 
 
 def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) -> None:
     """Pins the tables that are read; another sweep in the same database is not mixed in."""
-    other = Ledger(config_of(server, "other"), folder_of("other"))
+    other = Ledger(config_of(server, "other"), sweep_folder("other"))
     for value in (0.25, float("nan"), float("inf"), float("-inf")):
         number = ledger.ask().number
         ledger.record(number, 3, value, stop=False)
@@ -147,8 +147,8 @@ def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) ->
     ledger.record(0, 12, 0.5, stop=False)
     ledger.tell(0, "complete")
     ledger.tell(1, "failed", "MemoryError")
-    ledger.spent(12.5)
-    entries, seconds = tables.recorded_trials(ledger.config, folder_of(ledger.config.name))
+    ledger.set_seconds(12.5)
+    entries, seconds = tables.recorded_trials(ledger.config, sweep_folder(ledger.config.name))
     assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
     assert repr(tables.frozen_trials(ledger.config, Path())) == repr(ledger.study.get_trials())
     other.close()
@@ -171,10 +171,10 @@ import yaml
 from pathlib import Path
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.study.store import note_driver, one_driver
+from search.study.store import note_driver, exclusive_driver
 config = SweepConfig.parse(yaml.safe_load(Path(sys.argv[1]).read_text()), "test")
 folder = Path(sys.argv[2])
-with one_driver(config, folder):
+with exclusive_driver(config, folder):
     note_driver(Ledger(config, folder).study)
     print("held", flush=True)
     sys.stdin.read()
@@ -183,7 +183,7 @@ with one_driver(config, folder):
 
 def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres, ledger: Ledger, tmp_path: Path) -> None:
     """The other driver has a folder of its own, as on another host."""
-    config, mine = ledger.config, folder_of(ledger.config.name)
+    config, mine = ledger.config, sweep_folder(ledger.config.name)
     command = [sys.executable, "-c", HOLD, str(mine / "sweep.yaml"), str(tmp_path / "host")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as driver:
@@ -192,7 +192,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
         assert who is not None and who.pid == driver.pid
         with (
             pytest.raises(BadInput, match=rf"is being run already \(pid {driver.pid} on .+, since 20"),
-            studies.one_driver(config, mine),
+            studies.exclusive_driver(config, mine),
         ):
             pass
         driver.kill()
@@ -200,7 +200,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
         if studies.running_driver(config, mine) is None:
             break
         time.sleep(0.1)
-    with studies.one_driver(config, mine):
+    with studies.exclusive_driver(config, mine):
         assert studies.running_driver(config, mine) is not None
     assert studies.running_driver(config, mine) is None
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import RECORD, WARM_START, folder_of
-from search.policy.budget import used_up
+from search.files.paths import RECORD, WARM_START, sweep_folder
+from search.policy.budget import planning_ended_by
 from search.policy.samplers import LEARNING, SAMPLERS, Prior
 from search.run import main
 from search.spec.config import SweepConfig
@@ -35,9 +35,9 @@ def score(params: dict[str, Any]) -> float:
 def other_sweep(trials: int = 12, missing: Collection[int] = (), **changes: Any) -> SweepConfig:
     """As it lies there after it was run; trials `missing` what it requires."""
     config = SweepConfig.parse(tiny_sweep(**{"name": "other", "sampler": "random", "seed": 7, **changes}), "test")
-    folder_of(config.name).mkdir(parents=True)
-    (folder_of(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-    ledger = Ledger(config, folder_of(config.name))
+    sweep_folder(config.name).mkdir(parents=True)
+    (sweep_folder(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    ledger = Ledger(config, sweep_folder(config.name))
     for number in range(trials):
         entry = ledger.ask()
         second = 0.1 * number if config.second_objective else None
@@ -53,7 +53,7 @@ def mine(**changes: Any) -> SweepConfig:
 
 
 def entries_of(config: SweepConfig) -> list[Any]:
-    ledger = Ledger(config, folder_of(config.name))
+    ledger = Ledger(config, sweep_folder(config.name))
     entries = ledger.entries()
     ledger.close()
     return entries
@@ -62,23 +62,23 @@ def entries_of(config: SweepConfig) -> list[Any]:
 def test_the_best_settings_come_first_and_full_trials_are_history() -> None:
     other = other_sweep()
     full = [entry for entry in entries_of(other) if entry.state == "complete"]
-    prior = warm_start.take(mine(warm_start_trials=3), "other")
+    prior = warm_start.borrow(mine(warm_start_trials=3), "other")
     ranked = sorted(full, key=lambda entry: -score(entry.params))
     assert [known.origin for known in prior.first] == [f"other/trial-{entry.number:04d}" for entry in ranked[:3]]
     assert [dict(known.params) for known in prior.first] == [entry.params for entry in ranked[:3]]
     assert len(prior.history) == len(full) == 11
-    assert len(warm_start.take(mine(), "other").first) == 5
+    assert len(warm_start.borrow(mine(), "other").first) == 5
 
 
 def test_trials_that_miss_what_their_sweep_requires_are_history_and_no_start() -> None:
     asked = {"metric": "ssim/coverage", "direction": "max", "require": {"kkt/active": 0.05}}
     other = other_sweep(objective=asked, missing=range(2, 12))
-    prior = warm_start.take(mine(), "other")
+    prior = warm_start.borrow(mine(), "other")
     assert {known.origin for known in prior.first} == {"other/trial-0000", "other/trial-0001"}
     assert len(prior.history) == 11 and other.objective.require  # the values mean the same with and without
-    shutil.rmtree(folder_of("other"))
+    shutil.rmtree(sweep_folder("other"))
     other_sweep(objective=asked, missing=range(12))
-    assert len(warm_start.take(mine(), "other").first) == 5  # none meets it: the best of all
+    assert len(warm_start.borrow(mine(), "other").first) == 5  # none meets it: the best of all
 
 
 def test_values_that_mean_something_else_are_no_history() -> None:
@@ -88,7 +88,7 @@ def test_values_that_mean_something_else_are_no_history() -> None:
         {"trial": {**TINY, "steps": 24}},
         {"second_objective": {"metric": "kkt/rho", "direction": "min"}, "scheduler": {"name": "none"}},
     ):
-        prior = warm_start.take(mine(**changes), "other")
+        prior = warm_start.borrow(mine(**changes), "other")
         assert len(prior.first) == 5 and not prior.history
 
 
@@ -97,15 +97,15 @@ def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     other = other_sweep(space={"lr": {"log10": [-3.5, -2.0]}}, trial={**TINY, "tv_weight": 0.25})
     values = sorted(entry.params["lr"] for entry in entries_of(other))
     space = {"lr": {"log10": [-3.0, -2.0]}, "tv_weight": {"uniform": [0.0, 1.0]}, "batch_size": {"choice": [16, 64]}}
-    prior = warm_start.take(mine(space=space, warm_start_trials=100), "other")
+    prior = warm_start.borrow(mine(space=space, warm_start_trials=100), "other")
     assert {known.params["tv_weight"] for known in prior.first} == {0.25}
     assert all("batch_size" not in known.params for known in prior.first)  # 32 there
     inside = [known.params["lr"] for known in prior.first if "lr" in known.params]
     assert set(inside) <= {value for value in values if value >= 1e-3} and values[0] < 1e-3
     assert not prior.history
     config = mine(space=space)
-    folder_of("mine").mkdir()
-    entry = Ledger(config, folder_of("mine"), prior).ask()
+    sweep_folder("mine").mkdir()
+    entry = Ledger(config, sweep_folder("mine"), prior).ask()
     assert entry.params["tv_weight"] == 0.25 and entry.params["batch_size"] in (16, 64)
     assert entry.origin == prior.first[0].origin
 
@@ -114,20 +114,20 @@ def test_a_front_comes_before_the_others() -> None:
     second = {"metric": "kkt/rho", "direction": "min"}
     other = other_sweep(second_objective=second, scheduler={"name": "none"})
     config = mine(second_objective=second, scheduler={"name": "none"}, warm_start_trials=12)
-    prior = warm_start.take(config, "other")
-    study = Ledger(other, folder_of("other")).study
+    prior = warm_start.borrow(config, "other")
+    study = Ledger(other, sweep_folder("other")).study
     leaders = {trial.number for trial in study.best_trials}
     assert {int(known.origin[-4:]) for known in prior.first[: len(leaders)]} == leaders
     assert len(prior.history) == 11
 
 
 def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> list[Any]:
-    folder_of(config.name).mkdir(parents=True)
-    warm_start.note(config, prior, folder_of(config.name))
-    ledger = Ledger(config, folder_of(config.name), prior)
+    sweep_folder(config.name).mkdir(parents=True)
+    warm_start.write_note(config, prior, sweep_folder(config.name))
+    ledger = Ledger(config, sweep_folder(config.name), prior)
     for number in range(trials):
         if restart:
-            ledger = Ledger(config, folder_of(config.name), warm_start.load(config))
+            ledger = Ledger(config, sweep_folder(config.name), warm_start.load(config))
         entry = ledger.ask()
         assert entry.number == number
         ledger.record(number, 12, score(entry.params), stop=False)
@@ -149,7 +149,7 @@ def test_one_at_a_time_a_continued_warm_sweep_samples_what_an_unbroken_one_sampl
         assert len({tuple(entry.params.values()) for entry in unbroken}) == 14
     # The other's trials are nowhere: numbers, counts and the best are this sweep's own.
     assert len(unbroken) == 14
-    found = Ledger(config, folder_of("mine")).best()
+    found = Ledger(config, sweep_folder("mine")).best()
     assert found is not None and found.number == max(unbroken, key=lambda entry: score(entry.params)).number
 
 
@@ -191,25 +191,25 @@ def test_a_grid_is_tried_in_full_beside_what_was_borrowed() -> None:
     config = mine(sampler="grid", space=space, warm_start_trials=2, trials=100)
     entries = run(config, warm_start.load(config), 6, restart=True)
     assert len({tuple(entry.params.values()) for entry in entries[2:]}) == 4
-    assert used_up(config, entries[:5], 0.0) is None and used_up(config, entries, 0.0) == "grid"
+    assert planning_ended_by(config, entries[:5], 0.0) is None and planning_ended_by(config, entries, 0.0) == "grid"
 
 
 def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away() -> None:
     other = other_sweep()
     config = mine()
     prior = warm_start.load(config)
-    folder_of("mine").mkdir()
-    assert set(warm_start.note(config, prior, folder_of("mine"))) == {"warm_start.json"}
-    (folder_of("other") / "study.db").unlink()
+    sweep_folder("mine").mkdir()
+    assert set(warm_start.write_note(config, prior, sweep_folder("mine"))) == {"warm_start.json"}
+    (sweep_folder("other") / "study.db").unlink()
     assert warm_start.load(config) == prior
-    (folder_of("mine") / WARM_START).write_text("{")
+    (sweep_folder("mine") / WARM_START).write_text("{")
     with pytest.raises(CorruptFile, match=r"warm_start\.json: damaged"):
         warm_start.load(config)
-    (folder_of("mine") / WARM_START).unlink()
-    Ledger(config, folder_of("mine"), prior).close()
+    (sweep_folder("mine") / WARM_START).unlink()
+    Ledger(config, sweep_folder("mine"), prior).close()
     with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
         warm_start.load(config)  # to take them again might give others
-    assert warm_start.load(other) == Prior() and warm_start.note(other, Prior(), folder_of("other")) == {}
+    assert warm_start.load(other) == Prior() and warm_start.write_note(other, Prior(), sweep_folder("other")) == {}
 
 
 @pytest.mark.parametrize(
@@ -239,12 +239,12 @@ def test_what_cannot_be_a_start_is_refused_in_one_line(
     file.write_text(yaml.safe_dump(tiny_sweep(**{"name": "mine", "warm_start": "other", **changes})))
     if changes.get("name") == "other":
         with pytest.raises(BadInput, match=message):
-            warm_start.take(mine(**changes), "other")
+            warm_start.borrow(mine(**changes), "other")
         return
     assert main(["--config", str(file)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
-    assert not (tmp_path / "mlflow.db").exists() and not (folder_of("mine") / RECORD).exists()
+    assert not (tmp_path / "mlflow.db").exists() and not (sweep_folder("mine") / RECORD).exists()
 
 
 def test_the_flags_are_shown_by_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from search.driver import recorder as recording
-from search.driver.progress import Progress
+from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.tracking.async_writer import Writer
-from search.tracking.tracker import Report, Tracker
+from search.tracking.async_writer import AsyncWriter
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
 
 
@@ -35,7 +36,7 @@ def tracker(config: SweepConfig, store: Path, monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     monkeypatch.chdir(store.parent)
     tracker = Tracker(config.model_copy(update={"name": request.node.name}), {})
-    tracker.look()
+    tracker.load_runs()
     return tracker
 
 
@@ -68,14 +69,14 @@ def steps(tracker: Tracker, metric: str = "loss/total") -> dict[str, list[int]]:
 
 
 def test_nobody_waits_for_a_store_that_does_not_answer(tracker: Tracker, store: Path, tmp_path: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     with locked(store):
         began = time.perf_counter()
         for number in range(3):
             writer.open_trial(number, {"lr": 0.1 * number})
         for step in range(1, 101):
             for number in range(3):
-                writer.log(number, Report(step, {"loss/total": 1 / step, "kkt/rho": float(step)}, time.time()))
+                writer.log(number, Progress(step, {"loss/total": 1 / step, "kkt/rho": float(step)}, time.time()))
         for number in range(3):
             writer.close_trial(number, "complete", None, tmp_path / "none.png", tmp_path / "none.log", 0)
         took = time.perf_counter() - began
@@ -85,23 +86,23 @@ def test_nobody_waits_for_a_store_that_does_not_answer(tracker: Tracker, store: 
     assert writer.fault is None and writer.waiting == 0
     assert steps(tracker) == {str(number): list(range(1, 101)) for number in range(3)}
     assert tracker.metrics(2) == {"loss/total": 0.01, "kkt/rho": 100.0}
-    assert not any(tracker.behind(number, 100, finished=True) for number in range(3))
+    assert not any(tracker.lacks(number, 100, finished=True) for number in range(3))
     # 300 reports into a store take seconds; it is the order of magnitude that tells waiting from not waiting.
     assert took < 1
 
 
 def test_a_store_that_refuses_is_asked_again(tracker: Tracker, store: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     writer.open_trial(0, {"lr": 0.1})
     writer.drain(20)
     with out_of_order(store):
-        writer.log(0, Report(3, {"loss/total": 1.0}, 0.0))
+        writer.log(0, Progress(3, {"loss/total": 1.0}, 0.0))
         with pytest.raises(Exception, match="metrics"):
             writer.drain(0.5)
-        assert tracker.behind(0, 3, finished=False)
-    later = Writer(tracker)  # as in the next run
+        assert tracker.lacks(0, 3, finished=False)
+    later = AsyncWriter(tracker)  # as in the next run
     with out_of_order(store):
-        later.log(0, Report(3, {"loss/total": 1.0}, 0.0))
+        later.log(0, Progress(3, {"loss/total": 1.0}, 0.0))
         deadline = time.monotonic() + 20
         while later.fault is None:
             assert time.monotonic() < deadline
@@ -111,13 +112,13 @@ def test_a_store_that_refuses_is_asked_again(tracker: Tracker, store: Path) -> N
 
 
 def test_the_order_of_each_trial_is_kept(tracker: Tracker, tmp_path: Path) -> None:
-    writer = Writer(tracker)
+    writer = AsyncWriter(tracker)
     picture, log = tmp_path / "none.png", tmp_path / "none.log"
     writer.open_trial(0, {"lr": 0.1})
-    writer.log(0, Report(1, {"loss/total": 1.0}, 1.0))
+    writer.log(0, Progress(1, {"loss/total": 1.0}, 1.0))
     writer.close_trial(0, "failed", "why", picture, log, 1)
     writer.open_trial(0, {"lr": 0.1})
-    writer.log(0, Report(2, {"loss/total": 0.5}, 2.0))
+    writer.log(0, Progress(2, {"loss/total": 0.5}, 2.0))
     writer.close_trial(0, "complete", None, picture, log, 1)
     writer.drain(20)
     client = MlflowClient(tracker.uri)
@@ -131,10 +132,10 @@ def test_the_order_of_each_trial_is_kept(tracker: Tracker, tmp_path: Path) -> No
 def test_more_reports_than_one_batch_takes(tracker: Tracker) -> None:
     tracker.open_trial(0, {})
     metrics = {f"loss/{index}": 1.0 for index in range(300)}
-    reports = [Report(step, {"loss/total": 1.0, **metrics}, 0.0) for step in range(1, 9)]
+    reports = [Progress(step, {"loss/total": 1.0, **metrics}, 0.0) for step in range(1, 9)]
     tracker.log(0, reports)
     tracker.log(0, reports)
-    tracker.log(0, [Report(step, {"loss/total": 1.0, **metrics}, 0.0) for step in (8, 9, 8, 9, 10)])  # a worker died at 9
+    tracker.log(0, [Progress(step, {"loss/total": 1.0, **metrics}, 0.0) for step in (8, 9, 8, 9, 10)])  # a worker died at 9
     assert steps(tracker) == steps(tracker, "loss/299") == {"0": list(range(1, 11))}
 
 
@@ -143,11 +144,11 @@ def test_what_a_store_says_is_shown_once_and_without_its_password(
 ) -> None:
     monkeypatch.setattr(recording, "_SILENCE", 0.0)
     screen, ledger = io.StringIO(), Ledger(config, tmp_path)
-    recorder = Recorder(ledger, tracker, Progress(config, Console(file=screen, width=200)), tmp_path)
+    recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=screen, width=200)), tmp_path)
     tracker.uri = "http://me:pa55@tracking:5000"
     recorder._writer.fault = OSError(f"no answer from {tracker.uri}/api\nand more")
     for _ in range(2):
-        recorder.on_step_end(0, [])
+        recorder.tick()
     recorder.finish()
     said = "MLflow's store refuses: no answer from http://me@tracking:5000/api; trials go on, and it is tried again"
     assert screen.getvalue().count("refuses") == 1 and said in screen.getvalue()

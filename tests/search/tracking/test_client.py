@@ -1,4 +1,4 @@
-"""A real MLflow store in a file, read through MLflow's client and as what it is."""
+"""Addresses of MLflow's stores, and what a real one says of a sweep's trials."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 from mlflow import MlflowClient
 
 from search.spec.config import SweepConfig
-from search.tracking.client import Known, known_runs, of_trials, pages
-from search.tracking.tracker import Report, Tracker
+from search.tracking.client import TrialRun, all_runs, default_address, experiments, missing, trials_query, with_timeout
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
 
 
-def test_the_file_says_what_mlflow_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: SweepConfig) -> None:
-    """Pins the tables that are read."""
+def test_the_last_report_and_the_newest_values_of_each_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: SweepConfig
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_store(tmp_path)
@@ -24,25 +26,35 @@ def test_the_file_says_what_mlflow_says(tmp_path: Path, monkeypatch: pytest.Monk
     tracker = Tracker(config, {})
     for number in range(4):
         tracker.open_trial(number, {"lr": 0.1} if number else None)
-    tracker.log(1, [Report(step, {"loss/total": 1 / step, "kkt/rho": 1.0}, 0.0) for step in (3, 6)])
-    tracker.log(2, [Report(3, {"loss/total": math.nan, "kkt/rho": math.inf, "kkt/alpha": -math.inf}, 0.0)])
+    tracker.log(1, [Progress(step, {"loss/total": 1 / step, "kkt/rho": 1.0}, 0.0) for step in (3, 6)])
+    tracker.log(2, [Progress(3, {"loss/total": math.nan}, 0.0)])
     tracker.close_trial(1, "complete", None, tmp_path / "none.png")
     tracker.close_trial(2, "failed", "diverged", tmp_path / "none.png")
     deleted = tracker.run(3)
     assert deleted is not None
     tracker.discard(deleted)
 
-    uri, client = tracker.uri, MlflowClient(tracker.uri)
-    experiment = client.get_experiment_by_name("gbc-fashion_mnist")
-    assert experiment is not None
-    wanted = [Known.of(run) for run in pages(client, experiment.experiment_id, of_trials("tiny"))]
-    found = known_runs(client, uri, experiment.experiment_id, "tiny")
-    assert len(wanted) == 3 and [one.mark for one in wanted][::-1] == [0, 6, 3]
-    assert repr(_sorted(found)) == repr(_sorted(wanted))  # NaN is not equal to itself
-    assert known_runs(client, f"{uri}?timeout=5", experiment.experiment_id, "tiny")[0].run == wanted[0].run
+    found = [TrialRun.of(run) for run in all_runs(MlflowClient(tracker.uri), tracker.experiment, trials_query("tiny"))][::-1]
+    assert [(run.tags["sweep.trial"], run.status, run.has_params, run.last_step) for run in found] == [
+        ("0", "RUNNING", False, 0), ("1", "FINISHED", True, 6), ("2", "FAILED", True, 3),
+    ]  # fmt: skip
+    assert found[1].metrics == {"loss/total": 1 / 6, "kkt/rho": 1.0}
+    assert math.isnan(found[2].metrics["loss/total"])
 
 
-def _sorted(runs: list[Known]) -> list[Known]:
-    for one in runs:
-        one.tags, one.metrics = dict(sorted(one.tags.items())), dict(sorted(one.metrics.items()))
-    return runs
+@pytest.mark.parametrize("name", ["plain", "a b", "50% off", "%41", "what?", "é#1"])
+def test_a_store_in_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert missing(default_address()) and missing(with_timeout(default_address()))
+    lay_down_store(folder)
+    assert not missing(default_address()) and not missing(with_timeout(default_address()))
+    assert experiments(with_timeout(default_address())) == {"Default": "0"}
+
+
+def test_a_locked_file_is_waited_for_a_minute() -> None:
+    assert with_timeout("sqlite:///mlflow.db") == "sqlite:///mlflow.db?timeout=60.0"
+    assert with_timeout("sqlite:///mlflow.db?timeout=5") == "sqlite:///mlflow.db?timeout=5"
+    assert with_timeout("http://host:5000") == "http://host:5000"

@@ -123,15 +123,15 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
     def champion() -> str:
         return str(client.get_model_version_by_alias(model, CHAMPION).version)
 
-    assert register(exported, uri, model, 0.4).words() == (
+    assert register(exported, uri, model, 0.4).describe() == (
         f"{model} version 1 = models:/{model}@champion (ssim/coverage 0.4, the first)"
     )
     again = register(exported, uri, model, 0.4)
     assert (again.number, again.created, again.champion) == (1, False, True)
     worse = register(exported, uri, model, 0.3, trial=1)
-    assert worse.words() == f"{model} version 2 (ssim/coverage 0.3 does not beat 0.4 of version 1)" and champion() == "1"
+    assert worse.describe() == f"{model} version 2 (ssim/coverage 0.3 does not beat 0.4 of version 1)" and champion() == "1"
     other = register(exported, uri, model, 0.1, trial=2, objective=Objective(metric="kkt/rho", direction="min"))
-    assert other.words() == f"{model} version 3 (kkt/rho does not compare with ssim/coverage of the champion, version 1)"
+    assert other.describe() == f"{model} version 3 (kkt/rho does not compare with ssim/coverage of the champion, version 1)"
     assert champion() == "1"
     better = register(exported, uri, model, 0.5, trial=0, sweep="second")
     assert better.champion and better.created and champion() == "4"

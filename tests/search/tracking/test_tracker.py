@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 
 from gbc.errors import BadInput
 from search.spec.config import SweepConfig
-from search.tracking.tracker import Report, Tracker
+from search.tracking.tracker import Tracker
+from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
 
 
@@ -30,7 +31,7 @@ def test_a_sweep_is_a_parent_with_one_child_for_each_trial(folder: Path, config:
         for number in (0, 1):
             tracker.open_trial(number, {"lr": 0.1, "classifier": {"hidden": 8}})
             for step in (3, 6):
-                tracker.log(number, [Report(step, {"loss/total": 1 / step, "ssim/coverage": 0.1 * step}, 0.0)])
+                tracker.log(number, [Progress(step, {"loss/total": 1 / step, "ssim/coverage": 0.1 * step}, 0.0)])
         tracker.close_trial(0, "complete", None, picture)
         tracker.close_trial(1, "failed", "diverged", folder / "none.png")
         tracker.end("FINISHED", {"ssim/coverage": 0.6}, 0, picture)
@@ -72,7 +73,7 @@ def test_an_interrupted_trial_is_marked_and_opened_again(folder: Path, config: S
     (run,) = client.search_runs([tracker.experiment], "tags.`sweep.trial` = '0'")
     assert run.info.status == "KILLED"
     again = Tracker(config, {})
-    assert again.behind(0, 0, False) is False and again.behind(0, 3, False) is True
+    assert again.lacks(0, 0, False) is False and again.lacks(0, 3, False) is True
     again.open_trial(0, {"lr": 1})
     assert client.get_run(run.info.run_id).info.status == "RUNNING"
 

@@ -22,7 +22,7 @@ if share < {enough}:
 
 def have_a_gpu() -> None:
     """Ray takes the machine for one with two CPUs and a GPU; trials compute on the CPU."""
-    Machine.of = partial(Machine.of, cpus=2, gpus=1)  # type: ignore[method-assign]
+    Machine.local = partial(Machine.local, cpus=2, gpus=1)  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from gbc.data import datasets
 from gbc.errors import DIVERGED
 from gbc.training.trainer import Trainer
 from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
-from search.worker.trial import Assignment, Row, rows
+from search.worker.messages import Assignment, Failed, Message, Progress
+from search.worker.trial import train
 
 
 @pytest.fixture
@@ -35,27 +36,33 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
     )
 
 
-def plain(found: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if not key.startswith(("time/", "system/"))} for row in found]
+def plain(found: list[Message]) -> list[tuple[int, dict[str, float]]]:
+    """Steps and metrics without those of the machine."""
+    reports = [message for message in found if isinstance(message, Progress)]
+    return [
+        (one.step, {name: value for name, value in one.metrics.items() if not name.startswith(("time/", "system/"))})
+        for one in reports
+    ]
 
 
-def take(assignment: Assignment, count: int, **changes: Any) -> list[Row]:
+def take(assignment: Assignment, count: int, **changes: Any) -> list[Message]:
     found = []
-    for row in rows(Assignment(**{**assignment, **changes})):  # type: ignore[typeddict-item]
-        found.append(row)
+    for message in train(Assignment(**{**assignment, **changes})):  # type: ignore[typeddict-item]
+        found.append(message)
         if len(found) == count:
             break
     return found
 
 
 @pytest.fixture
-def unbroken(assignment: Assignment, tmp_path: Path) -> list[Row]:
+def unbroken(assignment: Assignment, tmp_path: Path) -> list[Message]:
     return take(assignment, 99, folder=str(tmp_path / "reference"))
 
 
-def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Row]) -> None:
+def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Message]) -> None:
     found = take(assignment, 99)
-    assert [row["step"] for row in found] == [3, 6, 9, 12]
+    reports = [message for message in found if isinstance(message, Progress)]
+    assert [report.step for report in reports] == [3, 6, 9, 12] and len(found) == 4
     assert plain(found) == plain(unbroken)
     assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [
         CHECKPOINT,
@@ -63,11 +70,11 @@ def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assig
         *(step_picture(step) for step in (3, 6, 9, 12)),
         PICTURE,
     ]
-    assert all(row["system/system_memory_usage_megabytes"] > 100 for row in found)
+    assert all(report.metrics["system/system_memory_usage_megabytes"] > 100 for report in reports)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbroken: list[Row], killed_after: int) -> None:
+def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbroken: list[Message], killed_after: int) -> None:
     """Killed between saving and reporting: the ledger has one report less than the checkpoint."""
     take(assignment, killed_after)
     acknowledged = 3 * (killed_after - 1)
@@ -75,7 +82,7 @@ def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbrok
     assert plain(found) == plain(unbroken)[killed_after - 1 :]
 
 
-def test_reports_that_were_seen_are_not_repeated(assignment: Assignment, unbroken: list[Row]) -> None:
+def test_reports_that_were_seen_are_not_repeated(assignment: Assignment, unbroken: list[Message]) -> None:
     take(assignment, 2)
     assert plain(take(assignment, 99, acknowledged=6)) == plain(unbroken)[2:]
 
@@ -106,7 +113,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit])
 def test_a_damaged_checkpoint_costs_one_report_but_no_number(
-    assignment: Assignment, unbroken: list[Row], damage: Callable[[Path], None], steps_taken: list[int]
+    assignment: Assignment, unbroken: list[Message], damage: Callable[[Path], None], steps_taken: list[int]
 ) -> None:
     """Equal bit for bit; the file that was damaged is not the one that the next run goes on from either."""
     take(assignment, 3)
@@ -119,7 +126,7 @@ def test_a_damaged_checkpoint_costs_one_report_but_no_number(
     assert checkpoint.load(folder / PREVIOUS)["trainer"]["step"] == 9
 
 
-def test_two_damaged_checkpoints_cost_time_but_no_number(assignment: Assignment, unbroken: list[Row]) -> None:
+def test_two_damaged_checkpoints_cost_time_but_no_number(assignment: Assignment, unbroken: list[Message]) -> None:
     take(assignment, 2)
     for name in (CHECKPOINT, PREVIOUS):
         cut_short(Path(assignment["folder"]) / name)
@@ -127,7 +134,7 @@ def test_two_damaged_checkpoints_cost_time_but_no_number(assignment: Assignment,
 
 
 def test_a_trial_killed_before_its_checkpoint_was_moved_into_place_goes_on(
-    assignment: Assignment, unbroken: list[Row], monkeypatch: pytest.MonkeyPatch
+    assignment: Assignment, unbroken: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At that moment the last checkpoint and the one before are one file with two names."""
     take(assignment, 2)
@@ -155,17 +162,16 @@ def test_an_error_leaves_a_traceback(assignment: Assignment, monkeypatch: pytest
     assert log.read_text().startswith("Traceback") and log.read_text().endswith("ZeroDivisionError: on purpose\n")
 
 
-def test_a_trial_that_diverges_says_so_in_a_last_row(assignment: Assignment) -> None:
+def test_a_trial_that_diverges_says_so_in_a_last_message(assignment: Assignment) -> None:
     settings = {**assignment["settings"], "lr": 1.0, "beta": 1e6, "tv_weight": 1e6}
     *_, last = take(assignment, 99, settings={**settings, "alpha_init": -50.0, "delta": 1e-3})
-    assert last.keys() == {"step", "error"}
-    assert last["error"].startswith(DIVERGED)
-    assert f"gbc.errors.Diverged: {last['error']}" in (Path(assignment["folder"]) / LOG).read_text()
+    assert isinstance(last, Failed) and last.reason.startswith(DIVERGED)
+    assert f"gbc.errors.Diverged: {last.reason}" in (Path(assignment["folder"]) / LOG).read_text()
 
 
 def test_a_checkpoint_of_other_settings_is_not_overwritten(assignment: Assignment) -> None:
     take(assignment, 1)
     before = (Path(assignment["folder"]) / CHECKPOINT).read_bytes()
-    (row,) = take(assignment, 99, settings={**assignment["settings"], "lr": 0.5})
-    assert "written with other settings" in row["error"]
+    (message,) = take(assignment, 99, settings={**assignment["settings"], "lr": 0.5})
+    assert isinstance(message, Failed) and "written with other settings" in message.reason
     assert (Path(assignment["folder"]) / CHECKPOINT).read_bytes() == before

@@ -1,4 +1,4 @@
-"""A limit on how long a trial may work in silence: its process says where it is, and ends.
+"""A watchdog for workers: a process whose trial works too long without a report writes its traceback and ends.
 
 A thread of the interpreter's own keeps the time (`faulthandler`), so that code that never gives the others a turn is ended too.
 """
@@ -15,20 +15,20 @@ from search.spec.config import SweepConfig
 from search.spec.format import duration
 
 T = TypeVar("T")
-_LEAST: Final = 600.0
-_SLOWER: Final = 20.0
-_MARK: Final = "Timeout ("  # how the interpreter begins
+_DEFAULT_SECONDS: Final = 600.0
+_EXPECTED_REPORTS: Final = 20.0
+_TIMEOUT_WORDS: Final = "Timeout ("  # how the interpreter begins
 
 
-def seconds_of(config: SweepConfig, steps_per_second: float) -> float:
-    """How long a trial may be silent: as asked, or ten minutes, or twenty times what a report should take."""
+def silence_limit(config: SweepConfig, steps_per_second: float) -> float:
+    """The seconds that a trial may be silent: as configured, or ten minutes, or twenty times what a report should take."""
     if config.hang_limit is not None:
         return config.hang_limit * 60
-    return max(_LEAST, _SLOWER * config.trial.report_every / steps_per_second)
+    return max(_DEFAULT_SECONDS, _EXPECTED_REPORTS * config.trial.report_every / steps_per_second)
 
 
-def watched(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
-    """The items of `work`; the process ends when one takes longer than `seconds`, and leaves at `note` where it was.
+def with_watchdog(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
+    """Yield the items of `work`. When one takes longer than `seconds`, the process writes its traceback to `note` and ends.
 
     What is done with an item takes as long as it takes: the driver may be busy.
 
@@ -53,11 +53,11 @@ def watched(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
             note.unlink(missing_ok=True)
 
 
-def collect(note: Path) -> tuple[str, str] | None:
-    """Why a process ended itself and where it was, once; None when it ended in another way."""
+def take_hang_report(note: Path) -> tuple[str, str] | None:
+    """Read and delete the report of a hang: the reason and the traceback. None when the process ended in another way."""
     with contextlib.suppress(OSError):
         reason, _, where = note.read_text(errors="replace").partition("\n")
         note.unlink()
-        if where.startswith(_MARK):
+        if where.startswith(_TIMEOUT_WORDS):
             return reason, where
     return None

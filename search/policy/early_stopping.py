@@ -1,0 +1,133 @@
+"""Rules that stop trials early. What a rule knows is rebuilt from the study at every start, so it outlives the process."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Final, Protocol
+
+from search.spec.config import SweepConfig
+from search.spec.trial_record import TrialRecord
+
+_FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray
+
+
+class Decision(Enum):
+    """The answer to a report: whether its trial goes on."""
+
+    KEEP = "keep"
+    STOP = "stop"
+
+
+class StoppingRule(Protocol):
+    """Decides from the first objective's values alone."""
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        """Whether trial `number` goes on after its value at `step`, which others are compared with from now on.
+
+        A value may be repeated: it counts once.
+        """
+
+
+class NeverStop:
+    """Every trial goes on to the full horizon."""
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        """Always keep it."""
+        return Decision.KEEP
+
+
+class ASHA:
+    """Asynchronous successive halving (Li et al. 2020) over optimiser steps, with the decisions of Ray's `ASHAScheduler`.
+
+    A trial that reaches a rung is stopped if its value is below the (1 − 1/η) quantile of those that were there before it.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
+        """Every value that `trials` recorded takes its place in the rungs again."""
+        import numpy as np
+
+        self._horizon, self._reduction = config.trial.steps, config.scheduler.reduction_factor
+        self._sign = 1.0 if config.objective.direction == "max" else -1.0
+        # As Ray has it, to the last bit: where the quotient should be whole, another logarithm may give a rung less.
+        count = int(np.log(self._horizon / config.first_rung) / np.log(self._reduction) + 1)
+        self._rungs: dict[int, dict[int, float]] = {
+            config.first_rung * self._reduction**rung: {} for rung in reversed(range(count))
+        }
+        """By step, the last rung first: the value of each trial that came there, by number; larger is better."""
+        for trial in trials:
+            for step, value in trial.values.items():
+                self.decide(trial.number, step, value)
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        """Stop a trial whose value is too low for the highest rung that is new to it, and every trial at the horizon."""
+        import numpy as np
+
+        if step >= self._horizon:
+            return Decision.STOP
+        score = self._sign * value
+        for rung, scores in self._rungs.items():
+            if step < rung or number in scores:
+                continue
+            others = [other for other in scores.values() if not math.isnan(other)]
+            low = bool(others) and score < np.percentile(others, (1 - 1 / self._reduction) * 100)
+            scores[number] = score
+            return Decision.STOP if low else Decision.KEEP
+        return Decision.KEEP
+
+
+class MedianRule:
+    """The median stopping rule (Golovin et al. 2017, section 3.2.2).
+
+    A trial is stopped at step s if its best value so far is worse than the median, over the trials that reached the full
+    horizon, of the mean of their values up to s. Ray's own rule is not used: it pauses trials where there is little to
+    compare with, and counts a trial's last value twice.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
+        """The values of `trials` are all that the rule has to know."""
+        self._config = config
+        self._values = {trial.number: dict(trial.values) for trial in trials}
+        self._means: dict[int, list[float]] = {}
+        """By step, in order: of each full trial the mean of its values up to there."""
+        for values in self._values.values():
+            self._add_means(values)
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        """Stop a trial that is worse than the median, from the first rung on."""
+        values = self._values.setdefault(number, {})
+        if step not in values:
+            values[step] = value
+            self._add_means(values)
+        worse = self._config.first_rung <= step < self._config.trial.steps and self._worse_than_median(number, step)
+        return Decision.STOP if worse else Decision.KEEP
+
+    def _add_means(self, values: Mapping[int, float]) -> None:
+        if self._config.trial.steps not in values:
+            return
+        total = 0.0
+        for count, (step, value) in enumerate(sorted(values.items()), start=1):
+            total += value
+            if math.isfinite(total):
+                insort(self._means.setdefault(step, []), total / count)
+
+    def _worse_than_median(self, number: int, step: int) -> bool:
+        means = self._means.get(step, [])
+        if len(means) < _FEWEST:
+            return False
+        middle = 0.5 * (means[(len(means) - 1) // 2] + means[len(means) // 2])
+        sign = 1 if self._config.objective.direction == "max" else -1
+        return max(sign * value for value in self._values[number].values()) < sign * middle
+
+
+def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> StoppingRule:
+    """The rule that `config` names, as far as `trials` have come."""
+    match config.scheduler.name:
+        case "asha":
+            return ASHA(config, trials)
+        case "median":
+            return MedianRule(config, trials)
+        case "none":
+            return NeverStop()
