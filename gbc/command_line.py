@@ -23,9 +23,10 @@ _LONG: Final = re.compile(r"\S{300,}")
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations and no empty values, and explains a fault in one line."""
 
-    def __init__(self, **options: Any) -> None:
-        """As the base."""
+    def __init__(self, *, clean: Callable[[str], str] = str, **options: Any) -> None:
+        """`clean` takes what must not be shown out of a message; the other options are the base's."""
         super().__init__(**{"allow_abbrev": False, **options})
+        self._clean = clean
 
     def parse_args(self, words: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As the base; exits with code 2 where a word cannot be used."""
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line on stderr, and exit code 2."""
         message = message.removeprefix("argument ")
-        self.exit(2, f"error: {_LONG.sub(_cut, message)}\n")
+        self.exit(2, f"error: {_LONG.sub(_cut, self._clean(message))}\n")
 
     def _hint(self, word: str) -> str:
         flag = word.partition("=")[0]
@@ -105,10 +106,11 @@ def real(text: str) -> float:
     return number
 
 
-def guarded(run: Callable[[], int]) -> int:
+def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:
     """The exit code of a command: 2 with a line on stderr for each fault in its input, 130 when it is interrupted.
 
-    A character that a stream cannot encode is replaced. SIGTERM interrupts as Ctrl-C does.
+    `clean` takes what must not be shown out of a message. A character that a stream cannot encode is replaced.
+    SIGTERM interrupts as Ctrl-C does.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -117,13 +119,13 @@ def guarded(run: Callable[[], int]) -> int:
     try:
         return run()
     except BadInput as fault:
-        for line in str(fault).splitlines():
+        for line in clean(str(fault)).splitlines():
             print(f"error: {_LONG.sub(_cut, line)}", file=sys.stderr)
         return 2
     except OSError as fault:
         if not fault.filename:
             raise
-        print(f"error: {_shown(str(fault.filename))}: {fault.strerror}", file=sys.stderr)
+        print(f"error: {clean(_shown(str(fault.filename)))}: {fault.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

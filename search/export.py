@@ -13,6 +13,7 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gbc.command_line import Parser, guarded, whole
+from search.spec import flags
 
 if TYPE_CHECKING:
     from search.files.lock import Driver
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = Parser(prog="python search/export.py", description=__doc__.splitlines()[0])
+    cli = Parser(prog="python search/export.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     cli.add_argument("--sweep", required=True, metavar="NAME")
     cli.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     cli.add_argument("--trial", type=whole, metavar="N", help="a certain trial instead of the best")
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input."""
     arguments = parser().parse_args(argv)
-    return guarded(lambda: _run(arguments))
+    return guarded(lambda: _run(arguments), flags.without_secrets)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = Parser(prog="python search/run.py", description=__doc__.splitlines()[0])
+    cli = Parser(prog="python search/run.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     flags.declare(cli)
     look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
     look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
@@ -45,16 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 every trial failed, 2 bad input, 130 interrupted or halted, and resumable."""
     arguments = parser().parse_args(argv)
     arguments.words = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: _stoppable(arguments))
+    return guarded(lambda: _stoppable(arguments), flags.without_secrets)
 
 
 def _stoppable(arguments: argparse.Namespace) -> int:
     from search.spec.faults import Halted
+    from search.spec.locations import redacted
 
     try:
         return _run(arguments)
     except Halted as fault:
-        print(fault.describe(), file=sys.stderr)
+        print(redacted(fault.describe()), file=sys.stderr)
         if fault.abandoned:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -168,7 +169,7 @@ def _print_summary(
     """`exports`: there is a generator that can be exported."""
     from search.files.paths import REPORT
     from search.spec.format import duration, size
-    from search.spec.locations import public, public_words
+    from search.spec.locations import public, redacted
     from search.status import failure_lines, front_lines
 
     server = tracking_uri and public(tracking_uri)
@@ -204,7 +205,7 @@ def _print_summary(
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
     if not summary.finished:
-        say(f"  continue  {shlex.join(['python', 'search/run.py', *public_words(arguments.words)])}")
+        say(f"  continue  {shlex.join(['python', 'search/run.py', *map(redacted, arguments.words)])}")
     if server and server.startswith("http"):
         say(f"  compare   {server}        (open the experiment and select runs)")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,7 @@ def celeba(config: DatasetConfig) -> ImageDataset:
     if config.data_root is None:
         raise BadInput(f"celeba does not ship with the package; name the folder that holds {FOLDER}/ with --data-root")
     class_names = (f"not {attribute}", attribute)
-    folder = Path(config.data_root).expanduser() / FOLDER
+    folder = Path(os.path.expanduser(config.data_root)) / FOLDER  # where a home is missing, ~ stays, and is not found
     if config.download:
         _fetch(folder.parent)
     for name in (IMAGES, ATTRIBUTE_LIST, PARTITION_LIST):

@@ -182,3 +182,10 @@ def origins(flags: Sequence[str], assignments: Sequence[str]) -> dict[str, str]:
         return _ORIGINS.get(key, key)
 
     return {key: word(key) for key in flags} | {f"trial.{key}": f"--set {key}" for key in assignments}
+
+
+def without_secrets(message: str) -> str:
+    """The message without passwords, keys and tokens. What knows them is imported when there is a fault to explain."""
+    from search.spec.locations import redacted
+
+    return redacted(message)

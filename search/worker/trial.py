@@ -30,7 +30,7 @@ from search.files.paths import (
 from search.files.storage import Location
 from search.spec.config import SweepConfig
 from search.spec.faults import external_fault
-from search.spec.locations import public
+from search.spec.locations import public, redacted
 from search.spec.space import settle
 from search.spec.trial_record import TrialRecord
 from search.worker.messages import MESSAGE, Assignment, Failed, Halt, Message, OutOfMemory, Progress
@@ -123,18 +123,21 @@ def _last_message(fault: Exception, assignment: Assignment, root: str | None) ->
         return None
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
     where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-    return Failed(f"{where}{fault}")
+    return Failed(redacted(f"{where}{fault}"))
 
 
 def _hang_report_file(assignment: Assignment) -> Path:
-    """The file into which the watchdog writes."""
-    own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
-    return Path(assignment["note"]) if assignment["note"] else own
+    """The file into which the watchdog writes; on a node of a cluster a new one, which this user alone can open."""
+    if assignment["note"]:
+        return Path(assignment["note"])
+    file, name = tempfile.mkstemp(prefix=f"gbc-hang-{assignment['number']:04d}-")
+    os.close(file)
+    return Path(name)
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:
     with contextlib.suppress(BadInput):  # the folder itself may be the trouble
-        storage.write(_trial_location(assignment, root) / LOG, traceback.format_exc().encode())
+        storage.write(_trial_location(assignment, root) / LOG, redacted(traceback.format_exc()).encode())
 
 
 def _trial_location(assignment: Assignment, root: str | None) -> Location:
