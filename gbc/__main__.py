@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 diverged or not as logged, 2 bad input, 130 interrupted and resumable."""
+    """Run a command and return the exit code: 0 done, 1 diverged or not as logged, 2 bad input, 130 interrupted, resumable."""
     arguments = parser().parse_args(argv)
     return guarded(lambda: _run(arguments))
 

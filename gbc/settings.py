@@ -43,7 +43,7 @@ class Config(BaseModel):
         """
         data = cls.shaped(data, source, origins)
         try:
-            # By way of JSON, where strictness still takes a list for a tuple.
+            # Through JSON: there pydantic accepts a list for a tuple in strict mode too.
             return cls.model_validate_json(json.dumps(data, default=str))
         except ValidationError as fault:
             raise BadInput(_explain(fault, cls, data, source, origins or {})) from None
@@ -80,7 +80,7 @@ class Config(BaseModel):
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one mapping with dotted keys: MLflow parameters and differences between sweeps."""
+    """Nested settings as one mapping with dotted keys, as used for MLflow parameters and for differences between sweeps."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict):

@@ -65,20 +65,20 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
             package that is missing, or `out` exists.
     """
     from gbc import export
-    from gbc.export.formats import named, require
+    from gbc.export.formats import parse_formats, require_packages
     from search.driver.trial_export import write_trial
     from search.files.paths import existing_sweep, recorded_config
     from search.study.store import running_driver
     from search.study.tables import recorded_trials
 
-    wanted = named(formats)
+    chosen_formats = parse_formats(formats)
     export.check_new(out)
     folder = existing_sweep(name)
     config = recorded_config(folder)
-    require(wanted)
+    require_packages(chosen_formats)
     trials, _ = recorded_trials(config, folder)
     chosen = _chosen(config, trials, number, running_driver(config, folder))
-    return write_trial(config, trials, chosen, out, wanted)
+    return write_trial(config, trials, chosen, out, chosen_formats)
 
 
 def _chosen(config: SweepConfig, trials: Sequence[TrialRecord], number: int | None, driver: Driver | None) -> TrialRecord:

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train everything, draw it and print the numbers."""
+    """Train all classifiers and generators, draw the figure and print the scores."""
     from gbc.studies import circle
 
     scores = circle.run(
@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(scores, indent=2))
         return
-    for name, found in scores.items():
-        print(f"{name:36}" + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
+    for name, values in scores.items():
+        print(f"{name:36}" + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(arguments.out / "circle.png")

@@ -89,7 +89,7 @@ class _Mender:
 
     def _damaged(self, path: Location) -> str:
         previous = path.with_name(PREVIOUS)
-        if path.name == CHECKPOINT and checkpoint.verified(previous):
+        if path.name == CHECKPOINT and checkpoint.is_intact(previous):
             storage.move_file(previous, path)
             return "replaced by the one before"
         storage.delete(path)

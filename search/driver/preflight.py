@@ -85,8 +85,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     """
     settings, shared_at = config.trial, config.places.storage
     with _TrainingBar(console) as bar:
-        elsewhere = shared_classifiers.storage_source(shared_at) if shared_at else None
-        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
+        other_cache = shared_classifiers.storage_source(shared_at) if shared_at else None
+        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, other_cache)
     if shared_at:
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gbc.classifiers.pretrain import Elsewhere
+from gbc.classifiers.pretrain import OtherCache
 from gbc.errors import BadInput
 from search.files import storage
 from search.files.storage import Location
@@ -19,7 +19,7 @@ _FOLDER: Final = ".classifiers"
 _COMPLETE: Final = "complete"
 
 
-def storage_source(url: str) -> Elsewhere:
+def storage_source(url: str) -> OtherCache:
     """The classifiers in a storage, as a second cache for `gbc.training.tasks.obtain`.
 
     Raises:

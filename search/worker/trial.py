@@ -69,9 +69,9 @@ def assignment_of(
 
 def settings_of(config: SweepConfig, trial: TrialRecord) -> TrialConfig:
     """All settings of a trial: the fixed ones, those that were sampled for it, and its own seed."""
-    from gbc.runtime import derive
+    from gbc.runtime import derive_seed
 
-    return settle(config.trial, trial.params, derive(config.seed, trial.number))
+    return settle(config.trial, trial.params, derive_seed(config.seed, trial.number))
 
 
 def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
@@ -156,7 +156,7 @@ def _train(assignment: Assignment, root: str | None) -> Iterator[Progress]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
-    inputs = tasks.obtain(settings, cache, elsewhere=shared_classifiers.storage_source(root) if root else None)
+    inputs = tasks.obtain(settings, cache, other_cache=shared_classifiers.storage_source(root) if root else None)
     trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     checkpoints = TrialCheckpoints(assignment, settings, root)
     if state := checkpoints.load():
