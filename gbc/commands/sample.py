@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     options.add_model(parser)
     parser.add_argument("--label", type=whole, action="append", help="a class; repeat for several (default: every class)")
     parser.add_argument(
-        "--count", type=positive, default=64, help="total number of images, shared evenly by the classes (default: 64)"
+        "--count", type=positive, default=64, help="number of images, shared evenly by the classes (default: 64)"
     )
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(

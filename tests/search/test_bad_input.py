@@ -68,7 +68,7 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "gbc.training.tasks.obtain", "gbc.classifiers.pretrain.obtain", "gbc.studies.circle.run", "gbc.studies.runs.complete",
         "gbc.studies.stationarity_figure.run", "gbc.studies.lambda_figure.run", "search.driver.sweep.run_sweep",
-        "gbc.export.synthetic_sets.write_arrays", "gbc.export.remeasure.remeasure", "gbc.studies.audit.of_classifier",
+        "gbc.export.synthetic_sets.write_arrays", "gbc.export.remeasure.remeasure", "gbc.studies.audit.audit_classifier",
     ):  # fmt: skip
         monkeypatch.setattr(name, reach)
 
