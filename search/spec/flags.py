@@ -125,7 +125,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "where trials keep their files: a folder that all nodes share, s3://…, gs://…", "DIR|URL",
         ),
         Flag(
-            "--study-url", "places.study_url", "keep the study in PostgreSQL: postgresql://USER@HOST:PORT/DATABASE", "URL"
+            "--study-url", "places.study_url", "keep the study in PostgreSQL: postgresql://USER@HOST:5432/DATABASE", "URL"
         ),
         Flag(
             "--tracking-uri", "places.tracking_uri", "of an MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db)", "URI"

@@ -122,7 +122,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--address", "127.0.0.1:1", "--trials", "1", "--storage", "x"], "--address 127.0.0.1:1: nobody answers there"),
         (["--storage", "nosuch://x/y"], "--storage nosuch://x/y: cannot be used: "),
         (["--storage", "/proc/none"], "/proc/none/fashion_mnist-quick: cannot be written"),
-        (["--study-url", "mysql://me:word@a/b"], "--study-url mysql://me@a/b: must be postgresql://USER@HOST:PORT/DATABASE"),
+        (["--study-url", "mysql://me:word@a/b"], "--study-url mysql://me@a/b: must be postgresql://USER@HOST:5432/DATABASE"),
         (["--tracking-uri", "localhost"], "--tracking-uri localhost: must be a URL such as http://HOST:5000"),
         (["--tracking-uri", "http://127.0.0.1:1"], "MLflow store http://127.0.0.1:1: cannot be used: "),
         (["--data-root", "nowhere"], "no FashionMNIST under"),
