@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from gbc.settings import Config
 
 ClassIndex = Annotated[int, Field(ge=0, le=255)]
+LAST_SEED: Final = 2**63 - 1
+MOST_STEPS: Final = 10**9
 
 
 class DatasetConfig(Config):
     """Training data of a classifier. Without `data_root` it comes with this package or one of its dependencies."""
 
     name: str = "fashion_mnist"
-    per_class: int = Field(50, ge=1, description="training images of each class (the paper: 50)")
+    per_class: int = Field(50, ge=1, le=10_000_000, description="training images of each class (the paper: 50)")
     data_root: str | None = Field(None, description="a torchvision root with the full set")
     download: bool = Field(False, description="let torchvision fetch the full set into data_root")
     classes: Annotated[tuple[ClassIndex, ...], Field(strict=False)] | None = Field(
@@ -25,6 +27,11 @@ class DatasetConfig(Config):
     )
     attribute: str | None = Field(None, description="of celeba: the attribute that divides the two classes; default Male")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
+
+    @classmethod
+    def named(cls, text: str) -> dict[str, Any]:
+        """A data set by its name alone."""
+        return {"name": text}
 
     @field_validator("classes")
     @classmethod
@@ -65,10 +72,10 @@ class ClassifierConfig(Config):
     decay: Literal["not_scale_invariant", "all"] = Field(
         "not_scale_invariant", description="for converge: tensors with weight decay; all includes those before BatchNorm"
     )
-    steps: int = Field(10_000, ge=1, description="at most this many steps")
-    polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
+    steps: int = Field(10_000, ge=1, le=MOST_STEPS, description="at most this many steps")
+    polish: int = Field(600, ge=0, le=MOST_STEPS, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LAST_SEED)
     first_scale: float = Field(
         1.0, gt=0, le=1, description="factor on the initial weights of the first layer; not used for a factory"
     )
@@ -76,6 +83,11 @@ class ClassifierConfig(Config):
     factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
     weights: str | None = Field(None, description="a safetensors file or a torch state dict; then nothing is trained")
     card: str | None = Field(None, description="YAML about the weights; by default beside them, with suffix .yaml")
+
+    @classmethod
+    def named(cls, text: str) -> dict[str, Any]:
+        """A classifier by its name alone: one with a colon is a factory."""
+        return {"factory": text} if ":" in text else {"name": text, "factory": None}
 
     @field_validator("factory")
     @classmethod
@@ -102,10 +114,8 @@ def classifier_flags(classifier: str | None, weights: str | None, card: str | No
     A classifier with a colon is a factory, else a name. Paths become absolute: workers run in other folders.
     """
     flags: dict[str, str | None] = {}
-    if classifier is not None and ":" in classifier:
-        flags["classifier.factory"] = classifier
-    elif classifier is not None:
-        flags |= {"classifier.name": classifier, "classifier.factory": None}
+    if classifier is not None:
+        flags |= {f"classifier.{key}": value for key, value in ClassifierConfig.named(classifier).items()}
     for name, path in (("weights", weights), ("card", card)):
         if path is not None:
             flags[f"classifier.{name}"] = str(Path(path).resolve())
@@ -198,7 +208,7 @@ class TrialConfig(Config):
 
     # networks
     generator: Literal["convolutional", "pixels"] = Field("convolutional", description="pixels: the images themselves")
-    candidates: int = Field(0, ge=0, description="number of images of generator pixels; 0: as many as are evaluated")
+    candidates: int = Field(0, ge=0, le=10**7, description="number of images of generator pixels; 0: as many as are evaluated")
     pixel_start: float = Field(0.3, gt=0, le=10, description="standard deviation of random initial pixels, before the sigmoid")
     noise_dim: int = Field(64, ge=1, le=4096)
     width: int = Field(512, ge=1, le=65536, description="units of the generator's fully connected layers")
@@ -206,8 +216,8 @@ class TrialConfig(Config):
     multiplier_width: int = Field(256, ge=1, le=65536, description="units of the multiplier network's hidden layers")
 
     # the run
-    steps: int = Field(1500, ge=1, description="optimiser steps of the full horizon")
-    report_every: int = Field(100, ge=1, description="optimiser steps between reports")
+    steps: int = Field(1500, ge=1, le=MOST_STEPS, description="optimiser steps of the full horizon")
+    report_every: int = Field(100, ge=1, le=MOST_STEPS, description="optimiser steps between reports")
     lr_schedule: Literal["constant", "cosine"] = "constant"
     ema_decay: float = Field(
         0.0,
@@ -219,7 +229,7 @@ class TrialConfig(Config):
     student_steps: int = Field(
         0, ge=0, le=10_000, description="training steps of the network for tstr/cnn at each report; 0: no tstr/cnn"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LAST_SEED)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
     dataset: DatasetConfig = DatasetConfig()

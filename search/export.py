@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from gbc.command_line import Parser, guarded, whole
+from search.spec import flags
+
 if TYPE_CHECKING:
     from records.trial import TrialRecord
     from search.files.lock import Driver
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python search/export.py", description=__doc__.splitlines()[0])
+    cli = Parser(prog="python search/export.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     cli.add_argument("--sweep", required=True, metavar="NAME")
     cli.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    cli.add_argument("--trial", type=int, metavar="N", help="a certain trial instead of the best")
+    cli.add_argument("--trial", type=whole, metavar="N", help="a certain trial instead of the best")
     cli.add_argument(
         "--format", default="safetensors", metavar="F,F…",
         help="safetensors (always written), torch (a torch.export program), onnx; default: safetensors",
@@ -35,14 +38,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input."""
     arguments = parser().parse_args(argv)
-    from gbc.errors import BadInput
-    from records.addresses import redacted
+    return guarded(lambda: _run(arguments), flags.without_secrets)
 
-    try:
-        result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
-    except BadInput as fault:
-        print(f"error: {redacted(fault)}", file=sys.stderr)
-        return 2
+
+def _run(arguments: argparse.Namespace) -> int:
+    result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:

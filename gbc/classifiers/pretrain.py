@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gbc import cache as caches
+from gbc import plain_yaml
 from gbc.classifiers import architectures, convergence, custom, fit
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
@@ -83,7 +83,7 @@ def obtain(
         return {
             caches.WEIGHTS: caches.weights_as_bytes(module),
             # The default name of a card beside weights, so that --weights can name the file in this folder.
-            _CARD: yaml.safe_dump(card.model_dump(mode="json", exclude_none=True)).encode(),
+            _CARD: plain_yaml.dump(card.model_dump(mode="json", exclude_none=True)).encode(),
             _REGIME: json.dumps(regime, indent=2).encode(),
             "config.json": config.model_dump_json(indent=2).encode(),
         }
@@ -100,8 +100,8 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
         CorruptFile: a file is missing, damaged or belongs to another architecture.
     """
     try:
-        card = Card.parse(yaml.safe_load((folder / _CARD).read_text()), _CARD)
-    except (OSError, ValueError, yaml.YAMLError, BadInput) as fault:
+        card = Card.parse(plain_yaml.load(folder / _CARD), _CARD)
+    except (OSError, BadInput) as fault:
         raise caches.damaged_folder(folder, fault) from None
     module = _new(config, card)
     regime = caches.restore(folder, module, _REGIME)
@@ -147,14 +147,7 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
         BadInput: weights, card, network and data do not fit each other. The message names the first conflict.
         CorruptFile: the weights are damaged.
     """
-    assert config.weights is not None
-    card = custom.read_card(config)
-    if data is not None:
-        _check_same_task(config.card or config.weights, card, data)
-    weights = custom.read_weights(Path(config.weights))
-    module = _new(config, card)
-    custom.load_weights(module, weights, config.weights)
-    module.eval()
+    module, card = _new_or_given(config, data)
     if data is None:
         return module, card, {"steps": 0}
     images, labels = data.train()
@@ -162,9 +155,25 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     return module, card, diagnosis | {"steps": 0}
 
 
-def untrained(config: ClassifierConfig, data: Dataset) -> nn.Module:
-    """The network of a classifier for `data` with its initial weights. Raises as `obtain`."""
-    return _new(config, custom.read_card(config) if config.weights else _card_of(data))
+def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
+    """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
+    module, card = _new_or_given(config, data)
+    return Classifier(custom.with_normalisation(module, card), card.class_names, card.shape, card.samples)
+
+
+def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card]:
+    """A new network, or one with the user's weights, before normalisation."""
+    if config.weights is None:
+        assert data is not None
+        card = _card_of(data)
+        return _new(config, card).eval(), card
+    card = custom.read_card(config)
+    if data is not None:
+        _check_same_task(config.card or config.weights, card, data)
+    weights = custom.read_weights(Path(config.weights))
+    module = _new(config, card)
+    custom.load_weights(module, weights, config.weights)
+    return module.eval(), card
 
 
 def _new(config: ClassifierConfig, card: Card) -> nn.Module:

@@ -30,11 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Run one baseline and write its picture and numbers."""
     from gbc import pictures
     from gbc.checkpoint import write_atomic
-    from gbc.settings import parse_assignment
     from gbc.studies import baselines
     from gbc.training import experiment, tasks
 
-    settings = baselines.settings_of(arguments.name, dict(map(parse_assignment, arguments.set)), "--set")
+    settings = baselines.settings_of(arguments.name, options.assignments(arguments), "--set")
 
     def say(report: Report) -> None:
         shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))

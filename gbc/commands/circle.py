@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.studies import circle
 
     scores = circle.run(
-        arguments.out, arguments.cache, options.steps(arguments), lambda line: print(line, file=sys.stderr), arguments.seed
+        arguments.out, arguments.cache, arguments.steps, lambda line: print(line, file=sys.stderr), arguments.seed
     )
     if arguments.json:
         print(json.dumps(scores, indent=2))

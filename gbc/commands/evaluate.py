@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from gbc import command_line
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
     options.add_model(parser)
     parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set for the comparison")
     parser.add_argument(
-        "--seed", type=int, help="draw other samples for the table with control sets (default: those of training)"
+        "--seed", type=command_line.seed, help="draw other samples for the table with control sets (default: those of training)"
     )
     parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     options.add_cache(parser)

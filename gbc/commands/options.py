@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gbc.command_line import positive, seed
 
 if TYPE_CHECKING:
     from gbc.classifiers.fit import ProgressCallback
@@ -46,24 +48,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_figure(parser: argparse.ArgumentParser, name: str) -> None:
     """Declare the flags of a command that draws the figure `name`: `--out`, `--steps`, `--seed`, `--cache` and `--json`."""
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help=f"folder of {name}.png and {name}.json")
-    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps of each generator")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--steps", type=positive, metavar="N", help="optimiser steps of each generator")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random numbers")
     add_cache(parser)
     add_json(parser)
-
-
-def steps(arguments: argparse.Namespace) -> int | None:
-    """The value of `--steps` of `add_figure`; None if it is not given.
-
-    Raises:
-        BadInput: it is below 1.
-    """
-    from gbc.errors import BadInput
-
-    number: int | None = arguments.steps
-    if number is not None and number < 1:
-        raise BadInput(f"--steps {number}: must be at least 1")
-    return number
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +66,18 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
         BadInput: a file, key or value that cannot be used.
     """
     from gbc.config import TrialConfig, classifier_flags
-    from gbc.settings import load_yaml, parse_assignment
+    from gbc.settings import load_yaml
 
     base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
-    base = base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+    base = base.updated(assignments(arguments), "--set")
     return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
+
+
+def assignments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each `--set` gives, by dotted key. Raises as `parse_assignment`."""
+    from gbc.settings import parse_assignment
+
+    return dict(map(parse_assignment, arguments.set))
 
 
 def announce(config: ClassifierConfig) -> ProgressCallback:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from gbc.command_line import positive
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -16,7 +17,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("comparison", nargs="+", metavar="FILE", type=Path, help="YAML files, e.g. configs/results/*.yaml")
     parser.add_argument("--out", default=Path("docs/results.md"), metavar="FILE", type=Path, help="the page (docs/results.md)")
     parser.add_argument("--log", metavar="DIR", type=Path, help="folder of logged runs (default: path of the page without .md)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel runs, which share the CPU's threads")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="parallel runs, which share the CPU's threads")
     parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set for the comparison")
     parser.add_argument("--row", action="append", metavar="NAME", help="run only this row; repeat for several")
     parser.add_argument("--dry-run", action="store_true", help="print which runs are missing, run nothing, write nothing")
@@ -33,8 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.studies import results, runs
     from gbc.studies.comparison import load
 
-    if arguments.jobs < 1:
-        raise BadInput(f"--jobs {arguments.jobs}: must be at least 1")
     folder = arguments.log or arguments.out.with_suffix("")
     comparisons = [load(path) for path in arguments.comparison]
     rows = [row for comparison in comparisons for row in comparison.rows]

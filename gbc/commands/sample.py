@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gbc.command_line import positive, seed, whole
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -23,11 +24,11 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("sample", help="draw images from an exported generator")
     options.add_model(parser)
-    parser.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
+    parser.add_argument("--label", type=whole, action="append", help="a class; repeat for several (default: every class)")
     parser.add_argument(
-        "--count", type=int, default=64, help="total number of images, shared evenly by the classes (default: 64)"
+        "--count", type=positive, default=64, help="number of images, shared evenly by the classes (default: 64)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--out", required=True, metavar="FILE|DIR/", help=".png for a sheet, .npz for arrays, a folder for an image folder"
     )
@@ -39,8 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.errors import BadInput
 
     out = Path(arguments.out)
-    if arguments.count < 1:
-        raise BadInput(f"--count {arguments.count}: must be at least 1")
     kind = "" if arguments.out.endswith("/") else out.suffix
     if kind not in (".png", ".npz", ""):
         raise BadInput(f"--out {out}: must end in .png or .npz, or in / for a folder of images")
@@ -55,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     generator = export.load(arguments.model)
     classes = arguments.label or list(range(len(generator.class_names)))
     synthetic = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
+    synthetic.check_room(out, files=not kind)
     with _progress(arguments.count) as on_written:
         if kind == ".npz":
             synthetic_sets.write_arrays(out, synthetic, on_written)

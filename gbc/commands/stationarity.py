@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train all curves, draw the figure and print the end of each curve."""
     from gbc.studies import stationarity_figure
 
-    steps = options.steps(arguments) or stationarity_figure.STEPS
+    steps = arguments.steps or stationarity_figure.STEPS
     curves = stationarity_figure.run(
         arguments.out, arguments.cache, steps, arguments.seed, lambda line: print(line, file=sys.stderr)
     )

@@ -148,7 +148,7 @@ def load(folder: str | Path) -> ExportedGenerator:
         weights = unpack((folder / WEIGHTS).read_bytes())
     except OSError as fault:
         raise BadInput(f"{folder}: not an exported generator ({fault.filename}: {fault.strerror})") from None
-    except (ValueError, SafetensorError) as fault:
+    except (ValueError, RecursionError, SafetensorError) as fault:
         raise CorruptFile(f"{folder}: damaged ({fault}); export it again") from None
     if not isinstance(header, dict) or header.get("version") != VERSION:
         version = header.get("version") if isinstance(header, dict) else None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import yaml
-
+from gbc import plain_yaml
 from gbc.config import TrialConfig
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
 from gbc.metrics.scores import METRICS, controls
@@ -74,7 +73,7 @@ Labels: {labels}.
 Settings that are not this package's defaults:
 
 ```yaml
-{yaml.safe_dump(changed(generator.settings), sort_keys=False, allow_unicode=True).strip()}
+{plain_yaml.dump(changed(generator.settings)).strip()}
 ```
 
 {_scores(generator, inputs)}
@@ -106,7 +105,7 @@ def _front_matter(sets: Sequence[str]) -> str:
         "tags": ["image-generation", "class-conditional", "generator-born-from-classifier", "pytorch"],
         "datasets": list(sets),
     }
-    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n"
+    return f"---\n{plain_yaml.dump(head)}---\n"
 
 
 def _use(name: str, generator: ExportedGenerator, files: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ Images are written in parts. The file or folder appears under its name when it i
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ Labels = NDArray[np.int64]
 OnWritten = Callable[[int], None]
 """Called with the number of images that were just written."""
 
+_BLOCK: Final = 4096
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """Time stamp of files in an archive, so that equal images give equal files."""
 
@@ -45,6 +47,21 @@ class SyntheticSet:
         """
         generator.check_labels(torch.tensor(classes))
         self.generator, self.classes, self.count, self.seed = generator, tuple(classes), count, seed
+
+    def check_room(self, out: Path, *, files: bool) -> None:
+        """Whether the disk of `out` has room: images that are files of their own take a block each.
+
+        Raises:
+            BadInput: it has not.
+        """
+        there = next(path for path in out.resolve().parents if path.exists())
+        each = max(_BLOCK, math.prod(self.shape)) if files else math.prod(self.shape) + np.dtype(np.int64).itemsize
+        need, free = self.count * each, shutil.disk_usage(there).free
+        if need > free:
+            raise BadInput(
+                f"--count {self.count}: takes about {need / 1e9:,.1f} GB, and {there} has {free / 1e9:,.1f} GB free; "
+                f"at most {free // each} images fit"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

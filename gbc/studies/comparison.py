@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -34,7 +34,7 @@ class Comparison(Config):
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     title: str
     about: str = ""
-    seeds: tuple[int, ...] = Field(strict=False, min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] = Field(strict=False, min_length=1, max_length=1000)
     trial: dict[str, Any] = Field(default_factory=dict, description="settings that all rows share")
     rows: dict[str, Row] = Field(min_length=1)
     contrasts: tuple[Contrast, ...] = Field((), strict=False)
@@ -55,10 +55,10 @@ class Comparison(Config):
             BadInput: an unknown baseline or setting.
         """
         chosen, source = self.rows[row], f"{self.name}: row {row}"
-        data: dict[str, Any] = dict(self.trial)
+        data = TrialConfig.shaped(self.trial, f"{self.name}: trial")
         if chosen.baseline:
             data = _merged(data, baselines.find(chosen.baseline).settings)
-        data = _merged(data, chosen.trial)
+        data = _merged(data, TrialConfig.shaped(chosen.trial, source))
         return reseeded(TrialConfig.parse(data, source), seed)
 
 

@@ -16,6 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import TypeAdapter
+
 from gbc.checkpoint import write_atomic
 from gbc.config import DatasetConfig, TrialConfig
 from gbc.errors import BadInput, CorruptFile
@@ -85,9 +87,9 @@ class Run:
         try:
             record = Record.parse(json.loads(self.path.read_text()), str(self.path))
             settings = TrialConfig.parse(record.settings, str(self.path))
-        except (OSError, ValueError, BadInput) as fault:
-            raise CorruptFile(f"{self.path}: damaged ({fault}); remove it to run it again") from None
-        # Compared after parsing, so that old records stay valid if a new setting has its default.
+        except (OSError, ValueError, RecursionError, BadInput) as fault:
+            raise CorruptFile(f"{self.path}: damaged ({str(fault).splitlines()[0]}); remove it to run it again") from None
+        # Parsed, so that a setting that is new and has its default does not make old records stale.
         return record if settings == self.settings else None
 
 
@@ -141,10 +143,9 @@ def logged_controls(comparison: Comparison, folder: Path) -> dict[str, dict[str,
     if not path.exists():
         return {}
     try:
-        rows: dict[str, dict[str, float]] = json.loads(path.read_text())
+        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
     except (OSError, ValueError) as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); remove it to measure them again") from None
-    return rows
+        raise CorruptFile(f"{path}: damaged ({str(fault).splitlines()[0]}); remove it to measure them again") from None
 
 
 def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:

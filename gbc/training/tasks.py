@@ -65,13 +65,21 @@ def obtain(
     sets = [datasets.load_any(spec.dataset) for spec in specs]
     for spec, data in zip(specs, sets, strict=True):
         if uses_row_space(config, spec):
-            row_space.row_space_layers(pretrain.untrained(spec.classifier, data), torch.zeros(2, *data.shape))
+            row_space.row_space_layers(pretrain.untrained(spec.classifier, data).module, torch.zeros(2, *data.shape))
     obtained = []
     for spec, data in zip(specs, sets, strict=True):
         progress = announce and announce(spec.classifier)
         obtained.append(pretrain.obtain(spec.classifier, data, cache, progress, other_cache))
     classifiers, regimes, folders = zip(*obtained, strict=True)
     return TrialInputs(classifiers, regimes, folders, merged(sets))
+
+
+def untrained(config: TrialConfig) -> TrialInputs:
+    """The inputs that `obtain` gives, but with classifiers before their training, no regimes and no folders. Writes nothing."""
+    specs = config.classifiers()
+    sets = [datasets.load_any(spec.dataset) for spec in specs]
+    classifiers = [pretrain.untrained(spec.classifier, data) for spec, data in zip(specs, sets, strict=True)]
+    return TrialInputs(tuple(classifiers), (), (), merged(sets))
 
 
 def uses_row_space(config: TrialConfig, spec: TrialClassifierConfig) -> bool:

@@ -74,7 +74,7 @@ class Places(Config):
             if url is not None and "://" in url and parsed_address(url) is None:
                 raise BadInput(f"--{flag} {public(url)}: cannot be read; in a password write @ as %40, / as %2F and : as %3A")
         if self.study_url is not None and not self.study_url.startswith("postgresql+psycopg://"):
-            raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
+            raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:5432/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
             raise BadInput(f"--tracking-uri {redacted(self.tracking_uri)}: must be a URL such as http://HOST:5000")
         if self.address is None:

@@ -167,17 +167,13 @@ def test_a_bad_comparison_is_refused_before_anything_runs(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["two.yaml"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--jobs", "0"], "--jobs 0: must be at least 1"),
-        (["--row", "plane"], "--row plane: no such row; did you mean 'plain'?"),
-    ],
-)
-def test_bad_flags_are_refused(tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
-    assert main(command(tmp_path, *flags)) == 2
-    assert message in capsys.readouterr().err
+    assert main(command(tmp_path, "--row", "plane")) == 2
+    assert "--row plane: no such row; did you mean 'plain'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(command(tmp_path, "--jobs", "0"))
+    assert caught.value.code == 2 and "--jobs: 0: must be at least 1" in capsys.readouterr().err
 
 
 def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
