@@ -17,8 +17,7 @@ from search.consistency.sweep_findings import first_trial_findings, sweep_findin
 from search.consistency.trial_findings import trial_findings
 from search.driver.retention import read_history
 from search.files.paths import files_folder, recorded_config, trial_folder
-from search.study.store import running_driver
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials, running_driver
 
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 

@@ -16,6 +16,10 @@ from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import TrialInputs
+from records.format import duration
+from records.mlflow_store import reach
+from records.paths import RECORD
+from records.trial import TrialRecord
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
@@ -29,7 +33,6 @@ from search.files import storage
 from search.files.paths import (
     CLASSIFIERS,
     PICTURE,
-    RECORD,
     SCRATCH,
     files_folder,
     has_study,
@@ -40,14 +43,11 @@ from search.files.paths import (
 from search.policy.budget import exhausted_budget, has_work_left, remedy
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
-from search.spec.faults import HaltMonitor, halting
-from search.spec.format import duration
-from search.spec.trial_record import TrialRecord
+from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.store import exclusive_driver, note_driver, recorded_in_database
-from search.study.tables import recorded_trials
-from search.tracking import client
+from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
+from search.tracking.client import address
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
 from search.worker import watchdog
@@ -132,7 +132,7 @@ def run_sweep(
         Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
     folder, home, places = sweep_folder(config.name), files_folder(config), config.places
-    tracking_uri = client.address(config)
+    tracking_uri = address(config)
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
         _delete_leftovers(folder)
@@ -140,7 +140,8 @@ def run_sweep(
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check_writable(home)
-        client.reach(tracking_uri)
+        with readable():
+            reach(tracking_uri)
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
             summary, trials, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)

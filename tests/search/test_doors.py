@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
+from records.addresses import redacted
 from search.driver.processes import private_folder
 from search.files.shared_classifiers import node_cache
 from search.run import main
-from search.spec.locations import Places, redacted
+from search.spec.locations import Places
 from search.worker.trial import _hang_report_file
 from search.worker.watchdog import with_watchdog
 from tests.conftest import TINY

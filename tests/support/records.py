@@ -18,10 +18,13 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from gbc.training import tasks
+from records.paths import RECORD, SWEEPS
+from records.study import Study
+from records.trial import TrialRecord
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.summary import summarise
-from search.files.paths import PICTURE, RECORD, SWEEPS, sweep_folder, trial_folder
+from search.files.paths import PICTURE, sweep_folder, trial_folder
 from search.policy.budget import exhausted_budget
 from search.policy.early_stopping import Decision
 from search.run import main
@@ -97,6 +100,10 @@ def move(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+
+
+def read_study(path: Path) -> tuple[list[TrialRecord], float]:
+    return Study("", None, path).trials()
 
 
 def sql(file: Path | str, statement: str, *values: object) -> list[tuple[object, ...]]:

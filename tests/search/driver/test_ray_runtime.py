@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
+from records.trial import TrialRecord
 from search.driver.resources import Machine
 from search.driver.tune_adapter import failure_reason
 from search.spec.config import Resources, SweepConfig
-from search.spec.trial_record import TrialRecord
 from search.worker.trial import assignment_of
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
