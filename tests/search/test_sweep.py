@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from search.spec.config import CONFIGS, SweepConfig
+from search.spec.config import SweepConfig
+from search.spec.resolve import CONFIGS
 from search.study.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
