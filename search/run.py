@@ -126,8 +126,9 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
     from gbc.settings import parse_assignment
     from search.driver import ray_runtime
     from search.driver.resources import Machine
-    from search.spec.config import Resources, resolve
+    from search.spec.config import Resources
     from search.spec.locations import Places
+    from search.spec.resolve import resolve
 
     given = flags.settings(arguments)
     if given.get("second_objective") and not arguments.scheduler:

@@ -74,7 +74,7 @@ def test_every_command_is_understood(command: str) -> None:
 
 
 def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
-    from search.spec.config import resolve
+    from search.spec.resolve import resolve
 
     blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL)
     assert len(blocks) == 2

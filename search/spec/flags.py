@@ -157,7 +157,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         BadInput: an objective, a requirement or a classifier that is none.
     """
     from gbc.config import classifier_flags
-    from search.spec.config import objective_flags, requirement_flags
+    from search.spec.resolve import objective_flags, requirement_flags
 
     given = {
         flag.key: getattr(arguments, flag.word.lstrip("-").replace("-", "_"))

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 from search.policy.samplers import SAMPLERS
-from search.spec.config import resolve
+from search.spec.resolve import resolve
 from search.study.ledger import Ledger
 
 TRIALS, LAST = 120, 10

@@ -132,7 +132,7 @@ def pick(options: Options) -> torch.device:
 
 def settings_of(size: str, options: Options, **changes: Any) -> TrialConfig:
     """A trial of the preset behind `size`: what its file fixes, the middle of every range that it searches."""
-    from search.spec.config import resolve
+    from search.spec.resolve import resolve
     from search.spec.space import settle
 
     dataset, preset = PRESETS[size]

@@ -118,7 +118,7 @@ def _prepared(place: Path, options: Options, trials: int, steps: int, slots: int
 
     from gbc.training import tasks
     from search.files.paths import CLASSIFIERS
-    from search.spec.config import resolve
+    from search.spec.resolve import resolve
 
     changes = {"batch_size": 128, "report_every": _every(steps), "steps": steps, "classifier.steps": _CLASSIFIER}
     trial = settings_of("default", options, **changes)

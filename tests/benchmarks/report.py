@@ -23,7 +23,8 @@ from gbc.pictures import pair_grid, png
 from gbc.report import METRIC_DIRECTIONS
 from records.mlflow_store import runs_of
 from search.files.paths import sweep_folder
-from search.spec.config import SweepConfig, resolve
+from search.spec.config import SweepConfig
+from search.spec.resolve import resolve
 from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress

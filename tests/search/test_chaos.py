@@ -28,6 +28,7 @@ from search.files.paths import CLASSIFIERS, recorded_config
 from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
 from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
+from tests.support.stores import lay_down_store
 from tests.support.workplace import Workplace
 
 pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
@@ -54,6 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     mounted = small_disk(tmp_path, 96)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    lay_down_store(tmp_path)
     yield Workplace(tmp_path)
     monkeypatch.undo()
     if mounted:

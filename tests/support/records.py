@@ -35,6 +35,7 @@ from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from search.worker.trial import assignment_of, train
+from tests.support.stores import lay_down_store
 
 
 class Script:
@@ -53,6 +54,8 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
     and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
+    if not Path("mlflow.db").exists():
+        lay_down_store(Path())
     folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))

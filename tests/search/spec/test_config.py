@@ -10,7 +10,8 @@ from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
 from search.run import main
-from search.spec.config import CONFIGS, Objective, SweepConfig, objective_flags, requirement_flags, resolve
+from search.spec.config import Objective, SweepConfig
+from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
 from tests.search.conftest import tiny_sweep
 

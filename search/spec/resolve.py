@@ -1,0 +1,132 @@
+"""From a command line to a sweep: the preset or file, then flags, then `--set`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
+from gbc.settings import assign, load_yaml, shown, suggest
+from search.spec.config import MOST_TRIALS, Objective, Resources, SweepConfig
+from search.spec.flags import origins as flag_origins
+
+CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
+
+
+def resolve(
+    *,
+    dataset: str,
+    preset: str | None,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+    slots: Callable[[Resources], int],
+) -> SweepConfig:
+    """The sweep that the command line asks for: preset or file, then flags, then `--set`.
+
+    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
+    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once.
+
+    Raises:
+        BadInput: anything that does not fit, named.
+    """
+    path = config or _preset(dataset, preset or "quick")
+    source, origins = str(path), flag_origins([*flags], [*assignments])
+    data = SweepConfig.shaped(load_yaml(path), source)
+    assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), source)
+    data.setdefault("preset", "custom" if config else preset or "quick")
+    for key, value in flags.items():
+        assign(data, key, value, origins[key], SweepConfig)
+    for key, value in assignments.items():
+        for settings in (data.get("space", {}), *data.get("first_trials", ())):
+            settings.pop(key, None)
+        assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
+    data = SweepConfig.shaped(data, source, origins)
+    if data.get("second_objective"):
+        data.setdefault("scheduler", {}).setdefault("name", "none")
+    _fit_reports(data, flags)
+    _add_students(data)
+    data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
+    if isinstance(trials := data.get("trials"), dict):
+        count = trials.get("per_slot")
+        if trials.keys() != {"per_slot"} or type(count) is not int or not 1 <= count <= MOST_TRIALS:
+            raise BadInput(f"{source}: trials: expected a number, or {{per_slot: NUMBER}}, found {shown(trials)}")
+        SweepConfig.parse({**data, "trials": 1}, source, origins)  # what is wrong is said before the machine is asked
+        data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
+        if data.get("sampler") == "grid":  # nobody named a number: all of it
+            data["trials"] = MOST_TRIALS
+    found = SweepConfig.parse(data, source, origins)
+    return found.model_copy(update={"trials": found.planned})
+
+
+def objective_flags(text: str) -> dict[str, Any]:
+    """`--objective` as settings: one metric, or two with a comma, and then no early stopping.
+
+    Raises:
+        BadInput: as `Objective.from_text`, or more than two.
+    """
+    found = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
+    if len(found) > 2:
+        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
+    first = {f"objective.{key}": value for key, value in found[0].items()}  # what a file requires stays
+    if len(found) == 1:
+        return first | {"second_objective": None}
+    return first | {"second_objective": found[1], "scheduler.name": "none"}
+
+
+def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
+    """Each `--require METRIC=BOUND` as a setting; those of a file stay beside them.
+
+    Raises:
+        BadInput: an unknown metric, or a bound that is no number.
+    """
+    found = {}
+    for text in texts:
+        metric, equals, bound = text.partition("=")
+        try:
+            value = float(bound)
+        except ValueError:
+            value = math.nan
+        if not equals or not math.isfinite(value):
+            raise BadInput(f"--require {text!r}: expected METRIC=NUMBER, for example kkt/active=0.05")
+        if metric not in METRIC_DIRECTIONS:
+            raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
+        found[f"objective.require.{metric}"] = value
+    return found
+
+
+def _preset(dataset: str, preset: str) -> Path:
+    # Dataset names hold underscores, never a dash.
+    known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
+    datasets = sorted({name for name, _ in known})
+    if dataset not in datasets:
+        own = "" if suggest(dataset, datasets).startswith("did") else "; CONTRIBUTING.md says how images of your own become one"
+        raise BadInput(f"--dataset: unknown dataset {shown(dataset)}; {suggest(dataset, datasets)}{own}")
+    presets = [kind for name, kind in known if name == dataset]
+    if preset in presets:
+        return CONFIGS / f"{dataset}-{preset}.yaml"
+    raise BadInput(f"--preset: unknown preset {shown(preset)} for {dataset}; {suggest(preset, presets)}")
+
+
+def _add_students(data: dict[str, Any]) -> None:
+    """Where the sweep asks for the accuracy of students of its images, trials measure it."""
+    first, second = (data.get(key) or {} for key in ("objective", "second_objective"))
+    if STUDENT_METRIC in [first.get("metric"), second.get("metric"), *(first.get("require") or {})]:
+        data["trial"].setdefault("student_steps", STUDENT_STEPS)
+
+
+def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
+    """With `--steps`, reports and the first rung of a preset give way to the new horizon where they do not fit it."""
+    steps, trial, scheduler = flags.get("trial.steps"), data["trial"], data.get("scheduler", {})
+    every, grace = trial.get("report_every", TrialConfig().report_every), scheduler.get("grace")
+    if type(steps) is not int or type(every) is not int or steps < 1 or every < 1:
+        return  # the model says what is wrong with them
+    if steps % every:
+        every = next(size for size in range(min(every, max(1, steps // 4)), 0, -1) if steps % size == 0)
+        trial["report_every"] = every
+    if type(grace) is int and (grace > steps or grace % every):
+        del scheduler["grace"]
