@@ -30,6 +30,7 @@ commands of their own:
   ask.py             time to propose a setting, by sampler
   circle_losses.py   the 2-D example with other losses
   free_score.py      how well metrics without data rank trials
+  internals.py       what private parts of Optuna and torch buy
   report.py          size of a report, time to open it
   sample.py          images a second of an exported generator
   share.py           share of a sweep's wall time in which trials compute

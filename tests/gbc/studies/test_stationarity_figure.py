@@ -59,5 +59,6 @@ def test_held_out_images_and_their_stand_ins_are_others(images: ImageDataset) ->
 
 
 def test_no_steps_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stationarity", "--out", str(tmp_path), "--steps", "0"]) == 2
-    assert capsys.readouterr().err == "error: --steps 0: must be at least 1\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["stationarity", "--out", str(tmp_path), "--steps", "0"])
+    assert capsys.readouterr().err == "error: --steps: 0: must be at least 1\n"

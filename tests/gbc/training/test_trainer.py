@@ -1,27 +1,24 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from gbc import export, losses
-from gbc.classifiers import architectures, convergence
+from gbc.classifiers import architectures
 from gbc.classifiers.architectures import Classifier
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.objectives import LOSSES, Loss
 from gbc.kkt.trial_classifier import ForwardPass
-from gbc.metrics.scores import ReferenceSet
 from gbc.report import METRIC_DIRECTIONS, Report
 from gbc.runtime import derive_seed
-from gbc.training import tasks
 from gbc.training.trainer import Trainer
+from tests.gbc.training.conftest import FREE
 
 DESIGN = {
     "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",
@@ -30,19 +27,10 @@ DESIGN = {
     "ssim/nearest", "ssim/coverage", "tstr/1nn", "time/steps_per_s",
     "free/rho", "free/bn", "free/confidence", "free/score",
 }  # fmt: skip
-FREE = {"generator": "pixels", "multipliers": "free", "lambda_min": 0.1, "multiplier_rate": 0.5, "weight_decay": 0.0}
 
 
 def numbers(reports: list[Report]) -> list[tuple[int, dict[str, float]]]:
     return [(r.step, {k: v for k, v in r.metrics.items() if not k.startswith("time/")}) for r in reports]
-
-
-@pytest.fixture
-def fresh(classifier: Classifier, settings: TrialConfig, reference: ReferenceSet) -> Callable[..., Trainer]:
-    def make(**changes: Any) -> Trainer:
-        return Trainer(settings.updated(changes, "test"), [classifier], reference)
-
-    return make
 
 
 def test_reports_come_on_time_with_every_name_of_the_design(fresh: Callable[..., Trainer]) -> None:
@@ -192,17 +180,6 @@ def test_both_batch_norm_modes_train(fresh: Callable[..., Trainer], mode: str) -
     assert next(fresh(bn_mode=mode).run()).metrics["kkt/rho"] > 0
 
 
-def test_labels_share_every_batch_as_evenly_as_it_allows(fresh: Callable[..., Trainer]) -> None:
-    run = fresh(batch_size=32)
-    starts = set()
-    for _ in range(20):
-        labels = run.batches.sample().labels
-        counts = torch.bincount(labels, minlength=10)
-        assert counts.max() - counts.min() <= 1
-        starts.add(labels[0].item())
-    assert len(starts) > 3  # which class gets one more changes
-
-
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "tv", Loss(of_images=lambda b: b.images.mean() / 0))
     with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
@@ -306,98 +283,6 @@ def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None
 def test_streams_of_seeds_do_not_meet() -> None:
     found = {derive_seed(seed, stream) for seed in range(20) for stream in range(20)}
     assert len(found) == 400 and min(found) >= 0
-
-
-def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match="batch_size must be above 10, not 10"):
-        fresh(estimator="halves", batch_size=10)
-    assert next(fresh(estimator="halves", batch_size=11).run()).metrics["kkt/rho"] >= 0
-
-
-@pytest.mark.parametrize("estimator", ["relative", "cosine"])
-def test_forms_free_of_scale_do_not_change_with_that_of_both_sides(estimator: str, fresh: Callable[..., Trainer]) -> None:
-    """Eq. (5) as printed falls when target and pull shrink together: α → −∞ and μ → 0 is its exit. These forms have none."""
-    run = fresh(estimator=estimator)
-    batch = run.batches.sample()
-    classifier = run.classifiers[0]
-
-    def loss(shrink: float) -> tuple[float, float]:
-        # Λ̄ζ has one degree, 1, so e^(α(2·1 − 1)) scales the target as `scale` does the multipliers.
-        with torch.no_grad():
-            classifier.alpha.fill_(math.log(shrink))
-            run.multipliers.scale.fill_(shrink)
-        seen = ForwardPass(classifier, run.multipliers, batch.images, batch.labels)
-        return seen.stationarity().item(), seen.distance.item()
-
-    (free, printed), (free_small, printed_small) = loss(1.0), loss(1e-3)
-    assert free_small == pytest.approx(free, rel=1e-4)  # float32
-    assert printed_small == pytest.approx(1e-3 * printed, rel=1e-4)
-
-
-def test_the_cosine_form_looks_at_tensors_with_a_target_alone(fresh: Callable[..., Trainer]) -> None:
-    run = fresh(estimator="cosine")
-    batch = run.batches.sample()
-    seen = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels)
-    targets = [part for part in seen.target if part is not None]
-    assert len(targets) == 2  # weight and bias of the last layer
-    expected = losses.closed_form(targets, seen.margin_gradient[-2:])
-    assert seen.stationarity().item() == expected.item()
-
-
-def test_multipliers_stay_above_their_floor(fresh: Callable[..., Trainer]) -> None:
-    """Also where h says 0 everywhere: μ ≡ 0 is the collapse."""
-    run = fresh(multiplier_floor=0.25)
-    with torch.no_grad():
-        last = run.multipliers.layers[-1]
-        last.weight.zero_()
-        last.bias.fill_(-1.0)
-    batch = run.batches.sample()
-    multipliers = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels).multipliers
-    assert torch.all(multipliers == 0.25 * run.multipliers.scale[0])
-    assert multipliers.min() > 0
-
-
-def test_an_alpha_of_the_last_layer_stays_where_it_was_put(
-    settings: TrialConfig, reference: ReferenceSet, tmp_path: Path
-) -> None:
-    converged = {"name": "mlp", "optimiser": "converge", "weight_decay": 0.01, "lr": 0.1, "steps": 600, "polish": 100}
-    config = settings.updated({"classifier": {**converged, "hidden": 16}, "bn_weight": 0, "alpha": "last_layer"}, "test")
-    inputs = tasks.obtain(config, tmp_path)
-    run = Trainer(config, inputs.classifiers, reference)
-    expected = -math.log(convergence.margin_of_last_layer(inputs.classifiers[0].module, 0.01))
-    assert [report.metrics["kkt/alpha"] for report in run.run()] == pytest.approx([expected] * 4)
-    learned = Trainer(config.updated({"alpha": "learned"}, "test"), inputs.classifiers, reference)
-    assert len({report.metrics["kkt/alpha"] for report in learned.run()}) == 4
-
-
-def test_an_alpha_of_the_last_layer_needs_a_classifier_that_converged(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match="alpha last_layer: the classifier has not converged"):
-        fresh(**{"alpha": "last_layer", "classifier.weight_decay": 1.0})  # no margin makes so strong a decay stand still
-    with pytest.raises(BadInput, match=r"alpha_init \(0.5\) is where a learned α starts"):
-        fresh(alpha="last_layer", alpha_init=0.5)
-
-
-def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[..., Trainer]) -> None:
-    """Stationarity is a property of the whole set: every step sees all latents, each once and with its own label."""
-    run = fresh(bank=40, batch_size=40)
-    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(run.batches.bank)}
-    for _ in range(3):
-        batch = run.batches.sample()
-        drawn = [tuple(latent.tolist()) for latent in batch.noise]
-        assert sorted(drawn) == sorted(owner)
-        assert [owner[latent] for latent in drawn] == batch.labels.tolist()
-
-
-def test_with_free_multipliers_every_step_takes_all_candidates(fresh: Callable[..., Trainer]) -> None:
-    run = fresh(**FREE, candidates=70, batch_size=8, pixel_start=0.7)
-    for _ in range(3):
-        batch = run.batches.sample()
-        assert sorted(batch.noise.tolist()) == list(range(70))
-        assert (batch.noise % 10).tolist() == batch.labels.tolist()
-    assert run.generator.logits.std().item() == pytest.approx(0.7, rel=0.05)  # 54,880 numbers
-    report = next(run.run())
-    assert report.metrics["kkt/mu_active"] == pytest.approx(0.1)  # one wrong class of ten
-    assert report.metrics["kkt/mu_mean"] >= 0.1 * 0.1
 
 
 def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[..., Trainer]) -> None:

@@ -249,6 +249,10 @@ def test_what_cannot_be_a_start_is_refused_in_one_line(
 
 
 def test_the_flags_are_shown_by_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--warm-start", "other", "--warm-start-trials", "3", "--dry-run"]) == 0
+    command = ["--warm-start", "other", "--warm-start-trials", "3", "--dry-run"]
+    assert main(command) == 2  # a dry run accepts what runs, and there is no such sweep yet
+    assert "--warm-start: " in capsys.readouterr().err
+    other_sweep(trial={**TINY, "steps": 12})
+    assert main(command) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert (shown["warm_start"], shown["warm_start_trials"]) == ("other", 3)
