@@ -39,7 +39,7 @@ _SAME: Final = 0.02
 """Distance of images that no eye tells apart: 5 of 255 grey levels."""
 
 Variety = tuple[float, float]
-"""As `pictures.variety` returns it: (within a class, over all)."""
+"""(variety within a class, variety over all), from `pictures.variety`."""
 
 
 @dataclass(frozen=True)

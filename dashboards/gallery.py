@@ -20,7 +20,7 @@ _ROWS: Final = 4
 _MOST_BYTES: Final = 1_200_000
 """Bytes for all frames of a page together."""
 _QUALITIES: Final = (75, 50, 30, 15)
-"""Of WebP, from hardly any loss to what still shows which trial is better."""
+"""WebP qualities to try, from hardly any loss to one that still shows which trial is better."""
 
 
 Sheet = tuple[int, Pixels]

@@ -72,12 +72,12 @@ class SweepRuns:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Of the sweep's run."""
+        """Tags of the sweep's run."""
         return dict(self._sweep.data.tags)
 
     @property
     def status(self) -> str:
-        """Of the sweep's run: RUNNING, FINISHED or KILLED."""
+        """Status of the sweep's run: RUNNING, FINISHED or KILLED."""
         return str(self._sweep.info.status)
 
     @property

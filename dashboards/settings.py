@@ -47,7 +47,7 @@ class SweepSettings:
     name: str
     data: dict[str, Any]
     text: str
-    """As it is written in the file."""
+    """The text of the file."""
 
     @property
     def dataset(self) -> str:
@@ -108,7 +108,7 @@ class SweepSettings:
 
     @property
     def tracking_uri(self) -> str:
-        """Of MLflow: the one on record, or the usual one."""
+        """The address of MLflow: the one on record, or the usual one."""
         return str(self._places.get("tracking_uri") or default_address())
 
     @property

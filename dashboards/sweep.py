@@ -50,7 +50,7 @@ class Sweep:
     runs: SweepRuns
     evaluation: Evaluation | None = None
     audits: list[dict[str, Any]] = field(default_factory=list)
-    """Of each classifier."""
+    """The audit of each classifier."""
     regimes: dict[str, Any] = field(default_factory=dict)
     """The progress of each classifier's training, by its name."""
     verdict: Any = None
@@ -58,7 +58,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """Of the sweep."""
+        """The name of the sweep."""
         return self.settings.name
 
     @property
@@ -110,7 +110,7 @@ class Sweep:
 
     @property
     def finished(self) -> bool:
-        """Whether a budget is used up; otherwise it is running or interrupted."""
+        """True if a budget is used up; otherwise the sweep is running or interrupted."""
         return self.runs.status == "FINISHED"
 
 

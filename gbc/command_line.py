@@ -1,4 +1,4 @@
-"""What all commands share: a strict parser of flags, and one line on stderr for each thing that cannot be used.
+"""Parts that all commands share: a strict parser of flags, and one line on stderr for each thing that cannot be used.
 
 Nothing heavy is imported before a fault has to be explained.
 """
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         self._clean = clean
 
     def parse_args(self, words: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As the base; exits with code 2 where a word cannot be used."""
+        """Parse as the base class does; exit with code 2 if a word cannot be used."""
         words = sys.argv[1:] if words is None else list(words)
         for before, word in zip(["", *words], words, strict=False):
             if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):

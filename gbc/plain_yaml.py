@@ -34,7 +34,7 @@ _EXACT: Final = 2**53
 
 
 class _Refused(yaml.YAMLError):
-    """What is valid YAML and no settings."""
+    """Raised for valid YAML that is not allowed in settings."""
 
     def __init__(self, text: str, mark: Any) -> None:
         super().__init__(text)
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         self._counts: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As the base, but counting."""
+        """Compose a node as the base class does, within the limits on tags, depth and number of nodes."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """As the base, but every key is a scalar that occurs once."""
+        """Compose a mapping as the base class does; refuse a key that is not a scalar or occurs twice."""
         node: Any = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:

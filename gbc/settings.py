@@ -1,4 +1,4 @@
-"""What every model of settings shares, and settings as plain data: YAML, dotted keys, digests, errors in one line each.
+"""The base of all models of settings, and settings as plain data: YAML, dotted keys, digests, errors in one line each.
 
 Models are frozen and strict: an unknown key, a number in quotes or a value out of range is a `BadInput` that names the
 source, the key and what is allowed.
@@ -192,7 +192,7 @@ def _shaped(annotation: Any, value: Any, path: tuple[str, ...], source: str, ori
 
 
 def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tuple[str, str]:
-    """Who set what is at `path`, and what of the path that does not say yet: (flag, rest) or (source, path)."""
+    """The origin of the value at `path`, and the part of `path` that it does not name: (flag, rest) or (source, path)."""
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
             return flag, ".".join(path[end:])

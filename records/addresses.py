@@ -72,7 +72,7 @@ def remember_secrets(url: str | None) -> None:
 
 
 def secrets(url: str | None) -> tuple[str, ...]:
-    """What `public` leaves out, as it may appear in other libraries' messages: longest first."""
+    """Secret parts of `url`, in each form that may appear in other libraries' messages: longest first."""
     if not url or "://" not in url:
         return ()
     scheme, _, rest = url.partition("://")
@@ -90,7 +90,7 @@ def secrets(url: str | None) -> tuple[str, ...]:
 
 
 def fault_line(fault: object, url: str | None) -> str:
-    """What went wrong at `url`, in one line without its secrets."""
+    """The fault at `url`, in one line without the secrets of `url`."""
     text = " ".join(str(fault).split())
     if url:
         text = text.replace(url, public(url))

@@ -17,7 +17,7 @@ class UnknownSchema(Exception):
 
 
 def is_known(rows: Iterable[Sequence[Any]]) -> bool:
-    """Whether the tables are laid out as this package knows them; `rows` are the result of `VERSION`."""
+    """True if the tables are laid out as this package knows them; `rows` are the result of `VERSION`."""
     return {(revision, library.partition(".")[0]) for revision, library in rows} <= KNOWN
 
 

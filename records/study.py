@@ -51,11 +51,11 @@ _FOR_OPTUNA: Final = (
 
 @dataclass(frozen=True)
 class Study:
-    """Where the study of a sweep is: in a database that holds those of many, or in a file of its own."""
+    """The place of a sweep's study: a database that holds those of many sweeps, or a file of its own."""
 
     name: str
     url: str | None
-    """Of the PostgreSQL database; None: it is in the file."""
+    """Address of the PostgreSQL database; None: the study is in the file."""
     file: Path
 
     def trials(self) -> tuple[list[TrialRecord], float]:

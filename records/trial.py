@@ -16,7 +16,7 @@ LOST: Final = "lost_workers"
 RETRIED: Final = "retried"
 GPUS: Final = "gpus"
 ORIGIN: Final = "warm_start"
-"""Of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
+"""Attribute of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
 LISTED: Final = "first_trials"
 """The origin of settings that the sweep's own file lists."""
 STATES: Final = ("complete", "stopped", "failed", "running")
@@ -45,9 +45,9 @@ class TrialRecord:
     origin: str | None = None
     """The trial of another sweep whose settings it took (warm start)."""
     lost: int = 0
-    """How often its worker died or raised and was replaced."""
+    """The number of times that its worker died or raised and was replaced."""
     retried: int = 0
-    """How often it was opened again after it had failed."""
+    """The number of times that it was opened again after it had failed."""
     gpus: float = 0.0
     """The share of a GPU that it needs more than others, after it ran out of memory."""
     started: float | None = None
@@ -77,7 +77,7 @@ class TrialRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has ended."""
+        """True if the trial has ended."""
         return self.state != "running"
 
     def outcome(self, horizon: int) -> str | None:

@@ -1,4 +1,4 @@
-"""How sweeps stand, seen from another terminal: `--list` and `--status`. Reads alone, and disturbs nobody.
+"""Show the state of sweeps from another terminal: `--list` and `--status`. Only reads, and disturbs nobody.
 
 The study is read without Optuna (`search/study/store.py`), whose storage would open it for writing.
 """
@@ -24,7 +24,7 @@ from search.study.store import recorded_trials, running_driver
 
 @dataclass(frozen=True)
 class Overview:
-    """How one sweep stands."""
+    """The state of one sweep."""
 
     name: str
     folder: str
@@ -37,9 +37,9 @@ class Overview:
     failed: int = 0
     open: int = 0
     ended_by: str | None = None
-    """Of a finished sweep the budget that is used up: `trials`, `time`, `steps`, `patience` or `grid`."""
+    """The budget that a finished sweep used up: `trials`, `time`, `steps`, `patience` or `grid`."""
     mend: str | None = None
-    """How a finished sweep is continued."""
+    """The way to continue a finished sweep, in words."""
     objective: str = ""
     second_objective: str | None = None
     best_trial: int | None = None
@@ -51,15 +51,15 @@ class Overview:
     warm_start: str | None = None
     """The sweep whose best settings were tried first."""
     borrowed: int = 0
-    """How many of the trials took them."""
+    """The number of trials that took settings from that sweep."""
     steps: int = 0
     """Optimiser steps of all trials together, as far as they were reported."""
     seconds: float = 0.0
     """Wall time used, as noted by the driver every ten seconds."""
     seconds_left: float | None = None
-    """Of the time budget, if there is one."""
+    """Seconds left of the time budget, if there is one."""
     steps_left: int | None = None
-    """Of `max_steps`, if that is set."""
+    """Steps left of `max_steps`, if that is set."""
     patience_left: int | None = None
     """Full trials without a better one that may still follow, if `patience` is set."""
     trials_left: int = 0
@@ -70,7 +70,7 @@ class Overview:
     """Open trials: `trial`, `step`, `steps`, `value`, and `second` where there are two objectives."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     storage: str | None = None
-    """Where its trials keep their files, if not in `folder`."""
+    """The address at which its trials keep their files, if not in `folder`."""
     study: str | None = None
     """The database that holds its study, if that is not in `folder`."""
     fault: str | None = None
@@ -78,7 +78,7 @@ class Overview:
 
 
 def look(name: str) -> Overview:
-    """How the sweep of this name stands.
+    """The state of the sweep of this name.
 
     Raises:
         BadInput: there is none, or it cannot be read.
@@ -241,7 +241,7 @@ def _counts(one: Overview) -> str:
 
 
 def _left(one: Overview) -> list[str]:
-    """What each budget has left, for people."""
+    """The rest of each budget, in words for people."""
     left = [f"{one.trials_left} trials to start" if one.state != "finished" else "no trial left"]
     if one.steps_left is not None:
         left.append(f"{one.steps_left} steps left")

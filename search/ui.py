@@ -136,7 +136,7 @@ def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
 
 
 def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
-    """Where the sweeps of other stores are; a server that is not there keeps nobody from the rest."""
+    """Print the addresses or commands for the sweeps in other stores; a server that does not answer does not stop the rest."""
     from gbc.errors import BadInput
     from records.addresses import public
 

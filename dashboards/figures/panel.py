@@ -36,13 +36,13 @@ class Panel:
     height: int = 320
     """In CSS pixels."""
     wide: bool = False
-    """Whether it takes the full width."""
+    """True if it takes the full width."""
     min_width: int = 0
     """Width in CSS pixels below which it is scrolled in its frame."""
 
 
 def needs_log(values: Iterable[float]) -> bool:
-    """Whether numbers are drawn on a log axis: none below 0, and those above span more than one and a half powers of ten."""
+    """True if these numbers suit a log axis: none is below 0; the positive ones span more than one and a half powers of ten."""
     finite = np.array([value for value in values if math.isfinite(value)])
     above = finite[finite > 0]
     if not len(above) or (finite < 0).any():

@@ -74,7 +74,7 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
 
 
 def assignments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What each `--set` gives, by dotted key. Raises as `parse_assignment`."""
+    """Settings from the `--set` flags, by dotted key. Raises as `parse_assignment`."""
     from gbc.settings import parse_assignment
 
     return dict(map(parse_assignment, arguments.set))

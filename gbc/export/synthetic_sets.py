@@ -49,7 +49,7 @@ class SyntheticSet:
         self.generator, self.classes, self.count, self.seed = generator, tuple(classes), count, seed
 
     def check_room(self, out: Path, *, files: bool) -> None:
-        """Whether the disk of `out` has room: images that are files of their own take a block each.
+        """Check that the disk of `out` has room: images that are files of their own take a block each.
 
         Raises:
             BadInput: it has not.

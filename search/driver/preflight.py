@@ -69,7 +69,7 @@ class Preparation:
         return tags
 
     def regimes(self) -> str:
-        """How far each classifier's training came, as JSON."""
+        """The regime that the training of each classifier reached, by folder name, as JSON."""
         return json.dumps(
             {folder.name: regime for folder, regime in zip(self.inputs.folders, self.inputs.regimes, strict=True)}, indent=2
         )
@@ -110,7 +110,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
 
 
 def check(config: SweepConfig) -> None:
-    """What can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
+    """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
 
     Data that would have to be downloaded first are not looked at, nor are stores and servers.
 

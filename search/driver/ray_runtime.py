@@ -30,7 +30,7 @@ They take a second of CPU each, and Ray waits for the first. A sweep asks none o
 
 
 def quiet_environment() -> None:
-    """What Ray must find in the environment before it is imported."""
+    """Set the environment variables that Ray must find before it is imported."""
     os.environ.update(
         RAY_AIR_NEW_OUTPUT="0",  # no panels of Ray's own
         RAY_USAGE_STATS_ENABLED="0",

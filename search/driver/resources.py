@@ -22,9 +22,9 @@ class Machine:
     cpus_per_trial: float
     gpus_per_trial: float
     nodes: int | None = None
-    """Of a cluster, whose nodes may come and go; None for this machine."""
+    """Number of nodes of a cluster, which may come and go; None for this machine."""
     bounded: bool = True
-    """Whether never more than `concurrency` trials run at once; else as many as the cluster has room for by then."""
+    """True if never more than `concurrency` trials run at once; else as many run as the cluster has room for at the time."""
 
     @property
     def threads(self) -> int:

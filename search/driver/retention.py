@@ -84,7 +84,7 @@ class CheckpointRetention:
 
 
 def _can_go_on(trial: TrialRecord) -> bool:
-    """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
+    """True if it failed through no fault of its settings, so that continuing from its checkpoint may help."""
     return trial.state == "failed" and not (trial.reason or "").startswith(DIVERGED)
 
 
@@ -134,7 +134,7 @@ def stale_files(sweep: Path, config: SweepConfig | None = None) -> list[Location
 
 
 def process_exists(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """True if a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

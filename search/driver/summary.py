@@ -40,7 +40,7 @@ class Summary:
     open: int
     seconds: float
     finished: bool
-    """Whether a budget is used up; otherwise the same command continues."""
+    """True if a budget is used up; otherwise the same command continues the sweep."""
     best_trial: int | None
     best_value: float | None
     best_metrics: dict[str, float]
@@ -53,15 +53,15 @@ class Summary:
     front: list[dict[str, Any]] = field(default_factory=list)
     """With two objectives the trials that no other beats, best by the first one first: `trial`, `values`, `params`."""
     failures: list[dict[str, Any]] = field(default_factory=list)
-    """Of each failed trial: `trial`, `reason`, `retries` and `log`, the file with the traceback."""
+    """The failed trials, each with `trial`, `reason`, `retries` and `log`, the file with the traceback."""
     bytes: int = 0
-    """What the sweep's folder takes on disk."""
+    """Bytes that the sweep takes on disk."""
     verdict: list[str] = field(default_factory=list)
     """The verdict on the best, a line each."""
     scale: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The position of the best, by metric: its `value`, those of control sets by name, and its `share` of the way."""
     concluded: bool = False
-    """Whether the best is measured and registered and the report written, as follows the end of a sweep."""
+    """True if the best is measured and registered and the report is written, as happens at the end of a sweep."""
 
     def to_json(self) -> str:
         """For `--json`."""

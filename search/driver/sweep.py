@@ -155,7 +155,7 @@ def run_sweep(
 
 
 def _has_work(config: SweepConfig, folder: Path) -> bool:
-    """Whether trials are left to run, as far as the study's tables say at once."""
+    """True if trials are left to run, as far as the study's tables say at once."""
     if not has_study(config):
         return True
     trials, seconds = recorded_trials(config, folder)
@@ -286,7 +286,7 @@ def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) ->
 
 
 def _limits(config: SweepConfig) -> str:
-    """What the best must meet, and budgets beside trials and time, for people."""
+    """Requirements on the best, and budgets other than trials and time, in words for people."""
     limits = [f"the best needs {config.objective.required}"] if config.objective.require else []
     if config.max_steps is not None:
         limits.append(f"at most {config.max_steps} steps in all")

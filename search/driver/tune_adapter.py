@@ -67,29 +67,29 @@ class GuardedRecorder:
         self._recorder, self._halt = recorder, halt
 
     def started(self, assignment: Assignment) -> None:
-        """As `Recorder.started`."""
+        """Call `Recorder.started`, unless the sweep halts."""
         self._guarded(lambda: self._recorder.started(assignment), None)
 
     def reported(self, assignment: Assignment, message: messages.Message) -> Decision:
-        """As `Recorder.reported`, also for a worker that asks to halt the sweep."""
+        """Call `Recorder.reported`, unless the sweep halts; a worker may also ask to halt it."""
         if isinstance(message, messages.Halt):
             self._halt.stop(message.reason)
             return Decision.KEEP
         return self._guarded(lambda: self._recorder.reported(assignment, message), Decision.KEEP)
 
     def recovered(self, assignment: Assignment) -> None:
-        """As `Recorder.recovered`."""
+        """Call `Recorder.recovered`, unless the sweep halts."""
         self._halt.poll()
         self._guarded(lambda: self._recorder.recovered(assignment["number"]), None)
 
     def ended(self, assignment: Assignment, failure: WorkerFailure | None = None) -> bool:
-        """As `Recorder.ended`."""
+        """Call `Recorder.ended`, unless the sweep halts."""
         if failure is not None:
             self._halt.poll()
         return self._guarded(lambda: self._recorder.ended(assignment["number"], failure), False)
 
     def tick(self) -> None:
-        """As `Recorder.tick`."""
+        """Call `Recorder.tick`, unless the sweep halts."""
         self._guarded(self._recorder.tick, None)
 
     def _guarded(self, call: Callable[[], T], otherwise: T) -> T:
@@ -219,7 +219,7 @@ class BudgetStopper(_NotSaved, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the sweep is over, its time to the last second; asked several times a second.
+        """True if the sweep is over, its time used to the last second; Tune asks several times a second.
 
         Raises:
             Abandon: Ray is dead.
@@ -232,7 +232,7 @@ class BudgetStopper(_NotSaved, tune.Stopper):
 
 
 def is_node_death(log: str) -> bool:
-    """Whether the last failure in the text of a trial's error file is the death of a node."""
+    """True if the last failure in the text of a trial's error file is the death of a node."""
     last = log.rpartition(FAILURE)[2]
     return any(words in last for words in NODE_DEATH)
 

@@ -48,7 +48,7 @@ def this_process() -> Driver:
 
 
 UNKNOWN_DRIVER: Final = Driver(0, "unknown", "a moment ago")
-"""Who holds the lock of a sweep and has not said so yet."""
+"""A driver that holds the lock of a sweep and has not yet written who it is."""
 
 
 def already_running(name: str, who: Driver | None) -> BadInput:

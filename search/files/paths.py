@@ -14,14 +14,14 @@ from search.spec.config import SweepConfig
 
 CLASSIFIERS: Final = Path("mlruns") / "classifiers"
 WARM_START: Final = "warm_start.json"
-"""What a warm start took from another sweep."""
+"""The note of what a warm start took from another sweep."""
 SCRATCH: Final = ".ray"
 
 CHECKPOINT: Final = "last.ckpt"
 PREVIOUS: Final = "previous.ckpt"
 """The checkpoint before the last one, in case that is damaged."""
 HISTORY: Final = "history.json"
-"""What stays of a trial whose checkpoint is no longer needed: its settings and its reports."""
+"""The file that stays of a trial whose checkpoint is no longer needed: its settings and its reports."""
 PICTURE: Final = "samples.png"
 LOG: Final = "error.log"
 
@@ -59,7 +59,7 @@ def step_of_picture(name: str) -> int | None:
 
 
 def has_study(config: SweepConfig) -> bool:
-    """Whether there is a study of this sweep, as far as its folder knows."""
+    """True if there is a study of this sweep, as far as its folder knows."""
     folder = sweep_folder(config.name)
     return (folder / (RECORD if config.places.study_url else STUDY_FILE)).exists()
 

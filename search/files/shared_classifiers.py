@@ -30,7 +30,7 @@ def storage_source(url: str) -> OtherCache:
 
 
 def node_cache() -> Path:
-    """Where a node of a cluster keeps the classifiers it fetched: those of all its workers, and of all sweeps.
+    """The folder in which a node of a cluster keeps the classifiers it fetched: those of all its workers and all sweeps.
 
     The name is known to all, so another user may have made it first: then what lies in it is not ours.
 

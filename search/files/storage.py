@@ -45,7 +45,7 @@ class RemotePath:
         return base if self.inside == PurePosixPath() else f"{base}/{self.inside}"
 
     def __repr__(self) -> str:
-        """As `str`: the root is secret."""
+        """Return the text of `str`, because the root is secret."""
         return f"Remote({self})"
 
     @property
@@ -63,7 +63,7 @@ class RemotePath:
         return RemotePath(self.root, self.inside.with_name(name))
 
     def exists(self) -> bool:
-        """Whether there is a file of this name. Raises OSError when the store cannot be asked."""
+        """True if there is a file of this name. Raises OSError when the store cannot be asked."""
         with self._plain_errors():
             return bool(self._system.get_file_info(self._path).is_file)
 

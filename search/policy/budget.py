@@ -43,7 +43,7 @@ def planning_ended_by(config: SweepConfig, trials: Sequence[TrialRecord], second
 
 
 def has_work_left(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> bool:
-    """Whether a trial is open and may go on, or may still start."""
+    """True if a trial is open and may go on, or may still start."""
     if exhausted_budget(config, trials, seconds):
         return False
     return any(not trial.finished for trial in trials) or not planning_ended_by(config, trials, seconds)

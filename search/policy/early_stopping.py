@@ -25,7 +25,7 @@ class StoppingRule(Protocol):
     """Decides from the first objective's values alone."""
 
     def decide(self, number: int, step: int, value: float) -> Decision:
-        """Whether trial `number` goes on after its value at `step`, which others are compared with from now on.
+        """Decide if trial `number` goes on after its value at `step`. Other trials are compared with that value from now on.
 
         A value may be repeated: it counts once.
         """

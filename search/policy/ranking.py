@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 RankKey = tuple[bool, tuple[float, ...]]
-"""Whether a trial meets what is required, and its objectives; larger is better."""
+"""(True if a trial meets what is required, its objectives as larger-is-better numbers); the larger key is better."""
 
 
 def maximised_objectives(config: SweepConfig, trial: TrialRecord) -> tuple[float, ...]:

@@ -44,7 +44,7 @@ class Prior:
     first: Sequence[SourceTrial] = ()
     """Settings to try before any is sampled; where one lacks a dimension, that is sampled."""
     history: Sequence[SourceTrial] = ()
-    """What samplers that learn know beside the sweep's own trials. All dimensions, all objectives."""
+    """Trials that samplers that learn know in addition to the sweep's own. Each has all dimensions and all objectives."""
 
 
 class Proposer:
@@ -58,7 +58,7 @@ class Proposer:
         self._study: Study | None = None
         self._storage: InMemoryStorage | None = None
         self._states: list[TrialState] = []
-        """Of the trials that the study in memory holds, as it holds them."""
+        """States of the sweep's trials as the study in memory holds them, by trial number."""
 
     def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """A new trial, running, to follow `trials`, which are all of the sweep's."""
@@ -124,7 +124,7 @@ class Proposer:
         return self._study
 
     def _is_prefix_of(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the study in memory holds nothing but these trials, at an earlier time: one may have been opened again."""
+        """True if the study in memory is an earlier state of these trials: none ended there has been opened again since."""
         return len(self._states) <= len(trials) and all(
             not known.is_finished() or known == self._visible_state(trial)
             for known, trial in zip(self._states, trials, strict=False)

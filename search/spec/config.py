@@ -1,4 +1,4 @@
-"""What a sweep is: a space, a budget, a sampler, a scheduler, resources and an objective. See configs/ for examples."""
+"""The settings of a sweep: a space, a budget, a sampler, a scheduler, resources and an objective. See configs/ for examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from search.spec.locations import Places
 from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
 
 MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
-"""Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
+"""Settings of a sweep that may change when it is continued. They stay as they were when no new value is given."""
 MOST_TRIALS: Final = 1_000_000
 _CENTURY: Final = 60 * 24 * 36525.0  # minutes
 
@@ -37,7 +37,7 @@ class SchedulerConfig(Config):
 
 
 class Resources(Config):
-    """What one trial takes and how many run at once; `None` means: as the machine allows."""
+    """Resources of one trial, and the number of trials that run at once; `None` means: as the machine allows."""
 
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, ge=0.001)
@@ -98,11 +98,11 @@ class Objective(Config):
 
     @property
     def required(self) -> str:
-        """What it requires, in words; empty where that is nothing."""
+        """The requirements, in words; empty if there are none."""
         return " and ".join(f"{metric} {'≤' if _at_most(metric) else '≥'} {b:g}" for metric, b in (self.require or {}).items())
 
     def missed(self, metrics: Mapping[str, float]) -> list[str]:
-        """What a report misses of the requirements, in words; a metric that it lacks is missed."""
+        """Requirements that a report does not meet, in words; a metric that the report lacks counts as not met."""
         found = []
         for metric, bound in (self.require or {}).items():
             value = metrics.get(metric, math.nan)
@@ -195,7 +195,7 @@ class SweepConfig(Config):
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the sweep improves."""
+        """The objectives of the sweep: one or two."""
         return (self.objective, self.second_objective) if self.second_objective else (self.objective,)
 
     @property
@@ -207,12 +207,12 @@ class SweepConfig(Config):
 
     @property
     def borrowed(self) -> int:
-        """How many trials a warm start may bring."""
+        """The largest number of trials that take their settings from a warm start."""
         return (self.warm_start_trials or 5) if self.warm_start else 0
 
     @property
     def not_sampled(self) -> int:
-        """How many trials at most begin with given settings: listed in `first_trials`, or another sweep's."""
+        """The largest number of trials that begin with given settings: those in `first_trials`, or those of another sweep."""
         return len(self.first_trials) + self.borrowed
 
     @property
@@ -226,7 +226,7 @@ class SweepConfig(Config):
         return first_rung(self.trial.steps, self.trial.report_every, self.scheduler.grace)
 
     def record(self) -> dict[str, Any]:
-        """What is set, as plain data for a file; without passwords."""
+        """The settings as plain data for a file, without passwords and without those that are not set."""
         data = self.model_dump(mode="json", exclude_none=True)
         return {key: value for key, value in data.items() if key != "places" or value}
 

@@ -53,7 +53,7 @@ class HaltMonitor:
         self._cause: Callable[[], str | None] = lambda: None
         self._polled = -math.inf
         self.records_fail = False
-        """Whether the records themselves cannot be written: then the next start closes what this one leaves."""
+        """True if the records themselves cannot be written: then the next start closes what this one leaves."""
 
     def watch(self, cause: Callable[[], str | None]) -> None:
         """Ask `cause` for a reason from now on."""
@@ -164,7 +164,7 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
 
 
 def _from_server(fault: BaseException, tracking_uri: str) -> bool:
-    """Whether MLflow's client says that its server did not answer, or what it answered instead of doing as asked."""
+    """True if MLflow's client says that its server did not answer, or that it answered with an error."""
     told = any(isinstance(one, OSError) or type(one).__module__ == "mlflow.exceptions" for one in _causes(fault))
     return told and tracking_uri.startswith("http") and _passed_through(fault, "mlflow")
 

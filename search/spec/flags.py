@@ -151,7 +151,7 @@ def declare(cli: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the flags set, by dotted key of `SweepConfig`; those that were not given are absent.
+    """Settings that the flags set, by dotted key of `SweepConfig`; flags that were not given are absent.
 
     Raises:
         BadInput: an objective, a requirement or a classifier that is none.

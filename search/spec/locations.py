@@ -1,4 +1,4 @@
-"""Where a sweep runs and where its records are, as addresses.
+"""Addresses of the place where a sweep runs and of its records.
 
 A password never leaves the process that was given it: whatever is written down or shown is the address without it. A driver
 that finds an address on record takes the password from where PostgreSQL, MLflow and the stores of files look for it.
@@ -21,7 +21,7 @@ _POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
 
 
 class Places(Config):
-    """Where trials run, and where what they leave is kept. None: on this machine, in this folder.
+    """The place where trials run, and the places of their files and records. None: on this machine, in this folder.
 
     Dumped without passwords; `repr` hides addresses altogether.
     """
@@ -63,7 +63,7 @@ class Places(Config):
         return url and public(url)
 
     def check(self) -> None:
-        """What of these can be refused before anything is opened.
+        """Refuse addresses that can be seen to be wrong before anything is opened.
 
         Not a validator: what pydantic says of a value that is refused holds the value, and the value may hold a password.
 
@@ -88,7 +88,7 @@ class Places(Config):
             raise BadInput(f"--address {redacted(self.address)}: must be auto or HOST:PORT")
 
     def check_together(self) -> None:
-        """What can be refused once it is known what an earlier run of the sweep has on record.
+        """Refuse addresses that do not fit together, once it is known what an earlier run of the sweep has on record.
 
         Raises:
             BadInput: a cluster without storage that its nodes share.

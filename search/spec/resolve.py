@@ -113,7 +113,7 @@ def _preset(dataset: str, preset: str) -> Path:
 
 
 def _add_students(data: dict[str, Any]) -> None:
-    """Where the sweep asks for the accuracy of students of its images, trials measure it."""
+    """Let trials measure the accuracy of students of their images, if the sweep asks for that metric."""
     first, second = (data.get(key) or {} for key in ("objective", "second_objective"))
     if STUDENT_METRIC in [first.get("metric"), second.get("metric"), *(first.get("require") or {})]:
         data["trial"].setdefault("student_steps", STUDENT_STEPS)

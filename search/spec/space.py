@@ -71,25 +71,25 @@ class Dimension(Config):
         return min(max(10.0 ** (self.log10[0] + share * (self.log10[1] - self.log10[0])), low), high)
 
     def holds(self, value: object) -> bool:
-        """Whether `value` lies in the range or is one of the choices."""
+        """True if `value` lies in the range or is one of the choices."""
         if self.choice is not None:
             return any(value == choice and type(value) is type(choice) for choice in self.choice)
         low, high = map(float, self.bounds())
         return isinstance(value, int | float) and low <= value <= high
 
     def grid(self) -> tuple[Value, ...]:
-        """What the grid sampler tries: every choice, or `points` values from end to end."""
+        """The values that the grid sampler tries: every choice, or `points` values from end to end."""
         if self.choice is not None:
             return self.choice
         return tuple(self.at(index / (self.grid_size - 1)) for index in range(self.grid_size))
 
     @property
     def grid_size(self) -> int:
-        """How many values that is."""
+        """The number of values that the grid sampler tries."""
         return len(self.choice) if self.choice is not None else self.points or _GRID_POINTS
 
     def distribution(self) -> BaseDistribution:
-        """The same as Optuna knows it."""
+        """The dimension as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         if self.choice is not None:
@@ -99,7 +99,7 @@ class Dimension(Config):
 
 
 def grid_size(space: Mapping[str, Dimension]) -> int:
-    """How many settings the grid over `space` has."""
+    """The number of settings in the grid over `space`."""
     return math.prod(dimension.grid_size for dimension in space.values())
 
 

@@ -131,7 +131,7 @@ def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord
 
 
 def study_of(config: SweepConfig, folder: Path) -> Study:
-    """Where the study of a sweep is, for reading."""
+    """The study of a sweep, for reading."""
     return Study(config.name, config.places.study_url, folder / STUDY_FILE)
 
 

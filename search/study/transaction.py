@@ -29,12 +29,12 @@ class Value(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a trial ended."""
+    """The end of a trial."""
 
     trial: int
     state: TrialState
     values: Sequence[float]
-    """Of each objective, or none."""
+    """One value for each objective, or none."""
     when: datetime
     """In this machine's time zone, which it does not name, as Optuna has it."""
 

@@ -40,9 +40,9 @@ class Version:
     name: str
     number: int
     champion: bool
-    """Whether it has the alias."""
+    """True if it has the alias."""
     created: bool
-    """Whether it is new; else this trial was registered before."""
+    """True if it is new; False if this trial was registered before."""
     reason: str
     """Why it is the champion, or not, in words."""
 
@@ -186,7 +186,7 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether the version `number` is to have the alias, and why."""
+    """(True if the version `number` is to have the alias, the reason)."""
     metric, score = tags["objective.metric"], float(tags["objective.value"])
     if champion is None:
         return True, f"{metric} {score:.4g}, the first"

@@ -159,7 +159,7 @@ class Tracker:
         return trial_run.last_step if trial_run else 0
 
     def lacks(self, number: int, step: int, finished: bool) -> bool:
-        """Whether the run of a trial lacks reports up to `step`, or its end."""
+        """True if the run of a trial lacks reports up to `step`, or its end."""
         trial_run = self._run_of(number)
         return trial_run is None or trial_run.last_step < step or (finished and trial_run.status not in _ENDED)
 

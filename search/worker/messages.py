@@ -20,7 +20,7 @@ class Assignment(TypedDict):
     settings: dict[str, Any]
     """A `TrialConfig`."""
     folder: str
-    """Of this trial: checkpoint and picture. Below `storage` where there is one."""
+    """Folder of this trial: checkpoint and picture. Below `storage` where there is one."""
     cache: str
     """Folder of trained classifiers; the driver has put there what the trial needs. Empty: one of this node's own."""
     storage: str | None
