@@ -31,7 +31,9 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         with halting(sweep, address(found.config)), exclusive_driver(found.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{one.describe()}: deleted" for one in found.findings if one.file == sweep / LOCK_HOLDER]
-            done += mend(audit(sweep, mine=True))
+            while (mine := audit(sweep, mine=True)).partial:
+                done += mend(mine)
+            done += mend(mine)
         found = audit(sweep)
     if as_json:
         print(json.dumps(_as_data(found, done), indent=2))
@@ -48,6 +50,8 @@ def _show(found: SweepAudit, done: list[str], *, mendable: bool) -> None:
     for note in found.notes:
         print(f"note      {note}")
     reports = sum(len(entry.values) for entry in found.entries)
+    if found.partial:
+        print("note      the rest is looked at when that is mended")
     verdict = f"{len(found.findings)} disagreement{'s' * (len(found.findings) != 1)}" if found.findings else "all records agree"
     print(f"sweep {found.config.name}: {len(found.entries)} trials, {reports} reports: {verdict}")
     if mendable and any(finding.mend for finding in found.findings):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gbc.settings import flatten
-from search.consistency.findings import listed
 from search.consistency.mlflow_facts import Facts
 from search.spec.config import SweepConfig
+from search.spec.format import listed
 from search.spec.trial_record import TrialRecord
 from search.worker.trial import settings_of
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.consistency.comparisons import wrong_params, wrong_second, wrong_settings, wrong_steps, wrong_values
-from search.consistency.findings import Finding, SweepAudit, listed
+from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, trial_folder
+from search.spec.format import listed
 from search.spec.trial_record import TrialRecord
 
 

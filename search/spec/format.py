@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def duration(seconds: float) -> str:
     """For people: 45 s, 12 min, 3 h 20 min."""
@@ -18,3 +20,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Steps or names, for people: of many the first three and the last."""
+    shown = [str(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, … {shown[-1]}"

@@ -24,7 +24,7 @@ from search.spec.config import SweepConfig
 from search.spec.locations import sqlite_url
 from search.spec.trial_record import TrialRecord, seconds_spent, trial_from_optuna
 from search.study import schema
-from search.study.store import connected, study_through_optuna
+from search.study.store import SETTINGS, connected, study_through_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -76,6 +76,23 @@ def read_study(path: Path) -> tuple[list[TrialRecord], float]:
         return _entries(_file_tables(path, _FOR_ENTRIES))
     except schema.UnknownSchema:
         return _entries_through_optuna(sqlite_url(path), None)
+
+
+def settings_in_study(path: Path) -> dict[str, Any] | None:
+    """Return the settings of the sweep that the study in this file holds; None when an earlier version did not put them there.
+
+    Raises:
+        CorruptFile: it is no study, or a part of its file is missing or damaged.
+    """
+    query = f"SELECT value_json FROM study_user_attributes WHERE key = '{SETTINGS}'"
+    try:
+        states, rows = _file_tables(path, ("PRAGMA quick_check(1)", query))
+    except schema.UnknownSchema:
+        with study_through_optuna(sqlite_url(path), None) as study:
+            return study.user_attrs.get(SETTINGS)
+    if states[0][0] != "ok":
+        raise _damaged(path, states[0][0])
+    return json.loads(rows[0][0]) if rows else None
 
 
 def frozen_trials(config: SweepConfig, folder: Path) -> list[FrozenTrial]:
@@ -166,7 +183,11 @@ def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
         except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
             return _read(path, queries)
     except sqlite3.DatabaseError as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); restore it, or choose another --name") from None
+        raise _damaged(path, fault) from None
+
+
+def _damaged(path: Path, why: object) -> CorruptFile:
+    return CorruptFile(f"{path}: damaged ({str(why).splitlines()[-1]}); restore it, or choose another --name")
 
 
 def _read(path: Path, queries: Sequence[str]) -> list[Table]:

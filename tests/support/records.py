@@ -26,6 +26,7 @@ from search.policy.budget import exhausted_budget
 from search.policy.early_stopping import Decision
 from search.run import main
 from search.spec.config import SweepConfig
+from search.spec.locations import sqlite_url
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.tracking.lineage import Inputs
@@ -110,7 +111,7 @@ def study(statement: str, *values: object) -> None:
 
 
 def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")  # MLflow remembers stores by address
+    return MlflowClient(sqlite_url(Path("mlflow.db").resolve()))  # MLflow remembers stores by address
 
 
 def run_of(trial: int) -> str:
