@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.stores import lay_down_store
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.sweep
@@ -49,6 +50,7 @@ def test_the_last_line_says_that_the_same_command_continues_and_it_does(
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "before").mkdir()
+    lay_down_store(tmp_path / "before")
     place = Workplace(tmp_path / "before")
     command = ("--config", place.file("moments", trials=2, scheduler={"name": "none"}), "--concurrency", "1")
     numbers = [SIGNALS[(index + SIGNALS.index(first)) % 2] for index in range(len(MOMENTS))]
