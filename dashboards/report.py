@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python dashboards/report.py", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python dashboards/report.py", allow_abbrev=False, description=__doc__.splitlines()[0])
     what = cli.add_mutually_exclusive_group(required=True)
     what.add_argument("--sweep", metavar="NAME", help="the sweep to show")
     what.add_argument("--compare", nargs="+", metavar="NAME", help="two or more sweeps to put side by side")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from gbc.command_line import Parser, guarded
 from gbc.commands import audit, baseline, circle, data, evaluate, homogeneity, pretrain, results, sample, stationarity, train
 
 COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, baseline, circle, stationarity, results, data)
@@ -15,9 +15,7 @@ COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, baseli
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(
-        prog="python -m gbc", description="Generator Born from Classifier: the method without a sweep."
-    )
+    cli = Parser(prog="python -m gbc", description="Generator Born from Classifier: the method without a sweep.")
     commands = cli.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
@@ -25,30 +23,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 diverged or not as logged, 2 bad input, 130 interrupted and resumable."""
+    """Run a command and return the exit code: 0 done, 1 diverged or not as logged, 2 bad input, 130 interrupted, resumable."""
     arguments = parser().parse_args(argv)
-    from gbc.errors import BadInput, Disagreement, Diverged
+    return guarded(lambda: _run(arguments))
 
-    signal.signal(signal.SIGTERM, _interrupt)
+
+def _run(arguments: argparse.Namespace) -> int:
+    from gbc.errors import Disagreement, Diverged
+
     try:
         arguments.run(arguments)
-    except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
     except Diverged as fault:
         print(f"failed: {fault}; lower lr or the loss weights", file=sys.stderr)
         return 1
     except Disagreement as fault:
         print(f"failed: {fault}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Folders that are made once, whoever asks first: trained networks that every trial of a sweep shares."""
+"""Cache folders, each filled once by the first process that needs it: trained networks that all trials of a sweep share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gbc.errors import BadInput, CorruptFile
 WEIGHTS: Final = "model.safetensors"
 
 
-def once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> None:
-    """Fill `folder` with the files (name → content) that `make` returns, unless it is there already.
+def fill_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> None:
+    """Fill `folder` with the files (name → content) that `make` returns, unless the folder exists already.
 
-    Safe when several processes ask at once: one makes, the others wait. The folder appears whole or not at all.
+    Several processes may call this at once: one fills the folder, the others wait. The folder appears complete or not at all.
 
     Raises:
         BadInput: the folder cannot be written.
@@ -46,22 +46,22 @@ def restore(folder: Path, module: nn.Module, record: str) -> dict[str, Any]:
     from safetensors.torch import load as unpack
 
     try:
-        found: dict[str, Any] = json.loads((folder / record).read_text())
+        content: dict[str, Any] = json.loads((folder / record).read_text())
         module.load_state_dict(unpack((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        raise damaged(folder, fault) from None
+        raise damaged_folder(folder, fault) from None
     module.eval()
-    return found
+    return content
 
 
-def damaged(folder: Path, fault: Exception) -> CorruptFile:
-    """The error for a cached folder that cannot be read, in one line."""
+def damaged_folder(folder: Path, fault: Exception) -> CorruptFile:
+    """The one-line error for a cached folder that cannot be read."""
     reason = " ".join(str(fault).split())[:120]
     return CorruptFile(f"{folder}: the cached classifier is damaged ({reason}); delete the folder to obtain it again")
 
 
-def packed(module: nn.Module) -> bytes:
-    """The weights of `module` as the content of the file that `restore` reads."""
+def weights_as_bytes(module: nn.Module) -> bytes:
+    """The weights of `module` as the content of the file `WEIGHTS`, which `restore` reads."""
     from safetensors.torch import save
 
     return save(module.state_dict())

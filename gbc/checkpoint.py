@@ -1,8 +1,8 @@
-"""Checkpoints: atomic, versioned, verified and free of code.
+"""Checkpoints: written atomically, with a version and a checksum, and read without running code.
 
 A file is one header line (format, version, SHA-256 of the rest) and a `torch.save` archive that is read with
-`weights_only=True`. It is written beside its place and moved there, so a reader sees the old file or the new one.
-torch is imported where it is used: files are written by commands that need no tensor.
+`weights_only=True`. It is written under a temporary name and then renamed, so a reader sees the old file or the new one.
+torch is imported inside functions, because commands that need no tensor also write files.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ VERSION: Final = 1
 _FORMAT: Final = b"gbc-checkpoint"
 
 
-class Named(Protocol):
-    """A file, wherever it lies."""
+class NamedFile(Protocol):
+    """A local or remote file with a name."""
 
     @property
     def name(self) -> str:
         """The last part of its path."""
 
 
-class Readable(Protocol):
-    """A file, wherever it lies; `str` names it for people."""
+class ReadableFile(Protocol):
+    """A local or remote file that can be read; `str` gives its path for messages."""
 
     def read_bytes(self) -> bytes:
-        """All of it; an OSError when that fails."""
+        """The content; raises an OSError if that fails."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that no reader, and no crash, ever sees part of it.
+    """Write `content` to `path` atomically: neither a reader nor a crash leaves a partial file there.
 
     Raises:
         BadInput: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path))
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path))
     except OSError as fault:
         raise BadInput(f"{path.parent}: cannot be written: {fault.strerror}") from None
     try:
@@ -61,15 +61,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise BadInput(f"{path}: cannot be written: {fault.strerror}") from None
 
 
-def keep(path: Path, beside: Path) -> None:
-    """Let what is at `path` be at `beside` too, where it stays when `path` is replaced. Atomic; a link, not a copy.
+def preserve(path: Path, beside: Path) -> None:
+    """Make the file at `path` available at `beside` too, where it remains when `path` is replaced.
 
-    Does nothing when there is no file at `path`.
+    Atomic. It makes a hard link, or a copy if the file system has no links. Does nothing if there is no file at `path`.
 
     Raises:
         BadInput: the folder cannot be written.
     """
-    temporary = beside.with_name(f"{_temporary(beside)}keep")
+    temporary = beside.with_name(f"{_temporary_prefix(beside)}keep")
     try:
         temporary.unlink(missing_ok=True)
         try:
@@ -82,26 +82,26 @@ def keep(path: Path, beside: Path) -> None:
     except OSError as fault:
         raise BadInput(f"{beside}: cannot be written: {fault.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)  # to rename a file to a link of itself does nothing
+        temporary.unlink(missing_ok=True)  # os.replace leaves it there if both are links of one file
 
 
-def writer_of(path: Named) -> int | None:
-    """The process that made the temporary file at `path`; None when it is no such file."""
-    found = re.fullmatch(r"\..+\.(\d+)-\w+", path.name)
-    return int(found[1]) if found else None
+def writer_pid(path: NamedFile) -> int | None:
+    """The id of the process that made the temporary file at `path`; None if it is not a temporary file of `write_atomic`."""
+    match = re.fullmatch(r"\..+\.(\d+)-\w+", path.name)
+    return int(match[1]) if match else None
 
 
 def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
     """Write `state` (tensors, numbers, text, lists and dictionaries of them) to `path`.
 
-    What was there before is kept at `previous`, when that is given: at every moment one of the two is whole.
+    With `previous`, the file that was there before is preserved under that path. At every moment one of the two is complete.
 
     Raises:
         BadInput: the folder cannot be written.
     """
     content = dumps(state)
     if previous is not None:
-        keep(path, previous)
+        preserve(path, previous)
     write_atomic(path, content)
 
 
@@ -115,7 +115,7 @@ def dumps(state: dict[str, Any]) -> bytes:
     return b"%s %d %s\n" % (_FORMAT, VERSION, hashlib.sha256(content).hexdigest().encode()) + content
 
 
-def load(path: Readable) -> dict[str, Any]:
+def load(path: ReadableFile) -> dict[str, Any]:
     """The state that `save` wrote, on the CPU.
 
     Raises:
@@ -124,7 +124,7 @@ def load(path: Readable) -> dict[str, Any]:
     """
     import torch
 
-    content = _verified(path)
+    content = _verified_content(path)
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as fault:
@@ -132,16 +132,16 @@ def load(path: Readable) -> dict[str, Any]:
     return state
 
 
-def verified(path: Readable) -> bool:
-    """Whether the file at `path` is a whole checkpoint; without unpacking it."""
+def is_intact(path: ReadableFile) -> bool:
+    """True if the file at `path` is a complete checkpoint. Checks the header and the SHA-256, and does not unpack it."""
     try:
-        _verified(path)
+        _verified_content(path)
     except BadInput:
         return False
     return True
 
 
-def _verified(path: Readable) -> bytes:
+def _verified_content(path: ReadableFile) -> bytes:
     try:
         header, _, content = path.read_bytes().partition(b"\n")
     except OSError as fault:
@@ -156,6 +156,6 @@ def _verified(path: Readable) -> bytes:
     return content
 
 
-def _temporary(path: Path) -> str:
-    """How the name of a temporary file for `path` begins: hidden, and with the process that writes it."""
+def _temporary_prefix(path: Path) -> str:
+    """Start of the name of a temporary file for `path`: hidden, with the id of the process that writes it."""
     return f".{path.name}.{os.getpid()}-"

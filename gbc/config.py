@@ -1,30 +1,37 @@
-"""The one schema: YAML files, search spaces, MLflow parameters and checkpoint headers are all these models."""
+"""Settings of a trial. YAML files, search spaces, MLflow parameters and checkpoint headers all follow these models."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from gbc.settings import Config
 
 ClassIndex = Annotated[int, Field(ge=0, le=255)]
+LAST_SEED: Final = 2**63 - 1
+MOST_STEPS: Final = 10**9
 
 
 class DatasetConfig(Config):
-    """What the classifier was trained on. Without `data_root`: what ships with the package or its dependencies."""
+    """Training data of a classifier. Without `data_root` it comes with this package or one of its dependencies."""
 
     name: str = "fashion_mnist"
-    per_class: int = Field(50, ge=1, description="training images of each class (the paper: 50)")
+    per_class: int = Field(50, ge=1, le=10_000_000, description="training images of each class (the paper: 50)")
     data_root: str | None = Field(None, description="a torchvision root with the full set")
     download: bool = Field(False, description="let torchvision fetch the full set into data_root")
     classes: Annotated[tuple[ClassIndex, ...], Field(strict=False)] | None = Field(
         None, description="only these classes, numbered anew from 0 in this order"
     )
-    attribute: str | None = Field(None, description="of celeba: what the two classes differ in; Male by default")
+    attribute: str | None = Field(None, description="of celeba: the attribute that divides the two classes; default Male")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
+
+    @classmethod
+    def named(cls, text: str) -> dict[str, Any]:
+        """A data set by its name alone."""
+        return {"name": text}
 
     @field_validator("classes")
     @classmethod
@@ -63,19 +70,24 @@ class ClassifierConfig(Config):
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
     decay: Literal["not_scale_invariant", "all"] = Field(
-        "not_scale_invariant", description="of converge, which tensors decay: all, also those that feed BatchNorm"
+        "not_scale_invariant", description="for converge: tensors with weight decay; all includes those before BatchNorm"
     )
-    steps: int = Field(10_000, ge=1, description="at most this many steps")
-    polish: int = Field(600, ge=0, description="at most this many iterations of L-BFGS; for converge")
+    steps: int = Field(10_000, ge=1, le=MOST_STEPS, description="at most this many steps")
+    polish: int = Field(600, ge=0, le=MOST_STEPS, description="at most this many iterations of L-BFGS; for converge")
     tolerance: float = Field(0.0, ge=0, description="stop early at this relative stationarity residual of every tensor")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LAST_SEED)
     first_scale: float = Field(
-        1.0, gt=0, le=1, description="factor on the start of the first layer; a factory has a start of its own"
+        1.0, gt=0, le=1, description="factor on the initial weights of the first layer; not used for a factory"
     )
 
     factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
-    weights: str | None = Field(None, description="a safetensors file or a torch state dict; nothing is trained then")
+    weights: str | None = Field(None, description="a safetensors file or a torch state dict; then nothing is trained")
     card: str | None = Field(None, description="YAML about the weights; by default beside them, with suffix .yaml")
+
+    @classmethod
+    def named(cls, text: str) -> dict[str, Any]:
+        """A classifier by its name alone: one with a colon is a factory."""
+        return {"factory": text} if ":" in text else {"name": text, "factory": None}
 
     @field_validator("factory")
     @classmethod
@@ -92,7 +104,7 @@ class ClassifierConfig(Config):
 
     @property
     def label(self) -> str:
-        """What to call it: the name of the factory, or of the entry in `CLASSIFIERS`."""
+        """Name for people: that of the factory, or of the entry in `CLASSIFIERS`."""
         return self.factory.partition(":")[2] if self.factory else self.name
 
 
@@ -102,10 +114,8 @@ def classifier_flags(classifier: str | None, weights: str | None, card: str | No
     A classifier with a colon is a factory, else a name. Paths become absolute: workers run in other folders.
     """
     flags: dict[str, str | None] = {}
-    if classifier is not None and ":" in classifier:
-        flags["classifier.factory"] = classifier
-    elif classifier is not None:
-        flags |= {"classifier.name": classifier, "classifier.factory": None}
+    if classifier is not None:
+        flags |= {f"classifier.{key}": value for key, value in ClassifierConfig.named(classifier).items()}
     for name, path in (("weights", weights), ("card", card)):
         if path is not None:
             flags[f"classifier.{name}"] = str(Path(path).resolve())
@@ -121,7 +131,7 @@ class ExpertConfig(Config):
 
 
 class TrialClassifierConfig(Config):
-    """One classifier under study: what it is, what it was trained on, which samples it is shown."""
+    """One classifier of a trial, its training data, and the task whose samples it receives."""
 
     classifier: ClassifierConfig
     dataset: DatasetConfig
@@ -130,12 +140,12 @@ class TrialClassifierConfig(Config):
     weights: dict[str, float] = Field(default_factory=dict)
 
     def factor(self, loss: str) -> float:
-        """What the weight of a loss is multiplied by for this classifier."""
+        """Factor on the weight of `loss` for this classifier; 1 if none is set."""
         return self.weights.get(loss, 1.0)
 
 
 class TrialConfig(Config):
-    """One training run of one generator. The names of Table 2 in the supplement, then ours."""
+    """Settings of one training run of one generator: those of Table 2 in the supplement, then ours."""
 
     # Table 2: what the paper searches
     lr: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate")
@@ -144,7 +154,7 @@ class TrialConfig(Config):
     beta: float = Field(1.0, ge=0, le=1e6, description="weight of the duality loss, Eq. (7)")
     tv_weight: float = Field(3e-3, ge=0, le=1e6, description="weight of the total variation")
 
-    # further losses; 0 leaves one out at no cost
+    # further losses; a loss of weight 0 is not computed
     stationarity_weight: float = Field(1.0, ge=0, le=1e6, description="weight of the stationarity loss, Eq. (5)")
     bn_weight: float = Field(0.0, ge=0, le=1e6, description="weight of BatchNorm-statistics matching")
     ce_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the classifier's cross-entropy")
@@ -156,70 +166,70 @@ class TrialConfig(Config):
 
     # the KKT conditions
     delta: float = Field(0.1, gt=0, le=1e3, description="δ of Eq. (6), the width of the slack")
-    alpha_init: float = Field(0.0, ge=-50, le=50, description="α at the start, where it is learned")
+    alpha_init: float = Field(0.0, ge=-50, le=50, description="initial value of a learned α")
     lambda_policy: Literal["last_layer", "min_norm", "uniform", "given"] = Field(
-        "last_layer", description="which solution Λ of Eq. (10) is taken"
+        "last_layer", description="rule that chooses one solution Λ of Eq. (10)"
     )
     lambda_values: dict[str, float] | None = Field(None, description="λ of named tensors, for the policy `given`")
-    bn_mode: Literal["train", "eval"] = Field("train", description="statistics Φ normalises by: the batch's or its own")
+    bn_mode: Literal["train", "eval"] = Field("train", description="BatchNorm statistics of Φ: the batch's or the stored")
 
     estimator: Literal["norm", "relative", "cosine", "halves"] = Field(
         "norm", description="of the stationarity loss: Eq. (5); ρ; 1 − cosine of each tensor; or unbiased"
     )
     alpha: Literal["learned", "last_layer"] = Field(
-        "learned", description="last_layer: α stays where the last layer of a converged classifier puts it"
+        "learned", description="last_layer: α is fixed at its value for the last layer of a converged classifier"
     )
-    multiplier_floor: float = Field(0.0, ge=0, le=1e3, description="μ is at least this, in units of its scale at the start")
-    kkt_from: float = Field(0.0, ge=0, lt=1, description="share of the run after which the KKT losses join in")
-    surrogate: float = Field(0.0, ge=0, le=1e4, description="a: Φ's ReLU gets the derivative σ(a·z); 0 keeps its own")
+    multiplier_floor: float = Field(0.0, ge=0, le=1e3, description="lower bound of μ, in units of its initial scale")
+    kkt_from: float = Field(0.0, ge=0, lt=1, description="the KKT losses start after this share of the run")
+    surrogate: float = Field(0.0, ge=0, le=1e4, description="a: derivative σ(a·z) for the ReLU of Φ; 0: the usual one")
 
     # free multipliers
     multipliers: Literal["network", "free", "free_by_class"] = Field(
         "network",
-        description="free: a number λ for each image of generator pixels, or for each and wrong class; steps take all",
+        description="free: one λ for each image of generator pixels; free_by_class: one for each image and wrong class",
     )
-    lambda_min: float = Field(0.0, ge=0, le=1e3, description="λ_min: no free multiplier is smaller")
+    lambda_min: float = Field(0.0, ge=0, le=1e3, description="λ_min: lower bound of free multipliers")
     multiplier_rate: float = Field(1.0, gt=0, le=1e3, description="learning rate of free multipliers, in units of lr")
 
     # the row space
-    row_space_eps: float = Field(1e-3, gt=0, le=1, description="ε: directions weaker than √ε of the strongest count little")
+    row_space_eps: float = Field(1e-3, gt=0, le=1, description="ε: directions weaker than √ε times the strongest count little")
     row_space_level: float = Field(0.0, ge=0, lt=1, description="h: the share of a sample's energy outside that is free")
     row_space_layers: Literal["first", "all"] = Field("first", description="all: later layers too, by their own inputs")
 
-    # where latents come from
+    # latents
     bank: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="size of a fixed bank of latents; 0: fresh ones only; batch_size: every batch all of it",
+        description="size of a fixed bank of latents; 0: only fresh latents; batch_size: every batch is the whole bank",
     )
     bank_share: float = Field(1.0, ge=0, le=1, description="share of a batch that is drawn from the bank")
     bank_jitter: float = Field(0.0, ge=0, le=10, description="noise around a latent of the bank, in standard deviations")
 
     # networks
     generator: Literal["convolutional", "pixels"] = Field("convolutional", description="pixels: the images themselves")
-    candidates: int = Field(0, ge=0, description="how many images generator pixels has; 0: as many as are judged")
-    pixel_start: float = Field(0.3, gt=0, le=10, description="standard deviation of their random start, before the sigmoid")
+    candidates: int = Field(0, ge=0, le=10**7, description="number of images of generator pixels; 0: as many as are evaluated")
+    pixel_start: float = Field(0.3, gt=0, le=10, description="standard deviation of random initial pixels, before the sigmoid")
     noise_dim: int = Field(64, ge=1, le=4096)
     width: int = Field(512, ge=1, le=65536, description="units of the generator's fully connected layers")
     channels: int = Field(64, ge=4, le=4096, description="channels of the generator's first feature map")
     multiplier_width: int = Field(256, ge=1, le=65536, description="units of the multiplier network's hidden layers")
 
     # the run
-    steps: int = Field(1500, ge=1, description="optimiser steps of the full horizon")
-    report_every: int = Field(100, ge=1, description="optimiser steps between reports")
+    steps: int = Field(1500, ge=1, le=MOST_STEPS, description="optimiser steps of the full horizon")
+    report_every: int = Field(100, ge=1, le=MOST_STEPS, description="optimiser steps between reports")
     lr_schedule: Literal["constant", "cosine"] = "constant"
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="of the moving average of the generator that is judged and exported; 0: the generator itself",
+        description="decay of the generator's moving average, which is then evaluated and exported; 0: no average",
     )
-    eval_per_class: int = Field(50, ge=1, le=10_000, description="generated images of each class that are judged")
+    eval_per_class: int = Field(50, ge=1, le=10_000, description="generated images of each class for the evaluation")
     student_steps: int = Field(
-        0, ge=0, le=10_000, description="of a network that learns from the judged images at each report, for tstr/cnn; 0: none"
+        0, ge=0, le=10_000, description="training steps of the network for tstr/cnn at each report; 0: no tstr/cnn"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LAST_SEED)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
     dataset: DatasetConfig = DatasetConfig()
@@ -230,7 +240,7 @@ class TrialConfig(Config):
     experts: tuple[ExpertConfig, ...] = Field((), description="further classifiers (Algorithm 2)")
 
     def rooted(self, root: str) -> Self:
-        """The same with every data set read from this torchvision root."""
+        """A copy that reads every data set from this torchvision root."""
         data = self.model_dump(mode="json")
         for part in (data, *data["experts"]):
             if part["dataset"]:
@@ -238,17 +248,17 @@ class TrialConfig(Config):
         return self.parse(data, "--data-root")
 
     def classifiers(self) -> list[TrialClassifierConfig]:
-        """Every classifier with its data, in order. Those of the same data share samples and with them a task."""
+        """Every classifier with its data, in order. Classifiers with the same data share a task, and so their samples."""
         first = TrialClassifierConfig(classifier=self.classifier, dataset=self.dataset, task=0, weights=self.weights)
-        found, task_of = [first], {self.dataset.digest(): 0}
+        specs, task_of = [first], {self.dataset.digest(): 0}
         for expert in self.experts:
             data = expert.dataset or self.dataset
             task = task_of.setdefault(data.digest(), len(task_of))
-            found.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
-        return found
+            specs.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
+        return specs
 
     def loss_weights(self) -> dict[str, float]:
-        """The weight of each loss in the total, Eq. (7) and what we add to it: {name: weight}."""
+        """The weight of each loss in the total, {name: weight}: Eq. (7) and our further losses."""
         return {loss: getattr(self, setting) for loss, setting in LOSS_WEIGHTS.items()}
 
     @model_validator(mode="after")

@@ -1,11 +1,11 @@
-"""What can go wrong, as types. Every message names the fault and the mend in one line."""
+"""Error types. Every message names the fault and its remedy in one line."""
 
 from __future__ import annotations
 
 from typing import Final
 
 DIVERGED: Final = "diverged: "
-"""How the message of `Diverged` begins: settings that fail like this fail again."""
+"""Start of the message of `Diverged`. A trial with the same settings would fail in the same way."""
 
 
 class BadInput(Exception):
@@ -13,20 +13,20 @@ class BadInput(Exception):
 
 
 class CorruptFile(BadInput):
-    """A file exists but its content is not what was written."""
+    """A file exists, but its content is damaged or was changed."""
 
 
 class NotQuasiHomogeneous(BadInput):
     """Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) does not hold for the degrees Λ that were chosen."""
 
     def __init__(self, layer: str, why: str) -> None:
-        """`layer` names the module at fault, `why` says what breaks there."""
+        """`layer` names the module at fault, `why` gives the reason."""
         super().__init__(f"the classifier is not quasi-homogeneous: {layer}: {why}")
         self.layer = layer
 
 
 class Diverged(Exception):
-    """A loss stopped being finite. The trial has failed; its settings are at fault, not the program."""
+    """A loss stopped being finite. The trial has failed because of its settings, not because of a fault in the program."""
 
     def __init__(self, step: int, part: str) -> None:
         """`part` is the name of the first loss that was not finite, seen at optimiser step `step`."""
@@ -39,4 +39,4 @@ class Diverged(Exception):
 
 
 class Disagreement(Exception):
-    """What was measured is not what was logged. The result was printed; commands end with this message and exit code 1."""
+    """Measured values differ from the logged ones. Commands print the result first, then this message, and exit with code 1."""

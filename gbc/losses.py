@@ -1,8 +1,8 @@
-"""The losses: tensors in, a scalar out, an equation number each.
+"""The losses: functions of tensors that return a scalar, each with its equation number.
 
-Notation, as in the paper: logits Φ(x; ζ) are [M, C], labels y are [M], multipliers μ are [M, C] and not negative. What has the
-form of the parameters ζ is a sequence of tensors, one for each parameter tensor: a flat copy would cost as much as the
-losses. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them the other way round.
+Notation, as in the paper: logits Φ(x; ζ) are [M, C], labels y are [M], multipliers μ are [M, C] and not negative. A vector of
+the shape of the parameters ζ is a sequence of tensors, one for each parameter tensor: a flat copy would cost as much as the
+losses. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them with the opposite sign.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
     """S = (1/M) Σ_i Σ_{c≠y_i} μ_ic (Φ_{y_i}(x_i) − Φ_c(x_i)), whose ζ-gradient is the sum in Eq. (5).
 
-    μ does not depend on ζ, so one reverse pass gives what the equation writes as one gradient for each sample and class.
+    μ does not depend on ζ, so one reverse pass gives the sum, in which the equation has a gradient for each sample and class.
     The term c = y_i is zero by itself.
     """
     own = logits.gather(1, labels[:, None])  # [M, 1]
@@ -25,88 +25,88 @@ def lagrangian(logits: Tensor, labels: Tensor, multipliers: Tensor) -> Tensor:
 
 
 def margin_gradient(logits: Tensor, labels: Tensor, multipliers: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """∇_ζ S: what the samples pull each parameter tensor towards. Differentiable (second order)."""
+    """∇_ζ S, by parameter tensor: the right-hand side of Eq. (4), called the pull. Differentiable (second order)."""
     return torch.autograd.grad(lagrangian(logits, labels, multipliers), parameters, create_graph=True, materialize_grads=True)
 
 
 Parts = Sequence[Tensor | None]
-"""Something in the form of ζ, by parameter tensor; None is 0."""
+"""A vector of the shape of ζ, by parameter tensor; None stands for 0."""
 
 
 class Target:
-    """(1/N) Λ̄ζ with Λ̄ = Λ̃ e^{α(2Λ − I)}, Eqs. (3a) and (4): what the pull should be, as a function of α.
+    """(1/N) Λ̄ζ with Λ̄ = Λ̃ e^{α(2Λ − I)}, Eqs. (3a) and (4): the target of the pull as a function of α.
 
-    Λ̃ keeps the largest degrees and zeroes the rest: parameter tensors without them are None and cost nothing.
+    Λ̃ keeps the largest degree and sets the others to 0: parameter tensors of lower degree are None and cost nothing.
     """
 
     def __init__(self, parameters: Sequence[Tensor], degrees: Sequence[float], samples: int) -> None:
         """`degrees` is the diagonal of Λ, a λ for each parameter tensor; `samples` is N."""
-        # Degrees that come from a linear system are equal up to rounding: in the precision of ζ, equal.
+        # Degrees from a linear system may differ by rounding; in the precision of ζ they are equal.
         rounded = torch.tensor(degrees, dtype=parameters[0].dtype).tolist()
         self.largest = max(rounded)
-        self.still: list[Tensor | None] = [
+        self.at_zero: list[Tensor | None] = [
             degree * parameter.detach() / samples if degree == self.largest else None
             for degree, parameter in zip(rounded, parameters, strict=True)
         ]
         """(1/N) Λ̃ζ, the target at α = 0."""
 
     def at(self, alpha: Tensor) -> list[Tensor | None]:
-        """The target for the scalar α; differentiable."""
+        """The target for the scalar α, by parameter tensor; differentiable."""
         growth = torch.exp(alpha * (2 * self.largest - 1))
-        return [None if part is None else growth * part for part in self.still]
+        return [None if part is None else growth * part for part in self.at_zero]
 
 
-def inner(first: Parts, second: Parts) -> Tensor:
-    """⟨first, second⟩ over all parameter tensors."""
+def inner_product(first: Parts, second: Parts) -> Tensor:
+    """⟨first, second⟩ over all parameter tensors, a scalar."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     return torch.stack([a.flatten() @ b.flatten() for a, b in pairs]).sum()
 
 
-def size(parts: Parts) -> Tensor:
-    """The Euclidean norm over all parameter tensors."""
+def norm(parts: Parts) -> Tensor:
+    """The Euclidean norm over all parameter tensors, a scalar."""
     norms = [torch.linalg.vector_norm(part) for part in parts if part is not None]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def residual(target: Parts, pulled: Sequence[Tensor]) -> list[Tensor]:
-    """What the pull has too much, pull − target."""
-    return [found if part is None else found - part for part, found in zip(target, pulled, strict=True)]
+    """Pull − target, by parameter tensor."""
+    return [pull if part is None else pull - part for part, pull in zip(target, pulled, strict=True)]
 
 
 def stationarity(target: Parts, pulled: Sequence[Tensor]) -> Tensor:
     """‖(1/N) Λ̄ζ − ∇_ζ S‖, Eq. (5)."""
-    return size(residual(target, pulled))
+    return norm(residual(target, pulled))
 
 
 def relative_residual(target: Parts, pulled: Sequence[Tensor]) -> Tensor:
-    """ρ = ‖target − pull‖ / ‖target‖: the stationarity loss in a form that compares across classifiers."""
-    return stationarity(target, pulled) / size(target)
+    """ρ = ‖target − pull‖ / ‖target‖: the stationarity loss in a form that can be compared between classifiers."""
+    return stationarity(target, pulled) / norm(target)
 
 
 def stationarity_halves(target: Parts, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """⟨ĝ_A − t, ĝ_B − t⟩ / ‖t‖², an unbiased estimate of ρ² from the pulls of two independent half batches.
 
-    The plain norm also counts the variance of ĝ, E‖ĝ − t‖² = ‖g − t‖² + Var/M, and so rewards samples that are all alike.
+    The plain norm includes the variance of ĝ, E‖ĝ − t‖² = ‖g − t‖² + Var/M, and so rewards samples that are all the same.
     """
-    return inner(residual(target, first), residual(target, second)) / inner(target, target)
+    return inner_product(residual(target, first), residual(target, second)) / inner_product(target, target)
 
 
 def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight: float = 0.3) -> Tensor:
-    """How far −∇CE is from wd·ζ, tensor by tensor and free of scale.
+    """Distance of −∇CE from wd·ζ, for each tensor and independent of scale.
 
     A classifier that converged under mean cross-entropy with weight decay wd has wd·ζ = −∇CE: the KKT conditions with
-    μ_ic = p_ic/(wd·N) known, without h, α or Λ, and every tensor takes part. `targets` are wd·ζ_k, `pulls` −∇_{ζ_k} CE. Mean
-    over k of (1 − cos) + `size_weight`·|log(⟨pull, target⟩/‖target‖²)|; a plain norm does not train, because the size
-    of −∇CE changes by orders of magnitude with the confidence of the samples. A target that is all zeros has neither direction
-    nor scale: it is left out of the mean, which is 0 where all are.
+    μ_ic = p_ic/(wd·N) known, without h, α or Λ, for every tensor. `targets` are wd·ζ_k, `pulls` −∇_{ζ_k} CE. The loss is the
+    mean over k of (1 − cos) + `size_weight`·|log(⟨pull, target⟩/‖target‖²)|. Training with a plain norm fails, because the
+    size of −∇CE changes by orders of magnitude with the confidence of the samples. A target that is all zeros has neither
+    direction nor scale: it is left out of the mean, which is 0 where all are.
     """
     terms, counted = [], []
-    for target, found in zip(targets, pulls, strict=True):
-        target, found = target.flatten(), found.flatten()
+    for target, pull in zip(targets, pulls, strict=True):
+        target, pull = target.flatten(), pull.flatten()
         norm = target @ target
         nonzero = norm > 0
-        cosine = torch.nn.functional.cosine_similarity(found, target, dim=0)
-        size = ((found @ target) / torch.where(nonzero, norm, 1)).clamp_min(1e-6).log().abs()
+        cosine = torch.nn.functional.cosine_similarity(pull, target, dim=0)
+        size = ((pull @ target) / torch.where(nonzero, norm, 1)).clamp_min(1e-6).log().abs()
         terms.append(torch.where(nonzero, 1 - cosine + size_weight * size, 0))
         counted.append(nonzero)
     return torch.stack(terms).sum() / torch.stack(counted).sum().clamp_min(1)
@@ -115,17 +115,17 @@ def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight:
 def reconstruction(parameters: Sequence[Tensor], pulled: Sequence[Tensor], count: int) -> Tensor:
     """‖ζ − Σ_i λ_i ∇_ζ(Φ_{y_i} − max_{c≠y_i} Φ_c)‖² / ‖ζ‖², Haim et al. (2022) and, for several classes, Buzaglo et al. (2023).
 
-    `pulled` is the mean over `count` images, as `pull` gives it. Every tensor takes part and λ absorbs the scale: exact, up
-    to the max, for a classifier that converged with weight decay. Divided by ‖ζ‖², which they do not do and which is constant,
-    so that its weight means the same for every classifier.
+    `pulled` is the mean over `count` images, as `margin_gradient` gives it. The sum is over every tensor, and λ absorbs the
+    scale: apart from the max it is exact for a classifier that converged with weight decay. The division by the constant ‖ζ‖²
+    is ours, so that a weight of the loss means the same for every classifier.
     """
-    apart = [parameter.detach() - count * found for parameter, found in zip(parameters, pulled, strict=True)]
-    whole = [parameter.detach() for parameter in parameters]
-    return inner(apart, apart) / inner(whole, whole)
+    difference = [parameter.detach() - count * pull for parameter, pull in zip(parameters, pulled, strict=True)]
+    zeta = [parameter.detach() for parameter in parameters]
+    return inner_product(difference, difference) / inner_product(zeta, zeta)
 
 
 def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor], kind: str = "cross_entropy") -> list[Tensor]:
-    """−∇_ζ loss, one tensor for each parameter tensor; where gradient descent pulls. Differentiable (second order).
+    """−∇_ζ loss, the direction of gradient descent, by parameter tensor. Differentiable (second order).
 
     `kind` is the loss of the classifier's training, `cross_entropy` or, with two logits, `exponential`: mean e^{−margin}.
     """
@@ -134,14 +134,14 @@ def descent(logits: Tensor, labels: Tensor, parameters: Sequence[Tensor], kind: 
 
 
 def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
-    """How little the images change with the noise, after Mao et al. (2019): mean |Δε|₁/(|Δx|₁ + 0.1·|Δε|₁), means over entries.
+    """Ratio of the change of the noise to that of the images, after Mao et al. (2019): mean of |Δε|₁/(|Δx|₁ + 0.1·|Δε|₁).
 
-    Samples i and i + `classes` are compared; with labels in cyclic order they share one. `noise` is [M, noise_dim],
-    `images` [M, …]. Bounded by 10, so that equal images do not blow it up.
+    |·|₁ is the mean over entries. Samples i and i + `classes` are compared; labels are in cyclic order, so both have the same
+    one. `noise` is [M, noise_dim], `images` [M, …]. The ratio is at most 10, also for equal images.
     """
-    moved = (images[classes:] - images[:-classes]).flatten(1).abs().mean(dim=1)
-    asked = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
-    return (asked / (moved + 0.1 * asked)).mean()
+    image_change = (images[classes:] - images[:-classes]).flatten(1).abs().mean(dim=1)
+    noise_change = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
+    return (noise_change / (image_change + 0.1 * noise_change)).mean()
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -163,14 +163,14 @@ def duality(margin: Tensor, alpha: Tensor, delta: float) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, down plus across, of images [M, channels, height, width]."""
+    """Mean absolute difference of neighbouring pixels, vertical plus horizontal, of images [M, channels, height, width]."""
     down = images[..., 1:, :] - images[..., :-1, :]
     across = images[..., 1:] - images[..., :-1]
     return down.abs().mean() + across.abs().mean()
 
 
 def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
-    """How far the batch's BatchNorm statistics are from the stored ones, after DeepInversion (Yin et al. 2020).
+    """Distance of the batch's BatchNorm statistics from the stored ones, after DeepInversion (Yin et al. 2020).
 
     Each layer gives (mean, variance, stored mean, stored variance), each [features]. Mean over layers and features of
     (Δmean)²/var + (Δstd)²/var, the 2-Wasserstein distance of two Gaussians in units of the stored deviation: unlike
@@ -185,21 +185,21 @@ def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def row_space(costs: Tensor, level: float) -> Tensor:
-    """mean_i max(0, cost_i − h): how far samples leave the row space of a classifier's layers, beyond what is free.
+    """mean_i max(0, cost_i − h): energy of the samples outside the row space of a classifier's layers, above the level h.
 
-    `costs` [M] are those of `gbc.kkt.row_space`, in [0, 1]; `level` is h. Real images do not lie wholly in the row space:
-    without a level the loss asks for more than they have, and takes away variety.
+    `costs` [M] are those of `gbc.kkt.row_space`, in [0, 1]; `level` is h. Real images are not entirely in the row space:
+    with h = 0 the loss demands more than real images satisfy, and reduces variety.
     """
     return torch.relu(costs - level).mean()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}: the classifier should recognise what it is shown."""
+    """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}, for logits [M, C] and labels [M]."""
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
 def signs(labels: Tensor) -> Tensor:
-    """Labels 0 and 1 as the y_i of supplement B.2, −1 and +1; [M]."""
+    """The labels y_i of supplement B.2, −1 and +1, for labels 0 and 1; [M]."""
     return 2 * labels - 1
 
 
@@ -215,4 +215,4 @@ CLASSIFICATION: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "cross_entropy": cross_entropy,
     "exponential": exponential,
 }
-"""What a classifier can be trained with."""
+"""Training losses of a classifier, by name."""

@@ -1,4 +1,4 @@
-"""What a trainer says about itself. Nothing here needs torch, so that commands can name metrics at once."""
+"""Reports of a trainer and their metrics. Nothing here needs torch, so commands can list metrics without a delay."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 Direction = Literal["min", "max"]
 
 STUDENT_METRIC: Final = "tstr/cnn"
-"""The metric that trains a network at each report (`gbc.metrics.student`): measured only where `student_steps` asks for it."""
+"""Metric that trains a network at each report (`gbc.metrics.student`). It is measured only if `student_steps` is above 0."""
 STUDENT_STEPS: Final = 50
-"""Of that network, where a sweep improves the metric and names no number."""
+"""Training steps of that network if a sweep optimises the metric and does not set `student_steps`."""
 
-# Every metric a trial reports, and which way is better; None where neither is.
+# Every metric that a trial reports, and its better direction. None: neither direction is better.
 METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "loss/total": "min",
     **{f"loss/{name}": "min" for name in LOSS_WEIGHTS},
@@ -60,25 +60,26 @@ class Report:
     step: int
     metrics: Mapping[str, float]
     images: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """The picture of section 5.2, [height, width] grey or [height, width, 3]: odd rows generated, even rows nearest."""
+    """Picture as in section 5.2, [height, width] or [height, width, 3]: odd rows generated, even rows nearest real images."""
 
 
 def free_score(confidence: float, bn: float | None, rho: float | None) -> float:
-    """One number in [0, 1] for a search that has no data, larger is better: confidence / ((1 + bn)(1 + ρ)).
+    """Score in [0, 1] for a search without data, larger is better: confidence / ((1 + bn)(1 + ρ)).
 
-    `confidence` is the mean softmax probability of the label, `bn` the BatchNorm distance (None, and then 0: the classifier
-    has no such layer), `rho` the relative stationarity residual ρ (None, and then 1: without multipliers the samples
-    explain nothing). ρ counts least on purpose: it moves between 1 and the little less that real images reach, and a
-    factor of 1 − ρ would reward multipliers that fit the residual and samples that do not look like anything.
+    `confidence` is the mean softmax probability of the label. `bn` is the BatchNorm distance; None, for a classifier without
+    BatchNorm, counts as 0. `rho` is the relative stationarity residual ρ; None, for a trial without multipliers, counts as 1.
+    ρ has the smallest influence on purpose: even real images reach only a little less than 1. A factor of 1 − ρ would reward
+    multipliers that fit the residual with samples that do not look like anything.
     """
     return confidence / ((1 + (0.0 if bn is None else bn)) * (1 + (1.0 if rho is None else rho)))
 
 
 def rank_correlation(frame: pd.DataFrame, metric: str, target: str) -> float:
-    """Spearman's rank correlation of two columns of `frame` (a row a trial): how well `metric` ranks by `target`.
+    """Spearman's rank correlation of two columns of `frame`, which has one row for each trial.
 
-    1: the same order; −1: the reverse. Rows that lack one of the two are left out; NaN for fewer than two rows or
-    a column that is constant. For example `rank_correlation(frame, "free/score", "tstr/1nn")`.
+    1 means that `metric` ranks the trials as `target` does, −1 the reverse order. Rows that lack one of the two are left out.
+    The result is NaN for fewer than two rows or a constant column. For example
+    `rank_correlation(frame, "free/score", "tstr/1nn")`.
 
     Raises:
         BadInput: there is no such column.

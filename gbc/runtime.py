@@ -1,4 +1,4 @@
-"""Where a run computes and where its random numbers come from."""
+"""Device, memory and random seeds of a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TRIM_THRESHOLD: Final = -1
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes the first GPU if there is one.
+    """The torch device of that name. `auto` is the first GPU if there is one, else the CPU.
 
     Raises:
-        BadInput: a GPU is asked for that is not there.
+        BadInput: this machine does not have the GPU.
     """
     import torch
 
@@ -32,18 +32,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def derive(seed: int, stream: int) -> int:
-    """A seed for stream number `stream` of a run; different for every pair."""
+def derive_seed(seed: int, stream: int) -> int:
+    """A seed for random stream number `stream` of a run. Every pair gives a different seed."""
     import numpy as np
 
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def keep_memory() -> None:
-    """What this process frees stays its own, for the next step to use.
+def keep_freed_memory() -> None:
+    """Keep freed memory in this process, so that the next step can use it again.
 
-    glibc gives large blocks back to the system, which clears their pages before it hands them out again: a tenth of a step's
-    time at batch 256. The most memory that a trial takes stays the same. With another C library nothing happens.
+    Without this, glibc returns large blocks to the system, which clears their pages before it gives them out again. That takes
+    a tenth of a step's time at batch 256. The peak memory of a trial stays the same. With another C library nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

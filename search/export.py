@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from gbc.command_line import Parser, guarded, whole
+from search.spec import flags
+
 if TYPE_CHECKING:
     from search.files.lock import Driver
     from search.spec.config import SweepConfig
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python search/export.py", description=__doc__.splitlines()[0])
+    cli = Parser(prog="python search/export.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     cli.add_argument("--sweep", required=True, metavar="NAME")
     cli.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    cli.add_argument("--trial", type=int, metavar="N", help="a certain trial instead of the best")
+    cli.add_argument("--trial", type=whole, metavar="N", help="a certain trial instead of the best")
     cli.add_argument(
         "--format", default="safetensors", metavar="F,F…",
         help="safetensors (always written), torch (a torch.export program), onnx; default: safetensors",
@@ -35,13 +38,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input."""
     arguments = parser().parse_args(argv)
-    from gbc.errors import BadInput
+    return guarded(lambda: _run(arguments), flags.without_secrets)
 
-    try:
-        result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
-    except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+
+def _run(arguments: argparse.Namespace) -> int:
+    result = export_trial(arguments.sweep, arguments.trial, arguments.out, arguments.format)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
@@ -64,20 +65,20 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
             package that is missing, or `out` exists.
     """
     from gbc import export
-    from gbc.export.formats import named, require
+    from gbc.export.formats import parse_formats, require_packages
     from search.driver.trial_export import write_trial
     from search.files.paths import existing_sweep, recorded_config
     from search.study.store import running_driver
     from search.study.tables import recorded_trials
 
-    wanted = named(formats)
+    chosen_formats = parse_formats(formats)
     export.check_new(out)
     folder = existing_sweep(name)
     config = recorded_config(folder)
-    require(wanted)
+    require_packages(chosen_formats)
     trials, _ = recorded_trials(config, folder)
     chosen = _chosen(config, trials, number, running_driver(config, folder))
-    return write_trial(config, trials, chosen, out, wanted)
+    return write_trial(config, trials, chosen, out, chosen_formats)
 
 
 def _chosen(config: SweepConfig, trials: Sequence[TrialRecord], number: int | None, driver: Driver | None) -> TrialRecord:

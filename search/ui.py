@@ -19,6 +19,9 @@ from typing import IO, TYPE_CHECKING, Final
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from gbc.command_line import Parser, guarded, whole
+from search.spec import flags
+
 if TYPE_CHECKING:
     from search.spec.config import SweepConfig
 
@@ -30,8 +33,8 @@ _PATIENCE: Final = 120.0  # seconds
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python search/ui.py", description=__doc__.splitlines()[0])
-    cli.add_argument("--port", type=int, help="default: 5000, for optuna-dashboard 8080, or the next that is free")
+    cli = Parser(prog="python search/ui.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
+    cli.add_argument("--port", type=whole, help="default: 5000, for optuna-dashboard 8080, or the next that is free")
     cli.add_argument("--sweep", metavar="NAME", help="link to this sweep alone")
     cli.add_argument("--optuna", action="store_true", help="optuna-dashboard on the study of --sweep (default: the latest)")
     return cli
@@ -40,16 +43,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 ended by Ctrl-C, 1 the server failed, 2 bad input."""
     arguments = parser().parse_args(argv)
-    from gbc.errors import BadInput
+    return guarded(lambda: _until_interrupted(arguments), flags.without_secrets)
 
+
+def _until_interrupted(arguments: argparse.Namespace) -> int:
     # A script's shell starts what it leaves in the background deaf to Ctrl-C, and Python leaves it so.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
         return _study_pages(arguments) if arguments.optuna else _mlflow_pages(arguments)
-    except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 0
 
@@ -238,9 +240,11 @@ class _Server:
         return 1
 
     def _last_line(self) -> str:
+        from search.spec.locations import redacted
+
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
-        return lines[-1] if lines else f"exit code {self._process.poll()}"
+        return redacted(lines[-1]) if lines else f"exit code {self._process.poll()}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Φ(x; ζ): the networks that generators are born from."""
+"""Φ(x; ζ): architectures of classifiers."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network and what a generator may know of its training: never the data."""
+    """A trained network and all that the training of a generator may know about it: never the data."""
 
     module: nn.Module
-    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]; to [M, 1] for B.2's."""
+    """Maps images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C], or [M, 1] as in B.2."""
     class_names: tuple[str, ...]
     shape: Shape
     """(channels, height, width) of its input, or (d,)."""
     samples: int
-    """N, how many images or points it was trained on."""
+    """N, the number of its training images or points."""
 
 
 def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     """A new network with `classes` outputs and Kaiming initialisation, drawn from `config.seed`.
 
-    With `config.first_scale` below 1 the first layer starts small, and what training leaves in it is all of the data: Haim et
-    al. (2022) take 10⁻⁴. A factory of the user's own keeps the initialisation it has.
+    With `config.first_scale` below 1 the first layer starts small, so that after training it depends on the data alone: Haim et
+    al. (2022) use 10⁻⁴. A user's factory keeps its own initialisation.
 
     Raises:
         BadInput: an unknown name, or a factory that cannot be used.
     """
     if config.factory:
-        return custom.make(config.factory, config.seed)
+        return custom.call_factory(config.factory, config.seed)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
     module = CLASSIFIERS[config.name](config, shape, classes)
@@ -54,7 +54,7 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
 
 
 def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
-    """The paper's: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
+    """The paper's classifier: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
     hidden = config.hidden
     return nn.Sequential(
         nn.Flatten(),
@@ -65,14 +65,14 @@ def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequentia
 
 
 def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
-    """The same without BatchNorm."""
+    """`mlp_bn` without BatchNorm."""
     return nn.Sequential(*(layer for layer in mlp_bn(config, shape, classes) if not isinstance(layer, nn.BatchNorm1d)))
 
 
 def conv(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     """Two convolutions of stride 2, then two linear layers; ReLU, biases, no BatchNorm.
 
-    Without BatchNorm every tensor carries wd·ζ = −∇CE once training has converged.
+    Without BatchNorm, wd·ζ = −∇CE holds for every tensor once training has converged.
     """
     depth, height, width = shape
     channels = max(4, config.hidden // 16)
@@ -96,7 +96,7 @@ class Residual(nn.Module):
             nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
             nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside),
         )  # fmt: skip
-        # Through BatchNorm on both sides, so that the two degrees of homogeneity can be made equal.
+        # BatchNorm on both branches, so that their degrees of homogeneity can be equal.
         self.shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside))
         self.relu = nn.ReLU()
 
@@ -107,7 +107,7 @@ class Residual(nn.Module):
 
 
 def resnet(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
-    """A stem of stride 2, three residual blocks with BatchNorm, the mean over pixels, a linear layer."""
+    """A convolution of stride 2, three residual blocks with BatchNorm, the mean over pixels, a linear layer."""
     channels = max(4, config.hidden // 16)
     return nn.Sequential(
         nn.Conv2d(shape[0], channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
@@ -135,7 +135,7 @@ def kaiming(module: nn.Module, rng: torch.Generator) -> None:
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = layer.weight[0].numel()
             if isinstance(layer, nn.ConvTranspose2d):
-                # Of kernel × input channels weights, a stride of s leaves one in s² at each output pixel.
+                # With stride s, only one in s² of the kernel × input channels weights acts on each output pixel.
                 fan_in = layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
             with torch.no_grad():
                 layer.weight.normal_(0, math.sqrt(2 / fan_in), generator=rng)
@@ -144,19 +144,19 @@ def kaiming(module: nn.Module, rng: torch.Generator) -> None:
 
 
 def two_logits(outputs: Tensor) -> Tensor:
-    """The scalar Φ [M, 1] of supplement B.2 as two logits (−Φ/2, Φ/2); other outputs [M, C] as they are.
+    """The scalar Φ [M, 1] of supplement B.2 as two logits (−Φ/2, Φ/2); other outputs [M, C] unchanged.
 
-    Then Φ_y − Φ_c = ±Φ = y·Φ with y = ±1, so every equation for several classes is that of B.2: a mix of binary and
-    multi-class classifiers needs no case of its own.
+    Then Φ_y − Φ_c = ±Φ = y·Φ with y = ±1, so the equations for several classes become those of B.2: a mix of binary and
+    multi-class classifiers needs no special case.
     """
     return torch.cat([-outputs / 2, outputs / 2], dim=1) if outputs.shape[1] == 1 else outputs
 
 
 @contextmanager
 def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
-    """Within, BatchNorm uses the batch's statistics (`train`) or its own (`eval`), and never changes its own."""
+    """Context in which BatchNorm uses the batch's statistics (`train`) or the stored ones (`eval`), and stores nothing."""
     layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
-    kept = [(layer.training, layer.track_running_stats) for layer in layers]
+    states = [(layer.training, layer.track_running_stats) for layer in layers]
     training = module.training
     try:
         module.eval()
@@ -166,7 +166,7 @@ def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-        for layer, (was_training, tracked) in zip(layers, kept, strict=True):
+        for layer, (was_training, tracked) in zip(layers, states, strict=True):
             layer.training, layer.track_running_stats = was_training, tracked
 
 
@@ -186,9 +186,9 @@ class _SurrogateReLU(torch.autograd.Function):
 
 
 class SurrogateReLU(nn.Module):
-    """ReLU going forward; going back, its derivative is σ(a·z) instead of a step.
+    """ReLU whose derivative is σ(a·z) instead of a step.
 
-    ReLU'' = 0: within an activation cell no gradient says which unit should switch. This one's does.
+    Because ReLU'' = 0, no gradient tells which unit should switch on or off. The gradient of this one does.
     """
 
     def __init__(self, slope: float) -> None:
@@ -198,8 +198,8 @@ class SurrogateReLU(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """max(z, 0), any shape."""
-        found: Tensor = _SurrogateReLU.apply(values, self.slope)
-        return found
+        result: Tensor = _SurrogateReLU.apply(values, self.slope)
+        return result
 
 
 def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
@@ -213,16 +213,16 @@ def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
 
 
 class LayerInputs:
-    """The inputs of some layers of a classifier in its last forward pass."""
+    """Records the inputs of some layers of a classifier in its last forward pass."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        """Hooks `layers`, for good."""
+        """Adds hooks to `layers`, which are never removed."""
         self.layers = layers
         self._inputs: dict[int, Tensor] = {}
         for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._keep(index))
+            layer.register_forward_pre_hook(self._recorder(index))
 
-    def _keep(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _recorder(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._inputs[index] = inputs[0]
 
@@ -230,12 +230,12 @@ class LayerInputs:
 
 
 class BatchNormInputs(LayerInputs):
-    """The inputs of every BatchNorm layer of a classifier, and their statistics."""
+    """Records the inputs of every BatchNorm layer of a classifier, and computes their statistics."""
 
     layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
 
     def __init__(self, module: nn.Module) -> None:
-        """Hooks every BatchNorm layer of `module`, for good."""
+        """Adds hooks to every BatchNorm layer of `module`, which are never removed."""
         super().__init__([layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)])
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -243,11 +243,11 @@ class BatchNormInputs(LayerInputs):
         result = []
         for index, layer in enumerate(self.layers):
             values = self._inputs[index]
-            over = [axis for axis in range(values.ndim) if axis != 1]
+            axes = [axis for axis in range(values.ndim) if axis != 1]
             # Not `torch.var_mean`, which takes several times as long on a CPU.
-            mean = values.mean(dim=over, keepdim=True)
+            mean = values.mean(dim=axes, keepdim=True)
             # Unbiased, as PyTorch stores it.
-            variance = (values - mean).square().sum(dim=over) / (values.numel() // mean.numel() - 1)
+            variance = (values - mean).square().sum(dim=axes) / (values.numel() // mean.numel() - 1)
             assert layer.running_mean is not None and layer.running_var is not None
             result.append((mean.flatten(), variance, layer.running_mean, layer.running_var))
         return result

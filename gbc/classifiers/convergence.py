@@ -1,4 +1,4 @@
-"""How far a classifier's training came: what decides whether KKT conditions hold (section 3 of docs/method.md)."""
+"""Measures of how far a classifier has converged, on which the KKT conditions depend (section 3 of docs/method.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Regime = dict[str, Any]
 
 
 def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float, loss: str = "cross_entropy") -> Regime:
-    """The regime of Φ on its training set, in plain data.
+    """The regime of Φ on its training set, as plain data.
 
     `loss`, `accuracy`, quantiles of the `margins`; for each tensor the `residuals` and the `cosines` of wd·ζ and −∇L;
     for each hidden layer the `imbalance`, which needs no data. `loss` names an entry of `losses.CLASSIFICATION`.
@@ -39,24 +39,24 @@ def residuals(
 ) -> dict[str, float]:
     """Relative stationarity residual of each parameter tensor on the training set.
 
-    ‖wd·ζ + ∇L‖ / ‖wd·ζ‖, and for weights that a BatchNorm layer makes scale-invariant ‖∇L‖ / ‖wd·ζ‖: gradient descent
-    leads those to ∇ = 0, never to wd·ζ. Biases before BatchNorm have no effect on Φ and are left out.
+    ‖wd·ζ + ∇L‖ / ‖wd·ζ‖. For weights that a BatchNorm layer makes scale-invariant it is ‖∇L‖ / ‖wd·ζ‖, because gradient
+    descent leads these to ∇ = 0, not to wd·ζ. Biases before BatchNorm have no effect on Φ and are left out.
     """
-    invariant, found = before_batch_norm(module, images), {}
+    invariant, residual_of = before_batch_norm(module, images), {}
     for name, (parameter, gradient) in _gradients(module, images, labels, loss).items():
         layer, _, kind = name.rpartition(".")
         if layer in invariant and kind == "bias":
             continue
         decay = weight_decay * parameter
         residual = gradient if layer in invariant else gradient + decay
-        found[name] = (residual.norm() / decay.norm().clamp_min(1e-12)).item()
-    return found
+        residual_of[name] = (residual.norm() / decay.norm().clamp_min(1e-12)).item()
+    return residual_of
 
 
 def cosines(module: nn.Module, images: Tensor, labels: Tensor, loss: str = "cross_entropy") -> dict[str, float]:
-    """Cosine of ζ and −∇L for each parameter tensor: 1 where training has converged, whatever its weight decay was.
+    """Cosine of ζ and −∇L for each parameter tensor: 1 where training has converged, for any weight decay.
 
-    Layers that go straight into BatchNorm are left out: ∇L = 0 is asked of them, and 0 has no direction.
+    Layers directly before BatchNorm are left out: their condition is ∇L = 0, and 0 has no direction.
     """
     invariant = before_batch_norm(module, images)
     return {
@@ -71,10 +71,10 @@ def imbalance(module: nn.Module) -> dict[str, float]:
     """Median over hidden units of |a − b| / max(a, b), with a = ‖w_in‖² + b_in² and b = ‖w_out‖²; from ζ alone.
 
     A ReLU unit keeps its function when w_in and b_in are multiplied and w_out divided by the same number, so at a
-    stationary point of L + wd/2·‖ζ‖² the two norms are equal: 0 when converged, near 1 when not. Only where
-    Linear, ReLU, Linear follow each other in an `nn.Sequential`, where their order is known; named after the first Linear.
+    stationary point of L + wd/2·‖ζ‖² the two norms are equal: 0 when converged, near 1 when not. Measured only where
+    Linear, ReLU, Linear follow each other in an `nn.Sequential`, whose order is known. The keys name the first Linear.
     """
-    found = {}
+    imbalance_of = {}
     for path, container in module.named_modules():
         if not isinstance(container, nn.Sequential):
             continue
@@ -86,23 +86,24 @@ def imbalance(module: nn.Module) -> dict[str, float]:
                     inward = inward + before.bias.square()
                 outward = after.weight.square().sum(dim=0)
                 larger = torch.maximum(inward, outward)
-                # Weight decay takes dead units to 0 on both sides, where the ratio is rounding.
+                # Weight decay shrinks both norms of dead units to 0, where their ratio is only rounding.
                 alive = larger > 1e-6 * larger.max()
-                found[f"{path}.{name}" if path else name] = ((inward - outward).abs() / larger)[alive].median().item()
-    return found
+                key = f"{path}.{name}" if path else name
+                imbalance_of[key] = ((inward - outward).abs() / larger)[alive].median().item()
+    return imbalance_of
 
 
 def before_batch_norm(module: nn.Module, images: Tensor) -> set[str]:
-    """Names of linear and convolutional layers whose output goes straight into BatchNorm, seen in a forward pass."""
+    """Names of linear and convolutional layers whose output is the input of a BatchNorm layer, found by a forward pass."""
     outputs: list[tuple[str, Tensor]] = []
-    found: set[str] = set()
+    names: set[str] = set()
     handles = []
 
     def remember(name: str) -> Any:
         return lambda _module, _inputs, output: outputs.append((name, output))
 
     def compare(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.update(name for name, output in outputs if output is inputs[0])
+        names.update(name for name, output in outputs if output is inputs[0])
 
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -115,7 +116,7 @@ def before_batch_norm(module: nn.Module, images: Tensor) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return names
 
 
 def _gradients(module: nn.Module, images: Tensor, labels: Tensor, loss: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -128,28 +129,28 @@ def _gradients(module: nn.Module, images: Tensor, labels: Tensor, loss: str) -> 
 
 
 def margin_of_last_layer(module: nn.Module, weight_decay: float) -> float:
-    """The margin of the training samples, from the weights of a classifier alone that converged under mean cross-entropy.
+    """The margin of the training samples of a classifier that converged under mean cross-entropy, from its weights alone.
 
-    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). With every sample at margin m
-    and k rivals at equal odds the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak. Rivals are
-    between 1 and C − 1: the mean of the two solutions.
+    In the last layer wd·ζ = −∇CE, and Φ is linear in it: wd·‖ζ_L‖² = mean Σ_c p_c (Φ_y − Φ_c). If every sample has margin m
+    and k equally probable wrong classes, the right side is k e^(−m) m / (1 + k e^(−m)), which falls with m beyond its peak.
+    k is between 1 and C − 1: the result is the mean of the solutions for these two.
 
     Raises:
-        BadInput: no margin beyond the peak fits; the classifier has not converged, or is not sure of its samples.
+        BadInput: no margin beyond the peak satisfies this. The classifier has not converged, or its confidence is low.
     """
     *_, weight, bias = module.parameters()
     if bias.ndim != 1 or weight.ndim != 2 or len(bias) < 2:
         raise BadInput("alpha last_layer: the classifier does not end in a linear layer with a bias for each of its classes")
-    wanted = weight_decay * (weight.square().sum() + bias.square().sum()).item()
+    left_side = weight_decay * (weight.square().sum() + bias.square().sum()).item()
     margins = torch.linspace(0, 30, 30_001)
-    found = []
+    solutions = []
     for rivals in (1, len(bias) - 1):
         odds = rivals * torch.exp(-margins)
-        force = odds * margins / (1 + odds)
-        peak = int(force.argmax())
-        if not force[-1] < wanted < force[peak]:
+        right_side = odds * margins / (1 + odds)
+        peak = int(right_side.argmax())
+        if not right_side[-1] < left_side < right_side[peak]:
             raise BadInput(
                 "alpha last_layer: the classifier has not converged, its last layer fits no margin; give it more steps"
             )
-        found.append(margins[peak:][(force[peak:] - wanted).abs().argmin()].item())
-    return sum(found) / len(found)
+        solutions.append(margins[peak:][(right_side[peak:] - left_side).abs().argmin()].item())
+    return sum(solutions) / len(solutions)

@@ -1,13 +1,13 @@
-"""A classifier of the user's own: a factory that makes the network, a file of weights, and a card that describes them.
+"""The user's own classifier: a factory that makes the network, a file of weights, and a card that describes them.
 
     # fashion_net.yaml, beside fashion_net.safetensors
     class_names: [T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot]
     shape: [1, 28, 28]        # channels, height, width
-    samples: 500              # N, how many images it was trained on
-    mean: [0.286]             # of each channel; leave both out if it takes images in [0, 1] as they are
+    samples: 500              # N, the number of its training images
+    mean: [0.286]             # of each channel; leave out mean and std if it takes images in [0, 1] unchanged
     std: [0.353]
 
-Files are read, never run: only the factory is code, and it is the user's.
+Files are only read. The only code that runs is the user's factory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,13 +32,13 @@ _SAFETENSORS: Final = ".safetensors"
 
 
 class Card(Config):
-    """What a file of weights does not say about its classifier."""
+    """Description of a classifier that its file of weights does not contain."""
 
     class_names: tuple[str, ...] = Field(min_length=2)
     shape: tuple[int, ...] = Field(description="(channels, height, width) of one image, or (d,) of one point")
-    samples: int = Field(ge=1, description="N, how many images it was trained on")
+    samples: int = Field(ge=1, description="N, the number of its training images")
     mean: tuple[float, ...] | None = Field(None, description="of each channel, subtracted from images in [0, 1]")
-    std: tuple[float, ...] | None = Field(None, description="of each channel, which the difference is divided by")
+    std: tuple[float, ...] | None = Field(None, description="of each channel, divides the difference")
 
     @model_validator(mode="after")
     def _normalisation_fits(self) -> Self:
@@ -56,7 +55,7 @@ class Card(Config):
 
 
 class Normalised(nn.Module):
-    """Φ((x − mean) / std): takes images in [0, 1], as generators make them, to a network trained on normalised ones."""
+    """Φ((x − mean) / std): a network trained on normalised images, for images in [0, 1] as generators make them."""
 
     mean: Tensor
     std: Tensor
@@ -74,15 +73,15 @@ class Normalised(nn.Module):
         return logits
 
 
-def wrap(module: nn.Module, card: Card) -> nn.Module:
-    """`module` with the card's normalisation before it, where there is one."""
+def with_normalisation(module: nn.Module, card: Card) -> nn.Module:
+    """`module` after the card's normalisation, if the card has one."""
     return module if card.mean is None or card.std is None else Normalised(module, card.mean, card.std)
 
 
-def make(factory: str, seed: int) -> nn.Module:
-    """The network that `factory`, written package.module:factory, returns when it is called without arguments.
+def call_factory(factory: str, seed: int) -> nn.Module:
+    """The network that `factory`, written package.module:factory, returns when called without arguments.
 
-    torch's generator starts at `seed` while it is called, and is put back.
+    torch's random generator is set to `seed` for the call, and restored afterwards.
 
     Raises:
         BadInput: there is no such module or factory, it fails, or it does not return a network.
@@ -107,7 +106,7 @@ def make(factory: str, seed: int) -> nn.Module:
 
 
 def source_digest(factory: str) -> str:
-    """Sixteen hex digits of the file that holds `factory`: other code is another classifier. Raises as `make`."""
+    """Sixteen hex digits of the file that defines `factory`; they change with its code. Raises as `call_factory`."""
     file = getattr(_imported(factory.partition(":")[0], factory), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
@@ -116,11 +115,11 @@ def read_card(config: ClassifierConfig) -> Card:
     """The card of `config.weights`: the file `config.card`, or the one beside the weights with suffix .yaml.
 
     Raises:
-        BadInput: there is none, or it does not say what it must.
+        BadInput: there is no card, or one of its fields is missing or invalid.
     """
     assert config.weights is not None
     path = Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
-    if not Path(config.weights).exists():  # said first: a card for weights that are not there helps nobody
+    if not Path(config.weights).exists():  # checked first: a card is of no use without its weights
         raise BadInput(f"{config.weights}: cannot be read: there is no such file")
     if not config.card and not path.exists():
         raise BadInput(
@@ -130,11 +129,11 @@ def read_card(config: ClassifierConfig) -> Card:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors file, or in a torch file that holds tensors and nothing else.
+    """The state dict in a safetensors file, or in a torch file that holds only tensors.
 
     Raises:
         BadInput: there is no such file, loading it would run code, it holds no tensors, or one of them is not finite.
-        CorruptFile: it is damaged or no such file.
+        CorruptFile: the file is damaged, or of another kind.
     """
     try:
         content = path.read_bytes()
@@ -151,19 +150,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load `weights` into `module`; `source` names their file in errors.
 
     Raises:
-        BadInput: they belong to another architecture; the first tensor that does not fit is named.
+        BadInput: they belong to another architecture. The message names the first tensor that does not fit.
     """
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
             raise BadInput(f"{source}: weights of another architecture: {name!r} is missing")
         if weights[name].shape != tensor.shape:
-            found, wanted = list(weights[name].shape), list(tensor.shape)
-            raise BadInput(f"{source}: weights of another architecture: {name!r} is {found}, the network wants {wanted}")
+            actual, expected_shape = list(weights[name].shape), list(tensor.shape)
+            raise BadInput(
+                f"{source}: weights of another architecture: {name!r} is {actual}, the network wants {expected_shape}"
+            )
     for name in weights:
         if name not in expected:
             raise BadInput(f"{source}: weights of another architecture: the network has no {name!r}")
@@ -172,26 +173,26 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
 
 @torch.no_grad()
 def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, source: str) -> None:
-    """Two black images through `module`, in eval mode; `source` names it in errors.
+    """Check the outputs of `module` for two black images, in eval mode; `source` names it in errors.
 
     Raises:
         BadInput: it does not take images of `shape`, or does not give logits [M, outputs] in float32.
     """
     training = module.training
     try:
-        found = module.eval()(torch.zeros(2, *shape))
+        logits = module.eval()(torch.zeros(2, *shape))
     except Exception as fault:
         raise BadInput(f"{source}: does not take images of shape {list(shape)}: {_line(fault)}") from fault
     finally:
         module.train(training)
-    if not isinstance(found, Tensor):
-        raise BadInput(f"{source}: returns {type(found).__name__}, not a tensor of logits [M, {outputs}]")
-    if found.shape != (2, outputs):
-        wanted = "one output (loss is exponential)" if outputs == 1 else f"one logit for each of the {outputs} classes"
-        raise BadInput(f"{source}: returns {list(found.shape)} for two images, not [2, {outputs}]: {wanted}")
-    if found.dtype != torch.float32:
+    if not isinstance(logits, Tensor):
+        raise BadInput(f"{source}: returns {type(logits).__name__}, not a tensor of logits [M, {outputs}]")
+    if logits.shape != (2, outputs):
+        expected = "one output (loss is exponential)" if outputs == 1 else f"one logit for each of the {outputs} classes"
+        raise BadInput(f"{source}: returns {list(logits.shape)} for two images, not [2, {outputs}]: {expected}")
+    if logits.dtype != torch.float32:
         raise BadInput(
-            f"{source}: returns {str(found.dtype).removeprefix('torch.')}, not float32; call .float() in the factory"
+            f"{source}: returns {str(logits.dtype).removeprefix('torch.')}, not float32; call .float() in the factory"
         )
 
 
@@ -225,9 +226,9 @@ def _unpack_safetensors(path: Path, content: bytes) -> Any:
 def _unpack_torch(path: Path, content: bytes) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, of files that are then refused
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused afterwards
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as fault:
+    except Exception as fault:  # a pickle of other bytes fails in any way
         # A plain pickle begins with its protocol; torch stops at the first opcode it does not know.
         if "GLOBAL" in str(fault) or "TorchScript" in str(fault) or content.startswith(b"\x80"):
             raise BadInput(

@@ -1,4 +1,4 @@
-"""Ways to minimise a classifier's loss on its whole training set: each changes the network in place."""
+"""Optimisers that minimise a classifier's loss on its whole training set. Each changes the network in place."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
 
 ProgressCallback = Callable[[int, int, float], None]
-"""Called with (step, steps, loss) now and then; the loss of L-BFGS has its penalty in it."""
+"""Called with (step, steps, loss) at intervals. The loss of L-BFGS includes the weight penalty."""
 
 _CHECK_EVERY: Final = 100
-_CHUNK: Final = 5  # iterations of L-BFGS between two looks at the residuals
+_CHUNK: Final = 5  # iterations of L-BFGS between two checks of the residuals
 _MOMENTUM: Final = 0.9
 
 
@@ -53,12 +53,12 @@ def converge(
     """Minimise L + wd/2·‖ζ‖² to stationarity; returns the steps taken.
 
     Gradient descent with momentum and cosine decay to 0 for `steps`, then L-BFGS until every residual is within
-    `tolerance`, the objective falls no more, or `polish` iterations are used up; of these the point with the smallest
-    worst residual is kept. Φ does not depend on the scale of layers that go straight into BatchNorm. With `decay`
-    "not_scale_invariant" they carry no weight decay, and keep their random start; with "all" the first half of the training
-    shrinks them, and the start with them, so that their rows become combinations of images (`gbc.kkt.row_space`). L-BFGS never
-    penalises them, since that would shrink them for ever. It runs in float64, where its line search still sees differences
-    of the objective that float32 rounds away.
+    `tolerance`, the objective stops falling, or `polish` iterations are done. The result is the point of L-BFGS with the
+    smallest worst residual. Φ does not depend on the scale of layers directly before BatchNorm. With `decay`
+    "not_scale_invariant" these have no weight decay, and keep their random initial weights. With "all" gradient descent
+    shrinks them, initial weights included, so that their rows become combinations of images (`gbc.kkt.row_space`). L-BFGS never
+    penalises them, since that would shrink them without end. It runs in float64, because float32 rounds away the differences
+    of the objective that its line search needs.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -94,7 +94,7 @@ def _descend(
     labels: Tensor,
     config: ClassifierConfig,
     groups: list[list[nn.Parameter]],
-    look: Callable[[int, Tensor], None],
+    on_step: Callable[[int, Tensor], None],
 ) -> None:
     """`config.steps` steps of SGD; `groups` are the parameters without and with weight decay."""
     free, decayed = groups
@@ -108,7 +108,7 @@ def _descend(
         optimiser.step()
         schedule.step()
         if step % _CHECK_EVERY == 0 or step == config.steps:
-            look(step, loss)
+            on_step(step, loss)
 
 
 def _polish(
@@ -117,7 +117,7 @@ def _polish(
     labels: Tensor,
     config: ClassifierConfig,
     decayed: list[nn.Parameter],
-    look: Callable[[int, Tensor], None],
+    on_step: Callable[[int, Tensor], None],
 ) -> int:
     """The second half of `converge`; returns the iterations taken. The penalty is on `decayed` alone."""
     optimiser = torch.optim.LBFGS(
@@ -132,15 +132,15 @@ def _polish(
         penalised.backward()
         return penalised
 
-    # Rounding moves samples across kinks, where ∇L jumps, so points are judged as float32 will hold them; and because
-    # minima often lie on kinks, the residual can grow while the objective falls: the best point is kept.
+    # Rounding moves samples across kinks, where ∇L jumps, so residuals are measured after rounding to float32. Minima often
+    # lie on kinks, so the residual can grow while the objective falls: the best point is kept.
     rounded, single = copy.deepcopy(module).float(), images.float()
     least, best = _worst_residual(rounded, single, labels, config), _parameters(rounded)
     step, before = 0, math.inf
     while step < config.polish and least > config.tolerance:
         loss = optimiser.step(objective)  # the value before this chunk
         step += _CHUNK
-        look(step, loss)
+        on_step(step, loss)
         _set_parameters(rounded, _parameters(module))
         worst = _worst_residual(rounded, single, labels, config)
         if worst < least:
@@ -167,7 +167,7 @@ def _worst_residual(module: nn.Module, images: Tensor, labels: Tensor, config: C
 
 
 def _tell_progress(loss: Tensor, step: int, steps: int, config: ClassifierConfig, progress: ProgressCallback | None) -> None:
-    """The one place where training waits for the value of its loss."""
+    """Check that the loss is finite and pass it on. Only here does training wait for the value of its loss."""
     value = loss.item()
     if not math.isfinite(value):
         raise Diverged(step, f"the classifier's {config.loss.replace('_', '-')}")

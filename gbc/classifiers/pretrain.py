@@ -1,4 +1,4 @@
-"""A classifier for every trial of a sweep: trained once, or taken from the user, and cached with its regime."""
+"""Classifiers, trained once or taken from the user, and cached with their regimes for every trial of a sweep."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gbc import cache as caches
+from gbc import plain_yaml
 from gbc.classifiers import architectures, convergence, custom, fit
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
@@ -25,22 +25,24 @@ from gbc.settings import digest
 
 _CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"
-Elsewhere = Callable[[str], Mapping[str, bytes] | None]
-"""Another cache: the files of a classifier by the name of its folder, None when it is not there."""
+OtherCache = Callable[[str], Mapping[str, bytes] | None]
+"""Reads a second cache: the files of a classifier by the name of its folder, or None if it does not have that folder."""
 
 SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
-_LATER: Final[dict[str, object]] = {name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")}
+_ADDED_LATER: Final[dict[str, object]] = {
+    name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")
+}
 
 
 def identity(config: ClassifierConfig, data: Dataset | None) -> str:
-    """Sixteen hex digits that name the classifier `config` trained on `data`; files count by content, not by place.
+    """Sixteen hex digits that name the classifier `config` trained on `data`. Files count by their content, not their path.
 
     Raises:
         BadInput: a factory, weights or a card that cannot be read.
     """
     settings = config.model_dump(mode="json", exclude={"weights", "card"})
-    # A setting that came later has no part in the name at its default: classifiers that were cached before it stay valid.
-    settings = {key: value for key, value in settings.items() if key not in _LATER or value != _LATER[key]}
+    # A setting that was added later is left out at its default, so that classifiers cached before it stay valid.
+    settings = {key: value for key, value in settings.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]}
     if config.factory:
         settings["source"] = custom.source_digest(config.factory)
     if config.weights:
@@ -50,7 +52,7 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
 
 
 def classifier_folder(config: ClassifierConfig, data: Dataset | None, cache: Path) -> Path:
-    """The folder in `cache` of this classifier, whether it is there or not. Raises as `identity`."""
+    """The folder in `cache` for this classifier; it need not exist. Raises as `identity`."""
     return cache / f"{data.name if data else 'own'}-{config.label}-{identity(config, data)}"
 
 
@@ -59,62 +61,61 @@ def obtain(
     data: Dataset | None,
     cache: Path,
     progress: ProgressCallback | None = None,
-    elsewhere: Elsewhere | None = None,
+    other_cache: OtherCache | None = None,
 ) -> tuple[Classifier, Regime, Path]:
-    """The classifier from `cache`, first trained, or taken from the user's weights: (classifier, regime, folder).
+    """The classifier from `cache`, as (classifier, regime, folder).
 
-    What the cache lacks is asked for `elsewhere` before it is trained.
-
-    Without `data` there must be weights, and their regime is not known. Safe when several processes ask at once: one
-    trains, the others wait.
+    A classifier that the cache lacks is fetched from `other_cache`, made from the user's weights, or trained, and then cached.
+    Without `data` there must be weights, and their regime is not known. Several processes may call this at once: one trains,
+    the others wait.
 
     Raises:
-        BadInput: an unknown classifier, one of the user's that cannot be used, or a cache that cannot be written.
+        BadInput: an unknown classifier, a user's classifier that cannot be used, or a cache that cannot be written.
         CorruptFile: the cached files are damaged.
-        Diverged: training did not stay finite.
+        Diverged: the loss stopped being finite.
     """
     folder = classifier_folder(config, data, cache)
 
     def make() -> Mapping[str, bytes]:
-        if elsewhere is not None and (files := elsewhere(folder.name)):
+        if other_cache is not None and (files := other_cache(folder.name)):
             return files
-        module, card, found = _made(config, data, progress)
+        module, card, regime = _make(config, data, progress)
         return {
-            caches.WEIGHTS: caches.packed(module),
-            # Beside the weights under the name a card has by default: this folder can be given as --weights itself.
-            _CARD: yaml.safe_dump(card.model_dump(mode="json", exclude_none=True)).encode(),
-            _REGIME: json.dumps(found, indent=2).encode(),
+            caches.WEIGHTS: caches.weights_as_bytes(module),
+            # The default name of a card beside weights, so that --weights can name the file in this folder.
+            _CARD: plain_yaml.dump(card.model_dump(mode="json", exclude_none=True)).encode(),
+            _REGIME: json.dumps(regime, indent=2).encode(),
             "config.json": config.model_dump_json(indent=2).encode(),
         }
 
-    caches.once(folder, make)
+    caches.fill_once(folder, make)
     return load(folder, config)
 
 
 def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Path]:
-    """The classifier stored in `folder`.
+    """The classifier stored in `folder`, as (classifier, regime, folder).
 
     Raises:
         BadInput: a factory that cannot be used.
         CorruptFile: a file is missing, damaged or belongs to another architecture.
     """
     try:
-        card = Card.parse(yaml.safe_load((folder / _CARD).read_text()), _CARD)
-    except (OSError, ValueError, yaml.YAMLError, BadInput) as fault:
-        raise caches.damaged(folder, fault) from None
+        card = Card.parse(plain_yaml.load(folder / _CARD), _CARD)
+    except (OSError, BadInput) as fault:
+        raise caches.damaged_folder(folder, fault) from None
     module = _new(config, card)
-    found = caches.restore(folder, module, _REGIME)
-    module = custom.wrap(module, card).eval()
-    return Classifier(module, card.class_names, card.shape, card.samples), found, folder
+    regime = caches.restore(folder, module, _REGIME)
+    module = custom.with_normalisation(module, card).eval()
+    return Classifier(module, card.class_names, card.shape, card.samples), regime, folder
 
 
-def _made(config: ClassifierConfig, data: Dataset | None, progress: ProgressCallback | None) -> tuple[nn.Module, Card, Regime]:
+def _make(config: ClassifierConfig, data: Dataset | None, progress: ProgressCallback | None) -> tuple[nn.Module, Card, Regime]:
     if config.weights:
-        return adopt(config, data)
+        return with_user_weights(config, data)
     if data is None:
         raise BadInput("without data a classifier cannot be trained; give classifier.weights")
-    module, found = train(config, data, progress)
-    return module, _card_of(data), found
+    module, regime = train(config, data, progress)
+    return module, _card_of(data), regime
 
 
 def _file_digest(path: Path) -> str:
@@ -125,7 +126,7 @@ def _file_digest(path: Path) -> str:
 
 
 def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | None = None) -> tuple[nn.Module, Regime]:
-    """A new network, trained on all of `data` at once until `steps`, or until every residual is within `tolerance`.
+    """A new network trained on all of `data` by the optimiser of `config`, in eval mode, and its regime.
 
     Raises:
         BadInput: an unknown classifier, a factory that cannot be used, or a loss that does not fit the classes.
@@ -139,31 +140,40 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
     return module, convergence.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
 
 
-def adopt(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
-    """The network with the user's weights, before normalisation, its card, and its regime where there is data.
+def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
+    """The network with the user's weights, without normalisation, its card, and its regime if there is data.
 
     Raises:
-        BadInput: weights, card, network and data do not fit each other; the first misfit is named.
+        BadInput: weights, card, network and data do not fit each other. The message names the first conflict.
         CorruptFile: the weights are damaged.
     """
-    assert config.weights is not None
+    module, card = _new_or_given(config, data)
+    if data is None:
+        return module, card, {"steps": 0}
+    images, labels = data.train()
+    diagnosis = convergence.diagnose(custom.with_normalisation(module, card), images, labels, config.weight_decay, config.loss)
+    return module, card, diagnosis | {"steps": 0}
+
+
+def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
+    """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
+    module, card = _new_or_given(config, data)
+    return Classifier(custom.with_normalisation(module, card), card.class_names, card.shape, card.samples)
+
+
+def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card]:
+    """A new network, or one with the user's weights, before normalisation."""
+    if config.weights is None:
+        assert data is not None
+        card = _card_of(data)
+        return _new(config, card).eval(), card
     card = custom.read_card(config)
     if data is not None:
         _check_same_task(config.card or config.weights, card, data)
     weights = custom.read_weights(Path(config.weights))
     module = _new(config, card)
-    custom.fill(module, weights, config.weights)
-    module.eval()
-    if data is None:
-        return module, card, {"steps": 0}
-    images, labels = data.train()
-    diagnosis = convergence.diagnose(custom.wrap(module, card), images, labels, config.weight_decay, config.loss)
-    return module, card, diagnosis | {"steps": 0}
-
-
-def untrained(config: ClassifierConfig, data: Dataset) -> nn.Module:
-    """The network of a classifier for `data` before its training, or without the user's weights. Raises as `obtain`."""
-    return _new(config, custom.read_card(config) if config.weights else _card_of(data))
+    custom.load_weights(module, weights, config.weights)
+    return module.eval(), card
 
 
 def _new(config: ClassifierConfig, card: Card) -> nn.Module:
@@ -188,7 +198,7 @@ def _check_same_task(source: str, card: Card, data: Dataset) -> None:
 
 @torch.no_grad()
 def _settle_batch_norm(module: nn.Module, images: Tensor) -> None:
-    """Make the stored statistics those of the final weights: the moving average lags behind them."""
+    """Set the stored statistics to those of the final weights, because the moving average lags behind."""
     layers = [layer for layer in module.modules() if isinstance(layer, architectures.BATCH_NORMS)]
     for layer in layers:
         layer.momentum = 1.0

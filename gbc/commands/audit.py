@@ -1,4 +1,4 @@
-"""`python -m gbc audit`: which optimality conditions a classifier satisfies."""
+"""`python -m gbc audit`: the optimality conditions that a classifier satisfies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gbc.commands.options import Commands
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser("audit", help="which conditions a classifier satisfies, and whether a KKT loss can work on it")
+    parser = commands.add_parser("audit", help="measure which conditions a classifier satisfies, and if a KKT loss can work")
     parser.add_argument("--out", metavar="DIR", type=Path, help="also write audit.json and audit.md there")
-    parser.add_argument("--no-data", action="store_true", help="what the parameters alone say: Λ, its freedom, the balance")
+    parser.add_argument("--no-data", action="store_true", help="use the parameters alone: Λ, its freedom, the balance of units")
     options.add_trial(parser)
     options.add_cache(parser)
     options.add_json(parser)
@@ -31,13 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
     specs = options.trial(arguments).classifiers()
     for number, spec in enumerate(specs, start=1):
         config = spec.classifier
-        # The user's weights need no data; a classifier of ours has to be trained on some first.
+        # The user's weights need no data; another classifier has to be trained on data first.
         needed = not arguments.no_data or config.weights is None
         data = datasets.load(spec.dataset) if needed else None
         classifier, regime, _ = pretrain.obtain(config, data, arguments.cache, options.announce(config))
-        found = audit.of_classifier(config, classifier, regime, None if arguments.no_data else data)
+        result = audit.audit_classifier(config, classifier, regime, None if arguments.no_data else data)
         if arguments.out:
             name = f"audit-{number}" if len(specs) > 1 else "audit"
-            write_atomic(arguments.out / f"{name}.json", json.dumps(found.to_json(), indent=2).encode())
-            write_atomic(arguments.out / f"{name}.md", found.to_markdown().encode())
-        print(json.dumps(found.to_json(), indent=2) if arguments.json else found.to_markdown())
+            write_atomic(arguments.out / f"{name}.json", json.dumps(result.to_json(), indent=2).encode())
+            write_atomic(arguments.out / f"{name}.md", result.to_markdown().encode())
+        print(json.dumps(result.to_json(), indent=2) if arguments.json else result.to_markdown())

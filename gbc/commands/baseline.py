@@ -1,4 +1,4 @@
-"""`python -m gbc baseline`: what others do with a classifier and no data."""
+"""`python -m gbc baseline`: other methods that make images from a classifier without data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser("baseline", help="what others do with a classifier and no data, in the same numbers")
+    parser = commands.add_parser("baseline", help="run another method that makes images from a classifier without data")
     parser.add_argument("name", metavar="NAME", help="activation, kkt-pixels, reconstruction, bn-inversion or ce-generator")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of samples.png and metrics.json")
     options.add_set(parser)
@@ -30,11 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Run one baseline and write its picture and numbers."""
     from gbc import pictures
     from gbc.checkpoint import write_atomic
-    from gbc.settings import parse_assignment
     from gbc.studies import baselines
     from gbc.training import experiment, tasks
 
-    settings = baselines.settings_of(arguments.name, dict(map(parse_assignment, arguments.set)), "--set")
+    settings = baselines.settings_of(arguments.name, options.assignments(arguments), "--set")
 
     def say(report: Report) -> None:
         shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))

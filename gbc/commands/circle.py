@@ -18,15 +18,15 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train everything, draw it and print the numbers."""
+    """Train all classifiers and generators, draw the figure and print the scores."""
     from gbc.studies import circle
 
     scores = circle.run(
-        arguments.out, arguments.cache, options.steps(arguments), lambda line: print(line, file=sys.stderr), arguments.seed
+        arguments.out, arguments.cache, arguments.steps, lambda line: print(line, file=sys.stderr), arguments.seed
     )
     if arguments.json:
         print(json.dumps(scores, indent=2))
         return
-    for name, found in scores.items():
-        print(f"{name:36}" + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
+    for name, values in scores.items():
+        print(f"{name:36}" + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(arguments.out / "circle.png")

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the shipped files and say how large they are."""
+    """Write the shipped files and print their sizes."""
     from gbc.data import datasets
 
     for name in datasets.SHIPPED:

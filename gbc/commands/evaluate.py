@@ -1,4 +1,4 @@
-"""`python -m gbc evaluate`: an exported generator, measured again and against real images."""
+"""`python -m gbc evaluate`: new measurements of an exported generator, beside logged ones and those of control sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from gbc import command_line
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -20,8 +21,10 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("evaluate", help="measure an exported generator again, and against real images")
     options.add_model(parser)
-    parser.add_argument("--data-root", metavar="DIR", help="reference against the full data set in this torchvision root")
-    parser.add_argument("--seed", type=int, help="of other samples than those that training judged, for the controls' table")
+    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set for the comparison")
+    parser.add_argument(
+        "--seed", type=command_line.seed, help="draw other samples for the table with control sets (default: those of training)"
+    )
     parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
     options.add_cache(parser)
     options.add_json(parser)
@@ -29,7 +32,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what is measured now beside what was logged, then the scores between those of controls."""
+    """Print the metrics measured now beside the logged ones, then the scores beside those of control sets."""
     from gbc import export
     from gbc.data import datasets
     from gbc.errors import Disagreement
@@ -39,22 +42,22 @@ def run(arguments: argparse.Namespace) -> None:
     settings = generator.settings
     if arguments.data_root:
         settings = settings.rooted(arguments.data_root)
-    data = tasks.union([datasets.load(spec.dataset) for spec in settings.classifiers()])
+    data = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
     assert isinstance(data, datasets.ImageDataset)
-    again = _again(generator, data, arguments)
+    again = _remeasure(generator, data, arguments)
     result, text = _between_controls(generator, settings, data, arguments)
     if arguments.json:
-        print(json.dumps({"judged": again.plain(), **result}, indent=2))
+        print(json.dumps({"judged": again.to_json(), **result}, indent=2))
     else:
         print(f"{again.text()}\n\n{text}")
-    if wrong := again.disagreeing():
+    if different := again.disagreeing():
         raise Disagreement(
-            f"{', '.join(wrong)}: not what was logged; the generator, its data and its classifiers are the same by their "
-            "digests, so another version of torch or of this package measures otherwise"
+            f"{', '.join(different)}: not as logged; the generator, its data and its classifiers have the same digests, so "
+            "another version of torch or of this package gives other results"
         )
 
 
-def _again(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:
+def _remeasure(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:
     from gbc.errors import BadInput
     from gbc.export.remeasure import remeasure
     from gbc.training import tasks
@@ -71,7 +74,7 @@ def _again(generator: ExportedGenerator, data: ImageDataset, arguments: argparse
 def _between_controls(
     generator: ExportedGenerator, settings: TrialConfig, data: ImageDataset, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], str]:
-    """Plain data with `scores` by row, and the same as text."""
+    """Scores of the generator and of control sets, as plain data with `scores` by row and as text."""
     import torch
 
     from gbc.metrics import evaluation, features
@@ -80,10 +83,10 @@ def _between_controls(
     labels, name = torch.tensor(generator.judging.labels), arguments.model.resolve().name
     images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)
     if arguments.full:
-        alone = len({spec.task for spec in settings.classifiers()}) == 1
-        oracle = features.obtain(settings.dataset if alone else None, data, arguments.cache)
+        single_task = len({spec.task for spec in settings.classifiers()}) == 1
+        oracle = features.obtain(settings.dataset if single_task else None, data, arguments.cache)
         result = evaluation.evaluate(name, images, labels, data, oracle)
-        return result.plain(), result.text()
+        return result.to_json(), result.text()
     scores = {
         name: ScoredSamples(ReferenceSet.of(data, "cpu"), images, labels).scores(),
         **controls(data, settings.eval_per_class),

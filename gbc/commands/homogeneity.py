@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw the paper's network, or the classifier of the trial where a flag names one."""
+    """Draw the figure for the paper's network, or for the classifier of the trial if a flag names one."""
     import torch
 
     from gbc.studies import lambda_figure
@@ -35,15 +35,15 @@ def run(arguments: argparse.Namespace) -> None:
         classifier = tasks.obtain(settings, arguments.cache, options.announce).classifier
         inputs = 2 * torch.randn(_INPUTS, *classifier.shape, generator=torch.Generator().manual_seed(0))
         label = settings.classifier.label
-        found = lambda_figure.run(arguments.out, classifier.module, inputs, mode=arguments.mode, title=label)
+        result = lambda_figure.run(arguments.out, classifier.module, inputs, mode=arguments.mode, title=label)
     else:
-        found = lambda_figure.run(arguments.out, mode=arguments.mode)
+        result = lambda_figure.run(arguments.out, mode=arguments.mode)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(result, indent=2))
         return
-    free = ", ".join(f"{count} ({name})" for name, count in found["freedom"].items())
-    print(f"{found['parameters']} parameters; directions in which Λ is free: {free}")
-    for name, way in found["ways"].items():
-        result = f"greatest relative error {way['error']:.1e}" if "error" in way else f"refused: {way['refused']}"
-        print(f"  {name:28} {result}")
+    free = ", ".join(f"{count} ({name})" for name, count in result["freedom"].items())
+    print(f"{result['parameters']} parameters; directions in which Λ is free: {free}")
+    for name, way in result["ways"].items():
+        text = f"greatest relative error {way['error']:.1e}" if "error" in way else f"refused: {way['refused']}"
+        print(f"  {name:28} {text}")
     print(arguments.out / "homogeneity.png")

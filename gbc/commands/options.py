@@ -1,6 +1,6 @@
-"""What several commands share: flags, the settings they add up to, progress on stderr.
+"""Flags that several commands share, the settings that result from them, and progress on stderr.
 
-Heavy imports wait until a command runs, so that `--help` is there at once.
+Heavy imports are inside functions, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gbc.command_line import positive, seed
 
 if TYPE_CHECKING:
     from gbc.classifiers.fit import ProgressCallback
@@ -18,7 +20,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_trial(parser: argparse.ArgumentParser) -> None:
-    """Flags that name a trial's settings: `--config`, `--set`, and the user's own classifier."""
+    """Declare the flags of a trial's settings: `--config`, `--set`, and the user's own classifier."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
     add_set(parser)
     parser.add_argument("--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own")
@@ -27,64 +29,59 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
-    """`--set KEY=VALUE`, which may be repeated."""
+    """Declare `--set KEY=VALUE`, which may be repeated."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a trial's setting, e.g. lr=1e-3")
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
-    """`--cache DIR`, where classifiers are kept."""
-    parser.add_argument("--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="trained classifiers")
+    """Declare `--cache DIR`, the folder of trained classifiers."""
+    parser.add_argument(
+        "--cache", type=Path, default=Path("mlruns/classifiers"), metavar="DIR", help="folder of trained classifiers"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
+    """Declare `--json`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_figure(parser: argparse.ArgumentParser, name: str) -> None:
-    """Flags of an experiment that draws the figure `name`: `--out`, `--steps`, `--seed`, `--cache` and `--json`."""
+    """Declare the flags of a command that draws the figure `name`: `--out`, `--steps`, `--seed`, `--cache` and `--json`."""
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help=f"folder of {name}.png and {name}.json")
-    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps of each generator")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    parser.add_argument("--steps", type=positive, metavar="N", help="optimiser steps of each generator")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of all random numbers")
     add_cache(parser)
     add_json(parser)
 
 
-def steps(arguments: argparse.Namespace) -> int | None:
-    """`--steps` of `add_figure`; None where it is not given.
-
-    Raises:
-        BadInput: it is below 1.
-    """
-    from gbc.errors import BadInput
-
-    number: int | None = arguments.steps
-    if number is not None and number < 1:
-        raise BadInput(f"--steps {number}: must be at least 1")
-    return number
-
-
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """`--model DIR`."""
+    """Declare `--model DIR`."""
     parser.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
 
 
 def trial(arguments: argparse.Namespace) -> TrialConfig:
-    """The settings that the flags of `add_trial` add up to.
+    """The settings that result from the flags of `add_trial`.
 
     Raises:
-        BadInput: a file, key or value that is none.
+        BadInput: a file, key or value that cannot be used.
     """
     from gbc.config import TrialConfig, classifier_flags
-    from gbc.settings import load_yaml, parse_assignment
+    from gbc.settings import load_yaml
 
     base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
-    base = base.updated(dict(map(parse_assignment, arguments.set)), "--set")
+    base = base.updated(assignments(arguments), "--set")
     return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
 
 
+def assignments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each `--set` gives, by dotted key. Raises as `parse_assignment`."""
+    from gbc.settings import parse_assignment
+
+    return dict(map(parse_assignment, arguments.set))
+
+
 def announce(config: ClassifierConfig) -> ProgressCallback:
-    """Lines about the training of a classifier, on stderr."""
+    """A function that prints the progress of a classifier's training on stderr."""
 
     def show(step: int, steps: int, loss: float) -> None:
         if step % max(1000, steps // 10) == 0:

@@ -21,13 +21,13 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train the classifiers, or find them in the cache, and print their regimes."""
+    """Train the classifiers, or take them from the cache, and print their regimes."""
     from gbc.training import tasks
 
     inputs = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
     if arguments.json:
-        found = [{"folder": str(folder), **regime} for folder, regime in zip(inputs.folders, inputs.regimes, strict=True)]
-        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
+        rows = [{"folder": str(folder), **regime} for folder, regime in zip(inputs.folders, inputs.regimes, strict=True)]
+        print(json.dumps(rows if len(rows) > 1 else rows[0], indent=2))
         return
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
         _print_regime(folder, regime)

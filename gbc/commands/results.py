@@ -1,4 +1,4 @@
-"""`python -m gbc results`: run comparisons of settings, and make the page of results from their log."""
+"""`python -m gbc results`: run comparisons of settings, and write the page of results from their log."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import argparse
 import sys
 from pathlib import Path
 
+from gbc.command_line import positive
 from gbc.commands import options
 from gbc.commands.options import Commands
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser("results", help="run comparisons over seeds, and make docs/results.md from their log")
+    parser = commands.add_parser("results", help="run comparisons over seeds, and write docs/results.md from their log")
     parser.add_argument("comparison", nargs="+", metavar="FILE", type=Path, help="YAML files, e.g. configs/results/*.yaml")
     parser.add_argument("--out", default=Path("docs/results.md"), metavar="FILE", type=Path, help="the page (docs/results.md)")
-    parser.add_argument("--log", metavar="DIR", type=Path, help="folder of logged runs (default: as the page, without .md)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; they share the CPU's threads")
-    parser.add_argument("--data-root", metavar="DIR", help="reference against the full data set in this torchvision root")
+    parser.add_argument("--log", metavar="DIR", type=Path, help="folder of logged runs (default: path of the page without .md)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="parallel runs, which share the CPU's threads")
+    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set for the comparison")
     parser.add_argument("--row", action="append", metavar="NAME", help="run only this row; repeat for several")
-    parser.add_argument("--dry-run", action="store_true", help="say which runs are missing, run nothing, write nothing")
-    parser.add_argument("--page-only", action="store_true", help="run nothing: make the page of what is logged")
+    parser.add_argument("--dry-run", action="store_true", help="print which runs are missing, run nothing, write nothing")
+    parser.add_argument("--page-only", action="store_true", help="run nothing: write the page from the log as it is")
     options.add_cache(parser)
     parser.set_defaults(run=run)
 
@@ -33,30 +34,26 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.studies import results, runs
     from gbc.studies.comparison import load
 
-    if arguments.jobs < 1:
-        raise BadInput(f"--jobs {arguments.jobs}: must be at least 1")
     folder = arguments.log or arguments.out.with_suffix("")
     comparisons = [load(path) for path in arguments.comparison]
-    known = [row for each in comparisons for row in each.rows]
+    rows = [row for comparison in comparisons for row in comparison.rows]
     for name in arguments.row or ():
-        if name not in known:
-            raise BadInput(f"--row {name}: no such row; {suggest(name, known)}")
+        if name not in rows:
+            raise BadInput(f"--row {name}: no such row; {suggest(name, rows)}")
     logs = []
-    for each in comparisons:
-        cells = runs.of(each, folder, arguments.cache, arguments.data_root)
-        wanted = [one for one in cells if not arguments.row or one.row in arguments.row]
+    for comparison in comparisons:
+        all_runs = runs.all_runs(comparison, folder, arguments.cache, arguments.data_root)
+        chosen = [each for each in all_runs if not arguments.row or each.row in arguments.row]
         if arguments.dry_run:
-            for one in wanted:
-                print(f"{'logged ' if one.logged() else 'missing'}  {one.path}")
+            for each in chosen:
+                print(f"{'logged ' if each.logged() else 'missing'}  {each.path}")
             continue
         if not arguments.page_only:
-            print(
-                f"{each.name}: {sum(one.logged() is not None for one in wanted)} of {len(wanted)} runs are logged",
-                file=sys.stderr,
-            )
-            runs.complete(wanted, arguments.jobs, lambda line: print(line, file=sys.stderr))
-            runs.controls(each, folder, arguments.cache, arguments.data_root)
-        logs.append(results.Log.read(each, cells, runs.logged_controls(each, folder)))
+            logged = sum(each.logged() is not None for each in chosen)
+            print(f"{comparison.name}: {logged} of {len(chosen)} runs are logged", file=sys.stderr)
+            runs.complete(chosen, arguments.jobs, lambda line: print(line, file=sys.stderr))
+            runs.controls(comparison, folder, arguments.cache, arguments.data_root)
+        logs.append(results.Log.read(comparison, all_runs, runs.logged_controls(comparison, folder)))
     if logs:
         write_atomic(arguments.out, (results.page(logs, arguments.out).rstrip() + "\n").encode())
         print(arguments.out)

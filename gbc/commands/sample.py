@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gbc.command_line import positive, seed, whole
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -16,16 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHEET: Final = 10_000
-_QUIET: Final = 5_000  # fewer images take a second
+_QUIET: Final = 5_000  # no progress below this number, which takes a second
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("sample", help="draw images from an exported generator")
     options.add_model(parser)
-    parser.add_argument("--label", type=int, action="append", help="a class; repeat for several (default: every class)")
-    parser.add_argument("--count", type=int, default=64, help="images in all, as many of each class (default: 64)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", type=whole, action="append", help="a class; repeat for several (default: every class)")
+    parser.add_argument(
+        "--count", type=positive, default=64, help="number of images, shared evenly by the classes (default: 64)"
+    )
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--out", required=True, metavar="FILE|DIR/", help=".png for a sheet, .npz for arrays, a folder for an image folder"
     )
@@ -37,8 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.errors import BadInput
 
     out = Path(arguments.out)
-    if arguments.count < 1:
-        raise BadInput(f"--count {arguments.count}: must be at least 1")
     kind = "" if arguments.out.endswith("/") else out.suffix
     if kind not in (".png", ".npz", ""):
         raise BadInput(f"--out {out}: must end in .png or .npz, or in / for a folder of images")
@@ -52,14 +53,15 @@ def run(arguments: argparse.Namespace) -> None:
         export.check_new(out)
     generator = export.load(arguments.model)
     classes = arguments.label or list(range(len(generator.class_names)))
-    wanted = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
-    with _meter(arguments.count) as told:
+    synthetic = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
+    synthetic.check_room(out, files=not kind)
+    with _progress(arguments.count) as on_written:
         if kind == ".npz":
-            synthetic_sets.write_arrays(out, wanted, told)
+            synthetic_sets.write_arrays(out, synthetic, on_written)
         elif kind == ".png":
-            _write_sheet(out, wanted.images(), len(classes), arguments.count)
+            _write_sheet(out, synthetic.images(), len(classes), arguments.count)
         else:
-            synthetic_sets.write_folder(out, wanted, told)
+            synthetic_sets.write_folder(out, synthetic, on_written)
     print(out)
 
 
@@ -69,13 +71,16 @@ def _write_sheet(out: Path, images: Iterator[Tensor], classes: int, count: int) 
     from gbc import pictures
     from gbc.checkpoint import write_atomic
 
-    columns = pictures.columns_of(classes) if classes > 1 else round(count**0.5) or 1
-    write_atomic(out, pictures.png(pictures.tile(torch.cat(list(images)), columns)))
+    columns = pictures.columns_for(classes) if classes > 1 else round(count**0.5) or 1
+    write_atomic(out, pictures.png(pictures.grid(torch.cat(list(images)), columns)))
 
 
 @contextmanager
-def _meter(count: int) -> Iterator[Callable[[int], None]]:
-    """Shows on stderr how far a large set has come: a bar on a terminal, ten plain lines elsewhere."""
+def _progress(count: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a large set on stderr, as a bar on a terminal and as ten lines elsewhere.
+
+    Yields a function to call with the number of images that were just written.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,11 +89,11 @@ def _meter(count: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True, disable=count < _QUIET or not console.is_terminal) as bar:
         task = bar.add_task("images", total=count)
 
-        def told(more: int) -> None:
+        def on_written(images: int) -> None:
             nonlocal done
-            tenths, done = 10 * done // count, done + more
+            tenths, done = 10 * done // count, done + images
             bar.update(task, completed=done)
             if count >= _QUIET and not console.is_terminal and 10 * done // count > tenths:
                 print(f"images {done}/{count}", file=sys.stderr)
 
-        yield told
+        yield on_written

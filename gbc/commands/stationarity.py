@@ -1,4 +1,4 @@
-"""`python -m gbc stationarity`: whether meeting the condition finds the training images."""
+"""`python -m gbc stationarity`: a test if better stationarity gives samples nearer to the training images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gbc.commands.options import Commands
 
 def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = commands.add_parser("stationarity", help="the condition reached against the likeness of the samples, as a figure")
+    parser = commands.add_parser("stationarity", help="draw the stationarity of samples against their SSIM to training images")
     options.add_figure(parser, "stationarity")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train everything, draw it and print where each curve ends."""
+    """Train all curves, draw the figure and print the end of each curve."""
     from gbc.studies import stationarity_figure
 
-    steps = options.steps(arguments) or stationarity_figure.STEPS
+    steps = arguments.steps or stationarity_figure.STEPS
     curves = stationarity_figure.run(
         arguments.out, arguments.cache, steps, arguments.seed, lambda line: print(line, file=sys.stderr)
     )

@@ -1,4 +1,4 @@
-"""The data sets of the paper's experiments and two that need no download: what classifiers are trained on.
+"""The data sets of the paper's experiments, and two further ones that need no download.
 
 The paper's tasks use 50 training images of each class. For MNIST and Fashion-MNIST those subsets ship with the package,
 with 200 test images of each class; `--data-root` reads the full sets in torchvision's layout instead and draws the same
@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from gbc.config import DatasetConfig
 from gbc.data.celeba import celeba
-from gbc.data.samples import Dataset, ImageDataset, PointDataset, Split, hold_out, only, square, subset, task, wanted
+from gbc.data.samples import (
+    Dataset,
+    ImageDataset,
+    PointDataset,
+    Split,
+    centred_square,
+    hold_out,
+    select_classes,
+    subset,
+    task_classes,
+    task_dataset,
+)
 from gbc.errors import BadInput, CorruptFile
 from gbc.settings import suggest
 
@@ -38,7 +49,7 @@ _FOLDERS: Final = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}  # torchvi
 
 
 def load(config: DatasetConfig) -> ImageDataset:
-    """The images `config` names.
+    """The image data set that `config` names.
 
     Raises:
         BadInput: an unknown name or class, a setting of another data set, points instead of images, too few images of a
@@ -52,7 +63,7 @@ def load(config: DatasetConfig) -> ImageDataset:
 
 
 def load_any(config: DatasetConfig) -> Dataset:
-    """The images or points `config` names. Raises as `load`, but for points."""
+    """The data set of images or points that `config` names. Raises as `load`, but also accepts points."""
     registry: dict[str, Callable[[DatasetConfig], Dataset]] = {**DATASETS, **POINT_DATASETS}
     if config.name not in registry:
         raise BadInput(f"unknown dataset {config.name!r}; {suggest(config.name, list(registry))}")
@@ -78,12 +89,12 @@ def digits(config: DatasetConfig) -> ImageDataset:
 
     _refuse_root(config, "scikit-learn")
     bunch = load_digits()
-    images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # it counts 0 to 16
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # its values are 0 to 16
     return hold_out(config, _DIGITS, images, bunch.target.astype(np.uint8))
 
 
 def lfw_faces(config: DatasetConfig) -> ImageDataset:
-    """Face or no face: the part of Labeled Faces in the Wild (Huang et al. 2007) that comes with scikit-image.
+    """Faces and non-faces: the part of Labeled Faces in the Wild (Huang et al. 2007) that comes with scikit-image.
 
     100 grey images of each class, 25×25, resized to 32×32.
     """
@@ -91,8 +102,8 @@ def lfw_faces(config: DatasetConfig) -> ImageDataset:
     from skimage.data import lfw_subset
 
     _refuse_root(config, "scikit-image")
-    found = (lfw_subset() * 255).round().astype(np.uint8)
-    images = np.stack([square(Image.fromarray(image), 32) for image in found])
+    originals = (lfw_subset() * 255).round().astype(np.uint8)
+    images = np.stack([centred_square(Image.fromarray(image), 32) for image in originals])
     labels = np.repeat(np.array([1, 0], np.uint8), 100)  # the faces come first
     return hold_out(config, ("no face", "face"), images, labels)
 
@@ -100,23 +111,27 @@ def lfw_faces(config: DatasetConfig) -> ImageDataset:
 def circle(config: DatasetConfig) -> PointDataset:
     """The example of section 5.1: 18 points evenly on the unit circle, in three classes.
 
-    The text does not say how the points are categorised. We let the classes take turns, so that every point has neighbours
-    of other classes and is a support vector: of a class that is one arc, the KKT conditions give the points inside the arc
-    no multiplier, and nothing in the classifier says where they are. Nor does it say how D is "evenly split" into D1 and D2:
-    `part` 1 takes the points with even and `part` 2 those with odd index, three of each class, all round the circle.
+    The paper does not say how the points are categorised. Here the classes alternate, so that every point has neighbours of
+    other classes and is a support vector. If a class were one arc, the points inside the arc would have multipliers of 0 in the
+    KKT conditions, and the classifier would not depend on them. Nor does the paper say how D is "evenly split" into D1 and D2:
+    here `part` 1 has the points with even and `part` 2 those with odd index, three of each class, all around the circle.
 
     Raises:
-        BadInput: an unknown class, or another `per_class` than there are points.
+        BadInput: an unknown class, or a `per_class` that is not the number of points of each class.
     """
     _refuse_root(config, "the package")
     index = np.arange(18) if config.part is None else np.arange(config.part - 1, 18, 2)
-    there = len(index) // 3
-    if config.per_class not in (DatasetConfig().per_class, there):  # the default asks for nothing in particular
-        raise BadInput(f"per_class is {config.per_class}, but the circle always has {there} points of each class; leave it out")
+    points_per_class = len(index) // 3
+    if config.per_class not in (DatasetConfig().per_class, points_per_class):  # the default is accepted
+        raise BadInput(
+            f"per_class is {config.per_class}, but the circle always has {points_per_class} points of each class; leave it out"
+        )
     angle = 2 * np.pi * index / 18
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    classes = wanted(config, ("class 1", "class 2", "class 3"))
-    return PointDataset(config.name, tuple(classes.values()), *only(points, (index % 3).astype(np.uint8), list(classes)))
+    classes = task_classes(config, ("class 1", "class 2", "class 3"))
+    return PointDataset(
+        config.name, tuple(classes.values()), *select_classes(points, (index % 3).astype(np.uint8), list(classes))
+    )
 
 
 DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {
@@ -128,15 +143,15 @@ DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {
 }
 POINT_DATASETS: Final[dict[str, Callable[[DatasetConfig], PointDataset]]] = {"circle": circle}
 SHIPPED: Final = ("fashion_mnist", "mnist")
-"""Those with a file in `ASSETS`."""
+"""Data sets with a file in `ASSETS`."""
 
 _OWNERS: Final = {"attribute": "celeba", "part": "circle"}
 
 
 def unused(config: DatasetConfig) -> Split | None:
-    """Bytes of the full training set that the task does not use, (images [K, height, width], labels [K]).
+    """The images of the full training set that the task does not use, (images [K, height, width], labels [K]), as bytes.
 
-    None without `data_root`, and for sets that are no folder of torchvision's: what there is belongs to the task.
+    None without `data_root`, and for data sets that are not in torchvision's layout of MNIST: the task uses all their images.
 
     Raises:
         BadInput, CorruptFile: as `load`.
@@ -147,16 +162,16 @@ def unused(config: DatasetConfig) -> Split | None:
     classes = list(config.classes or np.unique(labels))
     keep = np.ones(len(labels), dtype=bool)
     keep[subset(labels, config.per_class, {int(label): str(label) for label in classes})] = False
-    return only(images[keep], labels[keep], classes)
+    return select_classes(images[keep], labels[keep], classes)
 
 
 def build(name: str, data_root: Path, out: Path) -> Path:
-    """Write the shipped file of data set `name` from a full torchvision root; the same bytes every time.
+    """Write the shipped file of data set `name` from a full torchvision root, and return its path.
 
-    Returns the file's path.
+    The content is the same byte for byte every time.
 
     Raises:
-        BadInput: a data set that does not ship; and as `load`.
+        BadInput: a data set that does not ship, or as `load`.
         CorruptFile: as `load`.
     """
     if name not in SHIPPED:
@@ -188,7 +203,7 @@ def _torchvision_task(config: DatasetConfig, class_names: tuple[str, ...]) -> Im
                 f"per_class is {config.per_class}, but the shipped {config.name} has {TRAIN_PER_CLASS} images a class; "
                 "give the full set with --data-root"
             )
-        # The shipped images stand class by class in the order of their keys, so a smaller task is a prefix of each class.
+        # The shipped images are sorted by class and then by key, so a smaller task is a prefix of each class.
         first = np.arange(config.per_class)
         keep = np.concatenate([start + first for start in range(0, len(arrays["train_labels"]), TRAIN_PER_CLASS)])
         train = arrays["train_images"][keep], arrays["train_labels"][keep]
@@ -196,10 +211,10 @@ def _torchvision_task(config: DatasetConfig, class_names: tuple[str, ...]) -> Im
     else:
         folder = _FOLDERS[config.name]
         images, labels = _full(folder, config, train=True)
-        keep = subset(labels, config.per_class, wanted(config, class_names))
+        keep = subset(labels, config.per_class, task_classes(config, class_names))
         train = images[keep], labels[keep]
         test = _full(folder, config, train=False)
-    return task(config, class_names, train, test)
+    return task_dataset(config, class_names, train, test)
 
 
 def _refuse_root(config: DatasetConfig, origin: str) -> None:

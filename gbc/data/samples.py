@@ -1,4 +1,4 @@
-"""Data sets as values: images or points with their labels, and which samples of a larger set a task takes."""
+"""Data sets of images or points with labels, and the choice of a task's samples from a larger set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Training images of a classifier and real test images, as bytes.
+    """Training images of a classifier, and test images, as bytes.
 
     Grey images are [N, height, width], coloured ones [N, height, width, 3].
     """
@@ -43,7 +43,7 @@ class ImageDataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image as networks see it."""
+        """(channels, height, width) of one image, the order that networks use."""
         height, width, *channels = self.train_images.shape[1:]
         return channels[0] if channels else 1, height, width
 
@@ -62,7 +62,7 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class PointDataset:
-    """Training points of a classifier. There are no test points: the training points are all there is to recover."""
+    """Training points of a classifier. There are no test points: samples are compared with the training points."""
 
     name: str
     class_names: tuple[str, ...]
@@ -72,7 +72,7 @@ class PointDataset:
 
     @property
     def shape(self) -> tuple[int]:
-        """(d,), the shape of one point as networks see it."""
+        """(d,), the shape of one point."""
         return (self.train_points.shape[1],)
 
     def digest(self) -> str:
@@ -87,17 +87,17 @@ class PointDataset:
 
 
 Dataset = ImageDataset | PointDataset
-"""What a classifier can be trained on."""
+"""A data set that a classifier can be trained on."""
 
 
 def subset(
     labels: Labels, per_class: int, classes: Mapping[int, str] | None = None, *, fewer: bool = False
 ) -> NDArray[np.intp]:
-    """Indices of `per_class` samples of each class, class by class: those with the smallest keys.
+    """Indices of the `per_class` samples of each class with the smallest keys, class by class.
 
-    Key i is the i-th raw output of PCG64(SEED), a stream that NumPy promises never to change; the subset for a smaller
-    `per_class`, or for some of the classes, is part of that for more. `classes` maps the labels that are wanted to their
-    names (default: every label there is); with `fewer`, a class that has fewer samples gives all it has.
+    Key i is the i-th raw output of PCG64(SEED), a stream that NumPy promises never to change. The subset for a smaller
+    `per_class`, or for some of the classes, is part of the subset for more. `classes` maps the chosen labels to their names
+    (default: all labels). With `fewer`, all samples of a class are taken if it has fewer than `per_class`.
 
     Raises:
         BadInput: a class has fewer samples.
@@ -114,8 +114,8 @@ def subset(
     return np.concatenate(picked)
 
 
-def wanted(config: DatasetConfig, class_names: Sequence[str]) -> dict[int, str]:
-    """The classes that `config` asks for, label → name, in its order.
+def task_classes(config: DatasetConfig, class_names: Sequence[str]) -> dict[int, str]:
+    """The classes of the task `config`, label → name, in its order.
 
     Raises:
         BadInput: a class that the data set does not have.
@@ -128,8 +128,8 @@ def wanted(config: DatasetConfig, class_names: Sequence[str]) -> dict[int, str]:
     return {label: class_names[label] for label in classes}
 
 
-def only(samples: NDArray[_Number], labels: Labels, classes: Sequence[int]) -> tuple[NDArray[_Number], Labels]:
-    """The samples [n, …] of `classes` in the order they had, with labels [n] that number `classes` from 0."""
+def select_classes(samples: NDArray[_Number], labels: Labels, classes: Sequence[int]) -> tuple[NDArray[_Number], Labels]:
+    """The samples [n, …] of `classes` in their original order, with labels [n] that number `classes` from 0."""
     number = np.full(256, -1)
     number[list(classes)] = np.arange(len(classes))
     renumbered = number[labels]
@@ -137,14 +137,14 @@ def only(samples: NDArray[_Number], labels: Labels, classes: Sequence[int]) -> t
     return samples[kept], renumbered[kept].astype(np.uint8)
 
 
-def task(config: DatasetConfig, class_names: Sequence[str], train: Split, test: Split) -> ImageDataset:
-    """The data set of `config` from training images, `per_class` of each class already, and test images.
+def task_dataset(config: DatasetConfig, class_names: Sequence[str], train: Split, test: Split) -> ImageDataset:
+    """The data set of `config` from training images, already `per_class` of each class, and test images.
 
     Raises:
         BadInput: a class that the data set does not have, or that has no test image.
     """
-    classes = wanted(config, class_names)
-    train, test = only(*train, list(classes)), only(*test, list(classes))
+    classes = task_classes(config, class_names)
+    train, test = select_classes(*train, list(classes)), select_classes(*test, list(classes))
     for label, name in enumerate(classes.values()):
         if label not in test[1]:
             raise BadInput(f"{config.name}: no test image of class {name}; lower per_class, or choose other dataset.classes")
@@ -152,17 +152,17 @@ def task(config: DatasetConfig, class_names: Sequence[str], train: Split, test: 
 
 
 def hold_out(config: DatasetConfig, class_names: Sequence[str], images: NDArray[np.uint8], labels: Labels) -> ImageDataset:
-    """For sets that come in one piece: `per_class` images of each class for training, the others for testing.
+    """The data set of `config` from images without a split: `per_class` of each class for training, the others for testing.
 
     Raises:
-        BadInput: as in `subset` and `task`.
+        BadInput: as in `subset` and `task_dataset`.
     """
-    picked = subset(labels, config.per_class, wanted(config, class_names))
+    picked = subset(labels, config.per_class, task_classes(config, class_names))
     others = np.setdiff1d(np.arange(len(labels)), picked)
-    return task(config, class_names, (images[picked], labels[picked]), (images[others], labels[others]))
+    return task_dataset(config, class_names, (images[picked], labels[picked]), (images[others], labels[others]))
 
 
-def square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+def centred_square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """The largest centred square of `image`, resized: [side, side], or [side, side, 3] when it is coloured."""
     from PIL import Image
 
@@ -181,10 +181,10 @@ def _digest(*arrays: NDArray[Any]) -> str:
 
 
 def tensors(images: NDArray[np.uint8], labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bytes as networks see them: images [K, channels, height, width] in [0, 1] and labels [K]."""
+    """Tensors for networks, from bytes: images [K, channels, height, width] in [0, 1] and labels [K]."""
     import torch
 
     pixels = torch.from_numpy(images).float() / 255
-    # Networks want channels first; grey images have one.
+    # Networks need the channels first; grey images have one channel.
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     return pixels, torch.from_numpy(labels).long()

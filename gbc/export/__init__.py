@@ -1,4 +1,4 @@
-"""A trained generator as a folder: safetensors, config, model card and picture. Loading it needs torch alone.
+"""A trained generator as a folder: safetensors, config, model card and picture.
 
 from gbc import export
 generator = export.load("exports/fashion_mnist-quick")
@@ -11,9 +11,9 @@ from gbc.export.folder import (
     CONFIG,
     PICTURE,
     WEIGHTS,
-    born_from,
     check,
     check_new,
+    data_and_classifiers,
     generator_weights,
     load,
     weights_digest,
@@ -21,6 +21,16 @@ from gbc.export.folder import (
 )
 
 __all__ = [
-    "CARD", "CONFIG", "PICTURE", "WEIGHTS",
-    "ExportedGenerator", "born_from", "check", "check_new", "generator_weights", "load", "weights_digest", "write",
+    "CARD",
+    "CONFIG",
+    "PICTURE",
+    "WEIGHTS",
+    "ExportedGenerator",
+    "check",
+    "check_new",
+    "data_and_classifiers",
+    "generator_weights",
+    "load",
+    "weights_digest",
+    "write",
 ]  # fmt: skip

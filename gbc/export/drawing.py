@@ -1,9 +1,8 @@
-"""A generator ready for use: the samples that training judged, to the last bit, and any number of others, fast.
+"""An exported generator: it draws the samples of the last evaluation in training, bit for bit, and any number of others.
 
-Many images are drawn in small parts side by side, a thread each.
-
-One thread works through a small part in its cache; several that share one part wait for each other at every layer, and
-longest where other programs want the cores too. `tests/benchmarks/sample.py` measures it.
+Large sets are drawn in small parts in parallel, one thread for each part. A small part fits into the cache of a thread. Threads
+that share a part wait for each other at every layer, above all if other programs use the cores too
+(`tests/benchmarks/sample.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
 
 BATCH: Final = 512
-"""Latents that are drawn at a time: the same seed gives the same images however many are asked for."""
+"""Number of latents drawn at a time. It is constant, so that the same seed gives the same images for any number of them."""
 _PART: Final = 128
 
 Latents = tuple[Tensor, Tensor, Tensor | None]
@@ -33,7 +32,7 @@ Latents = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class ExportedGenerator:
-    """A generator ready for use."""
+    """A loaded generator, which draws images."""
 
     module: Generator
     shape: tuple[int, int, int]
@@ -41,54 +40,54 @@ class ExportedGenerator:
     class_names: tuple[str, ...]
     settings: TrialConfig
     metrics: dict[str, float]
-    """What was measured when it was trained."""
+    """Metrics at the end of training."""
     labels_of_task: list[list[int]]
-    """Which labels each of the classifiers that it was born from knows (Algorithm 2)."""
+    """Labels of each task of the classifiers that it was trained from (Algorithm 2)."""
     judging: EvaluationLatents
-    """Of the samples that `metrics` speak of."""
+    """Latents of the samples whose scores are in `metrics`."""
     origin: dict[str, Any]
-    """What it was born from: `says`, `data` with name and digest, `classifiers` with name, digest and regime."""
+    """Origin: `says`, a sentence; `data` with name and digest; `classifiers` with name, digest and regime."""
 
     def sample(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Tensor:
         """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
 
         Raises:
-            BadInput: a label the generator does not know.
+            BadInput: a label that the generator does not have.
         """
         return torch.cat(list(self.batches(labels, seed)))
 
     def batches(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Iterator[Tensor]:
-        """As `sample`, a part at a time."""
+        """The images of `sample`, in parts. Raises as `sample`."""
         labels = torch.as_tensor(labels, dtype=torch.long)
         self.check_labels(labels)
         return self.stream(labels.split(BATCH), seed)
 
     def stream(self, labels: Iterable[Tensor], seed: int = 0) -> Iterator[Tensor]:
-        """As `batches`, for any number of labels: they come `BATCH` at a time (the last may be fewer), as images are taken.
+        """The images of `batches` for an iterator of labels, which are read in parts while images are drawn.
 
-        Labels that the generator does not know are not noticed here.
+        Every part of `labels` must have `BATCH` labels; the last may have fewer. Labels are not checked here.
         """
-        return self._painter.paint(self._latents(labels, torch.Generator().manual_seed(seed)))
+        return self._sampler.draw(self._latents(labels, torch.Generator().manual_seed(seed)))
 
     @torch.no_grad()
     def judged(self, device: torch.device | str = "cpu") -> Tensor:
-        """The samples that training judged last, [K, channels, height, width], with labels `judging.labels`.
+        """The samples of the last evaluation in training, [K, channels, height, width], with labels `judging.labels`.
 
-        The same to the last bit on a machine, device and torch like those of the training; the picture shows the first.
+        They are the same bit for bit on the same kind of machine and device with the same torch. The picture shows the first.
         """
         latents = (tensor.to(device) for tensor in self.judging.latents(self.module.noise_dim))
         try:
-            with self.judging.as_trained():  # at once, as the trainer draws them
+            with self.judging.training_threads():  # in one batch, like the trainer
                 images: Tensor = self.module.to(device)(*latents)
         finally:
             self.module.to("cpu")
         return images
 
     def check_labels(self, labels: Tensor) -> None:
-        """Whether the generator knows each of `labels`.
+        """Check that the generator has each of `labels` [K].
 
         Raises:
-            BadInput: it does not.
+            BadInput: it lacks one of them; the message names the label.
         """
         classes = len(self.class_names)
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
@@ -98,8 +97,8 @@ class ExportedGenerator:
             )
 
     @cached_property
-    def _painter(self) -> Painter:
-        return Painter(self.module)
+    def _sampler(self) -> ParallelSampler:
+        return ParallelSampler(self.module)
 
     def _latents(self, labels: Iterable[Tensor], rng: torch.Generator) -> Iterator[Latents]:
         for part in labels:
@@ -107,40 +106,40 @@ class ExportedGenerator:
             yield noise, part, self._draw_tasks(part, rng) if len(self.labels_of_task) > 1 else None
 
     def _draw_tasks(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """One of the classifiers that know the label, all alike, for each label [K]."""
-        knows = torch.zeros(len(self.labels_of_task), len(self.class_names))
-        for task, known in enumerate(self.labels_of_task):
-            knows[task, known] = 1
-        return torch.multinomial(knows[:, labels].T, 1, generator=rng).squeeze(1)
+        """A random task for each label [K], uniform over the tasks that have the label."""
+        has_label = torch.zeros(len(self.labels_of_task), len(self.class_names))
+        for task, task_labels in enumerate(self.labels_of_task):
+            has_label[task, task_labels] = 1
+        return torch.multinomial(has_label[:, labels].T, 1, generator=rng).squeeze(1)
 
 
-class Painter:
-    """Draws the images of a generator; the same to 1e-5 as in one batch."""
+class ParallelSampler:
+    """Draws images of a generator on several threads. They equal those of a single batch to 1e-5."""
 
     def __init__(self, module: Generator) -> None:
-        """`module` is in eval mode, on the CPU."""
+        """`module` must be in eval mode, on the CPU."""
         self._module = module
 
-    def paint(self, latents: Iterable[Latents]) -> Iterator[Tensor]:
-        """Images [k, channels, height, width] in order, a part at a time; latents are asked for as images are taken."""
+    def draw(self, latents: Iterable[Latents]) -> Iterator[Tensor]:
+        """Images [k, channels, height, width] in order, in parts. Latents are read while images are drawn."""
         workers = torch.get_num_threads()
-        with ThreadPoolExecutor(workers, initializer=_alone) as pool:
+        with ThreadPoolExecutor(workers, initializer=_use_one_thread) as pool:
             waiting: deque[Future[Tensor]] = deque()
             for noise, labels, tasks in latents:
                 parts = tasks.split(_PART) if tasks is not None else [None] * -(-len(labels) // _PART)
                 for part in zip(noise.split(_PART), labels.split(_PART), parts, strict=True):
-                    waiting.append(pool.submit(self._paint, part))
+                    waiting.append(pool.submit(self._draw_part, part))
                     if len(waiting) > 2 * workers:
                         yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
     @torch.no_grad()
-    def _paint(self, latents: Latents) -> Tensor:
+    def _draw_part(self, latents: Latents) -> Tensor:
         images: Tensor = self._module(*latents)
         return images.contiguous()
 
 
-def _alone() -> None:
-    """This thread shares its sums with no other."""
+def _use_one_thread() -> None:
+    """Let torch use no further threads for the work of this one."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""An exported generator as a folder: written in one move, checked when it is read."""
+"""An exported generator as a folder: written atomically, verified when it is read."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ def write(
     formats: Sequence[str] = (),
     threads: int = 1,
 ) -> Path:
-    """Write the folder `out` in one move, with controls measured on the task's data beside the scores in the model card.
+    """Write the folder `out` atomically. Its model card has the scores of control sets on the task's data.
 
-    `generator` are the weights, `origin` says in a line where they come from, `threads` is how many torch had in training.
-    `formats` are written in addition to safetensors, see `formats.FORMATS`.
+    `generator` are the weights, `origin` is a sentence about where they come from, `threads` is the number of torch threads in
+    training. `formats` are written in addition to safetensors, see `formats.FORMATS`.
 
     Raises:
-        BadInput: `out` exists already, or cannot be written; a format that is not known or whose packages are missing, or
-            a file of one that does not draw what the generator draws.
+        BadInput: `out` exists already or cannot be written, a package for a format is missing, or the program in a file draws
+            other images than the generator.
     """
     from safetensors.torch import save
 
     from gbc.export import model_card
-    from gbc.export.formats import FORMATS, JUDGED_INPUTS, program_inputs, require
-    from gbc.kkt.trial_classifier import labels_of_task, union
+    from gbc.export.formats import FORMATS, JUDGED_INPUTS, program_inputs, require_packages
+    from gbc.kkt.trial_classifier import all_class_names, labels_of_task
 
     check(out, settings)
-    require(formats)
-    data = inputs.images  # points are refused before anything is written
+    require_packages(formats)
+    data = inputs.images  # raises for points, before anything is written
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
-    names, known = union(inputs.classifiers), labels_of_task(settings.classifiers(), inputs.classifiers)
+    names, task_labels = all_class_names(inputs.classifiers), labels_of_task(settings.classifiers(), inputs.classifiers)
     header: dict[str, Any] = {
         "version": VERSION,
         "classes": list(names),
-        "labels_of_task": known,
+        "labels_of_task": task_labels,
         "shape": list(inputs.classifiers[0].shape),
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
-        "judged": EvaluationLatents.of(settings, known, len(names), threads).plain(),
-        "origin": {"says": origin, **born_from(inputs, data)},
+        "judged": EvaluationLatents.of(settings, task_labels, len(names), threads).to_json(),
+        "origin": {"says": origin, **data_and_classifiers(inputs, data)},
         "weights": weights_digest(weights),
         "files": {},
     }
@@ -83,20 +83,19 @@ def write(
         raise BadInput(f"{out.parent}: cannot be written: {fault.strerror}") from None
     try:
         write_atomic(temporary / WEIGHTS, save(weights))
-        ready = _built(header, weights)
+        exported = _build(header, weights)
         for name in [name for name in FORMATS if name in formats]:
-            found = FORMATS[name]
-            found.write(temporary / found.file, ready)
-            header["files"][found.file] = file_digest(temporary / found.file)
+            chosen = FORMATS[name]
+            chosen.write(temporary / chosen.file, exported)
+            header["files"][chosen.file] = file_digest(temporary / chosen.file)
         if header["files"]:
-            write_atomic(temporary / JUDGED_INPUTS, program_inputs(ready))
+            write_atomic(temporary / JUDGED_INPUTS, program_inputs(exported))
             header["files"][JUDGED_INPUTS] = file_digest(temporary / JUDGED_INPUTS)
         if picture is not None:
             shutil.copyfile(picture, temporary / PICTURE)
         write_atomic(temporary / CONFIG, _json(header).encode())
-        write_atomic(
-            temporary / CARD, model_card.text(out.name, ready, inputs, picture is not None, list(header["files"])).encode()
-        )
+        card = model_card.text(out.name, exported, inputs, picture is not None, list(header["files"]))
+        write_atomic(temporary / CARD, card.encode())
         temporary.chmod(0o755)
         os.replace(temporary, out)
     except OSError as fault:
@@ -107,13 +106,13 @@ def write(
 
 
 def generator_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights that `Trainer.sample` draws from, of a `Trainer.state_dict()`: the moving average's where there is one."""
+    """The weights that `Trainer.sample` uses, from a `Trainer.state_dict()`: those of the moving average if there is one."""
     weights: Mapping[str, Tensor] = state.get("average", state["generator"])
     return weights
 
 
 def check(out: Path, settings: TrialConfig) -> None:
-    """Whether a trial of these settings can be written to `out`: asked before a long training, and again after it.
+    """Check that a trial with these settings can be exported to `out`; called before a long training and again after it.
 
     Raises:
         BadInput: `out` exists already, or there is no generator.
@@ -124,17 +123,17 @@ def check(out: Path, settings: TrialConfig) -> None:
 
 
 def check_new(out: Path) -> None:
-    """Whether there is nothing at `out` yet.
+    """Refuse an `out` that exists.
 
     Raises:
-        BadInput: there is.
+        BadInput: `out` exists already.
     """
     if out.exists():
         raise BadInput(f"{out}: exists already; choose another --out or remove it")
 
 
 def load(folder: str | Path) -> ExportedGenerator:
-    """The generator in an exported folder; of the other formats in it each file is compared with its digest.
+    """The generator in an exported folder. Files of other formats are compared with their digests.
 
     Raises:
         BadInput: there is no such folder, or another version wrote it.
@@ -149,11 +148,11 @@ def load(folder: str | Path) -> ExportedGenerator:
         weights = unpack((folder / WEIGHTS).read_bytes())
     except OSError as fault:
         raise BadInput(f"{folder}: not an exported generator ({fault.filename}: {fault.strerror})") from None
-    except (ValueError, SafetensorError) as fault:
+    except (ValueError, RecursionError, SafetensorError) as fault:
         raise CorruptFile(f"{folder}: damaged ({fault}); export it again") from None
     if not isinstance(header, dict) or header.get("version") != VERSION:
-        found = header.get("version") if isinstance(header, dict) else None
-        raise BadInput(f"{folder}: export version {found}, this package reads version {VERSION}; export it again")
+        version = header.get("version") if isinstance(header, dict) else None
+        raise BadInput(f"{folder}: export version {version}, this package reads version {VERSION}; export it again")
     try:
         if header["weights"] != weights_digest(weights):
             raise CorruptFile(
@@ -162,28 +161,28 @@ def load(folder: str | Path) -> ExportedGenerator:
         for name, expected in header["files"].items():
             if (folder / name).exists() and file_digest(folder / name) != expected:
                 raise CorruptFile(f"{folder / name}: was altered (its digest does not match {CONFIG}); export it again")
-        return _built(header, weights)
+        return _build(header, weights)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as fault:
         reason = " ".join(str(fault).split())[:120]
         raise CorruptFile(f"{folder / CONFIG}: damaged ({type(fault).__name__}: {reason}); export it again") from None
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Sixteen hex digits of all tensors, by name."""
+    """Sixteen hex digits of the names and values of all tensors."""
     return digest({name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in weights.items()})
 
 
-def born_from(inputs: TrialInputs, data: ImageDataset) -> dict[str, Any]:
-    """What a card says of data and classifiers, as plain data; a regime that is not known is left out."""
+def data_and_classifiers(inputs: TrialInputs, data: ImageDataset) -> dict[str, Any]:
+    """Name and digest of the data, and of each classifier digest, name, samples and, if known, regime; plain data."""
     classifiers = []
     for number, (classifier, regime) in enumerate(zip(inputs.classifiers, inputs.regimes, strict=True)):
-        found: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
+        entry: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
         if number < len(inputs.folders):
-            found = {"name": inputs.folders[number].name, **found}
-        found |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
+            entry = {"name": inputs.folders[number].name, **entry}
+        entry |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
         if "margins" in regime:
-            found["smallest_margin"] = regime["margins"]["min"]
-        classifiers.append(found)
+            entry["smallest_margin"] = regime["margins"]["min"]
+        classifiers.append(entry)
     return {"data": {"name": data.name, "digest": data.digest()}, "classifiers": classifiers}
 
 
@@ -192,7 +191,7 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedGenerator:
+def _build(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> ExportedGenerator:
     settings = TrialConfig.parse(header["settings"], CONFIG)
     module = Generator(
         classes=len(header["classes"]), shape=tuple(header["shape"]),
@@ -206,8 +205,8 @@ def _built(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Exported
 
 
 def _json(header: Mapping[str, Any]) -> str:
-    """For people too: a list of numbers is one line."""
-    return re.sub(r"\[[\s\d,]+\]", lambda found: " ".join(found[0].split()), json.dumps(header, indent=2))
+    """Indented JSON in which every list of numbers is one line, so that people can read it."""
+    return re.sub(r"\[[\s\d,]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(header, indent=2))
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -1,7 +1,7 @@
-"""An exported generator for those who do not have this package: a `torch.export` program, and ONNX.
+"""An exported generator for programs without this package: a `torch.export` program, and ONNX.
 
-Both take noise [K, noise_dim], labels [K] and, with several tasks, t [K], for any K, and give images [K, channels, height,
-width]. What is written is read back and must draw the judged samples before it is anyone's.
+Both take noise [K, noise_dim], labels [K] and, with several tasks, t [K], for any K, and return images [K, channels, height,
+width]. Every file is read back after writing, and must draw the evaluation samples again.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
 
 ALWAYS: Final = "safetensors"
 JUDGED_INPUTS: Final = "judged.npz"
-"""The inputs that make the picture again, for programs that cannot draw torch's noise."""
+"""File with the inputs of the evaluation samples, for programs that cannot draw torch's noise."""
 ONNX_TOLERANCE: Final = 1e-4
 _NAMES: Final = ("noise", "labels", "tasks")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write a generator."""
+    """A file format of an exported generator."""
 
     file: str
     write: Callable[[Path, ExportedGenerator], None]
-    """Writes the file and compares what it draws.
+    """Writes the file and compares the images that it draws with those of the generator.
 
     Raises:
-        BadInput: it draws something else.
+        BadInput: the images differ.
     """
     needs: tuple[str, ...] = ()
-    """Modules of the extra of the same name."""
+    """Modules that the format needs, those of the package's extra of the same name."""
 
 
-def named(text: str) -> list[str]:
-    """The formats in `safetensors,torch,onnx`, without safetensors, which is always written.
+def parse_formats(text: str) -> list[str]:
+    """The formats in a text like `safetensors,torch,onnx`, without safetensors, which is always written.
 
     Raises:
-        BadInput: an unknown one.
+        BadInput: an unknown format.
     """
-    found = []
+    formats: list[str] = []
     for name in (part.strip() for part in text.split(",")):
         if name != ALWAYS and name not in FORMATS:
             raise BadInput(f"--format: unknown format {name!r}; {suggest(name, [ALWAYS, *FORMATS])}")
-        if name != ALWAYS and name not in found:
-            found.append(name)
-    return found
+        if name != ALWAYS and name not in formats:
+            formats.append(name)
+    return formats
 
 
-def require(formats: Sequence[str]) -> None:
-    """Whether these formats can be written here.
+def require_packages(formats: Sequence[str]) -> None:
+    """Check that the packages for these formats are installed.
 
     Raises:
         BadInput: a package is missing.
@@ -81,42 +81,42 @@ def require(formats: Sequence[str]) -> None:
 
 
 def program_inputs(generator: ExportedGenerator) -> bytes:
-    """The content of `JUDGED_INPUTS`: the judged latents by the names of the programs' inputs, in order."""
+    """The content of the file `JUDGED_INPUTS`: the evaluation latents by the names of the programs' inputs, in order."""
     import numpy as np
 
     content = io.BytesIO()
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _judged(generator).items()}
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _judged_inputs(generator).items()}
     np.savez(content, **arrays)
     return content.getvalue()
 
 
 def write_program(path: Path, generator: ExportedGenerator) -> None:
-    """The generator as a `torch.export` program, which must draw the judged samples bit for bit."""
+    """Write the generator as a `torch.export` program, which must draw the evaluation samples bit for bit."""
     torch.export.save(_program(generator), path)
-    with generator.judging.as_trained(), torch.no_grad():
-        drawn = torch.export.load(path).module()(*_judged(generator).values())
-    if not torch.equal(drawn, generator.judged()):
-        raise BadInput(f"{path.name}: the exported program does not draw what the generator draws; nothing was written")
+    with generator.judging.training_threads(), torch.no_grad():
+        images = torch.export.load(path).module()(*_judged_inputs(generator).values())
+    if not torch.equal(images, generator.judged()):
+        raise BadInput(f"{path.name}: the exported program does not draw the generator's images; nothing was written")
 
 
 def write_onnx(path: Path, generator: ExportedGenerator) -> None:
-    """The generator as one ONNX file, which must draw the judged samples to `ONNX_TOLERANCE`."""
+    """Write the generator as one ONNX file, which must draw the evaluation samples within `ONNX_TOLERANCE`."""
     import onnx
     import onnxruntime
 
-    judged = _judged(generator)
+    inputs = _judged_inputs(generator)
     with _quiet():
-        found = torch.onnx.export(
-            _program(generator), dynamo=True, input_names=list(judged), output_names=["images"], verbose=False
+        program = torch.onnx.export(
+            _program(generator), dynamo=True, input_names=list(inputs), output_names=["images"], verbose=False
         )
-    assert found is not None
-    found.save(path, external_data=False)
+    assert program is not None
+    program.save(path, external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    drawn = session.run(None, {name: tensor.numpy() for name, tensor in judged.items()})[0]
-    apart = (torch.from_numpy(drawn) - generator.judged()).abs().max().item()
-    if not apart <= ONNX_TOLERANCE:
-        raise BadInput(f"{path.name}: images differ from torch's by {apart:.1e}; nothing was written")
+    images = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+    difference = (torch.from_numpy(images) - generator.judged()).abs().max().item()
+    if not difference <= ONNX_TOLERANCE:
+        raise BadInput(f"{path.name}: images differ from torch's by {difference:.1e}; nothing was written")
 
 
 FORMATS: Final = {
@@ -127,14 +127,14 @@ FORMATS: Final = {
 
 def _program(generator: ExportedGenerator) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    judged = _judged(generator)
-    # At least two: a size of one would be taken for a constant.
-    example = tuple(tensor[:2] for tensor in judged.values())
+    inputs = _judged_inputs(generator)
+    # At least two: torch.export treats a size of one as a constant.
+    example = tuple(tensor[:2] for tensor in inputs.values())
     with torch.no_grad():
-        return torch.export.export(generator.module, example, dynamic_shapes={name: {0: batch} for name in judged})
+        return torch.export.export(generator.module, example, dynamic_shapes={name: {0: batch} for name in inputs})
 
 
-def _judged(generator: ExportedGenerator) -> dict[str, Tensor]:
+def _judged_inputs(generator: ExportedGenerator) -> dict[str, Tensor]:
     module = generator.module
     latents = generator.judging.latents(module.noise_dim)
     return dict(zip(_NAMES[: 3 if module.tasks > 1 else 2], latents, strict=False))
@@ -142,7 +142,7 @@ def _judged(generator: ExportedGenerator) -> dict[str, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own progress and insides."""
+    """Suppress the exporter's warnings and its messages about its progress."""
     logger: Any = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

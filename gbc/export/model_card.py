@@ -1,12 +1,11 @@
-"""The model card of an exported generator: what it was born from, what it is worth, how to run it, what to beware of."""
+"""The model card of an exported generator: its origin, scores, use, limits and risks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import yaml
-
+from gbc import plain_yaml
 from gbc.config import TrialConfig
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
 from gbc.metrics.scores import METRICS, controls
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Licence(NamedTuple):
-    """Of a data set."""
+    """Licence of a data set."""
 
     identifier: str
-    """As model hubs write it."""
+    """Name of the licence on model hubs."""
     notice: str
 
 
@@ -50,9 +49,9 @@ this generator as private too, and let it out only where the data might go.
 
 
 def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured: bool, files: Sequence[str]) -> str:
-    """The card of the folder `name`, as markdown; `files` are those of further formats in it."""
+    """The model card of the folder `name` in Markdown; `files` are those of further formats in it."""
     sets = list(dict.fromkeys(spec.dataset.name for spec in generator.settings.classifiers()))
-    known = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
+    labels = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
     size = "×".join(map(str, generator.shape[1:]))
     picture = "![Odd rows: generated; even rows: the nearest training image](samples.png)\n\n" if pictured else ""
     return f"""{_front_matter(sets)}
@@ -61,7 +60,7 @@ def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured:
 An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier of
 {inputs.data.name}, without an image. {generator.origin["says"]} Images are {size} pixels.
 
-Labels: {known}.
+Labels: {labels}.
 
 {picture}## Use
 
@@ -74,7 +73,7 @@ Labels: {known}.
 Settings that are not this package's defaults:
 
 ```yaml
-{yaml.safe_dump(changed(generator.settings), sort_keys=False, allow_unicode=True).strip()}
+{plain_yaml.dump(changed(generator.settings)).strip()}
 ```
 
 {_scores(generator, inputs)}
@@ -83,36 +82,36 @@ Settings that are not this package's defaults:
 
 
 def changed(settings: TrialConfig) -> dict[str, Any]:
-    """The settings that differ from the defaults, as `python -m gbc train --config` reads them."""
+    """The settings that differ from the defaults, in the form that `python -m gbc train --config` reads."""
     return _without(settings.model_dump(mode="json"), TrialConfig().model_dump(mode="json"))
 
 
-def _without(found: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    left = {}
-    for key, value in found.items():
+def _without(settings: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    different = {}
+    for key, value in settings.items():
         default = defaults.get(key)
         if isinstance(value, dict) and isinstance(default, dict):
             value, default = _without(value, default), {}
         if value != default:
-            left[key] = value
-    return left
+            different[key] = value
+    return different
 
 
 def _front_matter(sets: Sequence[str]) -> str:
-    found = {LICENCES.get(name, _UNKNOWN).identifier for name in sets}
+    licences = {LICENCES.get(name, _UNKNOWN).identifier for name in sets}
     head = {
-        "license": found.pop() if len(found) == 1 else "other",
+        "license": licences.pop() if len(licences) == 1 else "other",
         "library_name": "gbc-search",
         "tags": ["image-generation", "class-conditional", "generator-born-from-classifier", "pytorch"],
         "datasets": list(sets),
     }
-    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n"
+    return f"---\n{plain_yaml.dump(head)}---\n"
 
 
 def _use(name: str, generator: ExportedGenerator, files: Sequence[str]) -> str:
     shape = f"[3, {', '.join(map(str, generator.shape))}]"
     labels = [0, 1, 1]
-    tasks = [next(t for t, known in enumerate(generator.labels_of_task) if label in known) for label in labels]
+    tasks = [next(t for t, task_labels in enumerate(generator.labels_of_task) if label in task_labels) for label in labels]
     several, dim = generator.module.tasks > 1, generator.module.noise_dim
     blocks = [
         f"""With the package gbc-search, from the folder above this one:
@@ -155,25 +154,25 @@ inputs = {{"noise": noise, "labels": labels{f', "tasks": np.array({tasks})' if s
 (logged,) = generator.run(None, dict(np.load("{JUDGED_INPUTS}")))
 ```""")
     if files:
-        held = "noise, labels and classifier numbers" if several else "noise and labels"
-        blocks.append(f"`{JUDGED_INPUTS}` holds the {held} of the samples that were judged.")
+        inputs = "noise, labels and classifier numbers" if several else "noise and labels"
+        blocks.append(f"`{JUDGED_INPUTS}` holds the {inputs} of the samples that were judged.")
     return "\n\n".join(blocks)
 
 
 def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
     rows = []
-    for found, spec in zip(generator.origin["classifiers"], generator.settings.classifiers(), strict=True):
+    for entry, spec in zip(generator.origin["classifiers"], generator.settings.classifiers(), strict=True):
         regime = "not known"
-        if "accuracy" in found:
-            regime = f"training accuracy {found['accuracy']:.3f}"
-        if "smallest_margin" in found:
-            regime += f", smallest margin {found['smallest_margin']:.2f}"
-        if "steps" in found:
-            regime += f", {found['steps']} steps" + (f", loss {found['loss']:.4f}" if "loss" in found else "")
-        given = "weights of the user's" if spec.classifier.weights else "trained by this package"
+        if "accuracy" in entry:
+            regime = f"training accuracy {entry['accuracy']:.3f}"
+        if "smallest_margin" in entry:
+            regime += f", smallest margin {entry['smallest_margin']:.2f}"
+        if "steps" in entry:
+            regime += f", {entry['steps']} steps" + (f", loss {entry['loss']:.4f}" if "loss" in entry else "")
+        weights = "the user's weights" if spec.classifier.weights else "trained by this package"
         rows.append(
-            f"| {spec.classifier.label} | {given} | {spec.dataset.name}, {found['samples']} images | {regime} "
-            f"| `{found['digest']}` |"
+            f"| {spec.classifier.label} | {weights} | {spec.dataset.name}, {entry['samples']} images | {regime} "
+            f"| `{entry['digest']}` |"
         )
     notices = "\n".join(f"- {LICENCES.get(name, _UNKNOWN).notice}{'' if name in LICENCES else f' ({name})'}" for name in sets)
     return f"""| classifier | weights | trained on | regime | digest |
@@ -189,8 +188,8 @@ def _scores(generator: ExportedGenerator, inputs: TrialInputs) -> str:
     metrics, per_class = generator.metrics, generator.settings.eval_per_class
     rows = {"this generator": metrics, **controls(inputs.images, per_class)}
     scores = "\n".join(
-        f"| {row} | " + " | ".join(f"{found[key]:.3f}" if key in found else "" for key in METRICS) + " |"
-        for row, found in rows.items()
+        f"| {row} | " + " | ".join(f"{values[key]:.3f}" if key in values else "" for key in METRICS) + " |"
+        for row, values in rows.items()
     )
     others = "\n".join(
         f"| {key} | {value:.4g} |"

@@ -1,6 +1,6 @@
-"""An exported generator measured again on the samples that training judged, beside what training logged.
+"""New measurement of an exported generator on the evaluation samples of its training, beside the logged metrics.
 
-What needs the multipliers (ρ, and with it free/score) or a training batch (losses, margins) stays with the training.
+Metrics that need the multipliers (ρ, and with it free/score) or a training batch (losses, margins) are not measured again.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from gbc.metrics.scores import METRICS, ReferenceSet, ScoredSamples
 from gbc.runtime import pick_device
 
 TOLERANCE: Final = 0.01
-"""Relative to the logged value where that is above 1. On the machine of the training nothing differs. Elsewhere rounding does:
-a GPU's convolutions move pixels by up to 1e-3, and scores by some thousandths."""
+"""Largest accepted difference, relative to a logged value above 1. On the machine of the training there is none. Elsewhere
+rounding differs: a GPU's convolutions change pixels by up to 1e-3, and scores by some thousandths."""
 OF_CLASSIFIER: Final = ("classifier/accuracy", "free/confidence", "free/bn")
 
 
 @dataclass(frozen=True)
 class Remeasured:
-    """The same metrics twice."""
+    """Metrics as logged in training and as measured now."""
 
     logged: dict[str, float]
     now: dict[str, float]
     notes: tuple[str, ...]
-    """What could not be measured, or not alike, and why."""
+    """Remarks on metrics that could not be measured or compared, with the reasons."""
     compared: frozenset[str]
     """Metrics that were measured with the same data and classifiers."""
 
     def differences(self) -> dict[str, float]:
-        """Now − logged, where both are known."""
+        """Now − logged, for metrics of which both are known."""
         return {name: value - self.logged[name] for name, value in self.now.items() if name in self.logged}
 
     def disagreeing(self) -> list[str]:
-        """Metrics that differ by more than rounding explains; not finite counts."""
+        """Compared metrics whose difference is above `TOLERANCE` or not finite."""
         return [
             name
             for name, difference in self.differences().items()
             if name in self.compared and not abs(difference) <= TOLERANCE * max(1.0, abs(self.logged[name]))
         ]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         differences = self.differences()
         return {
             "metrics": {
@@ -68,7 +68,7 @@ class Remeasured:
         differences, lines = self.differences(), [f"{'':26}{'logged':>12}{'now':>12}{'difference':>14}"]
         for name, value in self.now.items():
             logged, difference = self.logged.get(name, math.nan), differences.get(name, math.nan)
-            # So few digits that what is printed as 0 is 0.
+            # In this format only a difference of exactly 0 is printed as 0.
             lines.append(f"{name:26}{logged:12.4f}{value:12.4f}{f'{difference:.1e}' if difference else '0':>14}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -76,14 +76,14 @@ class Remeasured:
 def remeasure(
     generator: ExportedGenerator, data: ImageDataset, classifiers: Sequence[Classifier] | None, absent: str | None = None
 ) -> Remeasured:
-    """Measure the judged samples against `data`, and with `classifiers`, those of `generator.settings.classifiers()`.
+    """Measure the evaluation samples against `data`, and with the classifiers of `generator.settings.classifiers()`.
 
-    `absent` says why there are none.
+    `absent` is the reason if there are no `classifiers`.
     """
     device, notes, compared = _device(generator), list[str](), set[str]()
     images = generator.judged(device)
     labels = torch.tensor(generator.judging.labels, device=device)
-    with generator.judging.as_trained():
+    with generator.judging.training_threads():
         now = ScoredSamples(ReferenceSet.of(data, device), images, labels).scores()
         if classifiers is not None:
             now |= _classifier_metrics(generator, classifiers, images, labels)
@@ -93,8 +93,8 @@ def remeasure(
         notes.append("these are not the data that it was judged against in training: scores against images may differ")
     if classifiers is None:
         notes.append(f"not measured: {', '.join(OF_CLASSIFIER)}: {absent}")
-    elif [weights_digest(one.module.state_dict()) for one in classifiers] == [
-        found["digest"] for found in generator.origin["classifiers"]
+    elif [weights_digest(classifier.module.state_dict()) for classifier in classifiers] == [
+        entry["digest"] for entry in generator.origin["classifiers"]
     ]:
         compared |= set(OF_CLASSIFIER)
     else:
@@ -105,23 +105,23 @@ def remeasure(
 def _classifier_metrics(
     generator: ExportedGenerator, classifiers: Sequence[Classifier], images: Tensor, labels: Tensor
 ) -> dict[str, float]:
-    """Means over classifiers, as the trainer reports them."""
-    found: dict[str, list[float]] = {}
+    """Metrics of the classifiers, means over all of them as in the trainer's report."""
+    by_metric: dict[str, list[float]] = {}
     tasks = torch.tensor(generator.judging.tasks, device=images.device)
     for classifier, spec in zip(classifiers, generator.settings.classifiers(), strict=True):
         known = classifier.class_names
         local = torch.tensor([known.index(name) if name in known else -1 for name in generator.class_names])
-        mine = tasks == spec.task
+        of_task = tasks == spec.task
         phi = classifier.module.to(images.device)
         for name, value in classifier_metrics(
-            phi, BatchNormInputs(phi), images[mine], local.to(images.device)[labels[mine]]
+            phi, BatchNormInputs(phi), images[of_task], local.to(images.device)[labels[of_task]]
         ).items():
-            found.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+            by_metric.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in by_metric.items()}
 
 
 def _device(generator: ExportedGenerator) -> torch.device:
-    """Where training would compute here: what was logged on a GPU is measured on one again."""
+    """The device that training would use here, or the CPU: metrics logged on a GPU are measured on a GPU if there is one."""
     try:
         return pick_device(generator.settings.device)
     except BadInput:

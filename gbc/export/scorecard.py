@@ -1,4 +1,4 @@
-"""A generator's scores between those of worthless and of real images, and what the mean over classes hides."""
+"""A generator's scores beside those of control sets, and scores of each class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BY_CLASS: Final = (GENERATOR, "class means", CEILING)
 
 
 def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Sequence[Classifier]) -> dict[str, Any]:
-    """Of the samples that training judged and of controls of the same size, as JSON takes it.
+    """Scores of the evaluation samples and of control sets of the same size, as plain data for JSON.
 
     `scores`: every metric of `METRICS` by set, the generator first and, where there are enough test images, the ceiling last;
     `by_class`: some metrics of some sets by class name.
@@ -39,25 +39,25 @@ def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Seq
 
 
 def by_class(samples: ScoredSamples, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, dict[str, float]]:
-    """Metrics of each class: coverage, 1-NN accuracy on its test images, and how many of its samples classifiers recognise."""
-    found = {
+    """Metrics of each class: coverage, 1-NN accuracy on its test images, and the share of its samples classified as it."""
+    by_metric = {
         "ssim/coverage": scores.ssim_coverage_by_class(samples).tolist(),
         "tstr/1nn": scores.tstr_1nn_by_class(samples).tolist(),
     }
-    named = {metric: dict(zip(names, values, strict=True)) for metric, values in found.items()}
-    return named | {"classifier/accuracy": _recognised(samples.images, samples.labels, names, classifiers)}
+    scores_by_name = {metric: dict(zip(names, values, strict=True)) for metric, values in by_metric.items()}
+    return scores_by_name | {"classifier/accuracy": _recognised(samples.images, samples.labels, names, classifiers)}
 
 
 @torch.no_grad()
 def _recognised(images: Tensor, labels: Tensor, names: Sequence[str], classifiers: Sequence[Classifier]) -> dict[str, float]:
-    """Share of the images of each class that classifiers which know the class give it, in the mean over these."""
+    """Share of the images of each class that a classifier assigns to it, mean over the classifiers that have the class."""
     shares: dict[str, list[float]] = {name: [] for name in names}
     for classifier in classifiers:
         phi, device = classifier.module, next(classifier.module.parameters()).device
         with normalising_by(phi, "eval"):
             answers = two_logits(phi(images.to(device))).argmax(dim=1).cpu()
         for local, name in enumerate(classifier.class_names):
-            mine = labels == names.index(name)
-            if mine.any():
-                shares[name].append((answers[mine] == local).float().mean().item())
+            of_class = labels == names.index(name)
+            if of_class.any():
+                shares[name].append((answers[of_class] == local).float().mean().item())
     return {name: sum(values) / len(values) for name, values in shares.items() if values}

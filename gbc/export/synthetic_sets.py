@@ -1,11 +1,12 @@
-"""Synthetic sets of any size as files: arrays, or a folder of images. Memory does not grow with the size.
+"""Synthetic sets of any size as files: arrays, or a folder of images. The memory does not depend on the size.
 
-Each takes images a part at a time and appears under its name when it is whole; what is broken off leaves nothing.
+Images are written in parts. The file or folder appears under its name when it is complete; an interruption leaves nothing.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -27,24 +28,40 @@ from gbc.errors import BadInput
 from gbc.export.drawing import BATCH, ExportedGenerator
 
 Labels = NDArray[np.int64]
-Told = Callable[[int], None]
-"""Hears how many images more are written."""
+OnWritten = Callable[[int], None]
+"""Called with the number of images that were just written."""
 
+_BLOCK: Final = 4096
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-"""Of files in an archive: equal images make equal files."""
+"""Time stamp of files in an archive, so that equal images give equal files."""
 
 
 class SyntheticSet:
-    """`count` images whose labels take turns, so that no class has two more than another."""
+    """`count` images whose labels alternate, so that the sizes of classes differ by at most one."""
 
     def __init__(self, generator: ExportedGenerator, classes: Sequence[int], count: int, seed: int) -> None:
         """`classes` are the generator's labels, at least one.
 
         Raises:
-            BadInput: a label the generator does not know.
+            BadInput: a label that the generator does not have.
         """
         generator.check_labels(torch.tensor(classes))
         self.generator, self.classes, self.count, self.seed = generator, tuple(classes), count, seed
+
+    def check_room(self, out: Path, *, files: bool) -> None:
+        """Whether the disk of `out` has room: images that are files of their own take a block each.
+
+        Raises:
+            BadInput: it has not.
+        """
+        there = next(path for path in out.resolve().parents if path.exists())
+        each = max(_BLOCK, math.prod(self.shape)) if files else math.prod(self.shape) + np.dtype(np.int64).itemsize
+        need, free = self.count * each, shutil.disk_usage(there).free
+        if need > free:
+            raise BadInput(
+                f"--count {self.count}: takes about {need / 1e9:,.1f} GB, and {there} has {free / 1e9:,.1f} GB free; "
+                f"at most {free // each} images fit"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,55 +69,55 @@ class SyntheticSet:
         return self.generator.shape
 
     def labels(self) -> Iterator[Labels]:
-        """Of all images in order, a part at a time."""
+        """Labels of all images in order, in parts of `BATCH`."""
         turns = np.array(self.classes)
         for start in range(0, self.count, BATCH):
             yield turns[np.arange(start, min(start + BATCH, self.count)) % len(turns)]
 
     def images(self) -> Iterator[Tensor]:
-        """[k, channels, height, width] in [0, 1], in order, a part at a time."""
+        """Images [k, channels, height, width] in [0, 1], in order and in parts."""
         return self.generator.stream(map(torch.from_numpy, self.labels()), self.seed)
 
 
-def write_arrays(path: Path, wanted: SyntheticSet, told: Told) -> None:
-    """An .npz with `images` [K, channels, height, width] of bytes and `labels` [K].
+def write_arrays(path: Path, synthetic: SyntheticSet, on_written: OnWritten) -> None:
+    """Write an .npz with `images` [K, channels, height, width] of bytes and `labels` [K].
 
     Raises:
         BadInput: it cannot be written.
     """
     with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with _member(archive, "images.npy", (wanted.count, *wanted.shape), np.uint8) as file:
-            for images in wanted.images():
+        with _array_member(archive, "images.npy", (synthetic.count, *synthetic.shape), np.uint8) as file:
+            for images in synthetic.images():
                 file.write(as_bytes(images).tobytes())
-                told(len(images))
-        with _member(archive, "labels.npy", (wanted.count,), np.int64) as file:
-            for labels in wanted.labels():
+                on_written(len(images))
+        with _array_member(archive, "labels.npy", (synthetic.count,), np.int64) as file:
+            for labels in synthetic.labels():
                 file.write(labels.astype(np.int64).tobytes())
 
 
-def write_folder(path: Path, wanted: SyntheticSet, told: Told) -> None:
-    """A folder that torchvision's ImageFolder reads: `3-Dress/000123.png`, numbered through the whole set.
+def write_folder(path: Path, synthetic: SyntheticSet, on_written: OnWritten) -> None:
+    """Write a folder for torchvision's ImageFolder: `3-Dress/000123.png`, with one numbering for the whole set.
 
     Raises:
         BadInput: it exists already, or cannot be written.
     """
     if path.exists():
         raise BadInput(f"{path}: exists already; choose another --out or remove it")
-    number, digits = 0, max(6, len(str(wanted.count - 1)))
+    number, digits = 0, max(6, len(str(synthetic.count - 1)))
     with _replacing(path) as temporary:
-        folders = folder_names(wanted.generator.class_names)
-        for label in set(wanted.classes):
+        folders = folder_names(synthetic.generator.class_names)
+        for label in set(synthetic.classes):
             (temporary / folders[label]).mkdir(parents=True)
-        for images in wanted.images():
+        for images in synthetic.images():
             for content in small_pngs(as_bytes(images)):
-                label = wanted.classes[number % len(wanted.classes)]
+                label = synthetic.classes[number % len(synthetic.classes)]
                 _write(f"{temporary}/{folders[label]}/{number:0{digits}}.png", content)
                 number += 1
-            told(len(images))
+            on_written(len(images))
 
 
 def _write(path: str, content: bytes) -> None:
-    """A new file. Python's own `open` takes as long as the drawing."""
+    """Write a new file. Python's `open` would take as long as drawing the image."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         if os.write(file, content) != len(content):
@@ -110,19 +127,19 @@ def _write(path: str, content: bytes) -> None:
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """Of each label, so that their order by name is the order of labels, which is how ImageFolder numbers classes."""
+    """Folder name of each label. Sorted by name they are in order of labels, so that ImageFolder numbers classes equally."""
     digits, plain = len(str(len(class_names) - 1)), [re.sub(r"[^\w .+-]", "_", name) for name in class_names]
     return [f"{label:0{digits}}-{name}" for label, name in enumerate(plain)]
 
 
 def as_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Images in [0, 1] as bytes, of the same shape."""
-    # Not torch: its threads would wait here for those that draw.
+    # Not torch: its threads would wait for those that draw.
     return np.rint(images.numpy() * np.float32(255)).astype(np.uint8)
 
 
 def small_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
-    """PNG files of images [k, channels, height, width] with one channel or three; small ones four times as fast as Pillow.
+    """PNG files of images [k, channels, height, width] with one or three channels; for small ones four times as fast as Pillow.
 
     PNG specification, third edition: 8-bit greyscale or truecolour images in one IDAT chunk, every row with filter 0.
     """
@@ -142,19 +159,19 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 @contextmanager
-def _member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: type) -> Iterator[IO[bytes]]:
-    """An array in an archive, whose bytes in C order are then written."""
-    described = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+def _array_member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: type) -> Iterator[IO[bytes]]:
+    """An array in an archive, open for writing its bytes in C order."""
+    header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
     with archive.open(entry, "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_2_0(file, described)
+        np.lib.format.write_array_header_2_0(file, header)
         yield file
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write a file or folder at, which takes the name when the context ends without a fault."""
+    """Temporary path for a file or folder, which is renamed to `path` when the context ends without an error."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

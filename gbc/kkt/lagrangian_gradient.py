@@ -1,4 +1,4 @@
-"""The right-hand side of Eq. (4) as a linear map of the multipliers, and the multipliers that explain a classifier best."""
+"""The right-hand side of Eq. (4) as a linear map of the multipliers, and the multipliers that minimise its residual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gbc.classifiers.architectures import normalising_by, two_logits
 
 Vector = NDArray[np.float64]
 
-# ρ²/2 falls by less than this in `_WINDOW` steps: two digits of ρ hold, and mostly three.
+# L-BFGS stops when ρ²/2 falls by less than this in `_WINDOW` steps: ρ is then exact to two digits, mostly to three.
 _TOLERANCE: Final = 1e-5
 _WINDOW: Final = 4
 _STEPS: Final = 300
@@ -25,7 +25,7 @@ _MEMORY: Final = 20
 class MarginGradient:
     """μ [M, C] ↦ ∇_ζ S [P] at fixed samples and ζ, with its transpose.
 
-    The network is run once: both directions reuse the graphs of that pass, and no matrix is ever formed.
+    The network runs once: the map and its transpose reuse the graphs of that pass, and no matrix is formed.
     """
 
     def __init__(self, module: nn.Module, images: Tensor, labels: Tensor, mode: str) -> None:
@@ -34,7 +34,7 @@ class MarginGradient:
         self.parameters = {name: parameter.detach().requires_grad_() for name, parameter in module.named_parameters()}
         with normalising_by(module, mode):
             self.logits = two_logits(torch.func.functional_call(module, self.parameters, (images,)))
-        # The pull is linear in μ, so its derivative by μ, anywhere, is the map itself; backwards it is the transpose.
+        # The pull is linear in μ, so its derivative by μ is the map itself; the reverse pass gives the transpose.
         self._multipliers = torch.zeros_like(self.logits, requires_grad=True)
         scalar = losses.lagrangian(self.logits, labels, self._multipliers)
         self._pulled = torch.autograd.grad(scalar, self._values, create_graph=True, materialize_grads=True)
@@ -47,34 +47,34 @@ class MarginGradient:
         """∇_ζ S, [P], in the order of `module.parameters()`."""
         weights = -multipliers / len(multipliers)  # ∂S/∂Φ, [M, C]
         weights = weights.scatter_add(1, self.labels[:, None], -weights.sum(dim=1, keepdim=True))
-        found = torch.autograd.grad(self.logits, self._values, weights, retain_graph=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in found])
+        pulled = torch.autograd.grad(self.logits, self._values, weights, retain_graph=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in pulled])
 
     def transposed(self, direction: Tensor) -> Tensor:
         """⟨∂pull/∂μ_ic, direction⟩ for a direction [P]; [M, C]."""
         parts = [part.view_as(value) for part, value in zip(self.split(direction).values(), self._values, strict=True)]
-        # Φ may not depend on some tensor at all.
+        # Φ need not depend on every tensor.
         reached = [(pulled, part) for pulled, part in zip(self._pulled, parts, strict=True) if pulled.requires_grad]
         pulled, parts = map(list, zip(*reached, strict=True))
-        (found,) = torch.autograd.grad(pulled, self._multipliers, parts, retain_graph=True)
-        return found
+        (gradient,) = torch.autograd.grad(pulled, self._multipliers, parts, retain_graph=True)
+        return gradient
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """A flat vector [P] by parameter tensor, each part flat."""
+        """The parts of a flat vector [P] by parameter tensor, each part flat."""
         return dict(zip(self.parameters, flat.split([value.numel() for value in self._values]), strict=True))
 
 
 def best_multipliers(pull: MarginGradient, target: Tensor, tolerance: float = _TOLERANCE) -> tuple[Tensor, Tensor]:
     """(μ ≥ 0 [M, C] that minimises ‖target − pull(μ)‖, that pull [P]): non-negative least squares.
 
-    By L-BFGS-B, until a few steps lower ρ²/2 by less than `tolerance`. The problem is convex: there is one least residual.
+    L-BFGS-B runs until a few steps lower ρ²/2 by less than `tolerance`. The problem is convex: the least residual is unique.
     """
     shape, size = pull.logits.shape, target @ target
     uphill = pull.transposed(target).clamp_min(0)
     pulled = pull(uphill)
-    if not pulled.any():  # every multiplier pulls the wrong way: 0 is the best there is
+    if not pulled.any():  # every multiplier above 0 increases the residual: 0 is the best
         return torch.zeros_like(uphill), torch.zeros_like(target)
-    # The best step along the first gradient: in units of its length the problem has a scale that L-BFGS can start with.
+    # The best step along the first gradient. In units of its length the problem has a suitable scale for L-BFGS.
     first = uphill * (target @ pulled / (pulled @ pulled))
     unit = first.norm()
 
@@ -83,16 +83,16 @@ def best_multipliers(pull: MarginGradient, target: Tensor, tolerance: float = _T
         gradient = pull.transposed(error).flatten() * unit / size
         return (error @ error / size / 2).item(), gradient.double().numpy()
 
-    seen: list[float] = []
+    history: list[float] = []
 
-    def enough(intermediate_result: Any) -> None:
-        seen.append(intermediate_result.fun)
-        if len(seen) > _WINDOW and seen[-1 - _WINDOW] - seen[-1] < tolerance:
+    def stop_when_flat(intermediate_result: Any) -> None:
+        history.append(intermediate_result.fun)
+        if len(history) > _WINDOW and history[-1 - _WINDOW] - history[-1] < tolerance:
             raise StopIteration
 
-    found = minimize(
+    solution = minimize(
         half_squared, (first / unit).flatten().double().numpy(), jac=True, method="L-BFGS-B", bounds=Bounds(lb=0.0),
-        callback=enough, options={"maxcor": _MEMORY, "maxiter": _STEPS, "ftol": 0.0, "gtol": 0.0},
+        callback=stop_when_flat, options={"maxcor": _MEMORY, "maxiter": _STEPS, "ftol": 0.0, "gtol": 0.0},
     )  # fmt: skip
-    multipliers = torch.from_numpy(found.x).to(target).view(shape) * unit
+    multipliers = torch.from_numpy(solution.x).to(target).view(shape) * unit
     return multipliers, pull(multipliers)

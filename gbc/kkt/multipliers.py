@@ -1,6 +1,6 @@
 """The KKT multipliers: μ = ReLU(h(x, y, t; η)), the network of section 4, or free numbers.
 
-A floor takes Eq. (5) its exit, μ → 0, as the penalty on small multipliers does in Haim et al. (2022).
+A floor closes the trivial solution of Eq. (5), μ → 0, as the penalty on small multipliers does in Haim et al. (2022).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gbc.layers import one_hot
 
 
 class MultiplierNetwork(nn.Module):
-    """Turns samples [M, …] with labels [M] and the number of a classifier into multipliers μ ≥ 0, [M, C]."""
+    """Maps samples [M, …], labels [M] and the number of a classifier to multipliers μ ≥ 0, [M, C]."""
 
     scale: Tensor
 
@@ -28,37 +28,37 @@ class MultiplierNetwork(nn.Module):
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, classes),
         )  # fmt: skip
-        # Multiplies μ; the trainer fits it once for each classifier, so that both sides of Eq. (5) start at the same size.
+        # Factor on μ. The trainer fits it once for each classifier, so that both sides of Eq. (5) start at the same size.
         self.register_buffer("scale", torch.ones(classifiers))
 
     def forward(self, images: Tensor, labels: Tensor, classifier: int = 0) -> Tensor:
-        """Multipliers [M, C]; the entry of a sample's own class takes no part in Eq. (5)."""
+        """Multipliers [M, C]; Eq. (5) does not use the entry of a sample's own class."""
         condition = [images.flatten(1), one_hot(labels, self.classes).to(images.dtype)]
         if self.classifiers > 1:
-            which = torch.zeros(len(images), self.classifiers, device=images.device)
-            which[:, classifier] = 1
-            condition.append(which)
+            classifier_index = torch.zeros(len(images), self.classifiers, device=images.device)
+            classifier_index[:, classifier] = 1
+            condition.append(classifier_index)
         return self.scale[classifier] * (torch.relu(self.layers(torch.cat(condition, dim=1))) + self.floor)
 
 
 class FreeMultipliers(nn.Module):
     """One multiplier λ_i ≥ λ_min for each of a fixed set of images and each classifier, as in Haim et al. (2022).
 
-    They keep λ_i above λ_min by a penalty; here λ = λ_min + s·softplus(v), which cannot break the bound.
+    They keep λ_i above λ_min by a penalty; here λ = λ_min + s·softplus(v), which always satisfies the bound.
     """
 
     scale: Tensor
 
     def __init__(self, *, count: int, least: float, classes: int = 1, classifiers: int = 1) -> None:
-        """`count` images; `least` is λ_min. With several `classes`, one for each image and class."""
+        """`count` images; `least` is λ_min. With several `classes` there is one multiplier for each image and class."""
         super().__init__()
         self.count, self.least, self.classes = count, least, classes
         self.values = nn.Parameter(torch.zeros(classifiers, count, classes))
-        # s; fitted as the network's, since λ may be hundreds or hundredths, as weight decay and the number of images have it.
+        # s; fitted like the network's. λ may be hundreds or hundredths, depending on weight decay and the number of images.
         self.register_buffer("scale", torch.ones(classifiers))
 
     def start(self, rng: torch.Generator) -> None:
-        """(λ − λ_min)/s uniform in (0, 1)."""
+        """Draw (λ − λ_min)/s uniformly from (0, 1)."""
         with torch.no_grad():
             drawn = torch.rand(self.values.shape, generator=rng).clamp_min(1e-3)
             self.values.copy_(torch.log(torch.expm1(drawn)))
@@ -66,21 +66,21 @@ class FreeMultipliers(nn.Module):
     def forward(self, numbers: Tensor, logits: Tensor, labels: Tensor, classifier: int = 0) -> Tensor:
         """Multipliers [M, C] of the images with these numbers [M], for `logits` [M, C] and `labels` [M].
 
-        One λ_i an image acts on the strongest wrong class alone: the sum in Eq. (5) is then that of
+        A single λ_i for each image acts on the strongest wrong class alone: the sum in Eq. (5) is then that of
         λ_i (Φ_y − max_{c≠y} Φ_c), Buzaglo et al. (2023).
         """
-        found = self.least + self.scale[classifier] * nn.functional.softplus(self.values[classifier, numbers])
+        values = self.least + self.scale[classifier] * nn.functional.softplus(self.values[classifier, numbers])
         if self.classes > 1:
-            return found[:, : logits.shape[1]]
+            return values[:, : logits.shape[1]]
         rival = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
-        return torch.zeros_like(logits).scatter(1, rival, found)
+        return torch.zeros_like(logits).scatter(1, rival, values)
 
 
 Multipliers = MultiplierNetwork | FreeMultipliers
 
 
 def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], classifiers: int, images: int | None) -> Multipliers:
-    """What `config` asks for, not initialised yet; `images` is the number of a fixed set of images, None of a generator."""
+    """The multipliers of `config`, not initialised yet; `images` is the number of fixed images, None for a generator."""
     if config.multipliers == "network" or images is None:
         return MultiplierNetwork(
             classes=classes, shape=shape, width=config.multiplier_width, classifiers=classifiers, floor=config.multiplier_floor

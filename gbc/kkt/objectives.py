@@ -1,4 +1,4 @@
-"""Every loss, one entry each: what the trainer adds up, each with a weight among a trial's settings."""
+"""The losses that the trainer adds up, one entry each. Their weights are settings of a trial."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from gbc.kkt.trial_classifier import ForwardPass
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one task: what the generator made of what."""
+    """Generated samples of one task, with their noise and labels."""
 
     images: Tensor
     noise: Tensor
     labels: Tensor
     classes: int
-    """How many labels the task has; they come in cyclic order."""
+    """Number of labels of the task; `labels` repeats them in cyclic order."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One entry: a function of a batch as a classifier sees it, or of the batch alone. Exactly one of the two is given."""
+    """A function of a batch's forward pass through a classifier, or of the batch alone. Exactly one of the two is given."""
 
     of_classifier: Callable[[ForwardPass], Tensor] | None = None
     of_images: Callable[[Batch], Tensor] | None = None
     kkt: bool = False
-    """Whether a KKT condition asks for it: it counts in `kkt/active`."""
+    """True for a loss that follows from the KKT conditions; it counts in `kkt/active`."""
     from_start: bool = True
-    """False: `kkt_from` lets it join in late."""
+    """False for a loss that starts at `kkt_from`."""
 
 
 class Term(NamedTuple):
@@ -54,23 +54,23 @@ LOSSES: Final[dict[str, Loss]] = {
     "reconstruction": Loss(
         lambda p: losses.reconstruction(p.classifier.zeta, p.margin_gradient, len(p.images)), kkt=True, from_start=False
     ),
-    # It follows from stationarity of the first layer, and holds from the first step on.
+    # It follows from stationarity of the first layer, but does not wait for `kkt_from`.
     "row_space": Loss(lambda p: losses.row_space(p.row_space_costs, p.classifier.config.row_space_level), kkt=True),
     "bn": Loss(lambda p: losses.batch_norm_statistics(p.batch_norm)),
     "ce": Loss(lambda p: losses.cross_entropy(p.logits, p.labels)),
     "tv": Loss(of_images=lambda b: losses.total_variation(b.images)),
     "diversity": Loss(of_images=lambda b: losses.diversity(b.noise, b.images, b.classes)),
 }
-"""By name. The weight of each is the setting NAME_weight (of duality: `beta`), see `TrialConfig.loss_weights`."""
+"""Losses by name. The weight of each is the setting NAME_weight (for duality `beta`), see `TrialConfig.loss_weights`."""
 
 
 def late_losses_count(config: TrialConfig, step: int) -> bool:
-    """Whether losses that `kkt_from` lets join in late have joined in at this step."""
+    """True if the losses that start at `kkt_from` have started at this step."""
     return step >= config.kkt_from * config.steps
 
 
 def weighted_losses(config: TrialConfig, batch: Batch, passes: Sequence[ForwardPass], step: int) -> list[Term]:
-    """Every loss that has weight at this step: of the batch, then of each of its passes through a classifier."""
+    """Every loss with a weight at this step: first those of the batch, then those of each pass through a classifier."""
     late = late_losses_count(config, step)
     active = {name: loss for name, loss in LOSSES.items() if loss.from_start or late}
     weights = config.loss_weights()
@@ -86,10 +86,10 @@ def weighted_losses(config: TrialConfig, batch: Batch, passes: Sequence[ForwardP
 
 
 def check_factors(specs: Sequence[TrialClassifierConfig]) -> None:
-    """Every factor on a loss weight names a loss that a classifier has a say in.
+    """Check that every factor on a loss weight names a loss of a classifier's forward pass.
 
     Raises:
-        BadInput: it does not.
+        BadInput: a factor names another loss, or none.
     """
     known = [name for name, loss in LOSSES.items() if loss.of_classifier]
     for name in (name for spec in specs for name in spec.weights):

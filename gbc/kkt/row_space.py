@@ -1,14 +1,15 @@
-"""The row space of a layer: what stationarity says of its inputs, read off the weights once.
+"""The row space of a layer: a condition on its inputs that follows from stationarity, computed once from the weights.
 
-The gradient by the weights of a linear layer z = Wx + b is Σ_i δ_i x_iᵀ, with δ_i what reaches z from sample i, and that by its
-biases Σ_i δ_i. So every form of stationarity that keeps W on its left-hand side (Eq. 3a, the closed form of weight decay) reads
+The gradient by the weights of a linear layer z = Wx + b is Σ_i δ_i x_iᵀ, where δ_i is the gradient at z for sample i, and the
+one by its biases Σ_i δ_i. So every form of stationarity with W on its left-hand side (Eq. 3a, the closed form of weight decay)
+reads
 
     c·[W b] = Σ_i δ_i [x_i 1]ᵀ
 
-and the rows of [W b] are combinations of the training inputs [x_i 1]. Stationarity is not even needed: gradient descent with
-decay, from any start W_0, keeps W_T − κW_0 in their span, where κ = Π(1 − lr·wd) is what has been left of the start. Singular
-values say how much training used a direction. A convolution is a linear layer whose inputs are patches. Where BatchNorm
-follows, Σ_i δ_i = 0, because it takes a constant away, so the rows are combinations of x_i − x̄, and b says nothing.
+and the rows of [W b] are combinations of the training inputs [x_i 1]. Stationarity is not necessary: gradient descent with
+decay, from any initial W_0, keeps W_T − κW_0 in their span, where κ = Π(1 − lr·wd) is the remaining share of W_0. Singular
+values tell how much training used a direction. A convolution is a linear layer whose inputs are patches. Before BatchNorm,
+which subtracts constants, Σ_i δ_i = 0: the rows are combinations of x_i − x̄, and b carries no information.
 """
 
 from __future__ import annotations
@@ -28,37 +29,37 @@ _NORMALISATIONS: Final = (
     nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm,
 )  # fmt: skip
 _ROUNDING: Final = 1e-5
-"""Energy around the mean is a difference of two sums: what float32 leaves of it below this share of them is noise."""
+"""Energy around the mean is a difference of two sums. Below this share of the sums, it is only float32 rounding."""
 
 
 class RowSpace:
     """The rows of one layer as a soft projection of its inputs.
 
-    With rows USVᵀ, an input x costs the share of its energy outside, xᵀ(I − VwVᵀ)x / ‖x‖² with w_j = s_j²/(s_j² + ε s_1²):
-    between 0, where strong directions explain x, and 1, where none does. Of a convolution an input is all patches of an
-    image together.
+    With rows USVᵀ, the cost of an input x is the share of its energy outside, xᵀ(I − VwVᵀ)x / ‖x‖² with
+    w_j = s_j²/(s_j² + ε s_1²). It is 0 for an x in the span of strong directions, and 1 for an x orthogonal to all rows. The
+    input of a convolution is all patches of an image together.
     """
 
     def __init__(self, layer: Layer, eps: float, centred: bool) -> None:
-        """`eps` is ε: directions weaker than √ε of the strongest count for little.
+        """`eps` is ε: directions weaker than √ε times the strongest count little.
 
-        `centred`: the layer feeds BatchNorm, so inputs count from the mean of their batch, and biases are left out.
+        `centred`: the layer is before BatchNorm, so the mean of the batch is subtracted from inputs, and biases are left out.
         """
         self.layer, self.centred = layer, centred
         self.with_bias = layer.bias is not None and not centred
-        values, directions = decomposed(layer, self.with_bias)
+        values, directions = decompose(layer, self.with_bias)
         energies = values.square()
-        # Weight decay may have taken a layer to 0: then nothing is inside.
-        kept = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
-        scaled = (directions * kept.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
+        # Weight decay may have shrunk a layer to 0: then no input is inside.
+        shares = energies / (energies + eps * energies[0]).clamp_min(torch.finfo(energies.dtype).tiny)
+        scaled = (directions * shares.sqrt()[:, None]).to(layer.weight)  # [r, K] or [r, K + 1]
         self._rows = scaled[:, :-1] if self.with_bias else scaled
         self._offset = scaled[:, -1] if self.with_bias else None
 
     def costs(self, inputs: Tensor) -> Tensor:
-        """Of each input [M, …] of the layer, [M] in [0, 1]; differentiable."""
+        """The cost of each input [M, …] of the layer, [M] in [0, 1]; differentiable."""
         inside = self._products(inputs, self._rows, self._offset)  # [M, r, positions]
         energy = self._products(inputs.square(), torch.ones_like(self._rows[:1])) + float(self.with_bias)
-        # Black images, and in a collapsed batch energy around the mean that is lost in rounding: these cost 1.
+        # Black images, and images of a collapsed batch whose energy around the mean is lost in rounding, cost 1.
         least = (_ROUNDING * energy.sum(dim=(1, 2))).clamp_min(1e-12)
         if self.centred:
             mean = self._mean(inputs)
@@ -70,11 +71,11 @@ class RowSpace:
         """Every vector that the layer multiplies by its weights, times `rows` [r, K]; [M, r, positions]."""
         if isinstance(self.layer, nn.Linear):
             return nn.functional.linear(inputs, rows, offset).reshape(len(inputs), -1, len(rows)).transpose(1, 2)
-        # With the layer's own stride, padding and dilation.
+        # `_conv_forward` uses the layer's own stride, padding and dilation.
         return self.layer._conv_forward(inputs, rows.view(-1, *self.layer.weight.shape[1:]), offset).flatten(2)
 
     def _mean(self, inputs: Tensor) -> Tensor:
-        """The mean of these vectors over batch and positions, [K]. Patches are linear: those of the mean image will do."""
+        """The mean of these vectors over batch and positions, [K]; it equals the mean over patches of the mean image."""
         mean = inputs.mean(dim=0, keepdim=True)
         if isinstance(self.layer, nn.Linear):
             return mean.reshape(-1, mean.shape[-1]).mean(dim=0)
@@ -83,28 +84,28 @@ class RowSpace:
 
 
 class RowSpaces(LayerInputs):
-    """The row spaces of a classifier's layers, and what their inputs cost in its last forward pass."""
+    """The row spaces of a classifier's layers, and the costs of their inputs in its last forward pass."""
 
     def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
-        """Hooks the first layer of `module`, or with `which` "all" every linear and convolutional one, for good.
+        """Adds hooks to the first layer of `module`, or with `which` "all" to every linear and convolutional one.
 
-        `example` is a batch of inputs of the module.
+        The hooks are never removed. `example` is a batch of inputs of the module.
 
         Raises:
-            BadInput: as `check`.
+            BadInput: as `row_space_layers`.
         """
-        layers = check(module, example)
-        feeding = before_batch_norm(module, example)
+        layers = row_space_layers(module, example)
+        centred = before_batch_norm(module, example)
         chosen = layers if which == "all" else dict([next(iter(layers.items()))])
-        self.spaces = {name: RowSpace(layer, eps, name in feeding) for name, layer in chosen.items()}
+        self.spaces = {name: RowSpace(layer, eps, name in centred) for name, layer in chosen.items()}
         super().__init__(list(chosen.values()))
 
     def costs(self) -> Tensor:
-        """Of each sample of the last forward pass, [M]: the mean over layers."""
+        """The cost of each sample of the last forward pass, [M] in [0, 1]: the mean over layers."""
         return torch.stack([space.costs(self._inputs[index]) for index, space in enumerate(self.spaces.values())]).mean(dim=0)
 
 
-def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
+def decompose(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
     """Singular values [r], falling, and right singular vectors [r, K] of the rows of W, or of [W b]; in float64."""
     rows = layer.weight.detach().double().flatten(1)
     if with_bias:
@@ -114,11 +115,11 @@ def decomposed(layer: Layer, with_bias: bool) -> tuple[Tensor, Tensor]:
     return values, directions
 
 
-def check(module: nn.Module, example: Tensor) -> dict[str, Layer]:
-    """`linear_layers` of a classifier, trained or not, that a trial asks for its row space.
+def row_space_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
+    """The `linear_layers` of a classifier, trained or not, for a trial that uses its row space.
 
     Raises:
-        BadInput: it has none; the line says why, and names the setting.
+        BadInput: it has no row space. The message gives the reason and the setting.
     """
     try:
         return linear_layers(module, example)
@@ -128,10 +129,10 @@ def check(module: nn.Module, example: Tensor) -> dict[str, Layer]:
 
 @torch.no_grad()
 def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
-    """Linear and convolutional layers by name, in the order in which a forward pass of `example` uses them.
+    """Linear and convolutional layers by name, in the order of a forward pass of `example`.
 
     Raises:
-        BadInput: the first layer with weights is of another kind, what reaches it has been normalised, or there is none.
+        BadInput: the first layer with weights is of another kind, its input is normalised, or there is no such layer.
     """
     order: list[tuple[str, nn.Module]] = []
 

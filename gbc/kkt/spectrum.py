@@ -1,8 +1,9 @@
-"""The spectrum of a layer beside that of a random start: whether its row space says anything of its inputs.
+"""The spectrum of a layer beside that of random initial weights, which tells if its row space depends on its inputs.
 
-Training adds combinations of its inputs to a layer's random start (`gbc.kkt.row_space`). What is left of the start spreads over
-all directions with the singular values of a random matrix, whose law is known (Marchenko and Pastur 1967); what training
-added stands above it. A start that has not decayed hides the images; one that has leaves them alone.
+Training adds combinations of its inputs to a layer's random initial weights (`gbc.kkt.row_space`). What remains of these
+spreads over all directions with the singular values of a random matrix, whose distribution is known (Marchenko and Pastur
+1967). The contribution of training has larger singular values. It is visible only if weight decay has shrunk the initial
+weights.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ import torch
 from torch import Tensor, nn
 
 from gbc.classifiers.convergence import before_batch_norm
-from gbc.kkt.row_space import decomposed, linear_layers
+from gbc.kkt.row_space import decompose, linear_layers
 
-# At 3% of the energy images cost two thirds of what noise costs, at 41% a quarter (docs/method.md).
+# At 3% of the energy, images have two thirds of the cost of noise, at 41% a quarter (docs/method.md).
 _LEAST_ENERGY: Final = 0.25
-# The median of fewer singular values is off by half.
+# With fewer singular values their median may be wrong by half.
 _FEWEST_FOR_MEDIAN: Final = 9
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The singular values of one layer beside those of a random start, in numbers."""
+    """Summary of the singular values of one layer beside those of random initial weights."""
 
     layer: str
     shape: tuple[int, int]
-    """(rows, columns) of the weights; a column of biases counts where it takes part."""
+    """(rows, columns) of the weights, with the column of biases if it is used."""
     strongest: float
     """The largest singular value."""
     edge: float
-    """The largest that a random matrix of this shape, with this median, would have."""
+    """The largest singular value of a random matrix with this shape and median (`random_edge`)."""
     above: int
-    """How many directions lie above the edge."""
+    """Number of directions above the edge."""
     energy: float
     """Their share of Σ s²."""
 
     @property
     def informative(self) -> bool:
-        """Whether so much of the layer came from training that its row space says where the inputs lie."""
+        """True if training contributed enough to the layer that its row space tells where the training inputs lie."""
         return self.energy >= _LEAST_ENERGY
 
     def summary(self) -> str:
-        """The count of directions, their energy, and what follows, in one line."""
+        """The number of directions, their energy, and the conclusion, in one line."""
         counted = f"{self.above} of {min(self.shape)} directions above a random start, {self.energy:.0%} of the energy"
         if self.informative:
             return f"row space of layer {self.layer}: {counted}; it says where the training inputs lie"
@@ -57,41 +58,41 @@ class Spectrum:
 
 
 def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Spectrum]:
-    """The spectrum of the first layer, or with `which` "all" of every linear and convolutional one in the order of use.
+    """The spectrum of the first layer, or with `which` "all" of every linear and convolutional one in order of use.
 
     `example` is a batch of inputs.
 
     Raises:
         BadInput: the first layer's rows are no combinations of inputs (`gbc.kkt.row_space.linear_layers`).
     """
-    feeding = before_batch_norm(module, example)
-    measured = []
+    without_bias = before_batch_norm(module, example)
+    result = []
     layers = linear_layers(module, example)
     for name, layer in list(layers.items())[: None if which == "all" else 1]:
-        with_bias = layer.bias is not None and name not in feeding
+        with_bias = layer.bias is not None and name not in without_bias
         shape = (layer.weight.shape[0], layer.weight[0].numel() + with_bias)
-        values, _ = decomposed(layer, with_bias)
+        values, _ = decompose(layer, with_bias)
         edge = random_edge(values, shape)
         above = values > edge
-        whole = values.square().sum().clamp_min(torch.finfo(values.dtype).tiny)  # weight decay may have taken all of it
+        whole = values.square().sum().clamp_min(torch.finfo(values.dtype).tiny)  # weight decay may have shrunk it to 0
         energy = (values[above].square().sum() / whole).item()
-        measured.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
-    return measured
+        result.append(Spectrum(name, shape, values[0].item(), edge, int(above.sum()), energy))
+    return result
 
 
 def random_edge(values: Tensor, shape: tuple[int, int]) -> float:
-    """The largest singular value that a random start of `shape` would have left; `values` are the layer's.
+    """The largest singular value of what remains of random initial weights of `shape`; `values` are the layer's.
 
-    The scale of what is left of the start is not known, since it may have decayed: the median tells it, as long as training
-    moved fewer than half of the directions (Gavish and Donoho 2014). Where it moved more, as in a last layer of few rows, a
-    start is at most what Kaiming initialisation makes, of deviation √(2/fan-in): the smaller of the two counts, and that alone
-    where there are too few values for a median.
+    Their scale is not known, since they may have decayed. It follows from the median if training changed fewer than half of the
+    directions (Gavish and Donoho 2014). If it changed more, as in a last layer of few rows, the scale is at most that of
+    Kaiming initialisation, a deviation of √(2/fan-in). The smaller of the two scales is used, and only the second if there are
+    too few values for a median.
     """
     small, large = min(shape), max(shape)
     fitted = values.median().item() / math.sqrt(large * _median_eigenvalue(small / large))
     at_most = math.sqrt(2 / shape[1])
     scale = min(fitted, at_most) if small >= _FEWEST_FOR_MEDIAN else at_most
-    # The largest eigenvalue of a finite matrix exceeds the edge of the law by a few of these (Johnstone 2001).
+    # The largest eigenvalue of a finite matrix exceeds the limit by a few of these (Johnstone 2001).
     root = math.sqrt(large) + math.sqrt(small)
     fluctuation = root * (1 / math.sqrt(large) + 1 / math.sqrt(small)) ** (1 / 3)
     return scale * math.sqrt(root**2 + 2 * fluctuation)

@@ -1,4 +1,4 @@
-"""One classifier under study: Φ with its parameters, Λ and α, and what a batch of samples looks like through it."""
+"""One classifier of a trial: Φ with its parameters, Λ and α, and the quantities of a forward pass through it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gbc.kkt import homogeneity
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
 
-# A wrong Λ is off by tens of per cent; float64 rounding through three layers stays below 1e-9.
+# A wrong Λ has errors of tens of per cent; float64 rounding through three layers stays below 1e-9.
 _LAMBDA_TOLERANCE: Final = 1e-8
 
 
@@ -35,11 +35,11 @@ class TrialClassifier:
         class_names: Sequence[str],
         device: torch.device,
     ) -> None:
-        """`index` counts classifiers; `class_names` are those of the generator, which knows the labels of all classifiers.
+        """`index` counts classifiers; `class_names` are those of the generator, which has the labels of all classifiers.
 
         Raises:
             NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
-            BadInput: a row space is asked for, and the classifier has none.
+            BadInput: the trial uses the row space, and the classifier has none.
         """
         self.loaded, self.config, self.index, self.task = loaded, config, index, spec.task
         self.phi = loaded.module.to(device)
@@ -52,16 +52,16 @@ class TrialClassifier:
         self.target = losses.Target(self.zeta, [degrees[name] for name, _ in self.phi.named_parameters()], loaded.samples)
         self.batch_norm_inputs = BatchNormInputs(self.phi)
 
-        # The closed form asks nothing of weights whose scale Φ ignores: gradient descent leads those to ∇ = 0.
+        # The closed form does not apply to weights whose scale has no effect on Φ: gradient descent leads these to ∇ = 0.
         invariant = convergence.before_batch_norm(self.phi, torch.rand(2, *loaded.shape, device=device))
         self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
         self.loss = spec.classifier.loss
         decay = spec.classifier.weight_decay
         self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
 
-        known = [loaded.class_names.index(name) if name in loaded.class_names else -1 for name in class_names]
-        self.local = torch.tensor(known, device=device)
-        """Its own number of each of the generator's labels; −1 for those it does not know."""
+        own_numbers = [loaded.class_names.index(name) if name in loaded.class_names else -1 for name in class_names]
+        self.local = torch.tensor(own_numbers, device=device)
+        """The classifier's own number of each of the generator's labels; −1 for labels that it does not have."""
         start = config.alpha_init
         if config.alpha == "last_layer":
             start = -math.log(convergence.margin_of_last_layer(self.phi, spec.classifier.weight_decay))
@@ -76,14 +76,14 @@ class TrialClassifier:
         )
 
     def _check(self, degrees: homogeneity.Degrees, probe: Tensor) -> None:
-        # The ideal normalisation: a λ that relies on scale invariance is right although eps leaves a trace of the scale.
+        # With the ideal normalisation: a λ that relies on scale invariance is right, although eps makes it inexact.
         error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
         if not error < _LAMBDA_TOLERANCE:
             raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 
 
 class ForwardPass:
-    """One batch seen by one classifier. Quantities are computed when a loss first asks, so absent losses cost nothing."""
+    """A batch's forward pass through one classifier. Each quantity is computed at its first use: unused losses cost nothing."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class ForwardPass:
     ) -> None:
         """`images` [M, channels, height, width] carry the generator's graph, `labels` [M] are the generator's.
 
-        Free multipliers are found by the images' `latents`, their numbers [M].
+        For free multipliers, `latents` are the numbers [M] of the images.
         """
         self.classifier, self.images = classifier, images
         self.labels = classifier.local[labels]
-        self._network, self._latents = multipliers, latents
+        self._multipliers, self._latents = multipliers, latents
 
     @cached_property
     def logits(self) -> Tensor:
@@ -110,11 +110,11 @@ class ForwardPass:
     @cached_property
     def multipliers(self) -> Tensor:
         """μ, [M, C]."""
-        if isinstance(self._network, FreeMultipliers):
-            free: Tensor = self._network(self._latents, self.logits, self.labels, self.classifier.index)
+        if isinstance(self._multipliers, FreeMultipliers):
+            free: Tensor = self._multipliers(self._latents, self.logits, self.labels, self.classifier.index)
             return free
-        found: Tensor = self._network(self.images, self.labels, self.classifier.index)
-        return found[:, : self.logits.shape[1]]
+        predicted: Tensor = self._multipliers(self.images, self.labels, self.classifier.index)
+        return predicted[:, : self.logits.shape[1]]
 
     @cached_property
     def margin_gradient(self) -> tuple[Tensor, ...]:
@@ -123,7 +123,7 @@ class ForwardPass:
 
     @cached_property
     def half_margin_gradients(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The same from every second sample and from the others; labels are as balanced in both."""
+        """`margin_gradient` of two half batches, in which labels are equally balanced."""
         parts = [_halves(values, self.logits.shape[1]) for values in (self.logits, self.labels, self.multipliers)]
         first, second = zip(*parts, strict=True)
         return self._margin_gradient_of(*first), self._margin_gradient_of(*second)
@@ -143,7 +143,7 @@ class ForwardPass:
 
     @cached_property
     def descent(self) -> list[Tensor]:
-        """Minus the gradient of the loss Φ was trained with, for the parameters that weight decay holds back."""
+        """Minus the gradient of the training loss of Φ, for the parameters with weight decay in the closed form."""
         return losses.descent(self.logits, self.labels, self.classifier.decayed, self.classifier.loss)
 
     @cached_property
@@ -153,31 +153,31 @@ class ForwardPass:
 
     @cached_property
     def batch_norm(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Statistics of the last forward pass beside the stored ones, by layer."""
-        assert self.logits is not None  # the hooks saw this batch
+        """BatchNorm statistics of this forward pass and the stored ones, by layer (`BatchNormInputs.statistics`)."""
+        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
         return self.classifier.batch_norm_inputs.statistics()
 
     @cached_property
     def row_space_costs(self) -> Tensor:
-        """What each sample has outside the row space of the classifier's layers, [M] in [0, 1]."""
-        assert self.logits is not None  # the hooks saw this batch
+        """Share of each sample's energy outside the row space of the classifier's layers, [M] in [0, 1]."""
+        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
         assert self.classifier.row_spaces is not None  # its loss has weight
         return self.classifier.row_spaces.costs()
 
     def stationarity(self) -> Tensor:
-        """Eq. (5), or one of its forms that are free of scale."""
+        """Eq. (5) or one of its scale-free forms, as the setting `estimator` says."""
         return ESTIMATORS[self.classifier.config.estimator](self)
 
     def rho(self) -> Tensor:
-        """ρ; with the unbiased estimator √ρ̂², 0 where the estimate is negative."""
+        """ρ; with the unbiased estimator √ρ̂², or 0 if the estimate is negative."""
         if self.classifier.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
         return losses.relative_residual(self.target, self.margin_gradient)
 
     def cosine_residual(self) -> Tensor:
-        """1 − cosine of pull and target, and how far their sizes are apart, as in the closed form: of tensors with a target."""
+        """`losses.closed_form` of pull and target, 1 − cosine and a term for their sizes, over tensors that have a target."""
         targets = [part for part in self.target if part is not None]
-        pulls = [found for part, found in zip(self.target, self.margin_gradient, strict=True) if part is not None]
+        pulls = [pull for part, pull in zip(self.target, self.margin_gradient, strict=True) if part is not None]
         return losses.closed_form(targets, pulls)
 
 
@@ -187,13 +187,13 @@ ESTIMATORS: Final[dict[str, Callable[[ForwardPass], Tensor]]] = {
     "cosine": ForwardPass.cosine_residual,
     "halves": lambda p: losses.stationarity_halves(p.target, *p.half_margin_gradients),
 }
-"""Forms of the stationarity loss."""
+"""Forms of the stationarity loss, by the value of `estimator`."""
 
 
 def _halves(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Two half batches of [M, …].
 
-    Labels come in cyclic order: halves by turns of the cycle, not by parity, hold every label.
+    Labels are in cyclic order. Alternate cycles, and not alternate samples, go into each half, so that both have every label.
     """
     turns = values.split(classes)
     return torch.cat(turns[::2]), torch.cat(turns[1::2])
@@ -201,37 +201,39 @@ def _halves(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """What a classifier alone says of `images` [K, …] with its own labels [K]; `inputs` are those of its BatchNorm layers.
+    """Metrics of `images` [K, …] with the classifier's own labels [K] that need the classifier alone, by name.
 
-    Normalised by its own statistics, whatever a trial's `bn_mode` is, so that trials compare.
+    `inputs` records the inputs of its BatchNorm layers. They normalise by the stored statistics for every `bn_mode`, so that
+    trials can be compared.
     """
     with normalising_by(phi, "eval"):
         logits = two_logits(phi(images))
-    found = {
+    metrics = {
         "classifier/accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
         "free/confidence": logits.softmax(dim=1).gather(1, labels[:, None]).mean().item(),
     }
     if inputs.layers:
-        found["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
-    return found
+        metrics["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
+    return metrics
 
 
-def union(classifiers: Sequence[Classifier]) -> tuple[str, ...]:
-    """Every class name once, in order of first appearance: the labels of the generator."""
+def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+    """The class names of all classifiers, each once, in order of first appearance: the labels of the generator."""
     return tuple(dict.fromkeys(name for classifier in classifiers for name in classifier.class_names))
 
 
-def labels_of_task(wanted: Sequence[TrialClassifierConfig], classifiers: Sequence[Classifier]) -> list[list[int]]:
-    """For each task the generator's labels that all its classifiers know; its samples carry no others.
+def labels_of_task(specs: Sequence[TrialClassifierConfig], classifiers: Sequence[Classifier]) -> list[list[int]]:
+    """For each task, the generator's labels that all classifiers of the task have. Samples of the task have only these.
 
     Raises:
         BadInput: the classifiers of a task have no class in common.
     """
-    names, found = union(classifiers), []
-    for task in range(max(spec.task for spec in wanted) + 1):
-        mine = [set(c.class_names) for c, spec in zip(classifiers, wanted, strict=True) if spec.task == task]
-        shared = set.intersection(*mine)
+    names, labels = all_class_names(classifiers), []
+    for task in range(max(spec.task for spec in specs) + 1):
+        shared = set.intersection(
+            *(set(c.class_names) for c, spec in zip(classifiers, specs, strict=True) if spec.task == task)
+        )
         if not shared:
             raise BadInput(f"experts: the classifiers of task {task} share no class")
-        found.append([label for label, name in enumerate(names) if name in shared])
-    return found
+        labels.append([label for label, name in enumerate(names) if name in shared])
+    return labels

@@ -1,7 +1,7 @@
-"""The full evaluation of a generated set: minutes, not milliseconds, so it runs once, at the end.
+"""The full evaluation of a generated set. It takes minutes, so it runs once, at the end.
 
-Every measure is features → statistics → value: a function of an `Evaluation`, and one line in `MEASURES`. No score is
-read alone: `evaluate` measures floors and the ceiling in the same way.
+Every measure is features → statistics → value: a function of an `Evaluation`, and one line in `MEASURES`. `evaluate` measures
+floors and a ceiling in the same way, because a score means little without them.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from gbc.report import Direction
 
 
 class Evaluator:
-    """Real images and the eyes they are seen with: what every comparison shares, computed once."""
+    """Real images, the feature network and their features, shared by all evaluations and computed once."""
 
     def __init__(self, reference: ReferenceSet, network: FeatureNetwork, class_names: tuple[str, ...]) -> None:
-        """`reference` must hold no test image that `network` was trained on."""
+        """`reference` must not contain test images that `network` was trained on."""
         self.reference, self.network, self.class_names = reference, network, class_names
 
     @classmethod
     def of(cls, data: ImageDataset, oracle: Oracle) -> Self:
-        """Of `data`, whose test images that the oracle was trained on are left out."""
+        """The evaluator of `data`, without the test images that the oracle was trained on."""
         test = tensors(data.test_images[oracle.judged], data.test_labels[oracle.judged])
         return cls(ReferenceSet(*data.train(), *test), oracle.network, data.class_names)
 
     @cached_property
     def train_features(self) -> Tensor:
-        """Of the classifier's training images, [N, d]."""
+        """Features of the classifier's training images, [N, d]."""
         return self.network.features(self.reference.train_images)
 
     @cached_property
     def held_out(self) -> SSIMFeatures:
-        """The first test images of each class, as many as there are training images of it or as the class has."""
+        """Features of the first test images of each class, at most as many as the class has training images."""
         reference, picked = self.reference, []
         for label, real in reference.classes.items():
             picked.append(reference.test_images[reference.test_labels == label][: real.stop - real.start])
@@ -59,12 +59,12 @@ class Evaluator:
 
     @cached_property
     def test_features(self) -> Tensor:
-        """Of the test images, [K, d]."""
+        """Features of the test images, [K, d]."""
         return self.network.features(self.reference.test_images)
 
 
 class Evaluation(ScoredSamples):
-    """A generated set before an evaluator. Intermediate results are computed when a measure first asks for them."""
+    """A generated set and an evaluator. Each intermediate result is computed at its first use."""
 
     def __init__(self, evaluator: Evaluator, images: Tensor, labels: Tensor) -> None:
         """`images` [K, channels, height, width] in [0, 1], `labels` [K]."""
@@ -72,14 +72,14 @@ class Evaluation(ScoredSamples):
         self.evaluator = evaluator
 
     @cached_property
-    def seen(self) -> Tensor:
+    def features(self) -> Tensor:
         """Features of the generated images, [K, d]."""
         return self.evaluator.network.features(self.images)
 
     @cached_property
     def neighbourhoods(self) -> Neighbourhoods:
-        """Against the training images: their number is the same in every row, and these measures depend on it."""
-        return neighbourhoods(real=self.evaluator.train_features, generated=self.seen)
+        """Neighbourhoods among training images, whose number is the same for every set: these measures depend on it."""
+        return neighbourhoods(real=self.evaluator.train_features, generated=self.features)
 
     def similarity(self, real: SSIMFeatures) -> Tensor:
         """SSIM of every generated to every real image, [K, N]."""
@@ -97,15 +97,15 @@ class Evaluation(ScoredSamples):
 
     @cached_property
     def students_correct(self) -> Tensor:
-        """The share of students of the generated set that name the class of each test image, [test images]."""
-        return student.mean_of_several(self, len(self.evaluator.class_names))
+        """Share of the students of the generated set that classify each test image correctly, [test images]."""
+        return student.mean_of_students(self, len(self.evaluator.class_names))
 
     def scores(self) -> dict[str, float]:
         """Every measure of `MEASURES`. Compare only sets of equal size."""
-        return {name: float(measure.of(self)) for name, measure in MEASURES.items()}
+        return {name: float(measure.function(self)) for name, measure in MEASURES.items()}
 
     def by_class(self) -> dict[str, dict[str, float]]:
-        """What the mean over classes hides: for some measures the value of each class, by its name."""
+        """For some measures, the value of each class, by measure and class name."""
         reference = self.reference
         values = {
             "ssim/coverage": scores.ssim_coverage_by_class(self),
@@ -113,16 +113,16 @@ class Evaluation(ScoredSamples):
             "tstr/cnn": _means(self.students_correct, reference.test_labels),
         }
         names = self.evaluator.class_names
-        return {measure: dict(zip(names, found.tolist(), strict=True)) for measure, found in values.items()}
+        return {measure: dict(zip(names, of_classes.tolist(), strict=True)) for measure, of_classes in values.items()}
 
 
 class Measure(NamedTuple):
-    """One score."""
+    """One measure of a generated set."""
 
-    of: Callable[[Evaluation], Tensor]
+    function: Callable[[Evaluation], Tensor]
     better: Direction
     training_images: bool
-    """Whether it looks at the images that the classifier was trained on: validation, never an objective without data."""
+    """True if it uses the classifier's training images: for validation, never as the objective of a search without data."""
 
 
 def tstr_cnn(evaluation: Evaluation) -> Tensor:
@@ -131,13 +131,13 @@ def tstr_cnn(evaluation: Evaluation) -> Tensor:
 
 
 def oracle_accuracy(evaluation: Evaluation) -> Tensor:
-    """Share of generated images that the feature network, which knows only real images, gives their label."""
+    """Share of generated images to which the feature network, trained on real images, gives their label."""
     return (evaluation.evaluator.network.predict(evaluation.images) == evaluation.labels).float().mean()
 
 
 def kid(evaluation: Evaluation) -> Tensor:
-    """Kernel distance to the test images; unbiased, so the number of test images does not shift it."""
-    return squared_mmd(real=evaluation.evaluator.test_features, generated=evaluation.seen)
+    """Kernel distance to the test images; unbiased, so its mean does not depend on the number of test images."""
+    return squared_mmd(real=evaluation.evaluator.test_features, generated=evaluation.features)
 
 
 def label_agreement(evaluation: Evaluation) -> Tensor:
@@ -148,24 +148,24 @@ def label_agreement(evaluation: Evaluation) -> Tensor:
 def duplicates(evaluation: Evaluation) -> Tensor:
     """1 − distinct nearest training images / generated images.
 
-    Independent real images collide too: compare with the ceiling, not with 0.
+    Independent real images share neighbours too: compare with the ceiling, not with 0.
     """
     return torch.tensor(1 - len(evaluation.nearest_training.unique()) / len(evaluation.images))
 
 
 def reconstructed_training(evaluation: Evaluation) -> Tensor:
-    """The number of training images that have a generated one to themselves with an SSIM above 0.4.
+    """The largest number of training images matched one-to-one with generated images at an SSIM above 0.4.
 
-    Read it beside `reconstructed_held_out`: a set of blurred shirts has matches among shirts that nobody trained on.
+    Compare it with `reconstructed_held_out`: a set of blurred shirts also matches shirts that were not trained on.
     """
     return torch.tensor(largest_matching(evaluation.to_training))
 
 
 def reconstructed_held_out(evaluation: Evaluation) -> Tensor:
-    """The number of as many test images that have one: what chance and the classes alone give, without any training on them.
+    """`reconstructed_training` for as many test images: the number of matches that chance and the classes alone give.
 
-    Where there are fewer test images, in proportion: then they compete less for generated ones, and the number is too high
-    rather than too low.
+    If there are fewer test images, the number is scaled up. It is then too high rather than too low, because fewer images
+    compete for the generated ones.
     """
     held_out = evaluation.evaluator.held_out
     share = held_out.mean.shape[1] / len(evaluation.reference.train_images)
@@ -191,20 +191,20 @@ MEASURES: Final[dict[str, Measure]] = {
 
 
 @dataclass(frozen=True)
-class Result:
-    """Scores of a generated set between those of its controls."""
+class EvaluationResult:
+    """Scores of a generated set and of its controls."""
 
     scores: dict[str, dict[str, float]]
-    """By row, then by measure. The first row is the generated set, the last the ceiling, if there is one."""
+    """Scores by row and measure. The first row is the generated set, the last one the ceiling, if there is one."""
     by_class: dict[str, dict[str, float]]
-    """Of the generated set, by measure, then by class name."""
+    """Scores of the generated set by measure and class name."""
     oracle_accuracy: float
-    """Of the feature network on real test images."""
+    """Accuracy of the feature network on real test images."""
     oracle_trained_on: str
-    """In words, with the number of test images that are judged if it is not all of them."""
+    """Description of its training images, and the number of evaluated test images unless it is all of them."""
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
     def text(self) -> str:
@@ -222,45 +222,45 @@ class Result:
                 "",
                 *_table(f"{'classes of ' + next(iter(self.scores)):31}", list(names), classes),
                 "",
-                "* looks at the classifier's training images: validation only",
+                "* uses the classifier's training images: validation only",
                 f"feature network: accuracy {self.oracle_accuracy:.3f} on real images, trained on {self.oracle_trained_on}",
             ]
         )
 
 
-def evaluate(name: str, images: Tensor, labels: Tensor, data: ImageDataset, oracle: Oracle) -> Result:
+def evaluate(name: str, images: Tensor, labels: Tensor, data: ImageDataset, oracle: Oracle) -> EvaluationResult:
     """Measure `images` [K, channels, height, width] in [0, 1] with `labels` [K], and controls of the same size.
 
-    `name` heads the row of the generated set. Of the test images only those the oracle was not trained on are used.
+    `name` is the row of the generated set. Test images that the oracle was trained on are not used.
     """
     evaluator = Evaluator.of(data, oracle)
     generated = Evaluation(evaluator, images, labels)
     rows = {name: generated.scores()}
     per_class = max(1, len(labels) // len(data.class_names))
-    for control, found in control_sets(evaluator, per_class).items():
-        rows[control] = found.scores()
-    return Result(rows, generated.by_class(), oracle.accuracy, oracle.trained_on)
+    for control, evaluation in control_sets(evaluator, per_class).items():
+        rows[control] = evaluation.scores()
+    return EvaluationResult(rows, generated.by_class(), oracle.accuracy, oracle.trained_on)
 
 
 def control_sets(evaluator: Evaluator, per_class: int) -> dict[str, Evaluation]:
-    """Sets whose worth is known, `per_class` images of each class: the floors, wrong labels, and the ceiling.
+    """Control sets with `per_class` images of each class, by name: the floors, wrong labels, and the ceiling.
 
-    The ceiling, other real images, is not tested on itself; it is missing where there are too few test images.
+    The ceiling, other real images, is not tested on itself; it is left out if there are too few test images.
     """
     reference = evaluator.reference
-    found = {name: Evaluation(evaluator, *images) for name, images in scores.floors(reference, per_class).items()}
-    found["labels shifted"] = Evaluation(evaluator, *_shifted_labels(reference, per_class))
+    controls = {name: Evaluation(evaluator, *images) for name, images in scores.floors(reference, per_class).items()}
+    controls["labels shifted"] = Evaluation(evaluator, *_shifted_labels(reference, per_class))
     if best := scores.ceiling(reference, per_class):
-        fair, *images = best
-        found["other real images"] = Evaluation(Evaluator(fair, evaluator.network, evaluator.class_names), *images)
-    return found
+        reduced, *images = best
+        controls["other real images"] = Evaluation(Evaluator(reduced, evaluator.network, evaluator.class_names), *images)
+    return controls
 
 
 def _shifted_labels(reference: ReferenceSet, per_class: int) -> tuple[Tensor, Tensor]:
-    """Training images under the label of the next class, by turns from each class; repeated where there are too few."""
+    """Training images of the classes in turn, with the label of the next class; repeated if there are too few."""
     classes = reference.train_labels.unique()
     members = [torch.nonzero(reference.train_labels == label).squeeze(1) for label in classes]
-    picked = torch.stack([theirs[torch.arange(per_class) % len(theirs)] for theirs in members], dim=1).flatten()
+    picked = torch.stack([rows[torch.arange(per_class) % len(rows)] for rows in members], dim=1).flatten()
     return reference.train_images[picked], classes.roll(-1).repeat(per_class)
 
 

@@ -1,7 +1,7 @@
-"""A small convolutional network trained on real images: eyes for scores, independent of the classifier Φ.
+"""A small convolutional network that gives features for scores, independent of the classifier Φ.
 
-Trained once on images that Φ never saw and that no score is measured on, then cached like classifiers are. The same
-network, trained on a generated set instead, is the one that `tstr/cnn` tests.
+It is trained once on real images that were not used for Φ and are not used for scores, then cached like a classifier.
+`tstr/cnn` tests the same network, trained on a generated set instead.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ class FeatureNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Oracle:
-    """A feature network, and what it may be used for."""
+    """A feature network and the test images that it may be used with."""
 
     network: FeatureNetwork
     judged: NDArray[np.intp]
-    """Indices of the test images that it was not trained on: scores are measured on these alone."""
+    """Indices of the test images that it was not trained on. Scores use only these."""
     trained_on: str
-    """In words."""
+    """Description of its training images."""
     accuracy: float
-    """On the judged test images."""
+    """Accuracy on the test images `judged`."""
 
 
 def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bool, seed: int = SEED) -> FeatureNetwork:
@@ -106,11 +106,11 @@ def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bo
 
 
 def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps: int | None = None) -> Oracle:
-    """The feature network for scores on `data`, from `cache`, trained first when it is not there.
+    """The feature network for scores on `data`, from `cache`, trained first if it is not there.
 
-    It learns from the images of the full training set that the task `config` does not use. Where there are none, or fewer
-    than half the test images, or no one task (None), it learns from half the test images, and only the other half is
-    judged. `steps` is `STEPS` unless given.
+    It is trained on the images of the full training set that the task `config` does not use. If there are none, or fewer than
+    half as many as test images, or if `config` is None, it is trained on half of the test images, and scores use only the other
+    half. `steps` is `STEPS` unless given.
 
     Raises:
         BadInput: a data set or cache that cannot be used.
@@ -122,26 +122,26 @@ def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps:
         judged = np.arange(len(data.test_labels))
         trained_on = f"{len(spare[1])} images of the full training set, none of the task's"
     else:
-        ours, judged = halves(data.test_labels)
-        spare = data.test_images[ours], data.test_labels[ours]
-        trained_on = f"half of the test images ({len(ours)}); scores are measured on the other half ({len(judged)})"
+        training, judged = halves(data.test_labels)
+        spare = data.test_images[training], data.test_labels[training]
+        trained_on = f"half of the test images ({len(training)}); scores are measured on the other half ({len(judged)})"
     folder = cache / f"{data.name}-features-{_identity(spare, data, steps)}"
     network = FeatureNetwork(data.shape, len(data.class_names))
 
     def make() -> Mapping[str, bytes]:
-        found = fit(*tensors(*spare), len(data.class_names), steps=steps, augment=True)
+        trained = fit(*tensors(*spare), len(data.class_names), steps=steps, augment=True)
         test_images, test_labels = tensors(data.test_images[judged], data.test_labels[judged])
-        accuracy = (found.predict(test_images) == test_labels).float().mean().item()
+        accuracy = (trained.predict(test_images) == test_labels).float().mean().item()
         record = {"accuracy": accuracy, "trained_on": trained_on}
-        return {caches.WEIGHTS: caches.packed(found), _RECORD: json.dumps(record, indent=2).encode()}
+        return {caches.WEIGHTS: caches.weights_as_bytes(trained), _RECORD: json.dumps(record, indent=2).encode()}
 
-    caches.once(folder, make)
+    caches.fill_once(folder, make)
     record = caches.restore(folder, network, _RECORD)
     return Oracle(network, judged, record["trained_on"], record["accuracy"])
 
 
 def halves(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of two disjoint halves of `labels` [K] that hold each class alike: every other image of each class."""
+    """Indices of two disjoint halves of `labels` [K] with equal shares of each class: every other image of a class."""
     order = np.zeros(len(labels), dtype=np.intp)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -150,7 +150,7 @@ def halves(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp
 
 
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
-    """The batch moved by up to `_SHIFT` pixels each way, the same for all images; the border is filled with 0."""
+    """The batch, all images moved by the same random shift of up to `_SHIFT` pixels; the border is filled with 0."""
     down, right = torch.randint(2 * _SHIFT + 1, (2,), generator=rng).tolist()
     height, width = images.shape[2:]
     return nn.functional.pad(images, (_SHIFT,) * 4)[:, :, down : down + height, right : right + width]

@@ -1,4 +1,4 @@
-"""The scale of a score: its position between worthless and real images."""
+"""The scale of a score: its position between noise and real images."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Scale:
     """The scores of the control sets of one data set."""
 
     scores: Mapping[str, Mapping[str, float]]
-    """By set, then by metric, as `gbc.metrics.scores.controls`; without `CEILING` where there are too few test images."""
+    """Scores by set and metric, as `gbc.metrics.scores.controls`; without `CEILING` if there are too few test images."""
 
     @classmethod
     def obtain(cls, data: ImageDataset, per_class: int, cache: Path) -> Self:
-        """For sets of `per_class` images of each class, from `cache`; measured first when it is not there, in seconds.
+        """The scale for sets of `per_class` images of each class, from `cache`; measured first if it is not there, in seconds.
 
         Raises:
             BadInput: the cache cannot be written.
-            CorruptFile: it is damaged.
+            CorruptFile: the cached file is damaged.
         """
         identity = digest({"schema": _SCHEMA, "data": data.digest(), "per_class": per_class, "metrics": sorted(METRICS)})
         folder = cache / f"{data.name}-controls-{identity}"
-        caches.once(folder, lambda: {_FILE: json.dumps(controls(data, per_class), indent=2).encode()})
+        caches.fill_once(folder, lambda: {_FILE: json.dumps(controls(data, per_class), indent=2).encode()})
         try:
             scores = {str(name): {key: float(row[key]) for key in METRICS} for name, row in _read(folder).items()}
             return cls({name: scores[name] for name in (FLOOR, MEANS, CEILING) if name in scores or name != CEILING})
@@ -46,14 +46,14 @@ class Scale:
             raise CorruptFile(f"{folder}: the cached scores are damaged; delete the folder to obtain them again") from None
 
     def share(self, metric: str, value: float) -> float | None:
-        """The score between uniform noise (0) and other real images (1); None where one of the two is not known."""
+        """The score on a scale from uniform noise (0) to other real images (1); None if one of the two is not known."""
         floor, ceiling = self.scores[FLOOR].get(metric), self.scores.get(CEILING, {}).get(metric)
         if floor is None or ceiling is None or ceiling <= floor:
             return None
         return (value - floor) / (ceiling - floor)
 
     def sentence(self, metric: str, value: float) -> str | None:
-        """The position of a score among the controls, in a line; None for a metric that does not compare images."""
+        """The position of a score among the controls, in one line; None for a metric that does not compare images."""
         if metric not in self.scores[FLOOR]:
             return None
         floor, means = self.scores[FLOOR][metric], self.scores[MEANS][metric]
@@ -61,15 +61,15 @@ class Scale:
         line = f"{metric} {value:.3f}: {side} {MEANS} ({means:.3f}), "
         share = self.share(metric, value)
         if share is None:
-            return line + f"where {FLOOR} has {floor:.3f}; there are too few test images to say what real ones get"
+            return line + f"where {FLOOR} has {floor:.3f}; there are too few test images to score real ones"
         return line + f"{share:.0%} of the way from {FLOOR} ({floor:.3f}) to {CEILING} ({self.scores[CEILING][metric]:.3f})"
 
     def position(self, metric: str, value: float) -> dict[str, Any]:
         """The position as plain data: `value`, the scores of the controls by name, and `share`."""
-        found = {name: row[metric] for name, row in self.scores.items()}
-        return {"value": value, **found, "share": self.share(metric, value)}
+        controls = {name: row[metric] for name, row in self.scores.items()}
+        return {"value": value, **controls, "share": self.share(metric, value)}
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / _FILE).read_text())
-    return found
+    rows: dict[str, Any] = json.loads((folder / _FILE).read_text())
+    return rows

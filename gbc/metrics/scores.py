@@ -1,4 +1,4 @@
-"""How good a set of generated images is, measured against real ones: validation, never a training signal.
+"""Scores of a set of generated images against real ones, for validation, never as a training signal.
 
 Every metric is features → statistics → value: a function of a `ScoredSamples`, and one line in `METRICS`.
 """
@@ -22,10 +22,10 @@ _C1, _C2 = 0.01**2, 0.03**2  # constants of Wang et al. (2004) for a data range 
 
 
 class SSIMFeatures:
-    """Windows of images [K, channels, height, width], ready for SSIM against other images."""
+    """Windows of images [K, channels, height, width], prepared for SSIM with other images."""
 
     def __init__(self, images: Tensor) -> None:
-        """Cuts every 7×7 window of every channel, centres it and scales it to sample covariance."""
+        """Extract every 7×7 window of every channel, centre it and scale it for the sample covariance."""
         size = WINDOW * WINDOW
         windows = images.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [K, channels, rows, columns, 7, 7], a view
         patches = windows.permute(1, 2, 3, 0, 4, 5).reshape(-1, len(images), size)  # [windows, K, 49], the one copy
@@ -48,10 +48,10 @@ def ssim(left: SSIMFeatures, right: SSIMFeatures) -> Tensor:
     windows, rows = left.mean.shape
     columns = right.mean.shape[1]
     total = torch.zeros(rows, columns, device=left.mean.device)
-    # As many windows at a time as keep the working set in the processor's cache.
+    # So many windows at a time that the working set fits into the processor's cache.
     chunk = max(1, _CHUNK // (rows * columns))
-    for at in range(0, windows, chunk):
-        part = slice(at, at + chunk)
+    for start in range(0, windows, chunk):
+        part = slice(start, start + chunk)
         mean_l, mean_r = left.mean[part, :, None], right.mean[part, None, :]
         contrast = torch.bmm(left.centred[part], right.centred[part].mT).mul_(2).add_(_C2)
         contrast.div_(left.variance[part, :, None] + (right.variance[part, None, :] + _C2))
@@ -67,7 +67,7 @@ def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
 
 
 class ReferenceSet:
-    """The real images of one data set, training images in order of their labels, and what comparisons need, computed once."""
+    """The real images of one data set, training images in order of their labels, with features that are computed once."""
 
     def __init__(self, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor) -> None:
         """Images are [·, channels, height, width] in [0, 1], labels [·]."""
@@ -80,7 +80,7 @@ class ReferenceSet:
         self.classes = {
             label: slice(end - count, end) for label, count, end in zip(labels.tolist(), counts.tolist(), ends, strict=True)
         }
-        """Which training images have a label."""
+        """The training images of each label."""
 
     @classmethod
     def of(cls, data: ImageDataset, device: torch.device | str) -> ReferenceSet:
@@ -89,7 +89,7 @@ class ReferenceSet:
 
 
 class ScoredSamples:
-    """A generated set beside real images. Intermediate results are computed when a metric first asks for them."""
+    """A generated set and real images. Each intermediate result is computed at its first use."""
 
     def __init__(self, reference: ReferenceSet, images: Tensor, labels: Tensor) -> None:
         """`images` [K, channels, height, width] in [0, 1] in the order of the picture, `labels` [K]."""
@@ -103,9 +103,9 @@ class ScoredSamples:
 
     @cached_property
     def classified_correctly(self) -> Tensor:
-        """Whether the nearest generated image names the class of each test image, [test images] of 0 and 1."""
-        found = self.labels[nearest_neighbour(self.reference.test_images, self.images)]
-        return (found == self.reference.test_labels).float()
+        """1 for each test image whose nearest generated image has its label, else 0; [test images]."""
+        predicted = self.labels[nearest_neighbour(self.reference.test_images, self.images)]
+        return (predicted == self.reference.test_labels).float()
 
     def scores(self) -> dict[str, float]:
         """Every metric of `METRICS`. Compare only sets of equal size."""
@@ -113,14 +113,14 @@ class ScoredSamples:
 
 
 def ssim_nearest(samples: ScoredSamples) -> Tensor:
-    """The paper's score: mean SSIM of a generated image to its nearest training image. Black images do well at it."""
+    """The paper's score: mean SSIM of a generated image to its nearest training image. Black images score high."""
     return samples.nearest[1].mean()
 
 
 def ssim_coverage_by_class(samples: ScoredSamples) -> Tensor:
     """Mean over the training images of each class of the best SSIM among generated images of that class, [classes].
 
-    A class of which nothing was generated counts 0.
+    A class without generated images counts 0.
     """
     reference, scores = samples.reference, []
     for label, real in reference.classes.items():
@@ -133,7 +133,7 @@ def ssim_coverage_by_class(samples: ScoredSamples) -> Tensor:
 
 
 def ssim_coverage(samples: ScoredSamples) -> Tensor:
-    """Mean of `ssim_coverage_by_class`: classes weigh alike. Unlike the paper's score it punishes images all alike."""
+    """Mean of `ssim_coverage_by_class` with equal weights. Unlike the paper's score it is low for images without variety."""
     return ssim_coverage_by_class(samples).mean()
 
 
@@ -143,7 +143,7 @@ def tstr_1nn(samples: ScoredSamples) -> Tensor:
 
 
 def tstr_1nn_by_class(samples: ScoredSamples) -> Tensor:
-    """The same over the test images of each class, [classes]."""
+    """`tstr_1nn` on the test images of each class, [classes]."""
     labels = samples.reference.test_labels
     return torch.stack([samples.classified_correctly[labels == label].mean() for label in labels.unique()])
 
@@ -156,7 +156,7 @@ METRICS: Final[dict[str, Callable[[ScoredSamples], Tensor]]] = {
 
 
 def floors(reference: ReferenceSet, per_class: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sets that are worth little, by name: (images [K, channels, height, width], labels [K]), `per_class` of each class."""
+    """Sets of little value, by name: (images [K, channels, height, width], labels [K]), `per_class` of each class."""
     images, classes = reference.train_images, reference.train_labels.unique()
     labels = classes.repeat(per_class)
     means = torch.stack([images[reference.train_labels == label].mean(dim=0) for label in classes])
@@ -171,29 +171,29 @@ def floors(reference: ReferenceSet, per_class: int) -> dict[str, tuple[Tensor, T
 
 
 def ceiling(reference: ReferenceSet, per_class: int) -> tuple[ReferenceSet, Tensor, Tensor] | None:
-    """`per_class` test images of each class as if they were generated: (reference without them, images [K, …], labels [K]).
+    """`per_class` test images of each class in place of generated ones: (reference without them, images [K, …], labels [K]).
 
-    None where a class has too few test images, or nothing would be left to test on.
+    None if a class has too few test images, or if no test image would remain.
     """
     classes = reference.test_labels.unique()
     members = [torch.nonzero(reference.test_labels == label).squeeze(1)[:per_class] for label in classes]
-    if any(len(found) < per_class for found in members):
+    if any(len(rows) < per_class for rows in members):
         return None
     taken = torch.stack(members, dim=1).flatten()
     rest = torch.ones(len(reference.test_labels), dtype=torch.bool)
     rest[taken] = False
     if not rest.any():
         return None
-    fair = ReferenceSet(
+    reduced = ReferenceSet(
         reference.train_images, reference.train_labels, reference.test_images[rest], reference.test_labels[rest]
     )
-    return fair, reference.test_images[taken], classes.repeat(per_class)
+    return reduced, reference.test_images[taken], classes.repeat(per_class)
 
 
 def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
-    """What the metrics say of sets whose worth is known, with `per_class` images of each class: floors and the ceiling.
+    """Scores of the control sets, floors and the ceiling, with `per_class` images of each class; by set and metric.
 
-    `other real images` are test images, which that row's 1-NN is then not tested on.
+    The ceiling, `other real images`, consists of test images, and is tested on the remaining ones.
     """
     reference = ReferenceSet.of(data, "cpu")
     rows = {name: ScoredSamples(reference, *images).scores() for name, images in floors(reference, per_class).items()}

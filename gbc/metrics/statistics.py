@@ -10,21 +10,21 @@ from torch import Tensor
 from gbc.errors import BadInput
 
 NEIGHBOURS: Final = 5
-"""Neighbours that span a ball, as Naeem et al. (2020) recommend."""
+"""k: a ball reaches to the k-th nearest neighbour, as Naeem et al. (2020) recommend."""
 RECONSTRUCTED: Final = 0.4
 """SSIM above which Buzaglo et al. (2023) call an image reconstructed."""
 _ROWS: Final = 1000
 
 
 class Neighbourhoods(NamedTuple):
-    """Distances that precision, recall, density and coverage are read from."""
+    """Distances from which precision, recall, density and coverage are computed."""
 
     distances: Tensor
-    """Of every real (row) to every generated sample (column), [N, M]."""
+    """Distance of every real (row) to every generated sample (column), [N, M]."""
     real_radii: Tensor
-    """From each real sample to its k-th nearest other real sample, [N]."""
+    """Distance of each real sample to its k-th nearest other real sample, [N]."""
     generated_radii: Tensor
-    """From each generated sample to its k-th nearest other generated sample, [M]."""
+    """Distance of each generated sample to its k-th nearest other generated sample, [M]."""
 
 
 def neighbourhoods(*, real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Neighbourhoods:
@@ -55,7 +55,7 @@ def density(neighbours: Neighbourhoods, k: int = NEIGHBOURS) -> Tensor:
 
 
 def covered(neighbours: Neighbourhoods) -> Tensor:
-    """Which real samples have a generated one within their ball, [N] of 0 and 1; the mean is coverage (ibid., Eq. 7)."""
+    """1 for each real sample with a generated one in its ball, else 0; [N]. The mean is coverage (ibid., Eq. 7)."""
     return (neighbours.distances.min(dim=1).values < neighbours.real_radii).float()
 
 
@@ -63,7 +63,7 @@ def squared_mmd(*, real: Tensor, generated: Tensor) -> Tensor:
     """Kernel distance of `real` [N, d] and `generated` [M, d], KID of Bińkowski et al. (2018, section 4).
 
     The unbiased estimator of MMD² with the kernel (x·y/d + 1)³: pairs of a sample with itself are left out, so that equal
-    distributions score 0 in the mean, and a single score may be below 0.
+    distributions score 0 on average, and a single score may be below 0.
     """
     real, generated = real.double(), generated.double()
     within = _mean_of_pairs(real) + _mean_of_pairs(generated)
@@ -71,9 +71,9 @@ def squared_mmd(*, real: Tensor, generated: Tensor) -> Tensor:
 
 
 def largest_matching(similarity: Tensor, threshold: float = RECONSTRUCTED) -> int:
-    """The size of the largest one-to-one matching of rows and columns of `similarity` [K, N] above the threshold.
+    """Size of the largest one-to-one matching of rows and columns of `similarity` [K, N] above the threshold.
 
-    A generated image that resembles two real ones stands for one of them.
+    A generated image that resembles two real ones is matched with one of them.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -83,17 +83,17 @@ def largest_matching(similarity: Tensor, threshold: float = RECONSTRUCTED) -> in
 
 
 def _distances(left: Tensor, right: Tensor) -> Tensor:
-    # The faster way through a matrix product puts equal images at small distances that are not 0.
+    # The faster algorithm by a matrix product gives equal images small distances that are not 0.
     return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _radii(samples: Tensor, k: int) -> Tensor:
-    """Distance to the k-th nearest other sample, [samples]; the smallest value is that to the sample itself."""
+    """Distance to the k-th nearest other sample, [samples]; the smallest distance is that to the sample itself."""
     return _distances(samples, samples).kthvalue(k + 1, dim=1).values
 
 
 def _kernel_sum(left: Tensor, right: Tensor) -> Tensor:
-    """Σ (x·y/d + 1)³ over all pairs, some rows at a time: ten thousand squared do not fit a small machine."""
+    """Σ (x·y/d + 1)³ over all pairs, some rows at a time, because all pairs of ten thousand need too much memory."""
     parts = [(part @ right.mT / right.shape[1] + 1).pow_(3).sum() for part in left.split(_ROWS)]
     return torch.stack(parts).sum()
 

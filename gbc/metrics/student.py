@@ -1,7 +1,7 @@
-"""Train on synthetic, test on real: what a small network knows of real images that has seen generated ones alone.
+"""Train on synthetic, test on real: accuracy on real images of a small network (student) trained on generated ones.
 
-Two lengths of one measure. The full one, at the end, is the mean of several students. The short one is for a sweep to improve:
-at each report of a trial one student learns for `student_steps`, long enough to rank generators.
+There are two versions. The full one, at the end, is the mean of several students. The short one is an objective for sweeps: at
+each report of a trial, one student is trained for `student_steps`, which is enough to rank generators.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from gbc.metrics.scores import ScoredSamples
 
 STEPS: Final = 400
 STUDENTS: Final = 3
-"""They differ in their seed. One alone moves by more than generators differ in (docs/log.md)."""
+"""Number of students, with different seeds. The score of one varies more than the scores of generators (docs/log.md)."""
 
 
 def classified_correctly(samples: ScoredSamples, classes: int, *, steps: int, seed: int = features.SEED) -> Tensor:
-    """Whether a student of these generated images names the class of each test image, [test images] of 0 and 1.
+    """1 for each test image that a student of these generated images classifies correctly, else 0; [test images].
 
-    Generated images are not augmented: the set itself is on trial.
+    Generated images are not augmented, because the set itself is evaluated.
     """
     student = features.fit(samples.images.cpu(), samples.labels.cpu(), classes, steps=steps, augment=False, seed=seed)
     return (student.predict(samples.reference.test_images.cpu()) == samples.reference.test_labels.cpu()).float()
 
 
-def mean_of_several(samples: ScoredSamples, classes: int) -> Tensor:
-    """The share of `STUDENTS` students that name the class of each test image, [test images] in [0, 1]."""
+def mean_of_students(samples: ScoredSamples, classes: int) -> Tensor:
+    """Share of the `STUDENTS` students that classify each test image correctly, [test images] in [0, 1]."""
     seeds = range(features.SEED, features.SEED + STUDENTS)
     return torch.stack([classified_correctly(samples, classes, steps=STEPS, seed=seed) for seed in seeds]).mean(dim=0)

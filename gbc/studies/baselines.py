@@ -1,6 +1,6 @@
-"""What others do with a classifier and no data, with the same data, metrics and picture.
+"""Other methods that make images from a classifier without data, with the same data, metrics and picture.
 
-Each is a setting of the trainer: pixels instead of a generator, or fewer losses.
+Each consists of settings of the trainer: pixels instead of a generator, or fewer losses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gbc.settings import suggest
 
 _PIXELS: Final = {"generator": "pixels", "lr": 0.05, "weight_decay": 0.0, "lr_schedule": "cosine", "batch_size": 500}
 _NO_KKT: Final = {"stationarity_weight": 0.0, "beta": 0.0}
-# The regime in which the closed form holds: weight decay, no BatchNorm, trained until gradient descent stands still.
+# The regime in which the closed form holds: weight decay, no BatchNorm, trained until convergence.
 _CONVERGED: Final = {
     "name": "mlp", "hidden": 256, "weight_decay": 5e-3, "optimiser": "converge", "lr": 0.1, "steps": 6000, "polish": 200,
 }  # fmt: skip
@@ -22,7 +22,7 @@ _CONVERGED: Final = {
 
 @dataclass(frozen=True)
 class Baseline:
-    """A name in the literature and the settings that make the trainer it."""
+    """A method of the literature as settings of the trainer."""
 
     about: str
     settings: dict[str, Any]
@@ -45,8 +45,8 @@ BASELINES: Final[dict[str, Baseline]] = {
         "Buzaglo et al. (2023): twice as many images as it was trained on, a first layer that started small",
         {
             **_PIXELS, **_NO_KKT, "classifier": {**_CONVERGED, "hidden": 1000, "first_scale": 1e-4},
-            # Theirs is `free`, one an image. One for each wrong class as well is what cross-entropy's own gradient has, and
-            # of such a classifier the training images alone are a solution.
+            # They use `free`, one for each image. The gradient of cross-entropy has one for each wrong class as well, and
+            # then the training images alone are a solution for such a classifier.
             "multipliers": "free_by_class", "reconstruction_weight": 1.0, "surrogate": 100.0, "tv_weight": 0.0, "lr": 0.2,
             "eval_per_class": 100, "steps": 50_000, "report_every": 1000,
         },
@@ -69,7 +69,7 @@ def find(name: str) -> Baseline:
     """The baseline of that name.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no such baseline.
     """
     if name not in BASELINES:
         raise BadInput(f"unknown baseline {name!r}; {suggest(name, list(BASELINES))}")
@@ -77,7 +77,7 @@ def find(name: str) -> Baseline:
 
 
 def settings_of(name: str, changes: dict[str, Any], source: str) -> TrialConfig:
-    """The trial that is baseline `name`, with `changes` on top.
+    """The settings of baseline `name` with `changes` applied.
 
     Raises:
         BadInput: an unknown name or setting.

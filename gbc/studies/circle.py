@@ -1,12 +1,12 @@
 """The 2-D example of section 5.1: Figs. 4 and 5 as a picture, and the numbers that the paper does not give.
 
-Classifiers of all 18 points of the circle (D) and of two halves (D1, D2); generators g, g1, g2 of one set of points each and
-g1+2 of both halves; g1+2 with its index t fixed. Beside each generator stands a control: points drawn from the region where
-its classifier is confident, which is what any generator that only pleases the classifier would give.
+There are classifiers of all 18 points of the circle (D) and of two halves (D1, D2), generators g, g1, g2 of one set of points
+each and g1+2 of both halves, and g1+2 with its index t fixed. The control of each generator is points from the region where its
+classifier is confident, as a generator trained for high confidence alone would give.
 
-Where the paper has one classifier of a set we take `CLASSIFIERS`, which differ in their seed alone. A KKT point has its
-training points on the curve where the margin is smallest, Eq. (6). One classifier's curve passes between the points as well;
-the curves of several meet at the points.
+Where the paper has one classifier of a set, this study has `CLASSIFIERS` with different seeds. A KKT point has its training
+points on the curve where the margin is smallest, Eq. (6). The curve of one classifier also passes between the points; the
+curves of several classifiers meet at the points.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ SETTINGS: Final[dict[str, Any]] = {
     "stationarity_weight": 0.0,
     "beta": 1.0,
     "delta": 0.5,
-    # A learned α follows samples that are on no side yet, and the margin it asks for shrinks.
+    # A learned α follows samples that belong to no class yet, and so the required margin shrinks.
     "alpha": "last_layer",
     "device": "cpu",
 }  # fmt: skip
 
 
 def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classifiers: int | None = None) -> TrialConfig:
-    """Those of a generator born from `classifiers` classifiers of each of `parts` of the circle; None is all of it."""
+    """Settings of a generator for `classifiers` classifiers of each of `parts` of the circle; part None is the whole circle."""
     classifiers = classifiers or CLASSIFIERS
     plain = {**SETTINGS, **({"steps": steps, "report_every": steps} if steps else {}), "seed": seed}
     experts = [
@@ -73,7 +73,7 @@ def settings(*parts: int | None, seed: int = 0, steps: int | None = None, classi
 def run(
     out: Path, cache: Path, steps: int | None = None, say: Callable[[str], None] = print, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Train everything, write `circle.png` and `circle.json` into `out`, return the numbers of each panel.
+    """Train all classifiers and generators, write `circle.png` and `circle.json` into `out`, return the scores of each panel.
 
     `seed` decides classifiers, generators and samples.
 
@@ -90,23 +90,23 @@ def run(
         trainer = Trainer(config, inputs_by_name[name].classifiers)
         *_, report = trainer.run()
         say(f"{name}: {config.steps} steps, duality {report.metrics['loss/duality']:.3f}")
-        panels[name] = drawn(trainer, rng)
+        panels[name] = draw_points(trainer, rng)
         if name == "g1+2":
             for task in (0, 1):
-                panels[f"g1+2, t={task + 1}"] = drawn(trainer, rng, task)
+                panels[f"g1+2, t={task + 1}"] = draw_points(trainer, rng, task)
     truths = {name: inputs_by_name["g1+2" if name.startswith("g1+2") else name].data.train() for name in panels}
     truths |= {f"g1+2, t={part}": inputs_by_name[f"g{part}"].data.train() for part in (1, 2)}
     scores = {name: score(points, labels, *truths[name]) for name, (points, labels) in panels.items()}
     for name in ("g", "g1", "g2"):
-        control = confident(inputs_by_name[name].classifier, rng)
+        control = confident_points(inputs_by_name[name].classifier, rng)
         scores[f"{name}, control: confident region"] = score(*control, *truths[name])
     write_atomic(out / "circle.json", json.dumps(scores, indent=2).encode())
     _draw(out / "circle.png", panels, truths, inputs_by_name, scores)
     return scores
 
 
-def drawn(trainer: Trainer, rng: torch.Generator, task: int | None = None) -> tuple[Tensor, Tensor]:
-    """(points [SAMPLES, 2], labels [SAMPLES]) of fresh noise, from classifier index `task` or from all in turn."""
+def draw_points(trainer: Trainer, rng: torch.Generator, task: int | None = None) -> tuple[Tensor, Tensor]:
+    """(points [SAMPLES, 2], labels [SAMPLES]) from new noise, for classifier index `task`, or for all of them in turn."""
     labels = torch.arange(3).repeat(SAMPLES // 3)
     noise = torch.randn(SAMPLES, trainer.config.noise_dim, generator=rng)
     turns = (torch.arange(SAMPLES) // 3) % len(trainer.labels_of_task) if task is None else torch.full_like(labels, task)
@@ -114,23 +114,23 @@ def drawn(trainer: Trainer, rng: torch.Generator, task: int | None = None) -> tu
 
 
 def score(points: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> dict[str, float]:
-    """How near generated points [K, 2] with labels [K] are to training points [N, 2] of their class, and how many they find.
+    """Distances of generated points [K, 2] with labels [K] to training points [N, 2] of their class, and the covered share.
 
-    Mean and 95% quantile of the distance to the nearest one; the share of training points that have a generated one of
+    Mean and 95% quantile of the distance to the nearest training point; the share of training points with a generated point of
     their class within `COVERED_WITHIN`.
     """
-    apart = torch.cdist(points, real)
-    apart = torch.where(labels[:, None] == real_labels[None, :], apart, torch.inf)
-    nearest = apart.min(dim=1).values
+    distances = torch.cdist(points, real)
+    distances = torch.where(labels[:, None] == real_labels[None, :], distances, torch.inf)
+    nearest = distances.min(dim=1).values
     return {
         "distance/mean": nearest.mean().item(),
         "distance/q95": nearest.quantile(0.95).item(),
-        "covered": (apart.min(dim=0).values < COVERED_WITHIN).float().mean().item(),
+        "covered": (distances.min(dim=0).values < COVERED_WITHIN).float().mean().item(),
     }
 
 
-def confident(classifier: Classifier, rng: torch.Generator, threshold: float = 0.9) -> tuple[Tensor, Tensor]:
-    """(points [K, 2], labels [K]) uniform over the part of the window where the classifier's confidence is high."""
+def confident_points(classifier: Classifier, rng: torch.Generator, threshold: float = 0.9) -> tuple[Tensor, Tensor]:
+    """(points [K, 2], labels [K]), uniform over the part of the window where the confidence is above `threshold`."""
     points = (2 * torch.rand(20_000, 2, generator=rng) - 1) * _WINDOW
     with torch.no_grad():
         confidence, labels = classifier.module(points).softmax(dim=1).max(dim=1)
@@ -145,7 +145,7 @@ def _draw(
     inputs_by_name: dict[str, TrialInputs],
     scores: dict[str, dict[str, float]],
 ) -> None:
-    """Landscapes of the three classifiers above, samples of the six panels below, as in Figs. 4 and 5."""
+    """Write the picture as in Figs. 4 and 5: classes of three classifiers above, samples of the panels below."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
@@ -166,11 +166,11 @@ def _draw(
     for axis, (name, (points, labels)) in zip(axes[1:].flat, panels.items(), strict=True):
         _scatter(axis, points, labels, palette, size=6, edge="none")
         axis.scatter(*truths[name][0].T.numpy(), s=60, facecolors="none", edgecolors="black", linewidths=0.8)
-        found = scores[name]
-        axis.set_title(f"{name}: distance {found['distance/mean']:.2f}, covered {found['covered']:.0%}")
+        values = scores[name]
+        axis.set_title(f"{name}: distance {values['distance/mean']:.2f}, covered {values['covered']:.0%}")
     for axis in axes.flat:
         axis.set(xlim=(-_WINDOW, _WINDOW), ylim=(-_WINDOW, _WINDOW), aspect="equal", xticks=[], yticks=[])
-    write_atomic(path, pictures.drawn(figure, dpi=90))
+    write_atomic(path, pictures.figure_png(figure, dpi=90))
 
 
 def _scatter(axis: Any, points: Tensor, labels: Tensor, palette: Tensor, size: int, edge: str) -> None:

@@ -1,9 +1,9 @@
-"""A comparison: rows that differ in their settings, with the same data, budget and seeds for all (`configs/results`)."""
+"""A comparison: rows with different settings and the same data, budget and seeds (`configs/results`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -16,12 +16,12 @@ class Row(Config):
     """One line of the table."""
 
     about: str
-    baseline: str | None = Field(None, description="a name of `gbc.studies.baselines` whose settings it starts from")
-    trial: dict[str, Any] = Field(default_factory=dict, description="settings on top of those that all rows share")
+    baseline: str | None = Field(None, description="a name of `gbc.studies.baselines`, whose settings come first")
+    trial: dict[str, Any] = Field(default_factory=dict, description="settings of this row alone")
 
 
 class Contrast(Config):
-    """Two rows whose difference is a question."""
+    """Two rows whose difference answers a question."""
 
     question: str
     row: str
@@ -34,7 +34,7 @@ class Comparison(Config):
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     title: str
     about: str = ""
-    seeds: tuple[int, ...] = Field(strict=False, min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] = Field(strict=False, min_length=1, max_length=1000)
     trial: dict[str, Any] = Field(default_factory=dict, description="settings that all rows share")
     rows: dict[str, Row] = Field(min_length=1)
     contrasts: tuple[Contrast, ...] = Field((), strict=False)
@@ -45,20 +45,20 @@ class Comparison(Config):
         for contrast in self.contrasts:
             for name in (contrast.row, contrast.against):
                 if name not in self.rows:
-                    raise ValueError(f"contrast {contrast.question!r} names the row {name!r}, which is not there")
+                    raise ValueError(f"contrast {contrast.question!r} names the row {name!r}, which does not exist")
         return self
 
     def settings(self, row: str, seed: int) -> TrialConfig:
-        """Of one run. `seed` is added to every seed in them, so that classifiers differ as well as generators.
+        """Settings of one run. `seed` is added to every seed in them, so that classifiers differ as well as generators.
 
         Raises:
             BadInput: an unknown baseline or setting.
         """
-        wanted, source = self.rows[row], f"{self.name}: row {row}"
-        data: dict[str, Any] = dict(self.trial)
-        if wanted.baseline:
-            data = _merged(data, baselines.find(wanted.baseline).settings)
-        data = _merged(data, wanted.trial)
+        chosen, source = self.rows[row], f"{self.name}: row {row}"
+        data = TrialConfig.shaped(self.trial, f"{self.name}: trial")
+        if chosen.baseline:
+            data = _merged(data, baselines.find(chosen.baseline).settings)
+        data = _merged(data, TrialConfig.shaped(chosen.trial, source))
         return reseeded(TrialConfig.parse(data, source), seed)
 
 
@@ -71,10 +71,10 @@ def reseeded(config: TrialConfig, seed: int) -> TrialConfig:
 
 
 def load(path: Path) -> Comparison:
-    """The comparison in a YAML file, with every run's settings checked.
+    """The comparison in a YAML file, after a check of every run's settings.
 
     Raises:
-        BadInput: what is wrong with it.
+        BadInput: the file or the settings of a run cannot be used.
     """
     data = load_yaml(path)
     comparison = Comparison.parse({"name": path.stem, **data}, str(path))
@@ -84,9 +84,9 @@ def load(path: Path) -> Comparison:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`; mappings are merged, all else is replaced."""
+    """`base` with `changes`; mappings are merged, other values are replaced."""
     merged = dict(base)
     for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged

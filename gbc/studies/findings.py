@@ -1,4 +1,4 @@
-"""What an audit found: conditions, choices of Λ, and the verdict, in words, as a table and as plain data."""
+"""Findings of an audit: conditions, policies for Λ and the verdict, as text, table and plain data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gbc.studies.first_layer import FirstLayer
 TRAIN: Final = "training set"
 OTHER: Final = "other real images"
 
-# A condition is of use when it tells the training images from other real ones: the residual by this factor, or the
-# direction by this much.
+# A condition is useful if it separates the training images from other real ones: by this factor of the residual, or by this
+# difference of the cosine.
 _FACTOR: Final = 0.8
 _TURN: Final = 0.3
-# Converged classifiers have 1e-4, those stopped early 0.1 and more.
+# Imbalance: converged classifiers have 1e-4, those stopped early 0.1 and more.
 _BALANCED: Final = 0.05
 
 _SCALE: Final = "Only the direction agrees, not the size, so the loss must be free of scale. "
@@ -28,54 +28,54 @@ class Condition:
 
     name: str
     values: dict[str, float]
-    """Relative residual by set: 0 where the condition holds, about 1 where the images explain nothing."""
+    """Relative residual by set: 0 if the condition holds, about 1 if the images explain nothing."""
     cosines: dict[str, float] = field(default_factory=dict)
-    """Cosine of the two sides by set; none where the left-hand side is 0."""
+    """Cosine of the two sides by set; empty if the left-hand side is 0."""
     parts: tuple[Condition, ...] = ()
-    """The same for each parameter tensor. Where its left-hand side is 0, in units of the left-hand side of the whole."""
+    """The condition for each parameter tensor. If its left-hand side is 0, the residual is relative to that of the whole."""
 
     @property
     def separates(self) -> bool:
-        """Whether it holds better on the training set than on other real images, clearly."""
+        """True if the condition holds clearly better on the training set than on other real images."""
         smaller = self.values[TRAIN] < _FACTOR * min(self.values[OTHER], 1.0)
         return smaller or (bool(self.cosines) and self.cosines[TRAIN] > max(0.5, self.cosines[OTHER] + _TURN))
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "separates": self.separates}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a policy makes of Λ in one BatchNorm mode."""
+class PolicyResult:
+    """The Λ of a policy in one BatchNorm mode."""
 
     policy: str
     mode: str
     degrees: Degrees | None
     kept: tuple[str, ...] = ()
-    """The tensors of the largest degree: all that Λ̃ leaves of ζ on the left-hand side of Eq. (4)."""
+    """The tensors of the largest degree: Λ̃ keeps only these on the left-hand side of Eq. (4)."""
     same_as: str | None = None
-    """An earlier policy whose left-hand side is the same but for its scale, so that the residual is too."""
+    """An earlier policy whose left-hand side differs at most in scale, so that its residual is the same."""
     refused: str | None = None
-    """Why the policy has no Λ here."""
+    """The reason if the policy has no Λ here."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All that is known of one classifier."""
+    """The findings for one classifier."""
 
     conditions: list[Condition]
     """Empty without data."""
     regime: dict[str, Any]
-    """As `regime.diagnose` gives it; without data the imbalance alone."""
+    """The regime of `gbc.classifiers.convergence.diagnose`; without data the imbalance alone."""
     freedom: dict[str, int | str] = field(default_factory=dict)
-    """By BatchNorm mode: in how many directions Λ may move, or why that is not known."""
-    choices: tuple[Choice, ...] = ()
+    """By BatchNorm mode, the number of directions in which Λ is free, or the reason why it is not known."""
+    policies: tuple[PolicyResult, ...] = ()
     first_layer: FirstLayer | str | None = None
-    """The row space of the first layer, or the reason why it has none."""
+    """Findings on the row space of the first layer, or the reason why it has none."""
 
     def verdict(self) -> str:
-        """In words, whether a KKT loss can work on this classifier."""
+        """The conclusion as text: can a KKT loss work on this classifier?"""
         if not self.conditions:
             return self._verdict_without_data()
         good = [condition for condition in self.conditions if condition.separates]
@@ -85,7 +85,7 @@ class Audit:
                 "Train the classifier further, with weight decay and without BatchNorm, or rely on BatchNorm statistics."
             )
         turns = [condition for condition in good if condition.cosines]
-        best = max(turns, key=lambda found: found.cosines[TRAIN] - found.cosines[OTHER]) if turns else good[0]
+        best = max(turns, key=lambda turn: turn.cosines[TRAIN] - turn.cosines[OTHER]) if turns else good[0]
         cosines = [f"a cosine of {best.cosines[name]:.2f} and " if best.cosines else "" for name in (TRAIN, OTHER)]
         residuals = [_number(best.values[name]) for name in (TRAIN, OTHER)]
         return (
@@ -96,13 +96,13 @@ class Audit:
         )
 
     def _verdict_without_data(self) -> str:
-        found = self.regime.get("imbalance", {})
-        if not found:
+        imbalance = self.regime.get("imbalance", {})
+        if not imbalance:
             return (
                 "Without data nothing can be said here: hidden units must be in balance at the end of training only where ReLU "
                 "stands alone between two linear layers. BatchNorm statistics, where there are any, are of use whatever Λ is."
             )
-        worst = max(found.values())
+        worst = max(imbalance.values())
         if worst < _BALANCED:
             return (
                 f"By its weights alone the classifier has converged: its hidden units are in balance ({worst:.1e}). A KKT "
@@ -117,8 +117,8 @@ class Audit:
         """Plain data."""
         return {
             "verdict": self.verdict(),
-            "lambda": {"freedom": self.freedom, "policies": [asdict(choice) for choice in self.choices]},
-            "conditions": [condition.plain() for condition in self.conditions],
+            "lambda": {"freedom": self.freedom, "policies": [asdict(result) for result in self.policies]},
+            "conditions": [condition.to_json() for condition in self.conditions],
             "regime": self.regime,
             "row_space": self.first_layer.to_json()
             if isinstance(self.first_layer, FirstLayer)
@@ -126,7 +126,7 @@ class Audit:
         }
 
     def to_markdown(self) -> str:
-        """Λ, the regime, the table of relative residuals with cosines in brackets, and the verdict."""
+        """Λ, the regime, the row space, a table of relative residuals with cosines in brackets, and the verdict."""
         return "\n".join([*self._lambda(), *self._regime(), *self._row_space(), *self._residuals(), self.verdict(), ""])
 
     def _lambda(self) -> list[str]:
@@ -136,13 +136,13 @@ class Audit:
             where = f" with BatchNorm {mode}" if several else ""
             lines.append(f"Directions that Λ may move in{where}: {free}.")
         lines += ["", "| policy | λ of each tensor | left-hand side of Eq. (4) |", "|---|---|---|"]
-        for choice in self.choices:
-            name = f"{choice.policy}{f', BatchNorm {choice.mode}' if several else ''}"
-            if choice.degrees is None:
-                lines.append(f"| {name} | none: {choice.refused} | |")
+        for result in self.policies:
+            name = f"{result.policy}{f', BatchNorm {result.mode}' if several else ''}"
+            if result.degrees is None:
+                lines.append(f"| {name} | none: {result.refused} | |")
             else:
-                same = f", the same as {choice.same_as}" if choice.same_as else ""
-                lines.append(f"| {name} | {_grouped(choice.degrees)} | {_listed(choice.kept)}{same} |")
+                same = f", the same as {result.same_as}" if result.same_as else ""
+                lines.append(f"| {name} | {_grouped(result.degrees)} | {_listed(result.kept)}{same} |")
         return [*lines, ""]
 
     def _regime(self) -> list[str]:
@@ -192,12 +192,12 @@ def _row(name: str, condition: Condition, sets: Sequence[str]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits; as a power of ten where that would need more before the point."""
+    """Three significant digits; in exponential form if there were more digits before the point."""
     return f"{value:.2e}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def _grouped(degrees: Degrees) -> str:
-    """λ, each value once: `1: 7.weight, 7.bias; 0: 1.weight and 7 more`."""
+    """The degrees grouped by value: `1: 7.weight, 7.bias; 0: 1.weight and 7 more`."""
     groups: dict[float, list[str]] = {}
     for name, degree in degrees.items():
         groups.setdefault(degree, []).append(name)
@@ -205,5 +205,5 @@ def _grouped(degrees: Degrees) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
-    """The first few names."""
+    """The first names, and the number of the others."""
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"

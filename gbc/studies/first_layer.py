@@ -1,4 +1,4 @@
-"""The first layer of a classifier in an audit: its spectrum, and how far outside its row space images lie."""
+"""Audit of a classifier's first layer: its spectrum, and the energy of images outside its row space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gbc.classifiers.architectures import normalising_by, two_logits
 from gbc.classifiers.convergence import before_batch_norm
 from gbc.config import TrialConfig
-from gbc.kkt.row_space import RowSpace, decomposed, linear_layers
+from gbc.kkt.row_space import RowSpace, decompose, linear_layers
 from gbc.kkt.spectrum import Spectrum, spectra
 
 _EPS: Final = TrialConfig.model_fields["row_space_eps"].default
@@ -21,15 +21,15 @@ _DIRECTIONS: Final = (10, 30, 100)
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The spectrum of the rows, and with data the share of images that they explain."""
+    """The spectrum of the rows, and with data the shares of images that they explain."""
 
     spectrum: Spectrum
     costs: dict[str, float] = field(default_factory=dict)
-    """By set: the median over its images of their energy's share outside, with ε = 1e-3."""
+    """By set, the median over images of the share of energy outside the row space, with ε = 1e-3."""
     explained_variance: dict[int, float] = field(default_factory=dict)
-    """By number of strongest directions: their share of the variance of unseen images. Empty for a convolution."""
+    """Share of the variance of unseen images, by number of strongest directions. Empty for a convolution."""
     accuracy: float | None = None
-    """On the unseen images."""
+    """Accuracy on the unseen images."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -41,12 +41,12 @@ class FirstLayer:
         return {**self.spectrum.to_json(), **more}
 
     def lines(self) -> list[str]:
-        """A sentence for each of them."""
-        found = self.spectrum
-        summary = found.summary()
+        """The findings in sentences."""
+        spectrum = self.spectrum
+        summary = spectrum.summary()
         shown = [
-            f"{summary[0].upper()}{summary[1:]}. Its strongest singular value is {found.strongest:.3g}, the largest of a "
-            f"random start would be {found.edge:.3g}."
+            f"{summary[0].upper()}{summary[1:]}. Its strongest singular value is {spectrum.strongest:.3g}, the largest of a "
+            f"random start would be {spectrum.edge:.3g}."
         ]
         if self.explained_variance:
             shares = ", ".join(f"{count}: {share:.2f}" for count, share in self.explained_variance.items())
@@ -70,13 +70,13 @@ def first_layer(
     Raises:
         BadInput: its rows are no combinations of images (`gbc.kkt.row_space.linear_layers`).
     """
-    (found,) = spectra(module, example)
+    (spectrum,) = spectra(module, example)
     if sets is None or unseen is None:
-        return FirstLayer(found)
-    layer = linear_layers(module, example)[found.layer]
-    space = RowSpace(layer, _EPS, found.layer in before_batch_norm(module, example))
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        return FirstLayer(spectrum)
+    layer = linear_layers(module, example)[spectrum.layer]
+    space = RowSpace(layer, _EPS, spectrum.layer in before_batch_norm(module, example))
+    layer_inputs: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: layer_inputs.append(inputs[0]))
     try:
         with normalising_by(module, "eval"):
             for images, _ in sets.values():
@@ -84,15 +84,15 @@ def first_layer(
             logits = two_logits(module(unseen[0]))
     finally:
         handle.remove()
-    *batches, tests = seen
+    *batches, tests = layer_inputs
     explained: dict[int, float] = {}
     if isinstance(layer, nn.Linear) and tests.ndim == 2:
-        directions = decomposed(layer, with_bias=False)[1].to(tests)
+        directions = decompose(layer, with_bias=False)[1].to(tests)
         centred = tests - tests.mean(dim=0)
         shares = (centred @ directions.T).square().sum(dim=0) / centred.square().sum()
         explained = {count: shares[:count].sum().item() for count in _DIRECTIONS if count <= len(shares)}
     return FirstLayer(
-        found,
+        spectrum,
         {name: space.costs(batch).median().item() for name, batch in zip(sets, batches, strict=True)},
         explained,
         (logits.argmax(dim=1) == unseen[1]).float().mean().item(),

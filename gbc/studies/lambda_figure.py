@@ -1,7 +1,7 @@
-"""Fig. 3: both sides of Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) as curves, for every way to find Λ, with the error as a number.
+"""Fig. 3: both sides of Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) as curves, for every method to find Λ, with the error as a number.
 
-The paper shows one estimate on Linear(2, 10), ReLU, Linear(10, 1). Λ is not unique, so here stand the policies over the rules,
-the estimates of Eq. (10) by tensor and by scalar, and a wrong Λ as a control: what a difference would look like.
+The paper shows one estimate on Linear(2, 10), ReLU, Linear(10, 1). Λ is not unique, so this figure shows all policies, the
+estimates of Eq. (10) by tensor and by scalar, and a wrong Λ as a control that shows a visible difference.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _MOST_SCALARS: Final = 200
 def run(
     out: Path, module: nn.Module | None = None, inputs: Tensor | None = None, *, mode: str = "eval", title: str = ""
 ) -> dict[str, Any]:
-    """Write `homogeneity.png` and `homogeneity.json` into `out`; return what the JSON holds, without the curves.
+    """Write `homogeneity.png` and `homogeneity.json` into `out`; return the content of the JSON without the curves.
 
-    `inputs` [K, ...] are those of the estimates, 60 or so; the error is that of the first 32, and five are drawn, each by the
-    logit of its class. Without `module` it is the paper's network, on random points. `title` stands above the panels. `mode`
+    `inputs` [K, ...] are those of the estimates, about 60. The error is that of the first 32; five are drawn, each by the logit
+    of its class. Without `module` it is the paper's network, on random points. `title` is written above the panels. `mode`
     is the BatchNorm mode, `train` or `eval`; layers that normalise by their input's own statistics have an eps near 0.
 
-    For each way in `ways`: `error`, the greatest relative one over α in [−1, 1] in float64, and `degrees` by tensor, or
-    `refused`, why it has no Λ. `freedom` counts the directions that Λ may move in.
+    For each method in `ways` there is `error`, the greatest relative error over α in [−1, 1] in float64, and `degrees` by
+    tensor, or `refused`, the reason why it has no Λ. `freedom` counts the directions in which Λ is free.
 
     Raises:
         BadInput: a module without inputs, or `out` cannot be written.
@@ -55,13 +55,13 @@ def run(
         inputs = points if inputs is None else inputs
     if inputs is None:
         raise BadInput("a network of your own needs inputs to be checked on")
-    degrees, freedom, refused = _ways(module, inputs, mode)
+    degrees, freedom, refused = _all_degrees(module, inputs, mode)
     checked, eps = inputs[:_CHECKED], homogeneity.EPS
-    both = {name: homogeneity.curves(module, d, checked, mode=mode, points=_POINTS, eps=eps) for name, d in degrees.items()}
+    curves = {name: homogeneity.curves(module, d, checked, mode=mode, points=_POINTS, eps=eps) for name, d in degrees.items()}
     ways: dict[str, Any] = {}
-    for name, found in both.items():
-        plain = {} if isinstance(degrees[name], Tensor) else {"degrees": degrees[name]}
-        ways[name] = {"error": found.error, **plain}
+    for name, both in curves.items():
+        by_tensor = {} if isinstance(degrees[name], Tensor) else {"degrees": degrees[name]}
+        ways[name] = {"error": both.error, **by_tensor}
     summary = {
         "parameters": sum(p.numel() for p in module.parameters()),
         "inputs": len(inputs),
@@ -69,15 +69,16 @@ def run(
         "freedom": freedom,
         "ways": ways | {name: {"refused": why} for name, why in refused.items()},
     }
-    drawn = {name: _drawn(found) for name, found in both.items()}
-    first = next(iter(both.values()))
+    drawn = {name: _largest_logits(both) for name, both in curves.items()}
+    first = next(iter(curves.values()))
     numbers = {
         "alpha": first.alpha.tolist(),
         "expected": next(iter(drawn.values()))[1].T.tolist(),
         "scaled": {name: scaled.T.tolist() for name, (scaled, _) in drawn.items()},
     }
     write_atomic(out / "homogeneity.json", json.dumps({**summary, "curves": numbers}, indent=2, ensure_ascii=False).encode())
-    write_atomic(out / "homogeneity.png", _png(first.alpha, drawn, {name: way.error for name, way in both.items()}, title))
+    errors = {name: both.error for name, both in curves.items()}
+    write_atomic(out / "homogeneity.png", _png(first.alpha, drawn, errors, title))
     return summary
 
 
@@ -89,15 +90,17 @@ def paper_network(seed: int = 0) -> tuple[nn.Sequential, Tensor]:
         return phi, 3 * torch.randn(60, 2)
 
 
-def _ways(module: nn.Module, inputs: Tensor, mode: str) -> tuple[dict[str, Degrees | Tensor], dict[str, int], dict[str, str]]:
-    """(Λ, freedom, the reason where there is none), each by the way it was found."""
-    found: dict[str, Degrees | Tensor] = {}
+def _all_degrees(
+    module: nn.Module, inputs: Tensor, mode: str
+) -> tuple[dict[str, Degrees | Tensor], dict[str, int], dict[str, str]]:
+    """(Λ, freedom, the reason if there is no Λ), each by the method that finds Λ."""
+    degrees: dict[str, Degrees | Tensor] = {}
     freedom: dict[str, int] = {}
     refused: dict[str, str] = {}
 
     def attempt(name: str, find: Callable[[], Degrees | Tensor]) -> None:
         try:
-            found[name] = find()
+            degrees[name] = find()
         except BadInput as fault:
             refused[name] = str(fault)
 
@@ -111,27 +114,27 @@ def _ways(module: nn.Module, inputs: Tensor, mode: str) -> tuple[dict[str, Degre
         freedom[BY_SCALAR] = system.nullity
         return homogeneity.diagonal(system.solve())
 
-    with contextlib.suppress(BadInput):  # min_norm will say why
+    with contextlib.suppress(BadInput):  # the result of min_norm gives the reason
         freedom["rules"] = homogeneity.structural(module, mode, inputs).nullity
     for name in homogeneity.AUTOMATIC:
         attempt(name, partial(homogeneity.POLICIES[name], module, mode, {}, inputs))
     attempt(BY_TENSOR, by_tensor)
     if sum(parameter.numel() for parameter in module.parameters()) <= _MOST_SCALARS:
         attempt(BY_SCALAR, by_scalar)
-    found[CONTROL] = {name: 1.0 for name, _ in module.named_parameters()}
-    return found, freedom, refused
+    degrees[CONTROL] = {name: 1.0 for name, _ in module.named_parameters()}
+    return degrees, freedom, refused
 
 
-def _drawn(found: Curves) -> tuple[Tensor, Tensor]:
-    """(Φ(x; e^{αΛ}ζ), e^α Φ(x; ζ)) [A, inputs] of the first few inputs, each by the logit that is largest at α = 0."""
-    logits = found.expected[len(found.alpha) // 2, :_DRAWN]  # [inputs, C]
-    largest = logits.argmax(dim=1).expand(len(found.alpha), -1)[..., None]
-    scaled, expected = (side[:, :_DRAWN].gather(2, largest).squeeze(2) for side in (found.scaled, found.expected))
+def _largest_logits(curves: Curves) -> tuple[Tensor, Tensor]:
+    """(Φ(x; e^{αΛ}ζ), e^α Φ(x; ζ)) [A, inputs] of the first inputs, each by the logit that is largest at α = 0."""
+    logits = curves.expected[len(curves.alpha) // 2, :_DRAWN]  # [inputs, C]
+    largest = logits.argmax(dim=1).expand(len(curves.alpha), -1)[..., None]
+    scaled, expected = (side[:, :_DRAWN].gather(2, largest).squeeze(2) for side in (curves.scaled, curves.expected))
     return scaled, expected
 
 
 def _png(alpha: Tensor, drawn: dict[str, tuple[Tensor, Tensor]], errors: dict[str, float], title: str) -> bytes:
-    """A panel for each way: solid lines for the left-hand side, dotted ones for the right, a colour for each input."""
+    """A panel for each method: solid lines for the left-hand side, dotted ones for the right, a colour for each input."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -141,13 +144,13 @@ def _png(alpha: Tensor, drawn: dict[str, tuple[Tensor, Tensor]], errors: dict[st
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     expected = next(iter(drawn.values()))[1]
     edge = 0.08 * (expected.max() - expected.min()).item()
-    for axis, (name, (scaled, wanted)) in zip(axes.flat, drawn.items(), strict=False):
-        for colour, one, other in zip(pictures.COLOURS, scaled.T, wanted.T, strict=False):
-            axis.plot(alpha, one, color=colour, linewidth=3.5, alpha=0.6, solid_capstyle="butt")
-            axis.plot(alpha, other, color="black", linewidth=1.3, linestyle=(0, (1, 2)))
+    for axis, (name, (left, right)) in zip(axes.flat, drawn.items(), strict=False):
+        for colour, left_curve, right_curve in zip(pictures.COLOURS, left.T, right.T, strict=False):
+            axis.plot(alpha, left_curve, color=colour, linewidth=3.5, alpha=0.6, solid_capstyle="butt")
+            axis.plot(alpha, right_curve, color="black", linewidth=1.3, linestyle=(0, (1, 2)))
         shown = f"{errors[name]:.1e}" if errors[name] < 0.01 else f"{errors[name]:.0%}"
         axis.set_title(f"{name}\nrelative error ≤ {shown}", fontsize=10)
-        # That of the right-hand side: a wrong Λ may leave it.
+        # The range of the right-hand side: the curve of a wrong Λ may leave it.
         axis.set(xlim=(-1, 1), ylim=(expected.min().item() - edge, expected.max().item() + edge))
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(drawn) :]:
@@ -166,4 +169,4 @@ def _png(alpha: Tensor, drawn: dict[str, tuple[Tensor, Tensor]], errors: dict[st
         ],
         loc="outside lower center", ncols=2, frameon=False,
     )  # fmt: skip
-    return pictures.drawn(figure, dpi=100)
+    return pictures.figure_png(figure, dpi=100)

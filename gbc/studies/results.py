@@ -1,4 +1,4 @@
-"""The page of results: tables, differences and pictures from the log of comparisons, nothing by hand."""
+"""The page of results: tables, differences and pictures, all made from the log of comparisons."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ COLUMNS: Final[dict[str, str]] = {
     "reconstructed/train": "reconstructed",
     "reconstructed/held_out": "of held-out images",
 }
-"""Measures shown, and what heads their columns; one that a log does not have yet is left out."""
+"""Measures on the page and their column headings. Measures that a log does not have yet are left out."""
 _CONTRASTED: Final = ("tstr/cnn", "ssim/coverage", "prdc/coverage", "prdc/recall", "kid")
 _CLASSES: Final = "tstr/cnn"
 
 
 @dataclass(frozen=True)
 class Log:
-    """A comparison with what is logged of it."""
+    """A comparison and its logged runs."""
 
     comparison: Comparison
     runs: Sequence[Run]
     records: Mapping[tuple[str, int], Record]
-    """By row and seed."""
+    """Records by row and seed."""
     controls: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def read(cls, comparison: Comparison, runs: Sequence[Run], controls: Mapping[str, Mapping[str, float]]) -> Log:
-        """What of `runs` is logged with the settings that the comparison asks for.
+        """The records of those `runs` that are logged with the settings of the comparison.
 
         Raises:
             CorruptFile: a record cannot be read.
         """
-        found = {(run.row, run.seed): record for run in runs if (record := run.logged())}
-        return cls(comparison, runs, found, controls)
+        records = {(run.row, run.seed): record for run in runs if (record := run.logged())}
+        return cls(comparison, runs, records, controls)
 
-    def of(self, row: str) -> list[Record]:
+    def of_row(self, row: str) -> list[Record]:
         """The records of a row, by seed."""
         return [self.records[row, seed] for seed in self.comparison.seeds if (row, seed) in self.records]
 
@@ -72,7 +72,7 @@ def page(logs: Iterable[Log], out: Path) -> str:
 def difference(log: Log, row: str, against: str, measure: str) -> tuple[float, float, int, int]:
     """(mean, standard deviation, seeds in which `row` scores higher, seeds) of the difference, paired by seed.
 
-    Standard deviation NaN for a single seed; all NaN and 0 for none.
+    The standard deviation is NaN for a single seed; without seeds the mean is NaN too.
     """
     pairs = [
         log.records[row, seed].scores[measure] - log.records[against, seed].scores[measure]
@@ -105,7 +105,7 @@ def _scores(log: Log) -> list[str]:
         f"| | | | {' | '.join(MEASURES[name].better for name in columns)} |",
     ]
     for name, row in log.comparison.rows.items():
-        if records := log.of(name):
+        if records := log.of_row(name):
             cells = [_value([record.scores[measure] for record in records], _digits(measure)) for measure in columns]
             lines.append(f"| `{name}` | {row.about} | {len(records)} | {' | '.join(cells)} |")
     for name, scores in log.controls.items():
@@ -143,7 +143,7 @@ def _costs(log: Log) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name in log.comparison.rows:
-        if records := log.of(name):
+        if records := log.of_row(name):
             seconds = statistics.mean(record.cost["cost/seconds"] for record in records)
             image = 1000 * statistics.mean(record.cost["cost/seconds_per_image"] for record in records)
             rho = [record.report["kkt/rho"] for record in records if "kkt/rho" in record.report]
@@ -156,8 +156,8 @@ def _costs(log: Log) -> list[str]:
 
 
 def _by_class(log: Log) -> list[str]:
-    """The paper names a class bias as its limitation: the accuracy that each class's samples teach."""
-    rows = {name: records for name in log.comparison.rows if (records := log.of(name))}
+    """Table of the scores of each class, because the paper names a class bias as its limitation."""
+    rows = {name: records for name in log.comparison.rows if (records := log.of_row(name))}
     if not rows:
         return []
     names = list(next(iter(rows.values()))[0].by_class[_CLASSES])
@@ -188,7 +188,7 @@ def _paragraph(text: str) -> list[str]:
 
 
 def _digits(measure: str) -> int:
-    """Decimals: the number of reconstructed images is counted, and has none for a single seed."""
+    """Number of decimals: 0 for counts of reconstructed images, else 3."""
     return 0 if measure.startswith("reconstructed/") else 3
 
 

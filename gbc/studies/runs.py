@@ -1,7 +1,7 @@
-"""The runs of a comparison, each logged as a file.
+"""The runs of a comparison, each logged in a file.
 
-What is logged is not run again, so an interrupted comparison continues, and the page (`gbc.studies.results`) can be made anew
-from the log alone.
+Logged runs are not repeated, so an interrupted comparison can continue, and the page (`gbc.studies.results`) needs the log
+alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter
 
 from gbc.checkpoint import write_atomic
 from gbc.config import DatasetConfig, TrialConfig
@@ -30,21 +32,21 @@ _SHEET_ROWS: Final = 4
 
 
 class Record(Config):
-    """A finished run, as it is logged."""
+    """The log of a finished run."""
 
     row: str
     seed: int
     settings: dict[str, Any]
     judged_by: str
-    """Which real images the scores were measured on."""
+    """Description of the real images and the feature network behind the scores."""
     scores: dict[str, float]
-    """By measure of `gbc.metrics.evaluation`."""
+    """Scores by measure of `gbc.metrics.evaluation`."""
     by_class: dict[str, dict[str, float]]
     report: dict[str, float]
-    """The trainer's last report."""
+    """Metrics of the trainer's last report."""
     cost: dict[str, float]
     students: int = 1
-    """Whose mean `tstr/cnn` is."""
+    """Number of students whose mean is `tstr/cnn`."""
     threads: int
     residuals: list[dict[str, float]]
     """Relative stationarity residuals of each classifier, by tensor (`gbc.classifiers.convergence`)."""
@@ -52,7 +54,7 @@ class Record(Config):
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of a comparison, with all a worker process needs to fill it."""
+    """One run of a comparison, a row with a seed, and all that a worker process needs for it."""
 
     name: str
     row: str
@@ -62,20 +64,20 @@ class Run:
     cache: Path
     data_root: str | None
     pictured: bool
-    """Whether it leaves a sheet of samples: one seed is enough to look at."""
+    """True if it writes a picture of samples, which one seed of each row does."""
 
     @property
     def path(self) -> Path:
-        """Where it is logged."""
+        """Path of its log file."""
         return self.folder / self.name / self.row / f"{self.seed}.json"
 
     @property
     def picture(self) -> Path:
-        """A sheet of its samples; a column a class."""
+        """Path of the picture of its samples, with one column for each class."""
         return self.path.with_suffix(".png")
 
     def logged(self) -> Record | None:
-        """The record; None where there is none, or one of other settings.
+        """The record; None if there is none or if it has other settings.
 
         Raises:
             CorruptFile: it cannot be read.
@@ -85,14 +87,14 @@ class Run:
         try:
             record = Record.parse(json.loads(self.path.read_text()), str(self.path))
             settings = TrialConfig.parse(record.settings, str(self.path))
-        except (OSError, ValueError, BadInput) as fault:
-            raise CorruptFile(f"{self.path}: damaged ({fault}); remove it to run it again") from None
+        except (OSError, ValueError, RecursionError, BadInput) as fault:
+            raise CorruptFile(f"{self.path}: damaged ({str(fault).splitlines()[0]}); remove it to run it again") from None
         # Parsed, so that a setting that is new and has its default does not make old records stale.
         return record if settings == self.settings else None
 
 
-def of(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
-    """Every cell, the first seed of all rows before the second: an interrupted comparison has all rows early."""
+def all_runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
+    """Every run, the first seed of all rows before the second, so that an interrupted comparison has all rows."""
     return [
         Run(comparison.name, row, seed, comparison.settings(row, seed), folder, cache, data_root, seed == comparison.seeds[0])
         for seed in comparison.seeds
@@ -100,13 +102,13 @@ def of(comparison: Comparison, folder: Path, cache: Path, data_root: str | None 
     ]
 
 
-def complete(wanted: list[Run], jobs: int, say: Callable[[str], None]) -> None:
-    """Make and log every run that is not logged yet, `jobs` at a time.
+def complete(runs: list[Run], jobs: int, say: Callable[[str], None]) -> None:
+    """Execute and log every run that is not logged yet, `jobs` at a time.
 
     Raises:
-        BadInput, Diverged: as a run raises; what was logged before stays.
+        BadInput, Diverged: as a run raises; the log keeps earlier runs.
     """
-    missing = [run for run in wanted if run.logged() is None]
+    missing = [run for run in runs if run.logged() is None]
     for number, run in enumerate(_finished(missing, jobs), start=1):
         record = run.logged()
         assert record is not None
@@ -115,15 +117,15 @@ def complete(wanted: list[Run], jobs: int, say: Callable[[str], None]) -> None:
 
 
 def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> dict[str, dict[str, float]]:
-    """Scores of sets whose worth is known, by name; from the log if they are there.
+    """Scores of the control sets by set and measure; from the log if they are there, else measured and logged.
 
     Raises:
         BadInput, CorruptFile: as data sets and the cache do.
     """
     from gbc.metrics import evaluation
 
-    if found := logged_controls(comparison, folder):
-        return found
+    if logged := logged_controls(comparison, folder):
+        return logged
     settings = comparison.settings(next(iter(comparison.rows)), 0)
     evaluator, _ = _evaluator(settings, data_root, cache)
     rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, settings.eval_per_class).items()}
@@ -132,7 +134,7 @@ def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str |
 
 
 def logged_controls(comparison: Comparison, folder: Path) -> dict[str, dict[str, float]]:
-    """The controls in the log; none where they are not there yet.
+    """The scores of the control sets in the log; empty if they are not there yet.
 
     Raises:
         CorruptFile: they cannot be read.
@@ -141,22 +143,21 @@ def logged_controls(comparison: Comparison, folder: Path) -> dict[str, dict[str,
     if not path.exists():
         return {}
     try:
-        found: dict[str, dict[str, float]] = json.loads(path.read_text())
+        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
     except (OSError, ValueError) as fault:
-        raise CorruptFile(f"{path}: damaged ({fault}); remove it to measure them again") from None
-    return found
+        raise CorruptFile(f"{path}: damaged ({str(fault).splitlines()[0]}); remove it to measure them again") from None
 
 
 def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:
     if jobs == 1:
         for run in missing:
-            _make(run, None)
+            _execute(run, None)
             yield run
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # Spawned: a forked copy of torch's thread pool may hang.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_make, run, threads): run for run in missing}
+        futures = {pool.submit(_execute, run, threads): run for run in missing}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -166,30 +167,30 @@ def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:
             raise
 
 
-def _make(run: Run, threads: int | None) -> None:
+def _execute(run: Run, threads: int | None) -> None:
     import torch
 
     from gbc import pictures
     from gbc.metrics import evaluation, student
     from gbc.training import experiment, tasks
 
-    if run.logged():  # by another process, since the list was made
+    if run.logged():  # by another process in the meantime
         return
     if threads:
         torch.set_num_threads(threads)
     inputs = tasks.obtain(run.settings, run.cache)
     outcome = experiment.run(run.settings, inputs)
     evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)
-    found = evaluation.Evaluation(evaluator, outcome.images, outcome.labels)
+    evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
-        scores=found.scores(), by_class=found.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
+        scores=evaluated.scores(), by_class=evaluated.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         students=student.STUDENTS,
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in inputs.regimes],
     )  # fmt: skip
     if run.pictured:
-        columns = pictures.columns_of(len(evaluator.class_names))
-        write_atomic(run.picture, pictures.png(pictures.tile(outcome.images[: _SHEET_ROWS * columns], columns), zoom=1))
+        columns = pictures.columns_for(len(evaluator.class_names))
+        write_atomic(run.picture, pictures.png(pictures.grid(outcome.images[: _SHEET_ROWS * columns], columns), zoom=1))
     write_atomic(run.path, record.model_dump_json(indent=1).encode())
 
 
@@ -199,7 +200,7 @@ def _evaluator(settings: TrialConfig, data_root: str | None, cache: Path) -> tup
 
 @functools.cache
 def _evaluator_of(dataset: DatasetConfig, cache: Path) -> tuple[Evaluator, str]:
-    """(evaluator, the images it judges by in words); once a process."""
+    """(evaluator, description of its images and network); made once in a process."""
     from gbc.data import datasets
     from gbc.metrics import evaluation, features
 

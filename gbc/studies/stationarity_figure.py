@@ -1,9 +1,9 @@
-"""Does stationarity find the training images? The condition reached against the likeness of the samples, as curves.
+"""Test of stationarity: does a better fulfilled condition give samples that are nearer to the training images?
 
-Stationarity is a property of the whole training set: a mini-batch of true training images does not satisfy it. So here every
-step sees all N latents of a bank, as many as there were training images. Of each report: the cosine of −∇CE and ζ, mean over
-parameter tensors, and the mean SSIM of a sample to its nearest training image, beside that to the nearest of as many held-out
-images. A set that finds the training images must leave the second behind.
+Stationarity is a property of the whole training set: a mini-batch of training images does not satisfy it. So here every step
+uses all N latents of a bank, as many as there were training images. The curves show for each report the cosine of −∇CE and ζ,
+mean over parameter tensors, and the mean SSIM of a sample to its nearest training image, beside that to the nearest of as many
+held-out images. If samples approach the training images, the first SSIM must become clearly higher than the second.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ CURVES: Final[dict[str, dict[str, Any]]] = {
     "closed form, 1000 units": {"closed_weight": 1.0, "classifier": {**_CLASSIFIER, "hidden": 1000}},
     "closed form and row space": {"closed_weight": 1.0, "row_space_weight": 1.0},
 }
-"""What differs from `SETTINGS`."""
+"""Changes to `SETTINGS` for each curve."""
 
 Points = dict[str, list[float]]
-"""By name a value for each report."""
+"""Values by name, one for each report."""
 
 
 def settings(curve: str, steps: int, seed: int) -> TrialConfig:
-    """The trial of one of `CURVES`."""
+    """The settings of one of `CURVES`."""
     samples = 10 * SETTINGS["dataset"]["per_class"]
     run = {
         "steps": steps,
@@ -77,82 +77,83 @@ def settings(curve: str, steps: int, seed: int) -> TrialConfig:
 def run(
     out: Path, cache: Path, steps: int = STEPS, seed: int = 0, say: Callable[[str], None] = print
 ) -> dict[str, dict[str, Any]]:
-    """Train every curve for `steps`; write `stationarity.png` and `.json` into `out`, and return what the JSON holds.
+    """Train every curve for `steps`; write `stationarity.png` and `.json` into `out`, and return the content of the JSON.
 
     Raises:
         BadInput, CorruptFile, Diverged: as the trainer and the cache do.
     """
-    found: dict[str, dict[str, Any]] = {}
+    curves: dict[str, dict[str, Any]] = {}
     for name in CURVES:
         config = settings(name, steps, seed)
         inputs = tasks.obtain(config, cache)
-        likeness = Likeness(inputs.images)
+        nearest = NearestSSIM(inputs.images)
         trainer = Trainer(config, inputs.classifiers)
         labels = torch.arange(len(trainer.batches.bank) or config.batch_size) % len(inputs.images.class_names)
         noise = trainer.batches.bank if config.bank else trainer.generator.latents(labels, torch.Generator().manual_seed(seed))
         points: Points = {}
         for report in trainer.run():
             images = trainer.sample(noise, labels, torch.zeros_like(labels))
-            for key, value in {"step": report.step, **measured(inputs.classifier, images, labels, likeness)}.items():
+            for key, value in {"step": report.step, **measure(inputs.classifier, images, labels, nearest)}.items():
                 points.setdefault(key, []).append(value)
         say(f"{name}: cosine {points['cosine'][-1]:.2f}, SSIM to training images {points['training'][-1]:.3f}, "
             f"to held-out ones {points['held out'][-1]:.3f}")  # fmt: skip
-        controls = {control: measured(inputs.classifier, *images, likeness) for control, images in likeness.controls().items()}
-        found[name] = {"points": points, "controls": controls}
-    write_atomic(out / "stationarity.json", json.dumps(found, indent=1).encode())
-    write_atomic(out / "stationarity.png", _png(found))
-    return found
+        controls = {control: measure(inputs.classifier, *images, nearest) for control, images in nearest.controls().items()}
+        curves[name] = {"points": points, "controls": controls}
+    write_atomic(out / "stationarity.json", json.dumps(curves, indent=1).encode())
+    write_atomic(out / "stationarity.png", _png(curves))
+    return curves
 
 
-class Likeness:
-    """Training images and as many held-out ones, the same number of each class."""
+class NearestSSIM:
+    """SSIM of samples to the nearest training image, and to the nearest of as many held-out images of the same classes."""
 
     def __init__(self, data: ImageDataset) -> None:
         self.images, self.labels = data.train()
-        others, their_labels = data.test()
+        test_images, test_labels = data.test()
         taken = []
         for label in self.labels.unique():
             count = int((self.labels == label).sum())
-            taken.append(torch.nonzero(their_labels == label).squeeze(1)[: 2 * count])
-        # Half is what samples are compared with, half stands in for samples: a control must not meet itself.
+            taken.append(torch.nonzero(test_labels == label).squeeze(1)[: 2 * count])
+        # Samples are compared with one half; the other half is a control, which must not be compared with itself.
         first, second = (torch.cat([part[half::2] for part in taken]) for half in (0, 1))
-        self.held_out, self._others, self._other_labels = others[first], others[second], their_labels[second]
+        self.held_out = test_images[first]
+        self._control_images, self._control_labels = test_images[second], test_labels[second]
         self._features = [SSIMFeatures(self.images), SSIMFeatures(self.held_out)]
 
     def of(self, images: Tensor) -> dict[str, float]:
         """Mean SSIM of images [K, channels, height, width] to the nearest training image and to the nearest held-out one."""
-        mine = SSIMFeatures(images)
-        values = [ssim(mine, features).max(dim=1).values.mean().item() for features in self._features]
+        own = SSIMFeatures(images)
+        values = [ssim(own, features).max(dim=1).values.mean().item() for features in self._features]
         return dict(zip(("training", "held out"), values, strict=True))
 
     def controls(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sets whose worth is known: (images, labels) by name."""
+        """Control sets: (images, labels) by name."""
         noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(0))
         return {
             "training images": (self.images, self.labels),
-            "other real images": (self._others, self._other_labels),
+            "other real images": (self._control_images, self._control_labels),
             "uniform noise": (noise, self.labels),
         }
 
 
-def measured(classifier: Classifier, images: Tensor, labels: Tensor, likeness: Likeness) -> dict[str, float]:
-    """The condition and the likeness of a set."""
+def measure(classifier: Classifier, images: Tensor, labels: Tensor, nearest: NearestSSIM) -> dict[str, float]:
+    """The cosine of the condition, and the two mean SSIM, of a set of images [K, …] with labels [K]."""
     cosines = convergence.cosines(classifier.module, images, labels)
-    return {"cosine": sum(cosines.values()) / len(cosines), **likeness.of(images)}
+    return {"cosine": sum(cosines.values()) / len(cosines), **nearest.of(images)}
 
 
-def _png(found: dict[str, dict[str, Any]]) -> bytes:
+def _png(curves: dict[str, dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
-    for number, (name, curve) in enumerate(found.items()):
+    for number, (name, curve) in enumerate(curves.items()):
         for kind, style in (("training", "-"), ("held out", ":")):
             points = curve["points"]
             label = name if kind == "training" else None
             axis.plot(points["cosine"], points[kind], style, color=f"C{number}", label=label, linewidth=1.5)
             axis.plot(points["cosine"][-1:], points[kind][-1:], "o", color=f"C{number}", fillstyle="full" if label else "none")
-    others = next(iter(found.values()))["controls"]["other real images"]
+    others = next(iter(curves.values()))["controls"]["other real images"]
     axis.axhline(others["training"], color="grey", linewidth=0.8, linestyle="--")
     axis.annotate(
         "other real images", (0.02, others["training"]), xycoords=("axes fraction", "data"), va="bottom", color="grey"
@@ -162,4 +163,4 @@ def _png(found: dict[str, dict[str, Any]]) -> bytes:
         title="solid: nearest training image; dotted: nearest held-out image; dot: end of the run",
     )  # fmt: skip
     axis.legend(frameon=False)
-    return pictures.drawn(figure, dpi=110)
+    return pictures.figure_png(figure, dpi=110)

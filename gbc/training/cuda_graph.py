@@ -1,4 +1,4 @@
-"""A step as one CUDA graph: launching its hundreds of small kernels takes longer than running them, and is paid once."""
+"""Replay of a step as one CUDA graph, because launching its hundreds of small kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Steps before a graph is taken: libraries choose their kernels and workspaces in the first ones.
+# Steps before a graph is captured: libraries choose their kernels and workspaces in the first ones.
 _WARM_UP: Final = 3
-# Parameters that move by rounding noise alone differ by a thousandth; a step that is not taken, by a tenth.
+# Rounding noise alone changes parameters by a thousandth, a missing step by a tenth.
 _TOLERANCE: Final = 1e-2
 
 
 class GraphReplay(Generic[Result]):
-    """A function of tensors that stay where they are, run step by step and, on a GPU, replayed as a graph from then on.
+    """A function of tensors at fixed addresses. On a GPU its first calls run it, and later calls replay it as a CUDA graph.
 
-    Before a graph is used it has to show that it does what the function does: one step is taken both ways from the same state.
-    If the two differ, or the function cannot be captured, a warning says so and steps are run as they are.
+    A graph is used only after a test: one step is made both ways from the same state. If the results differ, or the function
+    cannot be captured, there is a warning and every call runs the function.
     """
 
     def __init__(self, body: Callable[[], Result], rng: torch.Generator, state: Callable[[], Sequence[Tensor]]) -> None:
-        """`body` waits for nothing and draws from `rng` alone; `state` lists all tensors that it changes."""
+        """`body` must not synchronise with the host, and must draw from `rng` alone; `state` lists all tensors it changes."""
         self._body, self._rng, self._state = body, rng, state
         self._device = rng.device
         self._usable = self._device.type == "cuda"
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Start over: the tensors have moved."""
+    def reset(self) -> None:
+        """Discard the graph, because the tensors have new addresses."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Result | None = None
         self._key: Hashable = None
         self._warm = 0
 
     def __call__(self, key: Hashable = None) -> Result:
-        """One step. Where `key` is not that of the last call, the function does something else than before.
+        """Make one step. Another `key` than in the last call says that the function's operations have changed.
 
-        What is returned holds the values of the newest step, and no longer those of earlier ones.
+        The next call overwrites the tensors in the result.
         """
         if not self._usable:
             return self._body()
         if key != self._key:
-            self.forget()
+            self.reset()
             self._key = key
         if self._graph is None:
             if self._warm < _WARM_UP:
                 self._warm += 1
-                return self._beside()
+                return self._run_on_side_stream()
             if not self._capture():
                 self._usable = False
                 return self._body()
@@ -59,8 +59,8 @@ class GraphReplay(Generic[Result]):
         self._graph.replay()
         return self._result  # type: ignore[return-value]
 
-    def _beside(self) -> Result:
-        """On a stream of its own, as capturing asks of the steps before it."""
+    def _run_on_side_stream(self) -> Result:
+        """Run the function on a separate stream, which capturing requires for the steps before it."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
@@ -82,11 +82,11 @@ class GraphReplay(Generic[Result]):
             return False
         replayed = self._snapshot()
         self._restore(before)
-        self._beside()
-        same = alike(replayed[0], self._snapshot()[0])
+        self._run_on_side_stream()
+        same = same_step(replayed[0], self._snapshot()[0])
         self._restore(before)
         if not same:
-            warnings.warn("steps are not replayed as a CUDA graph: it computes something else than they do", stacklevel=2)
+            warnings.warn("steps are not replayed as a CUDA graph: its results differ from theirs", stacklevel=2)
             return False
         self._graph, self._result = graph, result
         return True
@@ -101,23 +101,24 @@ class GraphReplay(Generic[Result]):
         self._rng.set_state(snapshot[1])
 
 
-def alike(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    """Whether two steps from one state did the same: single numbers one by one, all other tensors together.
+def same_step(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """True if two steps from one state gave the same tensors. Single numbers are compared one by one, the others together.
 
-    Not each tensor by itself: of the rounding noise that is the gradient of a bias before BatchNorm, Adam makes whole steps.
+    Tensors are not compared one by one, because the gradient of a bias before BatchNorm is rounding noise, from which Adam
+    makes steps of full size.
     """
-    apart = whole = 0.0
-    for one, other in zip(ours, theirs, strict=True):
+    difference = whole = 0.0
+    for one, other in zip(first, second, strict=True):
         if not one.is_floating_point():
             if not torch.equal(one, other):
                 return False
             continue
-        lost = ~other.isfinite()  # of a run that has diverged
-        if not torch.equal(~one.isfinite(), lost):
+        not_finite = ~other.isfinite()  # the run has diverged
+        if not torch.equal(~one.isfinite(), not_finite):
             return False
-        one, other = one.masked_fill(lost, 0), other.masked_fill(lost, 0)
+        one, other = one.masked_fill(not_finite, 0), other.masked_fill(not_finite, 0)
         if one.numel() == 1 and not torch.allclose(one, other, rtol=_TOLERANCE, atol=1e-6):
             return False
-        apart += float((one - other).square().sum())
+        difference += float((one - other).square().sum())
         whole += float(other.square().sum())
-    return apart <= _TOLERANCE**2 * whole
+    return difference <= _TOLERANCE**2 * whole

@@ -1,4 +1,4 @@
-"""The samples that a training run was judged and shown by: what is needed to draw them again from an exported generator."""
+"""Latents of the samples in a training run's evaluation and picture, so that an exported generator can draw them again."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from gbc.training.generator import EVALUATION_SEED
 
 @dataclass(frozen=True)
 class EvaluationLatents:
-    """Latents that every trial of the same settings has, and how they were computed."""
+    """Latents of the evaluation, equal in all trials with the same settings, and the number of threads in training."""
 
     seed: int
-    """Of the noise, drawn as one tensor [K, noise_dim] on the CPU."""
+    """Seed of the noise, which is drawn as one tensor [K, noise_dim] on the CPU."""
     labels: list[int]
     tasks: list[int]
-    """t of each label; all 0 where the generator takes none."""
+    """t of each label; all 0 for a generator without t."""
     threads: int
-    """Torch threads of the process that trained: the last bits of a sum depend on how many share it."""
+    """Torch threads of the training process: the last bits of a sum depend on their number."""
 
     @classmethod
     def of(cls, settings: TrialConfig, labels_of_task: Sequence[Sequence[int]], classes: int, threads: int) -> Self:
-        """Those of a trainer with these settings; `classes` are the generator's."""
+        """The evaluation latents of a trainer with these settings; `classes` is the number of the generator's classes."""
         labels = torch.arange(classes).repeat(settings.eval_per_class)
-        tasks = tasks_for(labels, [torch.tensor(known) for known in labels_of_task])
+        tasks = tasks_for(labels, [torch.tensor(task_labels) for task_labels in labels_of_task])
         return cls(EVALUATION_SEED, labels.tolist(), tasks.tolist(), threads)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON takes it, and the constructor."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON; also the arguments of the constructor."""
         return asdict(self)
 
     def latents(self, noise_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,8 +45,8 @@ class EvaluationLatents:
         return noise, torch.tensor(self.labels), torch.tensor(self.tasks)
 
     @contextmanager
-    def as_trained(self) -> Iterator[None]:
-        """Within, torch computes in this thread with as many threads as the training did."""
+    def training_threads(self) -> Iterator[None]:
+        """Context in which torch uses as many threads as in training."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:

@@ -1,4 +1,4 @@
-"""One run from settings to samples, with what they cost."""
+"""One training run from settings to samples, with its cost."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from gbc.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves."""
+    """Result of a finished run."""
 
     report: Report
     """The last one."""
     images: Tensor
-    """The judged samples, [K, channels, height, width] in [0, 1]."""
+    """The evaluated samples, [K, channels, height, width] in [0, 1]."""
     labels: Tensor
     """[K]"""
     seconds: float
-    """Of training, reports included."""
+    """Training time, reports included."""
     seconds_per_image: float
-    """Training time over judged images for pixels, sampling time for a generator (supplement, Tab. 3)."""
+    """Training time per evaluated image for pixels, sampling time for a generator (supplement, Tab. 3)."""
     parameters: int
-    """How many numbers were optimised to make images (ibid.)."""
+    """Number of optimised parameters of the generator, or of pixels (ibid.)."""
 
     def cost(self) -> dict[str, float]:
         """Time and size by name, as metrics."""
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] | None = None) -> Outcome:
-    """Train on `inputs` to the end, telling `say` of each report.
+    """Train on `inputs` to the end; `say` is called with each report.
 
     Raises:
         BadInput, NotQuasiHomogeneous, Diverged: as `Trainer`.

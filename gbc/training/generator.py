@@ -1,4 +1,4 @@
-"""Where images come from: g(ε, y, t; θ) of section 5.2, and bare pixels as the baseline that has no generator."""
+"""Generators g(ε, y, t; θ) of images (section 5.2) and points (section 5.1), and plain pixels as a baseline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from gbc.config import TrialConfig
-from gbc.layers import BatchNormReLU, Doubling, one_hot
+from gbc.layers import BatchNormReLU, UpsamplingConvolution, one_hot
 
 EVALUATION_SEED: Final = 0
-"""Of the latents whose samples are judged and shown: every trial has the same."""
+"""Seed of the evaluation latents, the same for every trial."""
 
 _FEATURES: Final = 64
-_FREQUENCY: Final = 10.0  # standard deviation; 2 and 3 leave more of the points out (docs/log.md)
+_FREQUENCY: Final = 10.0  # standard deviation; with 2 and 3 more points are not found (docs/log.md)
 
 
 class _FromNoise(nn.Module):
-    """What generators share: their latents are noise ε ~ N(0, 1)."""
+    """Base class of generators whose latents are noise ε ~ N(0, 1)."""
 
     noise_dim: int
 
@@ -27,12 +27,12 @@ class _FromNoise(nn.Module):
         return torch.randn(len(labels), self.noise_dim, generator=rng, device=labels.device)
 
     def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Noise for the samples that are judged, [K, noise_dim]: as fresh as any."""
+        """Noise for the evaluated samples, [K, noise_dim], drawn like any other."""
         return self.latents(labels, rng)
 
 
 class Generator(_FromNoise):
-    """Turns noise ε [M, noise_dim] and labels y [M] into images [M, channels, height, width] in (0, 1)."""
+    """Maps noise ε [M, noise_dim] and labels y [M] to images [M, channels, height, width] in (0, 1)."""
 
     def __init__(
         self, *, classes: int, shape: tuple[int, ...], noise_dim: int, width: int, channels: int, tasks: int = 1
@@ -59,9 +59,9 @@ class Generator(_FromNoise):
             nn.Linear(width, cells), nn.BatchNorm1d(cells), nn.ReLU(),
         )  # fmt: skip
         self.transposed = nn.Sequential(
-            Doubling(channels, channels // 2, 4, stride=2, padding=1),
+            UpsamplingConvolution(channels, channels // 2, 4, stride=2, padding=1),
             BatchNormReLU(channels // 2), nn.Identity(),
-            Doubling(channels // 2, channels // 4, 4, stride=2, padding=1),
+            UpsamplingConvolution(channels // 2, channels // 4, 4, stride=2, padding=1),
             BatchNormReLU(channels // 4), nn.Identity(),
             nn.ConvTranspose2d(channels // 4, colours, 3, padding=1),
         )  # fmt: skip
@@ -77,8 +77,8 @@ class Generator(_FromNoise):
 class PointGenerator(_FromNoise):
     """g for points, as in the 2-D example of section 5.1: three fully connected layers with a linear output.
 
-    Before them the noise becomes random Fourier features (Tancik et al. 2020). Without these a step that moves one sample of a
-    class moves all others the same way, and each class ends on a single point.
+    Their input is random Fourier features of the noise (Tancik et al. 2020). Without these, a step that moves one sample of a
+    class moves all others in the same way, and each class ends on a single point.
     """
 
     frequencies: Tensor
@@ -87,10 +87,10 @@ class PointGenerator(_FromNoise):
         """`width`: units of the two hidden layers; `shape` is (d,)."""
         super().__init__()
         self.classes, self.noise_dim, self.tasks = classes, noise_dim, tasks
-        # Part of the architecture, as a grid would be: the same for every seed.
+        # Part of the architecture: the same for every seed.
         drawn = torch.randn(noise_dim, _FEATURES, generator=torch.Generator().manual_seed(0))
         self.register_buffer("frequencies", _FREQUENCY * drawn)
-        # No BatchNorm: it would tie the samples of a batch together again.
+        # No BatchNorm: it would couple the samples of a batch again.
         self.layers = nn.Sequential(
             nn.Linear(2 * _FEATURES + classes + (tasks if tasks > 1 else 0), width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
@@ -100,13 +100,13 @@ class PointGenerator(_FromNoise):
     def forward(self, noise: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Points [M, d] for noise [M, noise_dim], labels [M] and, with several tasks, classifier indices t [M]."""
         phase = noise @ self.frequencies
-        # Kaiming makes outputs of order one: samples start all over the points, so that each point has some near it.
-        found: Tensor = self.layers(_conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
-        return found
+        # Kaiming initialisation gives outputs of order one: initial samples lie near every point.
+        points: Tensor = self.layers(_conditioned(self, torch.cat([phase.sin(), phase.cos()], dim=1), labels, tasks))
+        return points
 
 
 class Pixels(nn.Module):
-    """No generator: images that are optimised themselves, as in Haim et al. (2022) and DeepInversion.
+    """Images that are optimised directly, without a generator, as in Haim et al. (2022) and DeepInversion.
 
     Image number i has label i mod C. A latent is an image's number.
     """
@@ -120,28 +120,28 @@ class Pixels(nn.Module):
         self.logits = nn.Parameter(torch.zeros(count, *shape))
 
     def start(self, rng: torch.Generator, deviation: float) -> None:
-        """Dark with some noise: sigmoid(−2 + deviation·ε)."""
+        """Set dark initial images with some noise: sigmoid(−2 + deviation·ε)."""
         with torch.no_grad():
             self.logits.normal_(-2, deviation, generator=rng)
 
     def latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Numbers [M] of images with these labels, which come in cyclic order: a run of neighbours from a random place."""
+        """Numbers [M] of images with these labels, which are in cyclic order: consecutive images from a random position."""
         turns = self.count // self.classes
         first = torch.randint(turns, (), generator=rng, device=labels.device)
         turn = (first + torch.arange(len(labels), device=labels.device) // self.classes) % turns
         return turn * self.classes + labels
 
     def evaluation_latents(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Every image once, in order, [K]."""
+        """Numbers [K] of the first images, in order."""
         return torch.arange(len(labels), device=labels.device) % self.count
 
     def forward(self, numbers: Tensor, labels: Tensor, tasks: Tensor | None = None) -> Tensor:
-        """The images of these numbers [M] in (0, 1)."""
+        """Images [M, channels, height, width] in (0, 1) with these numbers [M]."""
         return torch.sigmoid(self.logits[numbers])
 
 
 def build(config: TrialConfig, *, classes: int, shape: tuple[int, ...], tasks: int) -> Generator | PointGenerator | Pixels:
-    """What `config` asks for, not initialised yet: pixels, or g for images (channels, height, width) or points (d,).
+    """The generator of `config`, not initialised yet: pixels, or g for images (channels, height, width) or points (d,).
 
     Raises:
         ValueError: as `Generator`.

@@ -1,4 +1,4 @@
-"""Adam as torch has it, without torch's compiler."""
+"""torch's Adam without the import of torch's compiler."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _LOAD: Final = inspect.unwrap(optim.Optimizer.load_state_dict)
 
 
 class Adam(optim.Adam):
-    """The same numbers, and seconds less at the start of every process.
+    """Adam with the same results as torch's, which saves seconds at the start of every process.
 
-    torch's own methods import its compiler to be left alone by it. Whoever compiles a step calls its optimiser outside.
+    torch's methods import its compiler in order to exclude themselves from compilation. Compiled code must not call this class.
     """
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step."""
+        """Make one step."""
         _STEP(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's."""
+        """Add a parameter group, like torch's method."""
         _ADD(self, param_group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's."""
+        """Reset gradients, like torch's method."""
         _ZERO(self, set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's."""
-        found: dict[str, Any] = _STATE(self)
-        return found
+        """Return the state, like torch's method."""
+        state: dict[str, Any] = _STATE(self)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
+        """Load a state, like torch's method."""
         _LOAD(self, state_dict)

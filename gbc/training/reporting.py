@@ -1,4 +1,4 @@
-"""Report metrics beside losses and scores: the KKT conditions at the last batch, and what classifiers say of fresh samples."""
+"""Further metrics of a report: the KKT conditions at the last batch, and data-free metrics of the evaluated samples."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gbc.kkt.multipliers import Multipliers
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, classifier_metrics
 from gbc.report import free_score
 
-# As many fresh samples as a large batch: more would only cost time at every report.
-_FREE: Final = 512
+# Samples for free/rho, as many as in a large batch: more would only cost time at every report.
+_RHO_SAMPLES: Final = 512
 
 
 class LastPass(NamedTuple):
-    """Margins and multipliers of the last batch before one classifier."""
+    """Margins and multipliers of the last batch for one classifier."""
 
     margins: Tensor
     """[M]"""
     multipliers: Tensor | None
-    """[M, C]; None where no loss asks for any."""
+    """[M, C]; None if no loss uses them."""
 
 
 class EvaluationImages(NamedTuple):
-    """The samples that are judged at every report."""
+    """The samples that every report evaluates."""
 
     images: Tensor
     """[K, channels, height, width]"""
@@ -46,12 +46,12 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) 
     metrics["kkt/alpha"] = alphas[0]
     if len(alphas) > 1:
         metrics |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
-    used = [seen.multipliers.flatten() for seen in last if seen.multipliers is not None]
+    used = [last_pass.multipliers.flatten() for last_pass in last if last_pass.multipliers is not None]
     if used:
         multipliers = torch.cat(used)
         metrics["kkt/mu_mean"] = multipliers.mean().item()
         metrics["kkt/mu_active"] = (multipliers > 0).float().mean().item()
-    margins = torch.cat([seen.margins for seen in last])
+    margins = torch.cat([last_pass.margins for last_pass in last])
     quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=margins.device))
     return metrics | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
 
@@ -59,23 +59,24 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) 
 def data_free_metrics(
     classifiers: Sequence[TrialClassifier], multipliers: Multipliers, evaluated: EvaluationImages
 ) -> dict[str, float]:
-    """What the classifiers alone say of the judged samples, whose latents no step was trained on.
+    """Metrics of the evaluated samples that need the classifiers alone. No training step used the latents of these samples.
 
-    Means over classifiers. Normalised by their own statistics, whatever `bn_mode` is, so that trials compare; only ρ needs the
-    mode whose Λ it is stated in.
+    Means over classifiers. BatchNorm uses the stored statistics for every `bn_mode`, so that trials can be compared. Only ρ
+    uses `bn_mode`, because Λ belongs to that mode.
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
-        mine = evaluated.tasks == classifier.task
-        images, labels = evaluated.images[mine], evaluated.labels[mine]
+        of_task = evaluated.tasks == classifier.task
+        images, labels = evaluated.images[of_task], evaluated.labels[of_task]
         for name, value in classifier_metrics(
             classifier.phi, classifier.batch_norm_inputs, images, classifier.local[labels]
         ).items():
             values.setdefault(name, []).append(value)
         if classifier.weights["stationarity"]:
             with torch.enable_grad():
-                fresh = ForwardPass(classifier, multipliers, images[:_FREE], labels[:_FREE], evaluated.noise[mine][:_FREE])
-                rho = losses.relative_residual(fresh.target, fresh.margin_gradient).item()
+                few, noise = slice(_RHO_SAMPLES), evaluated.noise[of_task]
+                forward_pass = ForwardPass(classifier, multipliers, images[few], labels[few], noise[few])
+                rho = losses.relative_residual(forward_pass.target, forward_pass.margin_gradient).item()
             values.setdefault("free/rho", []).append(rho)
     means = {name: sum(each) / len(each) for name, each in values.items()}
     means["free/score"] = free_score(means["free/confidence"], means.get("free/bn"), means.get("free/rho"))

@@ -1,4 +1,4 @@
-"""All classifiers and all data of a trial: one of each, or several (Algorithm 2)."""
+"""All classifiers and all data of a trial, one of each or several (Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from gbc.kkt import row_space
 from gbc.kkt.spectrum import spectra
 
 Announce = Callable[[ClassifierConfig], ProgressCallback]
-"""Called before a classifier is asked for; gives what is to be told of its training."""
+"""Called before a classifier is obtained; returns the function that receives the progress of its training."""
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What a trainer needs beside its settings."""
+    """Inputs of a trainer besides its settings."""
 
     classifiers: tuple[Classifier, ...]
     regimes: tuple[Regime, ...]
     folders: tuple[Path, ...]
-    """Of each classifier in the cache."""
+    """Folder of each classifier in the cache."""
     data: Dataset
-    """Of all classifiers together: what samples are compared with, never trained on."""
+    """Data of all classifiers together. Samples are compared with it, never trained on it."""
 
     @property
     def images(self) -> ImageDataset:
-        """The data, where samples are compared with images.
+        """The data, if they are images.
 
         Raises:
             BadInput: they are points.
@@ -53,37 +53,45 @@ class TrialInputs:
 
 
 def obtain(
-    config: TrialConfig, cache: Path, announce: Announce | None = None, elsewhere: pretrain.Elsewhere | None = None
+    config: TrialConfig, cache: Path, announce: Announce | None = None, other_cache: pretrain.OtherCache | None = None
 ) -> TrialInputs:
-    """Load the data; take every classifier from the cache, or from `elsewhere` into the cache, or train it first.
+    """Load the data and obtain every classifier, as `pretrain.obtain` does.
 
     Raises:
         BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
-        BadInput: a row space is asked for, and a classifier has none; said before any of them is trained.
+        BadInput: the trial uses a row space, and a classifier has none. Raised before any classifier is trained.
     """
     specs = config.classifiers()
     sets = [datasets.load_any(spec.dataset) for spec in specs]
     for spec, data in zip(specs, sets, strict=True):
-        if wants_row_space(config, spec):
-            row_space.check(pretrain.untrained(spec.classifier, data), torch.zeros(2, *data.shape))
-    found = []
+        if uses_row_space(config, spec):
+            row_space.row_space_layers(pretrain.untrained(spec.classifier, data).module, torch.zeros(2, *data.shape))
+    obtained = []
     for spec, data in zip(specs, sets, strict=True):
         progress = announce and announce(spec.classifier)
-        found.append(pretrain.obtain(spec.classifier, data, cache, progress, elsewhere))
-    classifiers, regimes, folders = zip(*found, strict=True)
-    return TrialInputs(classifiers, regimes, folders, union(sets))
+        obtained.append(pretrain.obtain(spec.classifier, data, cache, progress, other_cache))
+    classifiers, regimes, folders = zip(*obtained, strict=True)
+    return TrialInputs(classifiers, regimes, folders, merged(sets))
 
 
-def wants_row_space(config: TrialConfig, spec: TrialClassifierConfig) -> bool:
-    """Whether a trial has weight on the row space of this classifier."""
+def untrained(config: TrialConfig) -> TrialInputs:
+    """The inputs that `obtain` gives, but with classifiers before their training, no regimes and no folders. Writes nothing."""
+    specs = config.classifiers()
+    sets = [datasets.load_any(spec.dataset) for spec in specs]
+    classifiers = [pretrain.untrained(spec.classifier, data) for spec, data in zip(specs, sets, strict=True)]
+    return TrialInputs(tuple(classifiers), (), (), merged(sets))
+
+
+def uses_row_space(config: TrialConfig, spec: TrialClassifierConfig) -> bool:
+    """True if the row-space loss of this classifier has a weight above 0."""
     return bool(config.row_space_weight * spec.factor("row_space"))
 
 
 def cached(config: TrialConfig, cache: Path) -> bool:
-    """Whether `obtain` finds every classifier in the cache, and trains none.
+    """True if every classifier is in the cache, so that `obtain` trains none.
 
     Raises:
-        BadInput: as `datasets.load`; the weights of the user's own classifier cannot be read.
+        BadInput: as `datasets.load`, or the weights of the user's own classifier cannot be read.
     """
     return all(
         pretrain.classifier_folder(spec.classifier, datasets.load_any(spec.dataset), cache).exists()
@@ -91,8 +99,8 @@ def cached(config: TrialConfig, cache: Path) -> bool:
     )
 
 
-def union(sets: Sequence[Dataset]) -> Dataset:
-    """The samples of several data sets once each, labels numbered by class name in order of first appearance.
+def merged(sets: Sequence[Dataset]) -> Dataset:
+    """The samples of several data sets, each different set once. Labels number the class names in order of first appearance.
 
     Raises:
         BadInput: their samples differ in shape.
@@ -127,14 +135,14 @@ def union(sets: Sequence[Dataset]) -> Dataset:
 
 
 def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:
-    """The spectrum of each classifier whose row space a trial has weight on, a line each; a warning where it says nothing."""
+    """Lines with the spectra of each classifier whose row space the trial uses, and a warning if one is not informative."""
     for spec, classifier, folder in zip(config.classifiers(), inputs.classifiers, inputs.folders, strict=True):
-        if not wants_row_space(config, spec):
+        if not uses_row_space(config, spec):
             continue
         for spectrum in spectra(classifier.module, torch.zeros(2, *classifier.shape), config.row_space_layers):
             yield f"classifier {folder.name}: {spectrum.summary()}"
             if not spectrum.informative:
                 yield (
-                    "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier "
+                    "warning: the row-space loss has no information there; set row_space_weight=0, or train the classifier "
                     "with classifier.optimiser=converge and classifier.decay=all, longer or with more classifier.weight_decay"
                 )

@@ -1,6 +1,6 @@
 """Algorithms 1 and 2: train a generator so that its samples make classifiers' parameters KKT points.
 
-`Trainer.step()` is one optimiser step without a host synchronisation; `Trainer.run()` yields a `Report` now and then.
+`Trainer.step()` is one optimiser step without a host synchronisation; `Trainer.run()` yields a `Report` at intervals.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
 from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
-from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, labels_of_task, union
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, labels_of_task
 from gbc.metrics import student
 from gbc.metrics.scores import ReferenceSet, ScoredSamples
 from gbc.report import STUDENT_METRIC, Report
-from gbc.runtime import derive, keep_memory, pick_device
+from gbc.runtime import derive_seed, keep_freed_memory, pick_device
 from gbc.training.batches import BatchSampler, tasks_for
 from gbc.training.cuda_graph import GraphReplay
 from gbc.training.generator import EVALUATION_SEED, Pixels, build
@@ -36,20 +36,20 @@ from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics
 
 
 class Trainer:
-    """One run of Algorithm 1 or 2. Continuing from `state_dict()` gives the numbers an unbroken run gives."""
+    """One run of Algorithm 1 or 2. A run that continues from `state_dict()` gives the same numbers as one without a break."""
 
     def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], reference: ReferenceSet | None = None) -> None:
         """`classifiers` are those of `config.classifiers()`, in order. Samples are scored against `reference` at each report.
 
         Raises:
-            BadInput: a device that is not there, or settings that do not fit the classifiers.
+            BadInput: a device that this machine lacks, or settings that do not fit the classifiers.
             NotQuasiHomogeneous: Λ does not satisfy its definition on a classifier.
         """
-        keep_memory()
+        keep_freed_memory()
         self.config, self.reference = config, reference
         self.device = pick_device(config.device)
         self.step_count = 0
-        self.class_names = union(classifiers)
+        self.class_names = all_class_names(classifiers)
         specs = config.classifiers()
         check_factors(specs)
         self.classifiers = [
@@ -60,39 +60,43 @@ class Trainer:
         self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(specs, classifiers)]
         shape, classes = classifiers[0].shape, len(self.class_names)
 
-        initial = torch.Generator().manual_seed(derive(config.seed, 0))
+        initial = torch.Generator().manual_seed(derive_seed(config.seed, 0))
         self.generator = build(config, classes=classes, shape=shape, tasks=len(self.labels_of_task))
         if isinstance(self.generator, Pixels):
             self.generator.start(initial, config.pixel_start)
         batch_size = config.batch_size
-        most = max(len(classifier.class_names) for classifier in classifiers)
+        most_classes = max(len(classifier.class_names) for classifier in classifiers)
         count = self.generator.count if isinstance(self.generator, Pixels) else None
-        self.multipliers = multipliers.build(config, classes=most, shape=shape, classifiers=len(self.classifiers), images=count)
+        self.multipliers = multipliers.build(
+            config, classes=most_classes, shape=shape, classifiers=len(self.classifiers), images=count
+        )
         if isinstance(self.multipliers, FreeMultipliers):
-            # Stationarity is a property of the whole set: where each image has its own multiplier, a step takes all of them.
+            # Stationarity is a property of all samples: if each image has its own multiplier, every step uses all images.
             batch_size = self.multipliers.count
             self.multipliers.start(initial)
         for network in (self.generator, self.multipliers):
             kaiming(network, initial)
             network.to(self.device)
 
-        self.rng = torch.Generator(self.device).manual_seed(derive(config.seed, 1))
+        self.rng = torch.Generator(self.device).manual_seed(derive_seed(config.seed, 1))
         self.batches = BatchSampler(config, self.generator, self.labels_of_task, batch_size, self.rng)
-        # The same latents for every trial, on every device: pictures and scores compare, and an export makes the picture again.
-        judged = torch.arange(classes).repeat(config.eval_per_class)
-        latents = self.generator.evaluation_latents(judged, torch.Generator().manual_seed(EVALUATION_SEED))
-        self.evaluation_labels, self.evaluation_noise = judged.to(self.device), latents.to(self.device)
+        # The same latents for every trial, on every device, so that pictures and scores can be compared and an export can
+        # draw the picture again.
+        labels = torch.arange(classes).repeat(config.eval_per_class)
+        latents = self.generator.evaluation_latents(labels, torch.Generator().manual_seed(EVALUATION_SEED))
+        self.evaluation_labels, self.evaluation_noise = labels.to(self.device), latents.to(self.device)
         self.evaluation_tasks = tasks_for(self.evaluation_labels, self.labels_of_task)
 
         generator_parameters, multiplier_parameters = list(self.generator.parameters()), list(self.multipliers.parameters())
         alphas = [classifier.alpha for classifier in self.classifiers]
         self.trained = [*generator_parameters, *multiplier_parameters, *alphas]
-        # Weight decay would pull α, and λ, to 0 for no reason.
-        fixed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
-        groups = [{"params": generator_parameters + multiplier_parameters}, fixed]
+        # Weight decay would draw α, and free λ, to 0 without a reason.
+        not_decayed: dict[str, Any] = {"params": alphas, "weight_decay": 0.0}
+        groups = [{"params": generator_parameters + multiplier_parameters}, not_decayed]
         if config.multipliers != "network":
-            own = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
-            groups = [{"params": generator_parameters}, fixed, {"params": multiplier_parameters, "weight_decay": 0.0, **own}]
+            rate = {"ratio": config.multiplier_rate, "lr": self._rate(config.multiplier_rate)}
+            free = {"params": multiplier_parameters, "weight_decay": 0.0, **rate}
+            groups = [{"params": generator_parameters}, not_decayed, free]
         self.optimiser = Adam(
             groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
         )
@@ -101,23 +105,23 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._advance = GraphReplay(self._body, self.rng, self._changing_tensors)
+        self._replayed_step = GraphReplay(self._device_step, self.rng, self._changing_tensors)
 
     def step(self) -> None:
-        """One optimiser step on fresh batches, one for each task; the device is not waited for."""
+        """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        self._last_batches, self._last_passes, names = self._advance(late_losses_count(self.config, self.step_count))
+        self._last_batches, self._last_passes, names = self._replayed_step(late_losses_count(self.config, self.step_count))
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
 
     def run(self) -> Iterator[Report]:
-        """Train to the full horizon, yielding a report after every `report_every` steps.
+        """Train for all steps, and yield a report after every `report_every` of them.
 
         Losses, ρ and gradient norms are means since the last report; margins and multipliers are those of its last batch.
 
         Raises:
-            Diverged: a loss is not finite. Checked at reports, where the device is waited for anyway.
+            Diverged: a loss is not finite. This is checked at reports, which wait for the device anyway.
         """
         while self.step_count < self.config.steps:
             began = time.perf_counter()
@@ -127,7 +131,10 @@ class Trainer:
 
     @torch.no_grad()
     def sample(self, noise: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
-        """Images [K, channels, height, width] for noise [K, noise_dim], labels [K] and t [K], as users get them."""
+        """Images [K, channels, height, width] for noise [K, noise_dim], labels [K] and t [K].
+
+        They are those of the exported generator: in eval mode, of the moving average if there is one.
+        """
         generator = self.average or self.generator
         generator.eval()
         images: Tensor = generator(noise, labels, tasks)
@@ -135,7 +142,7 @@ class Trainer:
         return images
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in types that a weights-only checkpoint holds."""
+        """Everything that the next step depends on, in types that a weights-only checkpoint can hold."""
         return {
             "step": self.step_count,
             "generator": self.generator.state_dict(),
@@ -166,15 +173,15 @@ class Trainer:
             self.step_count = state["step"]
             if len(state["rng"]) == len(self.rng.get_state()):
                 self.rng.set_state(state["rng"])
-            else:  # of another kind of device, whose numbers cannot be had here: fresh ones
-                self.rng.manual_seed(derive(self.config.seed, 4 + self.step_count))
+            else:  # from another kind of device, whose random numbers this device cannot continue
+                self.rng.manual_seed(derive_seed(self.config.seed, 4 + self.step_count))
         except (KeyError, RuntimeError, ValueError) as fault:
             raise BadInput(f"the checkpoint does not fit these settings: {str(fault).splitlines()[0]}") from None
         self._clear_sums()
-        self._advance.forget()
+        self._replayed_step.reset()
 
-    def _body(self) -> tuple[list[Batch], list[LastPass], tuple[str, ...]]:
-        """What the device does in a step. Returns the batches, what the passes saw, and the names of what was added up."""
+    def _device_step(self) -> tuple[list[Batch], list[LastPass], tuple[str, ...]]:
+        """Make the part of a step that runs on the device. Returns batches, last passes, and the names of summed values."""
         batches = [self.batches.sample(task) for task in range(len(self.labels_of_task))]
         passes, terms = list[ForwardPass](), list[Term]()
         for task, batch in enumerate(batches):
@@ -188,7 +195,7 @@ class Trainer:
             parts[term.name] = parts.get(term.name, 0) + term.value
         total = torch.stack([term.weight * term.value for term in terms]).sum()
         self.optimiser.zero_grad()
-        total.backward(inputs=self.trained)  # not ζ: the classifiers stay as they are
+        total.backward(inputs=self.trained)  # not ζ: the classifiers do not change
         self.optimiser.step()
         self._update_average()
         values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
@@ -196,20 +203,20 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
-        multiplied = [
-            bool(seen.classifier.weights["stationarity"] or seen.classifier.weights["reconstruction"]) for seen in passes
+        with_multipliers = [
+            bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
-                LastPass(seen.margins.detach(), seen.multipliers.detach() if used else None)
-                for seen, used in zip(passes, multiplied, strict=True)
+                LastPass(each.margins.detach(), each.multipliers.detach() if used else None)
+                for each, used in zip(passes, with_multipliers, strict=True)
             ],
             tuple(values),
         )
 
     def _passes(self, task: int, batch: Batch) -> list[ForwardPass]:
-        """A batch of one task through each of its classifiers."""
+        """Forward passes of a batch of one task through each of the task's classifiers."""
         return [
             ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
             for classifier in self.classifiers
@@ -218,14 +225,14 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """One step of the exponential moving average of the generator's weights and BatchNorm statistics."""
+        """Make one step of the exponential moving average of the generator's weights and BatchNorm statistics."""
         if self.average:
             pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
             averaged, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
             optim.swa_utils.get_ema_multi_avg_fn(self.config.ema_decay)(averaged, current, None)
 
     def _changing_tensors(self) -> list[Tensor]:
-        """Every tensor that a step changes, except for the random generator's."""
+        """Every tensor that a step changes, except the state of the random generator."""
         buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
         if self.average:
             buffers += self.average.state_dict().values()
@@ -240,11 +247,11 @@ class Trainer:
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
         if self.config.bn_weight and not any(classifier.batch_norm_inputs.layers for classifier in self.classifiers):
             raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
-        known, judged = len(self.class_names), len(self.class_names) * self.config.eval_per_class
-        if self.config.candidates and (self.config.candidates < judged or self.config.candidates % known):
+        labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
+        if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
-                f"candidates must be a multiple of {known}, the classes, and at least {judged}, which eval_per_class asks for; "
-                f"it is {self.config.candidates}"
+                f"candidates must be a multiple of {labels}, the number of classes, and at least {evaluated}, which "
+                f"eval_per_class needs; it is {self.config.candidates}"
             )
         classes = max(len(classifier.loaded.class_names) for classifier in self.classifiers)
         if self.config.estimator == "halves" and self.config.batch_size <= classes:
@@ -254,7 +261,7 @@ class Trainer:
             )
 
     def _rate(self, ratio: float = 1.0) -> float | Tensor:
-        """The learning rate as the optimiser wants it: on a GPU a tensor, so that a captured step follows the schedule."""
+        """The learning rate for the optimiser; on a GPU a tensor, so that a captured step follows the schedule."""
         rate = ratio * self.config.lr
         return torch.tensor(rate, device=self.device) if self.device.type == "cuda" else rate
 
@@ -262,47 +269,47 @@ class Trainer:
         if self.config.lr_schedule == "cosine":
             rate = self.config.lr * 0.5 * (1 + math.cos(math.pi * self.step_count / self.config.steps))
             for group in self.optimiser.param_groups:
-                own = rate * group.get("ratio", 1.0)
+                group_rate = rate * group.get("ratio", 1.0)
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(own)
+                    group["lr"].fill_(group_rate)
                 else:
-                    group["lr"] = own
+                    group["lr"] = group_rate
 
     def _fit_multiplier_scale(self) -> None:
-        """Least squares: the factor on μ that brings the pull nearest to the target, so that ρ does not start at 1."""
+        """Set the factor on μ by least squares, so that the pull is nearest to the target and ρ does not start at 1."""
         for classifier in self.classifiers:
             batch = self.batches.sample(classifier.task)
-            seen = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
-            target, pull = seen.target, seen.margin_gradient
+            first_pass = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
+            target, pull = first_pass.target, first_pass.margin_gradient
             if not self.config.stationarity_weight:
                 target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
-                fitted = losses.inner(target, pull) / losses.inner(pull, pull)
-                # Where the two point apart the best factor is negative, which μ ≥ 0 forbids: start small, but not at 0.
-                scale = torch.where(fitted > 0, fitted, 0.1 * losses.size(target) / losses.size(pull))
+                fitted = losses.inner_product(target, pull) / losses.inner_product(pull, pull)
+                # If the best factor is negative, which μ ≥ 0 forbids, start with a small one above 0.
+                scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
-        """ρ of each pass, and the sizes of the gradients."""
+        """ρ of each pass, and the norms of the gradients, by metric."""
         values: dict[str, Tensor] = {}
-        for seen in passes:
-            if seen.classifier.weights["stationarity"] and late_losses_count(self.config, self.step_count):
-                rho = seen.rho().detach()
+        for each in passes:
+            if each.classifier.weights["stationarity"] and late_losses_count(self.config, self.step_count):
+                rho = each.rho().detach()
                 values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
                 if len(passes) > 1:
-                    values[f"kkt/rho_{seen.classifier.index + 1}"] = rho
+                    values[f"kkt/rho_{each.classifier.index + 1}"] = rho
         for name, network in (("generator", self.generator), ("multipliers", self.multipliers)):
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-            if gradients:  # without stationarity nothing asks for multipliers
+            if gradients:  # without stationarity no loss uses multipliers
                 values[f"grad/{name}"] = nn.utils.get_total_norm(gradients)
         return values
 
     def _clear_sums(self) -> None:
-        # Counted one by one: a loss that joins in late has fewer steps to be averaged over.
+        # Each value has its own count, because a loss that starts late is averaged over fewer steps.
         self._counts: dict[str, int] = {}
         for value in self._sums.values():
-            value.zero_()  # in place: a captured step adds to these very tensors
+            value.zero_()  # in place: a captured step adds to these tensors
 
     @torch.no_grad()
     def _report(self, began: float) -> Report:
@@ -323,21 +330,21 @@ class Trainer:
             metrics |= samples.scores()
             if steps := self.config.student_steps:
                 with torch.enable_grad():
-                    right = student.classified_correctly(samples, len(self.class_names), steps=steps)
-                metrics[STUDENT_METRIC] = right.mean().item()
+                    correct = student.classified_correctly(samples, len(self.class_names), steps=steps)
+                metrics[STUDENT_METRIC] = correct.mean().item()
             nearest = self.reference.train_images[samples.nearest[0]]
-            picture = pictures.pairs(images[: len(nearest)], nearest, pictures.columns_of(len(self.class_names)))
+            picture = pictures.pair_grid(images[: len(nearest)], nearest, pictures.columns_for(len(self.class_names)))
         metrics["time/steps_per_s"] = speed
         return Report(self.step_count, metrics, picture)
 
     @torch.enable_grad()
     def _gradient_shares(self) -> dict[str, float]:
-        """Whose gradient moved the images of the last batch. Draws no number and leaves no gradient."""
+        """Shares of the KKT conditions in the gradient at the last batch. Draws no random number and leaves no gradient."""
 
         def of_each_task() -> Iterator[tuple[Tensor, list[Term]]]:
             for task, batch in enumerate(self._last_batches):
                 images = batch.images.clone().requires_grad_()
-                seen = replace(batch, images=images)
-                yield images, weighted_losses(self.config, seen, self._passes(task, seen), self.step_count - 1)
+                again = replace(batch, images=images)
+                yield images, weighted_losses(self.config, again, self._passes(task, again), self.step_count - 1)
 
         return gradient_shares(of_each_task())

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import yaml
 
-from gbc import checkpoint
+from gbc import checkpoint, plain_yaml
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
@@ -74,7 +73,7 @@ def mend(audit: SweepAudit) -> list[str]:
 def _mend_foundation(audit: SweepAudit, finding: Finding) -> str:
     """Mend what keeps the rest of the records from being read."""
     if finding.mend == "record":
-        write_atomic(audit.sweep / RECORD, yaml.safe_dump(audit.config.record(), sort_keys=False).encode())
+        write_atomic(audit.sweep / RECORD, plain_yaml.dump(audit.config.record()).encode())
         return "written again from the study"
     relocation.relocate(client.address(audit.config))
     return "the addresses are set right"
@@ -107,7 +106,7 @@ class _Mender:
 
     def _damaged(self, path: Location) -> str:
         previous = path.with_name(PREVIOUS)
-        if path.name == CHECKPOINT and checkpoint.verified(previous):
+        if path.name == CHECKPOINT and checkpoint.is_intact(previous):
             storage.move_file(previous, path)
             return "replaced by the one before"
         storage.delete(path)

@@ -71,9 +71,10 @@ class RayStart:
 
     def _start(self) -> None:
         try:
-            with processes.tag_processes(self._folder):
-                session = ray_runtime.start(self._machine.cpus, self._machine.gpus)
+            session = processes.private_folder()
             processes.remember_session(self._folder / SCRATCH, session)
+            with processes.tag_processes(self._folder):
+                ray_runtime.start(self._machine.cpus, self._machine.gpus, session)
         except Exception as fault:  # of many kinds: no room for its files, no answer within half a minute from a busy machine
             self._fault = Halted(f"Ray did not start: {first_line(fault, None)}")
         self._ready.set()

@@ -27,6 +27,7 @@ from search.driver.resources import Machine
 from search.files import shared_classifiers, storage
 from search.files.paths import CLASSIFIERS
 from search.spec.config import SweepConfig
+from search.study import warm_start
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
@@ -84,8 +85,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     """
     settings, shared_at = config.trial, config.places.storage
     with _TrainingBar(console) as bar:
-        elsewhere = shared_classifiers.storage_source(shared_at) if shared_at else None
-        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, elsewhere)
+        other_cache = shared_classifiers.storage_source(shared_at) if shared_at else None
+        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, other_cache)
     if shared_at:
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
@@ -106,6 +107,25 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     except torch.OutOfMemoryError:
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(inputs, settings)
+
+
+def check(config: SweepConfig) -> None:
+    """What can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
+
+    Data that would have to be downloaded first are not looked at, nor are stores and servers.
+
+    Raises:
+        BadInput: what `prepare`, or a start of the sweep, would refuse.
+    """
+    if config.places.address is None:
+        Machine.local(config.resources)
+    warm_start.load(config)
+    settings = with_largest_row_space(config)
+    if any(spec.dataset.download for spec in settings.classifiers()):
+        return
+    inputs = tasks.untrained(settings)
+    # `alpha: last_layer` asks for a classifier that has converged.
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
 
 
 def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,15 @@ import psutil
 
 from search.files.paths import SCRATCH
 from search.spec.faults import Halted
+from search.spec.locations import redacted
 
 _ENVIRONMENT_TAG: Final = "GBC_SWEEP"
 _DAEMONS: Final = ("raylet", "gcs_server")
 _SESSION_FILE: Final = "session"
+_SOCKET_IN_SESSION: Final = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+_LONGEST_SOCKET: Final = 103 if sys.platform == "darwin" else 107  # bytes; the kernel's limit
+_PREFIX: Final = "gbc-"
+_RANDOM: Final = 8  # characters that `tempfile` puts behind it
 _POLL_INTERVAL: Final = 0.5  # seconds
 _PATIENCE: Final = 10.0  # seconds: a process that was killed may still be in the middle of a write
 
@@ -92,17 +98,35 @@ def exit_when_stuck(look: Callable[[], str | None]) -> threading.Event:
     def watch() -> None:
         while not out.wait(_POLL_INTERVAL):
             if (reason := look()) and not out.wait(_PATIENCE):
-                print(Halted(reason).describe(), file=sys.stderr, flush=True)
+                print(redacted(Halted(reason).describe()), file=sys.stderr, flush=True)
                 os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
     return out
 
 
-def remember_session(scratch: Path, session: str) -> None:
+def private_folder() -> Path:
+    """Make a new folder for Ray's logs and sockets: of an unpredictable name, and closed to other users.
+
+    It is made in `RAY_TMPDIR`, or in the folder for temporary files; in /tmp where that has too long a name for sockets.
+
+    Raises:
+        OSError: it cannot be made, or RAY_TMPDIR is too long.
+    """
+    room = _LONGEST_SOCKET - len(f"/{_PREFIX}{_SOCKET_IN_SESSION}/") - _RANDOM
+    asked = os.environ.get("RAY_TMPDIR")
+    base = os.path.abspath(asked or tempfile.gettempdir())
+    if len(os.fsencode(base)) > room:
+        if asked:
+            raise OSError(f"RAY_TMPDIR {asked}: too long for the names of Ray's sockets; name a folder of at most {room} bytes")
+        base = "/tmp"
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+
+
+def remember_session(scratch: Path, session: Path) -> None:
     """Remember where Ray keeps its logs and sockets, for `delete_session`."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / _SESSION_FILE).write_text(session)
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (scratch / _SESSION_FILE).write_text(f"{session}\n")
 
 
 def delete_session(scratch: Path) -> None:
@@ -114,7 +138,7 @@ def delete_session(scratch: Path) -> None:
 
 def _session(scratch: Path) -> Path | None:
     with contextlib.suppress(OSError):
-        session = Path((scratch / _SESSION_FILE).read_text())
-        if session.name.startswith("session_2"):  # a note cut short must not delete more
-            return session
+        session, end, _ = (scratch / _SESSION_FILE).read_text().partition("\n")
+        if end and Path(session).name.startswith(_PREFIX):  # a note cut short must not delete more
+            return Path(session)
     return None

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ from gbc.errors import BadInput
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _KNOCK: Final = 10.0  # seconds
-
+_TOKEN: Final = "token"
+_AUTHENTICATION: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 UNUSED: Final = ("start_api_server", "start_monitor", "start_log_monitor")
 """Methods of Ray's node that start a dashboard's server (without pages too), an autoscaler and a reader of logs.
@@ -40,19 +42,44 @@ def quiet_environment() -> None:
     )
 
 
-def start(cpus: int, gpus: int) -> str:
-    """Start Ray on this machine, for this process alone, and give the folder where it keeps its logs and sockets."""
+def start(cpus: int, gpus: int, folder: Path) -> None:
+    """Start Ray on this machine, for this process alone; it keeps its logs, its sockets and its token in `folder`."""
     node: Any = importlib.import_module("ray._private.node")
     for method in UNUSED:
         setattr(node.Node, method, lambda *_, **__: None)
-    context = _init(
-        address="local",  # or Ray would join a cluster that happens to run on this machine
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-    )
-    return str(context.address_info["session_dir"])
+    with _closed_to_others(folder / _TOKEN):
+        _init(
+            address="local",  # or Ray would join a cluster that happens to run on this machine
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            _temp_dir=str(folder / "r"),  # Ray opens this one to all users
+        )
+
+
+@contextmanager
+def _closed_to_others(token: Path) -> Iterator[None]:
+    """Ray that is started meanwhile listens on 127.0.0.1 alone, and answers only to who knows the token in this new file.
+
+    Ray asks for a token by itself, but takes one that it keeps in a file which other users may read; and it listens on the
+    machine's outer address, unless it believes that the system knows no clusters.
+    """
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    raylet: Any = importlib.import_module("ray._raylet")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    clusters, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    known = {name: os.environ.pop(name) for name in _AUTHENTICATION if name in os.environ}
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    raylet.AuthenticationTokenLoader.instance().reset_cache()  # of an earlier sweep of this process
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name in _AUTHENTICATION:
+            os.environ.pop(name, None)
+        os.environ.update(known)
 
 
 def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float]]:
@@ -116,13 +143,25 @@ def _our_answer_to(number: signal.Signals) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Ray would wait without an end for somebody to answer."""
+    """Ray would wait without an end for somebody to answer, and try the wrong token again and again."""
+    from ray.exceptions import AuthenticationError, RpcError
+
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
     except (OSError, OverflowError) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise BadInput(f"--address {address}: nobody answers there: {reason}") from None
+    raylet: Any = importlib.import_module("ray._raylet")
+    try:
+        raylet.GcsClient(address=address)
+    except AuthenticationError:
+        raise BadInput(
+            f"--address {address}: the cluster asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to "
+            "its file (docs/cluster.md)"
+        ) from None
+    except RpcError as fault:
+        raise BadInput(f"--address {address}: who answers there is no Ray cluster: {fault}") from None
 
 
 def _modules(factories: Iterable[str]) -> list[str]:

@@ -72,7 +72,7 @@ class CheckpointRetention:
                 continue
             folder = trial_folder(self._home, trial.number)
             if trial.number in best or trial.can_go_on:
-                if (folder / PREVIOUS).exists() and checkpoint.verified(folder / CHECKPOINT):
+                if (folder / PREVIOUS).exists() and checkpoint.is_intact(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
                 continue
             if (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
@@ -118,11 +118,11 @@ def stale_files(sweep: Path, config: SweepConfig | None = None) -> list[Location
     """
     scratch, found = sweep / SCRATCH, list[Location]()
     if config is not None and config.places.storage is not None:
-        found += [path for path, _ in storage.list_files(files_folder(config)) if checkpoint.writer_of(path) is not None]
+        found += [path for path, _ in storage.list_files(files_folder(config)) if checkpoint.writer_pid(path) is not None]
     for path in sweep.rglob(".*"):
         if path.name == LOCK or scratch in path.parents:
             continue
-        writer = checkpoint.writer_of(path)
+        writer = checkpoint.writer_pid(path)
         if path == scratch or (writer is not None and not process_exists(writer)):
             found.append(path)
     return sorted(found, key=str)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
+from gbc import plain_yaml
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
@@ -189,7 +189,7 @@ def _run(
         machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
     _check_against_mlflow(config, folder, tracker)
-    record = yaml.safe_dump(config.record(), sort_keys=False)
+    record = plain_yaml.dump(config.record())
     noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)

@@ -35,7 +35,7 @@ def write_trial(
     state = checkpoint.load(path)
     settings = TrialConfig.parse(state["settings"], f"trial {chosen.number}")
     root = config.places.storage
-    inputs = tasks.obtain(settings, CLASSIFIERS, elsewhere=shared_classifiers.storage_source(root) if root else None)
+    inputs = tasks.obtain(settings, CLASSIFIERS, other_cache=shared_classifiers.storage_source(root) if root else None)
     metrics = {key: value for key, value in state["history"][-1].items() if key != "step"}
     picture = trial_folder(home, chosen.number) / PICTURE
     origin = f"Trial {chosen.number} of {len(trials)} in sweep `{config.name}`, after {chosen.last_step} steps."

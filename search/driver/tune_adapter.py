@@ -2,7 +2,7 @@
 
 Tune calls its searcher, scheduler, stopper and callbacks. Here these calls become the five of a `Recorder`, and its answers
 (keep or stop, run again or not) become Tune's. What Tune does not document and this module relies on, and every wording of
-Ray's that is read, is in this module, with a test in `tests/search/driver/test_tune_adapter.py` that fails when it changes.
+Ray's that is read, is in this module, with a test in `tests/contracts/test_ray.py` that fails when it changes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from search.driver.recorder import Recorder, WorkerFailure
 from search.policy.budget import NEGLIGIBLE, exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
 from search.spec.faults import HaltMonitor, RayAbandoned
+from search.spec.locations import redacted
 from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker import messages
@@ -247,4 +248,4 @@ def failure_reason(log: str) -> str:
 
 def _error_text(trial: Any) -> str:
     """The text of a trial's error file: every failure so far."""
-    return Path(trial.error_file).read_text() if trial.error_file else ""
+    return redacted(Path(trial.error_file).read_text()) if trial.error_file else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gbc.classifiers.pretrain import Elsewhere
+from gbc.classifiers.pretrain import OtherCache
 from gbc.errors import BadInput
 from search.files import storage
 from search.files.storage import Location
@@ -17,7 +19,7 @@ _FOLDER: Final = ".classifiers"
 _COMPLETE: Final = "complete"
 
 
-def storage_source(url: str) -> Elsewhere:
+def storage_source(url: str) -> OtherCache:
     """The classifiers in a storage, as a second cache for `gbc.training.tasks.obtain`.
 
     Raises:
@@ -28,8 +30,23 @@ def storage_source(url: str) -> Elsewhere:
 
 
 def node_cache() -> Path:
-    """The folder in which a node of a cluster keeps the classifiers it fetched, for all its workers and all sweeps."""
-    return Path(tempfile.gettempdir()) / f"gbc-classifiers-{os.getuid()}"
+    """Where a node of a cluster keeps the classifiers it fetched: those of all its workers, and of all sweeps.
+
+    The name is known to all, so another user may have made it first: then what lies in it is not ours.
+
+    Raises:
+        BadInput: it is not a folder that belongs to this user, and to nobody else.
+    """
+    cache = Path(tempfile.gettempdir()) / f"gbc-classifiers-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            cache.mkdir(mode=0o700)
+        found = cache.lstat()
+    except OSError as fault:
+        raise BadInput(f"{cache}: cannot be used: {fault.strerror}; let TMPDIR name another folder") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise BadInput(f"{cache}: belongs to another user, or others may write there; let TMPDIR name another folder")
+    return cache
 
 
 def download(root: Location, name: str) -> Mapping[str, bytes] | None:

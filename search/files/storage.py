@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
-from search.spec.locations import public, redacted
+from search.spec.locations import fault_line, public, remember_secrets
 
 _ATOMIC_UPLOADS: Final = frozenset({"s3", "gcs", "abfs"})
 """Stores in which an upload appears when it is complete."""
@@ -131,7 +131,7 @@ class RemotePath:
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from None
         except (OSError, ValueError) as fault:  # of what pyarrow raises ArrowInvalid is a ValueError
-            reason = redacted(getattr(fault, "strerror", None) or fault, self.root)
+            reason = fault_line(getattr(fault, "strerror", None) or fault, self.root)
             raise OSError(getattr(fault, "errno", None) or errno.EIO, reason, str(self)) from None
 
 
@@ -146,6 +146,7 @@ def open_storage(url: str) -> Location:
     """
     if "://" not in url:
         return Path(url)
+    remember_secrets(url)
     _file_system(url)
     return RemotePath(url)
 
@@ -158,7 +159,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError, ImportError, NotImplementedError, TypeError) as fault:
-        raise BadInput(f"--storage {public(url)}: cannot be used: {redacted(fault, url)}") from None
+        raise BadInput(f"--storage {public(url)}: cannot be used: {fault_line(fault, url)}") from None
     return system, path
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gbc.config import TrialConfig
+from gbc.config import MOST_STEPS, TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
-from gbc.settings import Config, assign, flatten, load_yaml, suggest
+from gbc.settings import Config, assign, flatten, load_yaml, shown, suggest
+from search.spec.flags import origins as flag_origins
 from search.spec.locations import Places
 from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
 
@@ -21,6 +22,7 @@ CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
 """Of a sweep's settings those that may change when it is continued, and stay as they were when nothing is said."""
 _MOST_TRIALS: Final = 1_000_000
+_CENTURY: Final = 60 * 24 * 36525.0  # minutes
 
 
 class SchedulerConfig(Config):
@@ -28,17 +30,29 @@ class SchedulerConfig(Config):
 
     name: Literal["asha", "median", "none"] = "asha"
     reduction_factor: int = Field(3, ge=2, le=16, description="asha: one trial in this many passes a rung")
-    grace: int | None = Field(None, ge=1, description="optimiser steps before a trial may be stopped; a ninth by default")
+    grace: int | None = Field(None, ge=1, le=MOST_STEPS, description="steps before a trial may be stopped; a ninth by default")
+
+    @classmethod
+    def named(cls, text: str) -> dict[str, Any]:
+        """A scheduler by its name alone."""
+        return {"name": text}
 
 
 class Resources(Config):
     """What one trial takes and how many run at once; `None` means: as the machine allows."""
 
     concurrency: int | None = Field(None, ge=1)
-    cpus_per_trial: float = Field(1.0, gt=0)
+    cpus_per_trial: float = Field(1.0, ge=0.001)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
     )
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _a_share_can_be_counted(cls, share: float | str) -> float | str:
+        if isinstance(share, float) and 0 < share < 0.001:  # Ray counts in ten-thousandths
+            raise ValueError("must be 0 or at least 0.001")
+        return share
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +122,7 @@ class SweepConfig(Config):
     """One sweep, resolved: what `mlruns/sweeps/NAME/sweep.yaml` holds and a resumed run must match."""
 
     name: str = Field(max_length=100, description="of the folder, the study and the MLflow run")
-    preset: str = "quick"
+    preset: str = Field("quick", max_length=100)
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
@@ -124,15 +138,21 @@ class SweepConfig(Config):
 
     # From here on settings may change when a sweep is continued (`MAY_CHANGE`, and resources).
     trials: int = Field(32, ge=1, le=_MOST_TRIALS)
-    time_budget: float | None = Field(None, gt=0, description="minutes of wall time, all runs of the sweep together")
-    max_steps: int | None = Field(None, ge=1, description="optimiser steps of all trials together")
-    patience: int | None = Field(None, ge=1, description="full trials without a better one, after which the sweep ends")
+    time_budget: float | None = Field(
+        None, gt=0, le=_CENTURY, description="minutes of wall time, all runs of the sweep together"
+    )
+    max_steps: int | None = Field(None, ge=1, le=10**18, description="optimiser steps of all trials together")
+    patience: int | None = Field(
+        None, ge=1, le=10**6, description="full trials without a better one, after which the sweep ends"
+    )
     resources: Resources = Resources()
     retries: int = Field(2, ge=0, le=100, description="how often a trial whose worker died goes on with another one")
-    hang_limit: float | None = Field(None, gt=0, description="minutes without a report after which a worker is replaced")
-    keep: int = Field(5, ge=1, description="how many of the best generators stay on disk")
+    hang_limit: float | None = Field(
+        None, ge=0.01, le=_CENTURY, description="minutes without a report until a worker is replaced"
+    )
+    keep: int = Field(5, ge=1, le=10**9, description="how many of the best generators stay on disk")
 
-    @field_validator("name")
+    @field_validator("name", "preset")
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -248,27 +268,32 @@ def resolve(
     Raises:
         BadInput: anything that does not fit, named.
     """
-    source = config or _preset(dataset, preset or "quick")
-    data = load_yaml(source)
-    assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), str(source))
+    path = config or _preset(dataset, preset or "quick")
+    source, origins = str(path), flag_origins([*flags], [*assignments])
+    data = SweepConfig.shaped(load_yaml(path), source)
+    assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), source)
     data.setdefault("preset", "custom" if config else preset or "quick")
     for key, value in flags.items():
-        assign(data, key, value, "--" + key.replace("_", "-"))
+        assign(data, key, value, origins[key], SweepConfig)
     for key, value in assignments.items():
         for settings in (data.get("space", {}), *data.get("first_trials", ())):
             settings.pop(key, None)
-        assign(data, f"trial.{key}", value, f"--set {key}")
+        assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
+    data = SweepConfig.shaped(data, source, origins)
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")
     _fit_reports(data, flags)
     _add_students(data)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
-    match data.get("trials"):
-        case {"per_slot": int(count), **rest} if not rest:
-            data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
-            if data.get("sampler") == "grid":  # nobody named a number: all of it
-                data["trials"] = _MOST_TRIALS
-    found = SweepConfig.parse(data, str(source))
+    if isinstance(trials := data.get("trials"), dict):
+        count = trials.get("per_slot")
+        if trials.keys() != {"per_slot"} or type(count) is not int or not 1 <= count <= _MOST_TRIALS:
+            raise BadInput(f"{source}: trials: expected a number, or {{per_slot: NUMBER}}, found {shown(trials)}")
+        SweepConfig.parse({**data, "trials": 1}, source, origins)  # what is wrong is said before the machine is asked
+        data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
+        if data.get("sampler") == "grid":  # nobody named a number: all of it
+            data["trials"] = _MOST_TRIALS
+    found = SweepConfig.parse(data, source, origins)
     return found.model_copy(update={"trials": found.planned})
 
 
@@ -309,34 +334,33 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _preset(dataset: str, preset: str) -> Path:
-    path = CONFIGS / f"{dataset}-{preset}.yaml"
-    if path.is_file():
-        return path
     # Dataset names hold underscores, never a dash.
     known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
     datasets = sorted({name for name, _ in known})
     if dataset not in datasets:
-        raise BadInput(f"unknown dataset {dataset!r}; {suggest(dataset, datasets)}")
+        own = "" if suggest(dataset, datasets).startswith("did") else "; CONTRIBUTING.md says how images of your own become one"
+        raise BadInput(f"--dataset: unknown dataset {shown(dataset)}; {suggest(dataset, datasets)}{own}")
     presets = [kind for name, kind in known if name == dataset]
-    raise BadInput(f"unknown preset {preset!r} for {dataset}; {suggest(preset, presets)}")
+    if preset in presets:
+        return CONFIGS / f"{dataset}-{preset}.yaml"
+    raise BadInput(f"--preset: unknown preset {shown(preset)} for {dataset}; {suggest(preset, presets)}")
 
 
 def _add_students(data: dict[str, Any]) -> None:
     """Where the sweep asks for the accuracy of students of its images, trials measure it."""
     first, second = (data.get(key) or {} for key in ("objective", "second_objective"))
-    if STUDENT_METRIC in {first.get("metric"), second.get("metric"), *(first.get("require") or {})}:
+    if STUDENT_METRIC in [first.get("metric"), second.get("metric"), *(first.get("require") or {})]:
         data["trial"].setdefault("student_steps", STUDENT_STEPS)
 
 
 def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
     """With `--steps`, reports and the first rung of a preset give way to the new horizon where they do not fit it."""
-    steps, trial = flags.get("trial.steps"), data["trial"]
-    if not isinstance(steps, int) or steps < 1:
-        return
-    if steps % trial.get("report_every", TrialConfig().report_every):
-        most = min(trial.get("report_every", steps), max(1, steps // 4))
-        trial["report_every"] = next(size for size in range(most, 0, -1) if steps % size == 0)
-    scheduler = data.get("scheduler", {})
-    grace = scheduler.get("grace")
-    if isinstance(grace, int) and (grace > steps or grace % trial.get("report_every", 1)):
+    steps, trial, scheduler = flags.get("trial.steps"), data["trial"], data.get("scheduler", {})
+    every, grace = trial.get("report_every", TrialConfig().report_every), scheduler.get("grace")
+    if type(steps) is not int or type(every) is not int or steps < 1 or every < 1:
+        return  # the model says what is wrong with them
+    if steps % every:
+        every = next(size for size in range(min(every, max(1, steps // 4)), 0, -1) if steps % size == 0)
+        trial["report_every"] = every
+    if type(grace) is int and (grace > steps or grace % every):
         del scheduler["grace"]

@@ -6,13 +6,14 @@ that finds an address on record takes the password from where PostgreSQL, MLflow
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from gbc.errors import BadInput
 from gbc.settings import Config
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 _SECRET_KEY: Final = re.compile(r"(?i)password|secret|token|sig")
 _POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
+_ADDRESS: Final = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]*[^\s'\"<>()\]},:;.!?]")
+_LOGIN: Final = re.compile(r"[^\s:/@'\"=(\[{,]*:([^\s/@][^\s@]*)@(?=[\w\[])")
+_ASSIGNED: Final = re.compile(
+    r"(?i)(\w*(?:password|passwd|secret|token|access_?key|account_?key|signature)(?:\s?=\s?|['\"]\s?:\s?)['\"]?)([^\s&,;'\"})]{4,})"
+)
+_SECRET_VARIABLE: Final = re.compile(r"(?i)(password|passwd|secret|token|key|key_id|sas|connection_string)$")
+_SHORTEST_SECRET: Final = 4
+"""Letters of a secret that is looked for in texts: a shorter one is part of many words."""
+_secrets_of_addresses: Final = set[str]()
+"""Secrets of the addresses that this process was given."""
 
 
 class Places(Config):
@@ -43,7 +54,10 @@ class Places(Config):
             return None
         if storage.startswith("file://"):
             return unquote(urlsplit(storage).path).rstrip("/") or "/"
-        return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        try:
+            return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+        except RuntimeError:
+            raise ValueError("its ~ leads to no home folder; write the path in full") from None
 
     @field_validator("study_url")
     @classmethod
@@ -52,6 +66,12 @@ class Places(Config):
         if parsed is None or parsed.drivername not in _POSTGRES:
             return url
         return parsed.set(drivername=_POSTGRES[-1]).render_as_string(hide_password=False)
+
+    @model_validator(mode="after")
+    def _remember_secrets(self) -> Places:
+        for url in (self.address, self.storage, self.study_url, self.tracking_uri):
+            remember_secrets(url)
+        return self
 
     @field_serializer("address", "storage", "study_url", "tracking_uri")
     def _without_password(self, url: str | None) -> str | None:
@@ -69,18 +89,18 @@ class Places(Config):
             if url is not None and "://" in url and _parsed(url) is None:
                 raise BadInput(f"--{flag} {public(url)}: cannot be read; in a password write @ as %40, / as %2F and : as %3A")
         if self.study_url is not None and not self.study_url.startswith("postgresql+psycopg://"):
-            raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:PORT/DATABASE")
+            raise BadInput(f"--study-url {public(self.study_url)}: must be postgresql://USER@HOST:5432/DATABASE")
         if self.tracking_uri is not None and "://" not in self.tracking_uri:
-            raise BadInput(f"--tracking-uri {self.tracking_uri}: must be a URL such as http://HOST:5000")
+            raise BadInput(f"--tracking-uri {redacted(self.tracking_uri)}: must be a URL such as http://HOST:5000")
         if self.address is None:
             return
         if self.address.startswith("ray://"):
             raise BadInput(
-                f"--address {public(self.address)}: through a Ray client Tune would run far from the records; start the driver "
-                "on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
+                f"--address {redacted(self.address)}: through a Ray client Tune would run far from the records; start the "
+                "driver on a node of the cluster (`ray start --address HOST:PORT --num-cpus 0` makes this machine one)"
             )
         if self.address != "auto" and not re.fullmatch(r"[^\s:/@]+:\d+|\[[0-9a-fA-F:]+\]:\d+", self.address):
-            raise BadInput(f"--address {public(self.address)}: must be auto or HOST:PORT")
+            raise BadInput(f"--address {redacted(self.address)}: must be auto or HOST:PORT")
 
     def check_together(self) -> None:
         """What can be refused once it is known what an earlier run of the sweep has on record.
@@ -126,10 +146,11 @@ def public(url: str) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a database in a file; what means something else in an address (`%`, `?`, `#`) is quoted."""
-    from sqlalchemy.engine import URL
+    """The address of a database in a file; what means something else in an address (`%`, `?`, `#`) is quoted.
 
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    Nothing else is: MLflow makes a folder of the name as it stands in the address, which must not grow too long.
+    """
+    return f"sqlite:///{re.sub('[%?#]', lambda match: quote(match.group()), str(path))}"
 
 
 def _parsed(url: str) -> URL | None:
@@ -149,14 +170,32 @@ def _names_its_user(scheme: str) -> bool:
     return scheme.startswith(("postgres", "mysql", "http"))
 
 
-def public_words(words: Iterable[str]) -> list[str]:
-    """The words of a command without passwords, to be shown."""
-    found = []
-    for word in words:
-        flag, equals, value = word.partition("=")
-        joined = word.startswith("--") and "://" in value
-        found.append(f"{flag}={public(value)}" if joined and equals else public(word))
+def redacted(text: object) -> str:
+    """The text without passwords, keys and tokens: every message, log and record that may hold one goes through here.
+
+    Left out are what `public` leaves out of each address, the login before an address without a scheme, what is assigned
+    to a name such as `password`, and, wherever they stand, the secrets of addresses that this process was given and those in
+    its environment.
+    """
+    found = _ADDRESS.sub(lambda match: public(match.group()), str(text))
+    found = _ASSIGNED.sub(r"\1***", _LOGIN.sub("***@", found))
+    for secret in sorted(_secrets_of_addresses | _secrets_of(os.environ), key=len, reverse=True):
+        found = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", found)
     return found
+
+
+def remember_secrets(url: str | None) -> None:
+    """Let `redacted` know the secrets of an address, for texts that hold them without it."""
+    login = _LOGIN.match(url) if url and "://" not in url else None
+    every = (*secrets(url), *(login.groups() if login else ()))
+    _secrets_of_addresses.update(secret for secret in every if len(secret) >= _SHORTEST_SECRET)
+
+
+def _secrets_of(environment: Mapping[str, str]) -> set[str]:
+    found = set[str]()
+    for name, value in environment.items():
+        found |= {value} if _SECRET_VARIABLE.search(name) else set(secrets(value) if _ADDRESS.match(value) else ())
+    return {one for one in found if len(one) >= _SHORTEST_SECRET}
 
 
 def secrets(url: str | None) -> tuple[str, ...]:
@@ -177,16 +216,16 @@ def secrets(url: str | None) -> tuple[str, ...]:
     return tuple(sorted(texts, key=len, reverse=True))
 
 
-def redacted(fault: object, url: str | None) -> str:
+def fault_line(fault: object, url: str | None) -> str:
     """What went wrong at `url`, in one line without its secrets."""
     text = " ".join(str(fault).split())
     if url:
         text = text.replace(url, public(url))
     for secret in secrets(url):
         text = text.replace(secret, "***")
-    return text[:300]
+    return redacted(text)[:300]
 
 
 def first_line(fault: BaseException, url: str | None) -> str:
     """The first line of what an exception says that came from `url`, without its secrets; its kind, when it says nothing."""
-    return redacted(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)
+    return fault_line(next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__), url)

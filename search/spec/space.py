@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Value = int | float | str | bool
 
 _GRID_POINTS: Final = 5
+_EXPONENT: Final = 300
 
 
 class Dimension(Config):
@@ -42,6 +43,10 @@ class Dimension(Config):
                 raise ValueError("points is for ranges; a grid has every choice")
             if not value:
                 raise ValueError("choice must not be empty")
+            if repeated := [one for number, one in enumerate(value) if one in value[:number]]:
+                raise ValueError(f"choice has {repeated[0]!r} twice")
+        elif kind == "log10" and max(map(abs, value)) > _EXPONENT:
+            raise ValueError(f"log10: exponents lie between -{_EXPONENT} and {_EXPONENT}, as in [-3, -2]")
         elif not value[0] < value[1]:
             raise ValueError(f"{kind}: the low end {value[0]} must be below the high end {value[1]}")
         return self
@@ -106,14 +111,19 @@ def check_space(space: Mapping[str, Dimension], trial: TrialConfig) -> None:
     """
     reserved = {"seed", "dataset", "classifier", "device", "steps", "report_every"}
     settings = sorted(set(TrialConfig.model_fields) - reserved)
+    faults = []
     for key, dimension in space.items():
         if key not in settings:
-            raise ValueError(f"space: {key!r} cannot be searched; {suggest(key, settings)}")
+            faults.append(f"space: {key!r} cannot be searched; {suggest(key, settings)}")
+            continue
         for value in dimension.bounds():
             try:
                 trial.updated({key: value}, "space")
             except BadInput as fault:
-                raise ValueError(str(fault)) from None
+                faults.append(str(fault))
+                break
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def check_first_trials(first_trials: Sequence[Mapping[str, Value]], space: Mapping[str, Dimension]) -> None:

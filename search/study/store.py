@@ -19,7 +19,7 @@ from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_d
 from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import public, redacted, sqlite_url
+from search.spec.locations import fault_line, public, sqlite_url
 
 if TYPE_CHECKING:
     import optuna
@@ -207,7 +207,7 @@ def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
             storage.engine.dispose()
     except SQLAlchemyError as fault:
         raise (
-            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {redacted(fault, None)}")
+            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {fault_line(fault, None)}")
         ) from None
 
 
@@ -228,11 +228,11 @@ def _noted_driver(url: str, name: str) -> Driver | None:
 
 
 def _of_another_version(where: object, fault: RuntimeError) -> BadInput:
-    return BadInput(f"study {where}: {redacted(fault, None)}")
+    return BadInput(f"study {where}: {fault_line(fault, None)}")
 
 
 def _unusable_database(url: str, fault: Any) -> BadInput:
-    reason = redacted(getattr(fault, "orig", None) or fault, url)
+    reason = fault_line(getattr(fault, "orig", None) or fault, url)
     return BadInput(
         f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
     )

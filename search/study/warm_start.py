@@ -51,7 +51,7 @@ def read_note(path: Path) -> Prior:
     try:
         found = json.loads(path.read_text())
         return Prior(first=_parsed(found["first"]), history=_parsed(found["history"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
 

@@ -30,7 +30,7 @@ from search.files.paths import (
 from search.files.storage import Location
 from search.spec.config import SweepConfig
 from search.spec.faults import external_fault
-from search.spec.locations import public
+from search.spec.locations import public, redacted
 from search.spec.space import settle
 from search.spec.trial_record import TrialRecord
 from search.worker.messages import MESSAGE, Assignment, Failed, Halt, Message, OutOfMemory, Progress
@@ -69,9 +69,9 @@ def assignment_of(
 
 def settings_of(config: SweepConfig, trial: TrialRecord) -> TrialConfig:
     """All settings of a trial: the fixed ones, those that were sampled for it, and its own seed."""
-    from gbc.runtime import derive
+    from gbc.runtime import derive_seed
 
-    return settle(config.trial, trial.params, derive(config.seed, trial.number))
+    return settle(config.trial, trial.params, derive_seed(config.seed, trial.number))
 
 
 def run_trial(config: dict[str, Any], storage_url: str | None = None) -> None:
@@ -123,18 +123,21 @@ def _last_message(fault: Exception, assignment: Assignment, root: str | None) ->
         return None
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
     where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-    return Failed(f"{where}{fault}")
+    return Failed(redacted(f"{where}{fault}"))
 
 
 def _hang_report_file(assignment: Assignment) -> Path:
-    """The file into which the watchdog writes."""
-    own = Path(tempfile.gettempdir()) / f"gbc-hang-{assignment['number']:04d}-{os.getpid()}"
-    return Path(assignment["note"]) if assignment["note"] else own
+    """The file into which the watchdog writes; on a node of a cluster a new one, which this user alone can open."""
+    if assignment["note"]:
+        return Path(assignment["note"])
+    file, name = tempfile.mkstemp(prefix=f"gbc-hang-{assignment['number']:04d}-")
+    os.close(file)
+    return Path(name)
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:
     with contextlib.suppress(BadInput):  # the folder itself may be the trouble
-        storage.write(_trial_location(assignment, root) / LOG, traceback.format_exc().encode())
+        storage.write(_trial_location(assignment, root) / LOG, redacted(traceback.format_exc()).encode())
 
 
 def _trial_location(assignment: Assignment, root: str | None) -> Location:
@@ -153,7 +156,7 @@ def _train(assignment: Assignment, root: str | None) -> Iterator[Progress]:
     torch.set_num_threads(assignment["threads"])
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
-    inputs = tasks.obtain(settings, cache, elsewhere=shared_classifiers.storage_source(root) if root else None)
+    inputs = tasks.obtain(settings, cache, other_cache=shared_classifiers.storage_source(root) if root else None)
     trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
     checkpoints = TrialCheckpoints(assignment, settings, root)
     if state := checkpoints.load():

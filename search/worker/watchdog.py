@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -35,8 +36,9 @@ def with_watchdog(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
     Raises:
         OSError: `note` cannot be written.
     """
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with note.open("w") as file:
+    note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    closed = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)  # to other users
+    with os.fdopen(closed, "w") as file:
         file.write(f"no report within {duration(seconds)}; where it hung is in error.log\n")
         file.flush()
         try:

@@ -36,7 +36,7 @@ def main(cache: Path) -> None:
             inputs = tasks.obtain(config, cache)
             trainer = circle.born(config, inputs) if held else Trainer(config, inputs.classifiers)
             *_, report = trainer.run()
-            found = circle.score(*circle.drawn(trainer, torch.Generator().manual_seed(0)), *inputs.data.train())
+            found = circle.score(*circle.draw_points(trainer, torch.Generator().manual_seed(0)), *inputs.data.train())
             rho = f"  ρ {report.metrics['kkt/rho']:.3f}" if "kkt/rho" in report.metrics else ""
             print(
                 f"{name:60} seed {seed}  " + "  ".join(f"{key} {value:.2f}" for key, value in found.items()) + rho, flush=True

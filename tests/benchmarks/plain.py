@@ -22,7 +22,7 @@ from gbc.classifiers.architectures import BATCH_NORMS, Classifier, kaiming
 from gbc.classifiers.convergence import before_batch_norm
 from gbc.config import TrialClassifierConfig, TrialConfig
 from gbc.kkt import homogeneity
-from gbc.kkt.trial_classifier import labels_of_task, union
+from gbc.kkt.trial_classifier import all_class_names, labels_of_task
 from gbc.runtime import pick_device
 from gbc.training.trainer import Trainer
 
@@ -120,7 +120,7 @@ class Plain:
             raise ValueError("gradients of single samples need bn_mode eval")
         self.settings, self.per_sample = settings, per_sample
         self.device, self.steps = pick_device(settings.device), 0
-        wanted, names = settings.classifiers(), union(classifiers)
+        wanted, names = settings.classifiers(), all_class_names(classifiers)
         self.known = [self._known(*both, names) for both in zip(classifiers, wanted, strict=True)]
         self.labels = [torch.tensor(labels, device=self.device) for labels in labels_of_task(wanted, classifiers)]
         shape, most = classifiers[0].shape, max(len(classifier.class_names) for classifier in classifiers)
@@ -238,7 +238,7 @@ class Plain:
         settings, phi = self.settings, classifier.module.to(self.device)
         probe = torch.rand(32, *classifier.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         policy = homogeneity.POLICIES[settings.lambda_policy]
-        degrees = homogeneity.flat(policy(phi, settings.bn_mode, settings.lambda_values or {}, probe), phi)
+        degrees = homogeneity.flat_degrees(policy(phi, settings.bn_mode, settings.lambda_values or {}, probe), phi)
         invariant = before_batch_norm(phi, probe[:2])
         name, first = next((name, layer) for name, layer in phi.named_modules() if hasattr(layer, "weight"))
         if settings.row_space_weight and not isinstance(first, nn.Linear):

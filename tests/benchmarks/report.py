@@ -19,7 +19,7 @@ import yaml
 from mlflow import MlflowClient
 
 from dashboards import report
-from gbc.pictures import pairs, png
+from gbc.pictures import pair_grid, png
 from gbc.report import METRIC_DIRECTIONS
 from search.files.paths import sweep_folder
 from search.spec.config import SweepConfig, resolve
@@ -63,7 +63,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
                 break
         tracker.log(number, reports)
         images = torch.from_numpy(random.random((2, 80, 1, 28, 28), dtype=np.float32))
-        picture.write_bytes(png(pairs(*images, columns=10)))
+        picture.write_bytes(png(pair_grid(*images, columns=10)))
         ledger.tell(number, "complete" if full else "stopped")
         tracker.close_trial(number, "complete" if full else "stopped", None, picture)
     ledger.set_seconds(TRIALS * REPORTS / 2)

@@ -115,11 +115,11 @@ def matrix_rate(device: torch.device) -> Callable[[], float]:
 
 def arithmetic(step: Callable[[], object]) -> int:
     """FLOPs that a step asks for: the doubling layers count as the transposed convolutions that they are."""
-    own, layers.Doubling.forward = layers.Doubling.forward, torch.nn.ConvTranspose2d.forward  # type: ignore[method-assign]
+    own, layers.UpsamplingConvolution.forward = layers.UpsamplingConvolution.forward, torch.nn.ConvTranspose2d.forward  # type: ignore[method-assign]
     try:
         return flops(step)
     finally:
-        layers.Doubling.forward = own  # type: ignore[method-assign]
+        layers.UpsamplingConvolution.forward = own  # type: ignore[method-assign]
 
 
 def _mode(mode: str) -> dict[str, str]:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from dashboards import gallery, pictures
-from gbc.pictures import pairs, png
+from gbc.pictures import pair_grid, png
 
 
 def sheet(images: torch.Tensor, columns: int = 10) -> np.ndarray:
-    return pairs(images, torch.rand(images.shape), columns)
+    return pair_grid(images, torch.rand(images.shape), columns)
 
 
 @pytest.mark.parametrize(("channels", "size", "columns"), [(1, 28, 10), (3, 32, 10), (1, 8, 4)])

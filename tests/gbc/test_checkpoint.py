@@ -87,7 +87,7 @@ def test_the_one_before_is_kept_and_is_no_link_to_the_new_one(saved: Path) -> No
     assert (checkpoint.load(saved)["step"], checkpoint.load(previous)["step"]) == (5, 4)
     assert saved.stat().st_ino != previous.stat().st_ino
     for _ in range(2):  # twice: renaming a file to a link of itself does nothing
-        checkpoint.keep(saved, previous)
+        checkpoint.preserve(saved, previous)
     assert checkpoint.load(previous)["step"] == 5
     assert sorted(path.name for path in saved.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
 
@@ -111,9 +111,9 @@ def test_a_temporary_file_says_who_writes_it(tmp_path: Path, monkeypatch: pytest
     seen = []
 
     def look(*_: object) -> None:
-        seen.extend(checkpoint.writer_of(path) for path in tmp_path.iterdir())
+        seen.extend(checkpoint.writer_pid(path) for path in tmp_path.iterdir())
 
     monkeypatch.setattr("os.fsync", look)
     checkpoint.save(tmp_path / "last.ckpt", STATE)
     assert seen == [os.getpid()]
-    assert checkpoint.writer_of(tmp_path / "last.ckpt") is None and checkpoint.writer_of(tmp_path / ".lock") is None
+    assert checkpoint.writer_pid(tmp_path / "last.ckpt") is None and checkpoint.writer_pid(tmp_path / ".lock") is None

@@ -172,7 +172,7 @@ def test_any_number_of_samples_makes_a_sheet(
     [
         (["train", "--out", "{trained}"], "exists already"),
         (["train", "--out", "new", "--set", "generator=pixels"], "there is nothing to export"),
-        (["train", "--out", "new", "--set", "lr=hello"], "--set: lr: 'hello' should be a valid number"),
+        (["train", "--out", "new", "--set", "lr=hello"], "--set lr: 'hello' should be a valid number"),
         (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: no such file"),
         (["train", "--out", "new", "--set", "dataset.name=cifar"], "unknown dataset 'cifar'"),
         (["train", "--out", "new", "--set", "classifier.name=vit"], "unknown classifier 'vit'"),
@@ -180,7 +180,6 @@ def test_any_number_of_samples_makes_a_sheet(
         (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere: not an exported generator"),
         (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz, or in / for a folder"),
         (["sample", "--model", "{trained}", "--out", "new/", "--label", "11"], "label 11 is unknown"),
-        (["sample", "--model", "{trained}", "--out", "a.png", "--count", "0"], "must be at least 1"),
         (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 is unknown"),
         (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "no FashionMNIST under nowhere"),
         (["evaluate", "--model", "{trained}", "--full", "--cache", "{trained}/README.md"], "README.md: cannot be written"),

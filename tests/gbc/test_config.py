@@ -20,7 +20,6 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1e-4", "trial.yaml: lr: '1e-4' is text, not a number; YAML wants a point before the exponent: 1.0e-4"),
         ("lr: '0.1'", "trial.yaml: lr: '0.1' is text, not a number; remove the quotes"),
         ("lrr: 0.1", "trial.yaml: 'lrr' is not a setting; did you mean 'lr'?"),
         ("classifier: {hiden: 3}", "trial.yaml: 'classifier.hiden' is not a setting; did you mean 'hidden'?"),
@@ -36,14 +35,17 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
         ),
         ("lambda_values: {1.weight: 1}", "lambda_values belong to lambda_policy 'given' (it is 'last_layer')"),
         ("lambda_policy: given\nlambda_values: {1.weight: one}", "lambda_values.1.weight: 'one' should be a valid number"),
-        ("- 1", "trial.yaml: expected a mapping of settings, found list"),
+        ("- 1", "trial.yaml: expected a mapping of settings, found a list"),
         ("a: [", "trial.yaml: not valid YAML: "),
         ("dataset: {download: true}", "trial.yaml: dataset: download needs data_root"),
         ("multipliers: free", "free multipliers and candidates are numbers of fixed images: set generator to pixels"),
         ("candidates: 100", "set generator to pixels"),
         ("reconstruction_weight: 1.0", "need free multipliers: set multipliers to free"),
         ("lambda_min: 0.1", "need free multipliers: set multipliers to free"),
-        ("lr: 5\nbatch_size: 1", "(and 1 more fault)"),
+        ("classifier: [conv]", "trial.yaml: classifier: expected a mapping of settings, found a list"),
+        ("experts: {a: 1}", "trial.yaml: experts: expected a list, found a mapping"),
+        ("learning_rate: 1", "'learning_rate' is not a setting; did you mean 'lr'?"),
+        ("colour: 1", "'colour' is not a setting; `python search/run.py --dry-run` prints all that are"),
     ],
 )
 def test_a_fault_is_one_line_that_names_key_and_mend(text: str, message: str, tmp_path: Path) -> None:
@@ -51,6 +53,26 @@ def test_a_fault_is_one_line_that_names_key_and_mend(text: str, message: str, tm
         parse(text, tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_faults_are_listed_a_line_each_up_to_ten(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse("lr: 5\nbatch_size: 1", tmp_path)
+    assert [line.partition(" should")[0] for line in str(caught.value).splitlines()] == [
+        "trial.yaml: lr: 5", "trial.yaml: batch_size: 1",
+    ]  # fmt: skip
+    with pytest.raises(BadInput) as caught:
+        parse("\n".join(f"unknown{number}: 1" for number in range(12)), tmp_path)
+    *faults, last = str(caught.value).splitlines()
+    assert len(faults) == 10 and last == "trial.yaml: and 2 more faults"
+
+
+def test_a_word_stands_for_a_data_set_or_a_classifier(tmp_path: Path) -> None:
+    config = parse("dataset: mnist\nclassifier: conv\nexperts: [{classifier: 'nets:net'}]\nlr: 1e-3\nsteps: 1e3", tmp_path)
+    assert (config.dataset.name, config.classifier.name, config.lr, config.steps) == ("mnist", "conv", 1e-3, 1000)
+    assert config.experts[0].classifier.factory == "nets:net"
+    again = config.updated({"dataset.per_class": 5}, "--set").updated({"dataset": "fashion_mnist"}, "--set")
+    assert (again.dataset.name, again.dataset.per_class) == ("fashion_mnist", 5)
 
 
 def test_lambda_may_be_given_by_number(tmp_path: Path) -> None:
@@ -78,7 +100,7 @@ def test_settings_cannot_be_changed_in_place() -> None:
 def test_updated_reaches_into_nested_settings_and_checks_them() -> None:
     config = TrialConfig().updated({"classifier.hidden": 7, "lr": 0.5}, "--set")
     assert (config.classifier.hidden, config.lr) == (7, 0.5)
-    with pytest.raises(BadInput, match=r"--set: lr: 2 should be"):
+    with pytest.raises(BadInput, match=r"--set lr: 2 should be"):
         TrialConfig().updated({"lr": 2}, "--set")
     with pytest.raises(BadInput, match=r"'lr' has no parts"):
         TrialConfig().updated({"lr.x": 2}, "--set")
@@ -127,7 +149,14 @@ def test_flatten_names_nested_keys_with_dots() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("lr=1e-4", 1e-4), ("steps=10", 10), ("bn_mode=eval", "eval"), ("dataset.download=true", True), ("data_root=", None)],
+    [
+        ("steps=1e3", 1000),
+        ("lr=1e-4", 1e-4),
+        ("steps=10", 10),
+        ("bn_mode=eval", "eval"),
+        ("dataset.download=true", True),
+        ("data_root=", None),
+    ],
 )
 def test_assignments_on_the_command_line_take_numbers_as_people_write_them(text: str, expected: object) -> None:
     key, value = parse_assignment(text)

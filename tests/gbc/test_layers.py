@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gbc.layers import BatchNormReLU, Doubling
+from gbc.layers import BatchNormReLU, UpsamplingConvolution
 from gbc.training.generator import Generator
 
 # Batch 7 and 9×5 pixels have no divisor near 128/channels; 260 channels are more than a row.
@@ -69,7 +69,7 @@ def test_gradients_of_batch_norm_and_relu() -> None:
 @pytest.mark.parametrize("shape", [(3, 8, 7, 5), (2, 2, 1, 1)])
 def test_doubling_is_a_transposed_convolution(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    ours, theirs = (kind(shape[1], 3, 4, stride=2, padding=1).double() for kind in (Doubling, nn.ConvTranspose2d))
+    ours, theirs = (kind(shape[1], 3, 4, stride=2, padding=1).double() for kind in (UpsamplingConvolution, nn.ConvTranspose2d))
     theirs.load_state_dict(ours.state_dict())
     images = channels_last(*shape).double()
     direction = torch.randn_like(theirs(images))

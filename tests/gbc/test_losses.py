@@ -56,7 +56,7 @@ def test_the_sign_is_that_of_equation_5() -> None:
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     multipliers = torch.full((2, 2), 0.25, dtype=torch.float64)
     pulled = losses.margin_gradient(phi(points), torch.tensor([0, 1]), multipliers, zeta)
-    assert losses.inner(pulled, zeta) > 0
+    assert losses.inner_product(pulled, zeta) > 0
 
 
 def test_one_reverse_pass_is_the_sum_over_samples_and_classes() -> None:
@@ -92,7 +92,7 @@ def test_the_target_keeps_only_the_largest_degrees() -> None:
 
 def test_degrees_that_differ_by_rounding_are_equal() -> None:
     """As a linear system leaves them: ⅓ and ⅓ + 6e-17 are both the largest."""
-    found = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).still
+    found = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).at_zero
     assert all(part is not None for part in found)
 
 
@@ -271,6 +271,6 @@ def test_the_pull_can_be_differentiated_again() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
 
     def residual(x: Tensor) -> Tensor:
-        return losses.size(losses.margin_gradient(phi(x), labels, multipliers, list(phi.parameters())))
+        return losses.norm(losses.margin_gradient(phi(x), labels, multipliers, list(phi.parameters())))
 
     assert torch.autograd.gradcheck(residual, _double(6, 3))

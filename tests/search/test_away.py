@@ -104,3 +104,5 @@ def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: P
             assert len(pictures) == 20, pictures
         code, output = place.look("--check", "away")
         assert code == 0, output
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"pa55" not in path.read_bytes(), path

@@ -80,7 +80,7 @@ def test_safetensors_alone_unless_more_is_asked_for(capsys: pytest.CaptureFixtur
         (["--sweep", "tiny", "--trial", "2"], "the generator of trial 2 was not kept; there are those of 0, 1, 3 (--keep K)"),
         (["--sweep", "tiny", "--out", "mlruns"], "mlruns: exists already; choose another --out or remove it"),
         (["--sweep", "tiny", "--format", "onnxx"], "--format: unknown format 'onnxx'; did you mean 'onnx'?"),
-        (["--sweep", "tiny", "--format", ""], "--format: unknown format ''; known: onnx, safetensors, torch"),
+        (["--sweep", "tiny", "--format", "zip"], "--format: unknown format 'zip'; known: onnx, safetensors, torch"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ class Run:
 
 def ray_sessions() -> set[Path]:
     """Where Ray's sessions on this machine keep their logs."""
-    return set(Path("/tmp/ray").glob("session_2*"))
+    return set(Path("/tmp").glob("gbc-*/r/session_2*"))
 
 
 class Chaos:

@@ -91,6 +91,7 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    importlib.import_module("ray._raylet").Config.initialize("")  # Ray read the server's environment when it was loaded
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()

@@ -36,7 +36,7 @@ class Nodes:
 
 @contextmanager
 def cluster() -> Iterator[Nodes]:
-    """A head and one more node, until the end of the context."""
+    """A head and one more node, until the end of the context. Both ask for the token that is in the environment, if any."""
     command = [sys.executable, __file__]
     # Apart from other Rays on this machine, and by a short name: there is a limit to the names of sockets.
     with (

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from gbc.kkt.homogeneity.check import EPS, Curves, curves, flat, relative_error
+from gbc.kkt.homogeneity.check import EPS, Curves, curves, flat_degrees, relative_error
 from gbc.kkt.homogeneity.estimate import diagonal, estimated, estimated_scalars
 from gbc.kkt.homogeneity.policies import AUTOMATIC, POLICIES, Policy, given, last_layer, min_norm, uniform
 from gbc.kkt.homogeneity.structure import exported, structural, traced
@@ -26,7 +26,7 @@ __all__ = [
     "estimated",
     "estimated_scalars",
     "exported",
-    "flat",
+    "flat_degrees",
     "given",
     "last_layer",
     "min_norm",

@@ -1,4 +1,4 @@
-"""What flows through the graph of a network when the rules for Λ are read off: degrees in place of numbers."""
+"""Values that the rules for Λ pass through the graph of a network: degrees in place of numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gbc.kkt.homogeneity.system import Array, Equation
 
 @dataclass(frozen=True)
 class Shift:
-    """A term that is the same for every sample (and pixel) of a channel: a bias. Its degree need not be its host's yet."""
+    """A term that is the same for every sample and pixel of a channel: a bias. Its degree may differ from its activation's."""
 
     degree: Array
     layer: str
@@ -22,16 +22,16 @@ class Shift:
 
 @dataclass(frozen=True)
 class Activation:
-    """A tensor on its way through the network: a part of one degree, plus shifts that are still to be judged.
+    """A tensor in the network: a part of one degree, plus shifts that no layer has constrained yet.
 
-    Shifts are kept apart because a BatchNorm that subtracts the batch's mean removes them, whatever their degree. No
-    shapes are followed: a Linear on [M, C, L] straight into a BatchNorm over C is taken for [M, C], and `relative_error` tells.
+    Shifts are separate because a BatchNorm that subtracts the batch's mean removes them, whatever their degree. Shapes are not
+    tracked: a Linear on [M, C, L] directly before a BatchNorm over C is treated as [M, C], and `relative_error` shows this.
     """
 
     degree: Array
     """[T]"""
     source: str
-    """The layer that last set the degree."""
+    """Name of the layer that last set the degree."""
     shifts: tuple[Shift, ...] = ()
 
 
@@ -45,17 +45,17 @@ class Call:
     kwargs: dict[str, Any]
 
     @property
-    def what(self) -> str:
+    def kind(self) -> str:
         """The kind of layer, for messages."""
         return type(self.module).__name__ if isinstance(self.module, nn.Module) else str(self.module)
 
     def get(self, position: int, keyword: str, default: Any = None) -> Any:
-        """An argument that may be given either way."""
+        """An argument of the call, given by position or by keyword."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(keyword, default)
 
 
 class Collector:
-    """Collects the equations that the layers ask for."""
+    """Collects the equations that the layers require of the degrees."""
 
     def __init__(self, module: nn.Module, mode: str) -> None:
         """`mode` is the BatchNorm mode, `train` or `eval`."""
@@ -66,7 +66,7 @@ class Collector:
         self.equations: list[Equation] = []
 
     def degree_of(self, tensor: Any, layer: str) -> Array:
-        """Of a parameter: its λ. Of a buffer: 0.
+        """Degree of a parameter, the form of its λ, or of a buffer, which is 0; [T].
 
         Raises:
             NotQuasiHomogeneous: a weight that is computed from other tensors.
@@ -79,13 +79,13 @@ class Collector:
         form[self.tensors[id(tensor)]] = 1.0
         return form
 
-    def ask(self, form: Array, layer: str, why: str) -> None:
-        """⟨form, λ⟩ = 0."""
+    def require_zero(self, form: Array, layer: str, why: str) -> None:
+        """Add the equation ⟨form, λ⟩ = 0."""
         if form.any():
             self.equations.append(Equation(form, 0.0, layer, why))
 
-    def settled(self, value: Activation) -> Activation:
-        """Without shifts: what cannot tell them from the rest needs them to have its degree."""
+    def without_shifts(self, value: Activation) -> Activation:
+        """Require that every shift of `value` has its degree, and return it without shifts."""
         for shift in value.shifts:
-            self.ask(value.degree - shift.degree, shift.layer, "a bias must have the degree of what it is added to")
+            self.require_zero(value.degree - shift.degree, shift.layer, "a bias must have the degree of what it is added to")
         return replace(value, shifts=())

@@ -13,32 +13,32 @@ from torch import Tensor, nn
 from gbc.classifiers.architectures import BATCH_NORMS, normalising_by
 
 EPS: Final = 1e-14
-"""Where the ideal normalisation is meant: far below any variance, far above the square of float64's rounding."""
+"""eps of an ideal normalisation: far below any variance, far above the square of float64's rounding."""
 
 
-def flat(degrees: Mapping[str, float], module: nn.Module) -> Tensor:
+def flat_degrees(degrees: Mapping[str, float], module: nn.Module) -> Tensor:
     """The diagonal of Λ as a flat vector [P] in the order of `module.parameters()`."""
     return torch.cat([torch.full_like(p, degrees[name]).flatten() for name, p in module.named_parameters()]).detach()
 
 
-def reference(module: nn.Module, eps: float | None, mode: str) -> nn.Module:
-    """A copy in float64 on the CPU; `eps` is put into every layer that normalises by its own input's statistics.
+def float64_copy(module: nn.Module, eps: float | None, mode: str) -> nn.Module:
+    """A copy in float64 on the CPU, with `eps` in every layer that normalises by its own input's statistics.
 
-    Such a layer is scale-invariant only up to eps/variance: with the usual 1e-5, degrees that rely on it are off by that
-    much, which says nothing about the rules. None keeps the network's own.
+    Such a layer is scale-invariant only up to eps/variance. With the usual 1e-5, degrees that rely on it have an error of that
+    size, although the rules are right. None keeps the network's own eps.
     """
     phi = copy.deepcopy(module).cpu().double()
     for layer in phi.modules():
-        own = isinstance(layer, nn.LayerNorm | nn.GroupNorm)
-        batch = isinstance(layer, BATCH_NORMS) and (mode == "train" or layer.running_mean is None)
-        if eps is not None and (own or batch):
+        by_sample = isinstance(layer, nn.LayerNorm | nn.GroupNorm)
+        by_batch = isinstance(layer, BATCH_NORMS) and (mode == "train" or layer.running_mean is None)
+        if eps is not None and (by_sample or by_batch):
             setattr(layer, "eps", eps)  # noqa: B010  # nn.Module types every attribute as a tensor
     return phi
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The two sides of the definition along α: they coincide where Λ is right."""
+    """The two sides of the definition as functions of α; they are equal if Λ is right."""
 
     alpha: Tensor
     """[A]"""
@@ -64,13 +64,13 @@ def curves(
     points: int = 9,
     eps: float | None = None,
 ) -> Curves:
-    """What Fig. 3 draws, for `points` values of α in [−1, 1], in float64.
+    """The curves of Fig. 3, for `points` values of α in [−1, 1], in float64.
 
     `degrees` are λ by tensor, or the flat diagonal of Λ [P]; `images` are [M, ...]; `mode` is the BatchNorm mode, `train`
-    or `eval`; `eps` as in `reference`.
+    or `eval`; `eps` as in `float64_copy`.
     """
-    phi, images = reference(module, eps, mode), images.detach().cpu().double()
-    diagonal = degrees if isinstance(degrees, Tensor) else flat(degrees, phi)
+    phi, images = float64_copy(module, eps, mode), images.detach().cpu().double()
+    diagonal = degrees if isinstance(degrees, Tensor) else flat_degrees(degrees, phi)
     parameters = dict(phi.named_parameters())
     pieces = diagonal.detach().cpu().double().split([parameter.numel() for parameter in parameters.values()])
     exponents = {name: piece.view_as(p) for piece, (name, p) in zip(pieces, parameters.items(), strict=True)}

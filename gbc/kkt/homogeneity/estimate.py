@@ -1,7 +1,7 @@
-"""Numerical estimate of Λ by Eqs. (9) and (10): no rules, only derivatives, so it works for any network.
+"""Numerical estimate of Λ by Eqs. (9) and (10). It uses derivatives instead of rules, so it works for any network.
 
-Write f(s) = Φ(x; e^{s}ζ) with one s for each unknown. Quasi-homogeneity is f(s + αλ) = e^α f(s), so Σ_u λ_u ∂f/∂s_u = f,
-which is Eq. (9), at every ζ: derivatives of it are further equations, as in Eq. (10).
+Let f(s) = Φ(x; e^{s}ζ) with one s for each unknown. Quasi-homogeneity is f(s + αλ) = e^α f(s), so Σ_u λ_u ∂f/∂s_u = f,
+which is Eq. (9). It holds at every ζ, so its derivatives are further equations, as in Eq. (10).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gbc.classifiers.architectures import normalising_by
-from gbc.kkt.homogeneity.check import EPS, reference
+from gbc.kkt.homogeneity.check import EPS, float64_copy
 from gbc.kkt.homogeneity.system import Array, Equation, System
 
 _WHY = "its derivatives at random inputs do not satisfy Eq. (10)"
@@ -22,16 +22,16 @@ _WHY = "its derivatives at random inputs do not satisfy Eq. (10)"
 def estimated(module: nn.Module, images: Tensor, *, mode: str, rng: torch.Generator | None = None) -> System:
     """Equations for one λ for each parameter tensor, at images [K, ...] with random values, in float64.
 
-    Eq. (9), Σ_t λ_t ⟨ζ_t, ∇_{ζ_t}Φ_c(x)⟩ = Φ_c(x), gives K·C equations. They are blind to a tensor that is 0, such as a
-    fresh bias. With `rng` come as many second-derivative equations, those of Eq. (9) differentiated along one random
-    direction in all of ζ: they see such tensors too, and tell apart tensors that the first ones mix up in narrow layers.
+    Eq. (9), Σ_t λ_t ⟨ζ_t, ∇_{ζ_t}Φ_c(x)⟩ = Φ_c(x), gives K·C equations. They do not constrain a tensor that is 0, such as an
+    untrained bias. With `rng` there are as many second-derivative equations, Eq. (9) differentiated along one random direction
+    in ζ. They constrain such tensors too, and distinguish tensors that the first equations confuse in narrow layers.
 
-    Every equation is necessary, so the null space can be too large, never too small: take enough inputs, and of a size that
+    Every equation is necessary, so the null space can be too large, never too small: use enough inputs, of a size that
     switches every unit on and off.
 
-    Layers that normalise by their input's own statistics do so with an eps near 0, see `reference`.
+    Layers that normalise by their input's own statistics do so with an eps near 0, see `float64_copy`.
     """
-    phi, images = reference(module, EPS, mode), images.detach().cpu().double()
+    phi, images = float64_copy(module, EPS, mode), images.detach().cpu().double()
     names = tuple(name for name, _ in phi.named_parameters())
     values = {name: parameter.detach() for name, parameter in phi.named_parameters()}
     along = {name: torch.randn(p.shape, generator=rng).double() if rng else torch.zeros_like(p) for name, p in values.items()}
@@ -41,7 +41,7 @@ def estimated(module: nn.Module, images: Tensor, *, mode: str, rng: torch.Genera
     scaled = {name: s[index].exp() * (values[name] + r * along[name]) for index, name in enumerate(names)}
     with normalising_by(phi, mode):
         logits = torch.func.functional_call(phi, scaled, (images,))  # [K, C]
-    # Forward derivatives by two reverse ones: Σ u·Φ differentiated by s_t and then by u is ∂Φ/∂s_t for every x and c.
+    # Two reverse passes give forward derivatives: Σ u·Φ differentiated by s_t and then by u is ∂Φ/∂s_t for every x and c.
     u = torch.ones_like(logits, requires_grad=True)
     weighted = (u * logits).sum()
     (pulls,) = torch.autograd.grad(weighted, s, create_graph=True)
@@ -52,12 +52,12 @@ def estimated(module: nn.Module, images: Tensor, *, mode: str, rng: torch.Genera
 
 
 def estimated_scalars(module: nn.Module, images: Tensor, *, mode: str) -> System:
-    """Equations for one λ for each single parameter, by Eq. (10) as the paper has it. For small networks: P² a logit.
+    """Equations for one λ for each single parameter, by Eq. (10) as in the paper. For small networks: P² derivatives a logit.
 
     For every image of [K, ...] and logit c, Σ_j λ_j ζ_j ∂_jΦ_c = Φ_c, and for every parameter i its derivative
     Σ_j λ_j ζ_j ∂_ijΦ_c + λ_i ∂_iΦ_c = ∂_iΦ_c, Eq. (10) multiplied by 1 − λ_i. Unknowns are named `0.weight[3,1]`.
     """
-    phi, images = reference(module, EPS, mode), images.detach().cpu().double()
+    phi, images = float64_copy(module, EPS, mode), images.detach().cpu().double()
     parameters = dict(phi.named_parameters())
     names = tuple(
         f"{name}[{','.join(map(str, index))}]"
@@ -84,7 +84,7 @@ def diagonal(solution: Mapping[str, float]) -> Tensor:
 
 
 def _by(value: Tensor, variable: Tensor) -> Tensor:
-    """∂value/∂variable, which can be differentiated again; 0 where the graph does not reach."""
+    """∂value/∂variable, which can be differentiated again; 0 if `value` does not depend on `variable`."""
     if not value.requires_grad:
         return torch.zeros_like(variable)
     (gradient,) = torch.autograd.grad(value, variable, create_graph=True, materialize_grads=True)
@@ -98,7 +98,7 @@ def _rows(columns: list[Tensor], values: Tensor) -> Array:
 
 
 def _system(names: tuple[str, ...], blocks: list[Array]) -> System:
-    # The triangular factor says the same in at most T + 1 rows; entries of order 1 let tolerances be absolute.
+    # The triangular factor is equivalent and has at most T + 1 rows; with entries of order 1, tolerances can be absolute.
     rows = np.linalg.qr(np.concatenate(blocks), mode="r")
     rows /= np.abs(rows).max()
     return System(names, tuple(Equation(row[:-1], float(row[-1]), "the network", _WHY) for row in rows))

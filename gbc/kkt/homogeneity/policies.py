@@ -1,4 +1,4 @@
-"""Policies: which point of the solution set is taken as Λ. The set is a polytope, so somebody has to choose."""
+"""Policies, each of which chooses one point of the solution set, a polytope, as Λ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gbc.kkt.homogeneity.system import Degrees
 
 
 def last_layer(module: nn.Module) -> Degrees:
-    """λ = 1 for the weight and bias of the final linear layer, 0 for all else.
+    """λ = 1 for the weight and bias of the last linear layer, 0 for all other tensors.
 
     Exact for every network that ends in a linear layer, in either BatchNorm mode.
 
@@ -27,7 +27,7 @@ def last_layer(module: nn.Module) -> Degrees:
 
 
 def min_norm(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
-    """The degrees of least ‖λ‖: all layers take part as evenly as the rules allow. `example` as in `structural`.
+    """The degrees of least ‖λ‖, which are as even over the layers as the rules allow. `example` as in `structural`.
 
     Raises:
         BadInput: the network cannot be traced.
@@ -37,34 +37,34 @@ def min_norm(module: nn.Module, mode: str, example: Tensor | None = None) -> Deg
 
 
 def uniform(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
-    """λ = 1/L for each of the L weight matrices and kernels; the rest follows by the rules, free ones by least norm.
+    """λ = 1/L for each of the L weight matrices and kernels; the others follow from the rules and the least norm.
 
-    The degrees of a plain network: bias l of L gets l/L, and with no biases all degrees are equal. With a last bias it is
-    alone at the largest degree, 1, so Λ̃ of Eq. (4) drops every weight.
+    In a plain network bias l of L gets l/L; without biases all degrees are equal. If the last layer has a bias, only this bias
+    has the largest degree, 1, so Λ̃ of Eq. (4) drops every weight.
 
     Raises:
         BadInput: the network cannot be traced.
         NotQuasiHomogeneous: a layer does not allow it, such as BatchNorm in `eval` mode; the error names it.
     """
     weights = [name for name, parameter in module.named_parameters() if parameter.ndim > 1]
-    return structural(module, mode, example).given({name: 1 / len(weights) for name in weights}).solve()
+    return structural(module, mode, example).with_fixed({name: 1 / len(weights) for name in weights}).solve()
 
 
 def given(module: nn.Module, mode: str, values: Mapping[str, float], example: Tensor | None = None) -> Degrees:
-    """Numbers of the user's own for some tensors or all; those that are not named are chosen by least norm.
+    """The user's degrees for some or all tensors; the others follow from the rules and the least norm.
 
     Raises:
         BadInput: a name that the network does not have, a λ below 0, or the network cannot be traced.
-        NotQuasiHomogeneous: the numbers break a rule; the error names the layer.
+        NotQuasiHomogeneous: the degrees break a rule; the error names the layer.
     """
-    return structural(module, mode, example).given(values).solve()
+    return structural(module, mode, example).with_fixed(values).solve()
 
 
 class Policy(Protocol):
-    """(network, BatchNorm mode, the user's own numbers, a batch of inputs [M, ...] for tracing) → λ of each tensor."""
+    """(network, BatchNorm mode, the user's degrees, a batch of inputs [M, ...] for tracing) → λ of each tensor."""
 
     def __call__(self, module: nn.Module, mode: str, values: Mapping[str, float], example: Tensor | None = None, /) -> Degrees:
-        """Raises BadInput or NotQuasiHomogeneous where the policy has no answer."""
+        """λ of each tensor; raises BadInput or NotQuasiHomogeneous if the policy has no solution."""
 
 
 POLICIES: Final[dict[str, Policy]] = {
@@ -75,4 +75,4 @@ POLICIES: Final[dict[str, Policy]] = {
 }
 
 AUTOMATIC: Final = ("last_layer", "min_norm", "uniform")
-"""Those that need no numbers of the user's."""
+"""Policies that need no degrees from the user."""

@@ -1,4 +1,4 @@
-"""Structural rules for Λ: walk the graph of a network and write down what each layer asks of the degrees.
+"""Structural rules for Λ: walk the graph of a network and collect the equations that each layer requires of the degrees.
 
 The input has degree 0 and the logits must have degree 1.
 """
@@ -24,21 +24,21 @@ from gbc.kkt.homogeneity.activations import Activation, Call, Collector
 from gbc.kkt.homogeneity.rules import FUNCTIONS, METHODS, MODULES, OPERATORS, Rule
 from gbc.kkt.homogeneity.system import Equation, System
 
-# ATen's names of arguments that the functions of torch call otherwise.
+# ATen's names of arguments that have other names in torch's functions.
 _ARGUMENTS: Final = {"self": "input", "train": "training", "mat2": "other"}
 
 
 def structural(module: nn.Module, mode: str, example: Tensor | None = None) -> System:
-    """The equations of Λ by the layers of `module`; `mode` is the BatchNorm mode, `train` or `eval`.
+    """The equations of Λ that the layers of `module` require; `mode` is the BatchNorm mode, `train` or `eval`.
 
-    The forward pass is read by torch.fx. Where that fails and there is an `example`, a batch of inputs [M, ...] with any
-    values, torch.export reads it: it knows the sizes, so control flow may depend on them.
+    torch.fx reads the forward pass. If that fails and there is an `example`, a batch of inputs [M, ...] with any values,
+    torch.export reads it: it knows the sizes, so control flow may depend on them.
 
-    Layers that normalise by their input's own statistics count as scale-invariant: their eps is left aside.
+    Layers that normalise by their input's own statistics count as scale-invariant: their eps is ignored.
 
     Raises:
         BadInput: the forward pass cannot be traced (control flow that depends on the input's values).
-        NotQuasiHomogeneous: a layer that no rule is known for.
+        NotQuasiHomogeneous: there is no rule for a layer.
     """
     try:
         return traced(module, mode)
@@ -53,17 +53,17 @@ def structural(module: nn.Module, mode: str, example: Tensor | None = None) -> S
 
 
 def traced(module: nn.Module, mode: str) -> System:
-    """As `structural`, by torch.fx alone: a graph of layers, functions and methods."""
+    """The system of `structural`, by torch.fx alone: a graph of layers, functions and methods."""
     with normalising_by(module, mode):
         try:
             graph = fx.symbolic_trace(module, concrete_args=_defaults(module)).graph
-        except Exception as fault:  # whatever the user's forward raises when it is given a proxy
+        except Exception as fault:  # the user's forward pass may raise anything for a proxy
             raise _Untraceable(module, fault) from fault
     return _walk(graph, module, Collector(module, mode), {})
 
 
 def exported(module: nn.Module, mode: str, example: Tensor) -> System:
-    """As `structural`, by torch.export alone: a graph of ATen operators, whose inputs are the parameters and buffers too."""
+    """The system of `structural`, by torch.export alone: a graph of ATen operators with parameters and buffers as inputs."""
     with normalising_by(module, mode), torch.no_grad(), _quietly():
         try:
             program = torch.export.export(module, (example,))
@@ -78,23 +78,23 @@ def exported(module: nn.Module, mode: str, example: Tensor) -> System:
 
 
 def _defaults(module: nn.Module) -> dict[str, Any] | None:
-    """Of the arguments that the forward pass can do without."""
+    """Default values of the optional arguments of the forward pass; None if there are none."""
     arguments = inspect.signature(module.forward).parameters.values()
     return {argument.name: argument.default for argument in arguments if argument.default is not argument.empty} or None
 
 
 class _Untraceable(BadInput):
-    """One of the ways to read a network failed."""
+    """torch.fx or torch.export failed to read a network."""
 
     def __init__(self, module: nn.Module, fault: Exception) -> None:
-        # torch.export goes on with pages of advice behind the first paragraph.
+        # torch.export adds pages of advice after the first paragraph.
         self.reason = " ".join(str(fault).strip().partition("\n\n")[0].split())
         super().__init__(f"cannot read the layers of {type(module).__name__}: {self.reason}")
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Before it fails, torch.export prints and logs the graph that it has so far."""
+    """Suppress the output of torch.export, which prints and logs an unfinished graph when it fails."""
     disabled = logging.root.manager.disable
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,41 +106,41 @@ def _quietly() -> Iterator[None]:
 
 
 def _walk(graph: fx.Graph, module: nn.Module, collector: Collector, lifted: Mapping[str, str | None]) -> System:
-    """Every node in order; the logits come last.
+    """Apply the rules to every node in order; the logits are the last.
 
     `lifted` names the parameter or buffer that a placeholder stands for, None for a constant. The first of the other
-    placeholders is the input, those behind it have their defaults.
+    placeholders is the input, those after it have their defaults.
     """
-    found: dict[fx.Node, Any] = {}
-    own = [node for node in graph.nodes if node.op == "placeholder" and node.name not in lifted]
+    values: dict[fx.Node, Any] = {}
+    arguments = [node for node in graph.nodes if node.op == "placeholder" and node.name not in lifted]
     for node in graph.nodes:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), found.__getitem__)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         match node.op:
-            case "placeholder" if node in own[1:]:
-                found[node] = None
+            case "placeholder" if node in arguments[1:]:
+                values[node] = None
             case "placeholder" | "get_attr":
                 name = lifted.get(node.name) if node.op == "placeholder" else str(node.target)
                 degree = collector.degree_of(_attribute(module, name), name) if name else collector.zero
-                found[node] = Activation(degree, name or "the input")
+                values[node] = Activation(degree, name or "the input")
             case "output":
-                # An exported graph returns a tuple; buffers that the forward pass changes come first.
+                # An exported graph returns a tuple that begins with the buffers that the forward pass changes.
                 result = args[0][-1] if isinstance(args[0], tuple) and lifted else args[0]
                 collector.equations.append(_logits(result, collector))
             case _:
                 rule, call = _read(node, module, args, kwargs)
-                found[node] = _apply(rule, collector, call)
+                values[node] = _apply(rule, collector, call)
                 if node.op != "call_module" and _changes_its_input(call):
-                    found[node.args[0]] = found[node]
+                    values[node.args[0]] = values[node]
     return System(collector.names, tuple(collector.equations))
 
 
 def _read(node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Rule | None, Call]:
-    """The rule for a node and what the rule is to look at."""
+    """The rule for a node, and the call for that rule."""
     target = node.target
     if node.op == "call_module":
         layer = module.get_submodule(str(target))
         return MODULES.get(type(layer)), Call(str(target), layer, args, kwargs)
-    name = _place(node, module)
+    name = _layer_name(node, module)
     if isinstance(target, OpOverload):
         return _aten(target, name, args, kwargs)
     if isinstance(target, str):
@@ -152,7 +152,7 @@ def _read(node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[
 
 
 def _aten(target: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Rule | None, Call]:
-    """An ATen operator as a call of the function that it implements: all arguments by that function's names."""
+    """The rule for an ATen operator, and its call with all arguments under the names in torch's function."""
     arguments = target._schema.arguments
     given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
     kind = target._schema.name.rpartition("::")[2]
@@ -160,8 +160,8 @@ def _aten(target: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str
     return OPERATORS.get(kind), Call(name, kind, (), named)
 
 
-def _place(node: fx.Node, module: nn.Module) -> str:
-    """The layer of PyTorch's that a node belongs to, else the innermost module whose forward pass this is, and the node."""
+def _layer_name(node: fx.Node, module: nn.Module) -> str:
+    """Path of the PyTorch layer that a node belongs to, else of the innermost module, followed by the node's name."""
     path = next((str(entry[0]) for entry in reversed(node.meta.get("nn_module_stack", {}).values())), "").partition("@")[0]
     # torch.fx stops at these layers, so its own nodes are never inside one.
     if path and isinstance(node.target, OpOverload) and fx.Tracer().is_leaf_module(module.get_submodule(path), path):
@@ -170,17 +170,17 @@ def _place(node: fx.Node, module: nn.Module) -> str:
 
 
 def _changes_its_input(call: Call) -> bool:
-    """Names of methods and operators that work in place end in an underscore, those of Python's own in two."""
+    """True for an in-place operation: its name ends in one underscore, while Python's special methods end in two."""
     return str(call.module).endswith("_") and not str(call.module).endswith("__")
 
 
 def _apply(rule: Rule | None, collector: Collector, call: Call) -> Any:
-    """By the layer's rule; what is computed from sizes alone carries no degree."""
+    """Apply the layer's rule; None for values computed from sizes alone, which have no degree."""
     if not any(isinstance(value, Activation) for value in _leaves((call.args, call.kwargs))):
         return None
     if rule is None:
         raise NotQuasiHomogeneous(
-            call.name, f"no rule is known for {call.what}; add one to gbc/kkt/homogeneity/rules.py, or take last_layer"
+            call.name, f"no rule is known for {call.kind}; add one to gbc/kkt/homogeneity/rules.py, or take last_layer"
         )
     return rule(collector, call)
 
@@ -188,7 +188,7 @@ def _apply(rule: Rule | None, collector: Collector, call: Call) -> Any:
 def _logits(result: Any, collector: Collector) -> Equation:
     if not isinstance(result, Activation):
         raise _not_alone(type(result))
-    result = collector.settled(result)
+    result = collector.without_shifts(result)
     zero = "the logits have degree 0 after it, whatever Λ is"
     return Equation(result.degree, 1.0, result.source, "the logits must have degree 1" if result.degree.any() else zero)
 
@@ -199,8 +199,8 @@ def _not_alone(kind: type) -> BadInput:
 
 def _attribute(module: nn.Module, dotted: str) -> Tensor:
     *parents, last = dotted.split(".")
-    found: Tensor = getattr(module.get_submodule(".".join(parents)), last)
-    return found
+    tensor: Tensor = getattr(module.get_submodule(".".join(parents)), last)
+    return tensor
 
 
 def _leaves(values: Any) -> list[Any]:

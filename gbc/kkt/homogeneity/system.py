@@ -17,14 +17,14 @@ Degrees = dict[str, float]
 
 Array = NDArray[np.float64]
 
-# Singular values of a genuine equation stay above 1e-5 of the largest one, rounding in float64 below 1e-10.
+# Singular values of independent equations are above 1e-5 of the largest one, those of float64 rounding below 1e-10.
 _RANK_TOLERANCE: Final = 1e-8
 _POSITIVE: Final = 1e-6  # degrees are simple fractions
 
 
 @dataclass(frozen=True)
 class Equation:
-    """⟨form, λ⟩ = value, and who asks for it."""
+    """⟨form, λ⟩ = value, with the layer that requires it and the reason."""
 
     form: Array
     """Coefficients [T], one for each unknown."""
@@ -35,7 +35,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class System:
-    """Aλ = b with λ ≥ 0: which degrees satisfy Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ)."""
+    """Aλ = b with λ ≥ 0: the degrees λ that satisfy Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ)."""
 
     names: tuple[str, ...]
     """The T unknowns: parameter tensors, or single scalars as `0.weight[3,1]`, in the order of `module.parameters()`."""
@@ -53,19 +53,19 @@ class System:
 
     @cached_property
     def _decomposed(self) -> tuple[Array, Array, Array, int]:
-        """(b, A) with orthonormal rows, first the `rank` that say something; the singular values; the rank."""
+        """(b, A) with orthonormal rows, of which the first `rank` are independent equations; singular values; rank."""
         u, singular, rows = np.linalg.svd(self.matrix)
         rank = int((singular > _RANK_TOLERANCE * singular.max(initial=0.0)).sum())
         return u[:, :rank].T @ self.values / singular[:rank], rows, singular, rank
 
     @property
     def rank(self) -> int:
-        """How many of the equations are independent."""
+        """Number of independent equations."""
         return self._decomposed[3]
 
     @property
     def nullity(self) -> int:
-        """How many directions Λ may move in without breaking an equation (λ ≥ 0 left aside)."""
+        """Dimension of the solution set of the equations, without λ ≥ 0: the directions in which Λ is free."""
         return len(self.names) - self.rank
 
     @property
@@ -75,16 +75,16 @@ class System:
 
     @property
     def singular_values(self) -> Array:
-        """Of A, descending, [min(E, T)]: the gap after the first `rank` of them says how sure the rank is."""
+        """Singular values of A, descending, [min(E, T)]. A large gap after the first `rank` of them confirms the rank."""
         return self._decomposed[2]
 
     def residual(self, degrees: Mapping[str, float]) -> float:
         """The greatest |Aλ − b| over the greatest |b|: 0 for an exact solution."""
-        found = self.matrix @ np.array([degrees[name] for name in self.names])
-        return float(np.abs(found - self.values).max() / np.abs(self.values).max())
+        left_side = self.matrix @ np.array([degrees[name] for name in self.names])
+        return float(np.abs(left_side - self.values).max() / np.abs(self.values).max())
 
-    def given(self, degrees: Mapping[str, float]) -> System:
-        """The same with some λ fixed.
+    def with_fixed(self, degrees: Mapping[str, float]) -> System:
+        """This system with some λ fixed.
 
         Raises:
             BadInput: a name that is not an unknown of the system, or a λ below 0.
@@ -95,7 +95,7 @@ class System:
                 raise BadInput(f"λ of {name!r}: the classifier has no such tensor; it has {', '.join(self.names)}")
             if not 0 <= value < float("inf"):
                 raise BadInput(f"λ of {name!r} is {value:g}; degrees are finite and not negative")
-            fixed.append(Equation(unit(self.names, name), value, name, f"λ = {value:.4g} is given"))
+            fixed.append(Equation(unit_form(self.names, name), value, name, f"λ = {value:.4g} is given"))
         return System(self.names, (*self.equations, *fixed))
 
     def solve(self) -> Degrees:
@@ -114,15 +114,15 @@ class System:
         least = np.linalg.lstsq(matrix, projected, rcond=_RANK_TOLERANCE)[0]
         directions = null_space(matrix, rcond=_RANK_TOLERANCE)
         stacked = np.concatenate([directions.T, -least[None]])
-        wanted = np.append(np.zeros(directions.shape[1]), 1.0)
-        gap = stacked @ nnls(stacked, wanted)[0] - wanted
+        right_side = np.append(np.zeros(directions.shape[1]), 1.0)
+        gap = stacked @ nnls(stacked, right_side)[0] - right_side
         rough = least - directions @ (gap[:-1] / gap[-1])
-        # That says which λ are positive; among these the least norm has a closed form, exact to rounding.
+        # This tells which λ are positive; among these the least norm has a closed form, exact to rounding.
         positive = np.flatnonzero(possible)[rough > _POSITIVE]
         solution = np.zeros(len(self.names))
         solution[positive] = np.linalg.lstsq(rows[:rank, positive], projected, rcond=_RANK_TOLERANCE)[0]
         if not (self._consistent(solution) and solution.min() > -_RANK_TOLERANCE):
-            raise self._blame()
+            raise self._conflict_error()
         # Λ̃ of Eq. (4) compares degrees for equality, so equal ones must not differ by rounding.
         return dict(zip(self.names, solution.round(12).clip(min=0).tolist(), strict=True))
 
@@ -136,19 +136,19 @@ class System:
 
         self.solve()
         projected, rows, _, rank = self._decomposed
-        found = {}
+        limits = {}
         for name in self.names:
             low, high = (
-                linprog(sign * unit(self.names, name), A_eq=rows[:rank], b_eq=projected, bounds=(0, None))
+                linprog(sign * unit_form(self.names, name), A_eq=rows[:rank], b_eq=projected, bounds=(0, None))
                 for sign in (1.0, -1.0)
             )
-            found[name] = (float(low.fun), 0.0 - float(high.fun) if high.status == 0 else float("inf"))
-        return found
+            limits[name] = (float(low.fun), 0.0 - float(high.fun) if high.status == 0 else float("inf"))
+        return limits
 
     def _may_be_positive(self) -> NDArray[np.bool_]:
-        """Which λ are not 0 on all of the solution set, [T]: without those it has an inside, which NNLS relies on.
+        """True for each λ that is above 0 somewhere on the solution set, [T]. NNLS needs a set with an interior in these.
 
-        One linear program: the most Σ min(λ_t, 1) over Aλ = κb, κ ≥ 1, where a large κ lets all that can be positive reach 1.
+        One linear program: maximise Σ min(λ_t, 1) over Aλ = κb, κ ≥ 1. With a large κ, every λ that can be positive reaches 1.
         """
         from scipy.optimize import linprog
 
@@ -156,24 +156,24 @@ class System:
         count = len(self.names)
         equalities = np.hstack([rows[:rank], np.zeros((rank, count)), -projected[:, None]])  # unknowns λ, s, κ
         below = np.hstack([-np.eye(count), np.eye(count), np.zeros((count, 1))])  # s ≤ λ
-        found = linprog(
+        optimum = linprog(
             np.concatenate([np.zeros(count), -np.ones(count), [0.0]]),
             A_ub=below, b_ub=np.zeros(count), A_eq=equalities, b_eq=np.zeros(rank),
             bounds=[(0, None)] * count + [(0, 1)] * count + [(1, None)],
         )  # fmt: skip
-        if found.status != 0 or not self._consistent(rows[:rank].T @ projected):
-            raise self._blame()
-        reached: Array = found.x[count : 2 * count]
+        if optimum.status != 0 or not self._consistent(rows[:rank].T @ projected):
+            raise self._conflict_error()
+        reached: Array = optimum.x[count : 2 * count]
         return reached > 1 / 2
 
     def _consistent(self, solution: Array) -> bool:
         scale = max(1.0, float(np.abs(self.values).max(initial=0.0)))
         return bool(np.abs(self.matrix @ solution - self.values).max(initial=0.0) < _RANK_TOLERANCE * scale)
 
-    def _blame(self) -> NotQuasiHomogeneous:
-        """Names the first layer of an irreducible conflict: equations without a solution, each of which is needed."""
+    def _conflict_error(self) -> NotQuasiHomogeneous:
+        """The error for the first layer of an irreducible conflict: equations without a solution, all of them needed for it."""
         conflict = list(self.equations)
-        # From the end, so that what was asked of the network as a whole goes first and the earliest layer stays.
+        # From the end, so that equations of the whole network are removed first and the earliest layer remains.
         for equation in reversed(self.equations):
             fewer = [other for other in conflict if other is not equation]
             if not _feasible(fewer, len(self.names)):
@@ -183,8 +183,8 @@ class System:
         return NotQuasiHomogeneous(first.layer, first.why + (f" (in conflict with {against})" if against else ""))
 
 
-def unit(names: tuple[str, ...], name: str) -> Array:
-    """The form that is the λ of `name` alone, [T]."""
+def unit_form(names: tuple[str, ...], name: str) -> Array:
+    """The form whose value is the λ of `name`, [T]."""
     return np.array([float(other == name) for other in names])
 
 

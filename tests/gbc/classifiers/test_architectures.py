@@ -148,7 +148,7 @@ def test_the_surrogate_replaces_every_relu() -> None:
 
 
 def test_scale_invariant_layers_are_those_before_batch_norm(architecture: ClassifierConfig) -> None:
-    """Doubling their weights does not change Φ in train mode; doubling any other layer's does."""
+    """UpsamplingConvolution their weights does not change Φ in train mode; doubling any other layer's does."""
     phi = architectures.build(architecture, SHAPE, 10)
     images = torch.rand(16, *SHAPE)
     invariant = before_batch_norm(phi, images)

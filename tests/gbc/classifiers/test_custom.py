@@ -77,7 +77,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def theirs(name: str = "network") -> nn.Module:
-    return custom.make(f"their_nets:{name}", 0)
+    return custom.call_factory(f"their_nets:{name}", 0)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_factory_without_weights_is_trained_from_its_own_initialisation(images
     first, second = theirs(), theirs()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first[1].weight, second[1].weight)  # type: ignore[index]
-    other = custom.make("their_nets:network", 1)
+    other = custom.call_factory("their_nets:network", 1)
     assert not torch.equal(first[1].weight, other[1].weight)  # type: ignore[index]
     # A folder of the cache is weights and card.
     again = ClassifierConfig(factory=config.factory, weights=str(folder / "model.safetensors"))

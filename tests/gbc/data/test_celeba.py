@@ -15,7 +15,7 @@ from gbc.config import DatasetConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.celeba import ATTRIBUTE_LIST, ATTRIBUTES, IMAGES, PARTITION_LIST, _read_lists
 from gbc.data.datasets import ImageDataset
-from gbc.data.samples import square
+from gbc.data.samples import centred_square
 from gbc.errors import BadInput, CorruptFile
 from gbc.metrics.scores import METRICS, ReferenceSet, controls
 from gbc.training.trainer import Trainer
@@ -76,9 +76,9 @@ def test_the_test_split_is_not_decoded_whole(tmp_path: Path, monkeypatch: pytest
 def test_the_crop_is_178_by_178_in_the_middle() -> None:
     pixels = np.zeros((218, 178, 3), np.uint8)
     pixels[:20], pixels[198:] = 255, 255  # all that the crop takes away
-    assert square(Image.fromarray(pixels), 32).max() == 0
+    assert centred_square(Image.fromarray(pixels), 32).max() == 0
     pixels[20], pixels[197] = 255, 255
-    kept = square(Image.fromarray(pixels), 32)
+    kept = centred_square(Image.fromarray(pixels), 32)
     assert kept.shape == (32, 32, 3) and kept[0].min() > 0 and kept[-1].min() > 0
 
 

@@ -119,7 +119,7 @@ def test_operators_that_keep_the_degree(function: Callable[[Tensor], Tensor]) ->
 )  # fmt: skip
 def test_degrees_add_in_products(function: Callable[[Tensor], Tensor], degree: int) -> None:
     phi, example = Counting(function), torch.randn(5, 4)
-    solution = structural(phi, "eval", example).given({"first.weight": 0.25}).solve()
+    solution = structural(phi, "eval", example).with_fixed({"first.weight": 0.25}).solve()
     assert solution["last.weight"] == pytest.approx(1 - degree / 4)
     assert homogeneity.relative_error(phi, solution, example, mode="eval") < 1e-8
 
@@ -148,7 +148,7 @@ def test_other_operators_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
 )
 def test_what_breaks_is_named(function: Callable[[Tensor], Tensor], layer: str, why: str) -> None:
     with pytest.raises(NotQuasiHomogeneous, match=why) as caught:
-        structural(Counting(function), "eval", torch.randn(5, 4)).given({"first.weight": 0.5}).solve()
+        structural(Counting(function), "eval", torch.randn(5, 4)).with_fixed({"first.weight": 0.5}).solve()
     assert caught.value.layer == layer
 
 

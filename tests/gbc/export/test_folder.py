@@ -45,10 +45,10 @@ def test_the_judged_samples_are_those_of_the_training_bit_for_bit(made: Trained)
 
 def test_the_logged_picture_is_drawn_again_pixel_for_pixel(made: Trained) -> None:
     generator = export.load(made.folder)
-    columns = pictures.columns_of(len(generator.class_names))
+    columns = pictures.columns_for(len(generator.class_names))
     logged = np.asarray(Image.open(made.folder / export.PICTURE))[::2, ::2]  # every pixel is there twice
     images = generator.judged()[:NEAREST]
-    drawn = pictures.pairs(images, images, columns)
+    drawn = pictures.pair_grid(images, images, columns)
     side = generator.shape[1] + 2
     generated = [row for start in range(0, len(logged), 2 * side) for row in range(start, start + side)]
     assert logged.shape == drawn.shape
@@ -159,9 +159,12 @@ def test_drawing_in_parts_gives_what_the_module_gives(made: Trained) -> None:
 
 
 def test_formats_are_named_and_unknown_ones_refused() -> None:
-    assert formats.named("safetensors") == [] and formats.named("onnx, safetensors,torch,onnx") == ["onnx", "torch"]
+    assert formats.parse_formats("safetensors") == [] and formats.parse_formats("onnx, safetensors,torch,onnx") == [
+        "onnx",
+        "torch",
+    ]
     with pytest.raises(BadInput, match="--format: unknown format 'onx'; did you mean 'onnx'"):
-        formats.named("safetensors,onx")
+        formats.parse_formats("safetensors,onx")
 
 
 def test_a_missing_extra_is_said_before_anything_is_written(

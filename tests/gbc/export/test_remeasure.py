@@ -79,7 +79,7 @@ def test_a_disagreement_is_a_line_and_exit_code_1(
     assert not found["judged"]["agree"] and found["judged"]["metrics"]["ssim/coverage"]["logged"] == 0.9
     main(["evaluate", "--model", str(copy), "--cache", str(classifier_cache)])
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and error[0].startswith("failed: ssim/coverage, free/bn: not what was logged; ")
+    assert len(error) == 1 and error[0].startswith("failed: ssim/coverage, free/bn: not as logged; ")
 
 
 def test_rounding_is_no_disagreement(made: Trained, classifier_cache: Path, tmp_path: Path) -> None:

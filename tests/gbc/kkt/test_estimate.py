@@ -78,7 +78,7 @@ def test_every_hidden_unit_is_free_scalar_by_scalar() -> None:
     found = estimated_scalars(phi, 3 * torch.randn(60, 2), mode="eval")
     assert len(found.names) == 41 and found.nullity == 10
     assert found.names[:3] == ("0.weight[0,0]", "0.weight[0,1]", "0.weight[1,0]")
-    one = found.given({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
+    one = found.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
     assert [one[f"0.weight[3,{i}]"] for i in (0, 1)] == pytest.approx([0.1, 0.1])
     assert one["2.weight[0,3]"] == pytest.approx(0.9) and one["0.bias[5]"] == pytest.approx(0.4)
     assert one["2.bias[0]"] == pytest.approx(1)
@@ -88,7 +88,8 @@ def test_figure_3_by_scalar_by_tensor_and_by_rule() -> None:
     phi, points = figure_3(), 3 * torch.randn(60, 2)
     scalars = estimated_scalars(phi, points, mode="eval")
     by_rule = structural(phi, "eval").solve()
-    assert scalars.residual(dict(zip(scalars.names, homogeneity.flat(by_rule, phi.double()).tolist(), strict=True))) < TOLERANCE
+    flat = homogeneity.flat_degrees(by_rule, phi.double()).tolist()
+    assert scalars.residual(dict(zip(scalars.names, flat, strict=True))) < TOLERANCE
     by_tensor = estimated(phi, points, mode="eval").solve()
     assert by_tensor == pytest.approx(by_rule, abs=TOLERANCE)
     for degrees in (by_rule, by_tensor, diagonal(scalars.solve())):

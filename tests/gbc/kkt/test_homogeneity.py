@@ -61,7 +61,7 @@ def test_wrong_degrees_are_seen() -> None:
 
 def test_the_diagonal_follows_the_order_of_the_parameters() -> None:
     phi = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    diagonal = homogeneity.flat(homogeneity.last_layer(phi), phi)
+    diagonal = homogeneity.flat_degrees(homogeneity.last_layer(phi), phi)
     assert diagonal.tolist() == [0.0] * 9 + [1.0] * 4
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gbc.__main__ import main
 from gbc.errors import BadInput
-from gbc.kkt.row_space import RowSpaces, check, linear_layers
+from gbc.kkt.row_space import RowSpaces, linear_layers, row_space_layers
 from search.driver.preflight import prepare
 from search.driver.resources import Machine
 from search.run import main as search
@@ -50,7 +50,7 @@ def test_classifiers_without_a_row_space_say_why(layers: list[nn.Module], why: s
     with pytest.raises(BadInput, match=f"^{why}") as caught:
         linear_layers(module, example)
     with pytest.raises(BadInput) as named:
-        check(module, example)
+        row_space_layers(module, example)
     assert str(named.value) == f"row_space_weight: {caught.value}; set it to 0"
     with pytest.raises(BadInput, match=r"^row_space_weight: "):
         RowSpaces(module, example, 1e-3)
@@ -133,7 +133,7 @@ def test_the_commands_say_it_in_one_line_before_anything_is_trained(
 
 
 SAYS_NOTHING = "mostly its random start, which says nothing of the training inputs"
-WARNING = "warning: the row-space loss has nothing to say there; set row_space_weight=0, or train the classifier"
+WARNING = "warning: the row-space loss has no information there; set row_space_weight=0, or train the classifier"
 
 
 def digits(**changes: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_plain_network_with_biases() -> None:
     weights = {"1.weight": 0.2, "3.weight": 0.3, "5.weight": 0.5}
     expected = weights | {"1.bias": 0.2, "3.bias": 0.5, "5.bias": 1.0}
     assert system.residual(expected) < 1e-15
-    assert system.given(weights).solve() == pytest.approx(expected, abs=1e-11)
+    assert system.with_fixed(weights).solve() == pytest.approx(expected, abs=1e-11)
     ranges = system.ranges()
     assert ranges["1.weight"] == pytest.approx((0, 1), abs=1e-11)
     assert ranges["5.bias"] == pytest.approx((1, 1), abs=1e-12)
@@ -77,7 +77,7 @@ def test_the_batchs_own_statistics_free_what_is_before_them() -> None:
 
 
 def test_a_residual_sum_needs_equal_degrees() -> None:
-    solution = structural(PlainResidual(), "eval").given({"first.weight": 0.25}).solve()
+    solution = structural(PlainResidual(), "eval").with_fixed({"first.weight": 0.25}).solve()
     expected = {"first.weight": 0.25, "first.bias": 0.25, "block.weight": 0, "block.bias": 0.25}
     assert solution == pytest.approx(expected | {"head.weight": 0.75, "head.bias": 1}, abs=1e-11)
 
@@ -124,7 +124,7 @@ def test_homogeneous_functions_keep_the_degree(function: Callable[[Tensor], Tens
 )
 def test_degrees_add_in_products(function: Callable[[Tensor], Tensor], degree: int) -> None:
     phi = Wrapped(function)
-    solution = structural(phi, "eval").given({"first.weight": 0.25}).solve()
+    solution = structural(phi, "eval").with_fixed({"first.weight": 0.25}).solve()
     assert solution["last.weight"] == pytest.approx(1 - degree / 4)
     assert homogeneity.relative_error(phi, solution, torch.randn(5, 4), mode="eval") < 1e-8
 

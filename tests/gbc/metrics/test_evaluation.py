@@ -13,7 +13,7 @@ from torch import Tensor
 from gbc.data.datasets import ImageDataset
 from gbc.data.samples import tensors
 from gbc.errors import BadInput
-from gbc.metrics.evaluation import MEASURES, Evaluation, Evaluator, Result, control_sets, evaluate, label_agreement
+from gbc.metrics.evaluation import MEASURES, Evaluation, EvaluationResult, Evaluator, control_sets, evaluate, label_agreement
 from gbc.metrics.features import Oracle
 from gbc.metrics.scores import METRICS, ReferenceSet
 from gbc.metrics.statistics import covered, density, largest_matching, neighbourhoods, precision, recall, squared_mmd
@@ -40,7 +40,7 @@ def controls(evaluator: Evaluator) -> dict[str, Evaluation]:
 
 
 @pytest.fixture(scope="module")
-def result(images: ImageDataset, oracle: Oracle) -> Result:
+def result(images: ImageDataset, oracle: Oracle) -> EvaluationResult:
     return evaluate("mine", *images.train(), images, oracle)
 
 
@@ -182,22 +182,22 @@ def test_one_generated_image_cannot_serve_two() -> None:
 def test_copies_are_reconstructed_and_noise_is_not(evaluator: Evaluator) -> None:
     reference = evaluator.reference
     copies = Evaluation(evaluator, reference.train_images, reference.train_labels)
-    assert MEASURES["reconstructed/train"].of(copies) == len(reference.train_images) == 100
+    assert MEASURES["reconstructed/train"].function(copies) == len(reference.train_images) == 100
     one = Evaluation(evaluator, reference.train_images[:1], reference.train_labels[:1])
-    assert (one.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].of(one) == 1
+    assert (one.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].function(one) == 1
     noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), reference.train_labels)
-    assert MEASURES["reconstructed/train"].of(noise) == MEASURES["reconstructed/held_out"].of(noise) == 0
+    assert MEASURES["reconstructed/train"].function(noise) == MEASURES["reconstructed/held_out"].function(noise) == 0
 
 
 def test_held_out_images_are_as_many_as_the_training_images_of_each_class(evaluator: Evaluator) -> None:
     reference = evaluator.reference
     first = torch.cat([reference.test_images[reference.test_labels == label][:10] for label in range(10)])
-    assert MEASURES["reconstructed/held_out"].of(Evaluation(evaluator, first, reference.train_labels)) == 100
+    assert MEASURES["reconstructed/held_out"].function(Evaluation(evaluator, first, reference.train_labels)) == 100
     # Half as many held-out images, all of them found: in proportion, 100 of 100.
     few = ReferenceSet(reference.train_images, reference.train_labels, *(part.flatten(0, 1) for part in halves(reference)))
     small = Evaluator(few, evaluator.network, evaluator.class_names)
     assert small.held_out.mean.shape[1] == 50
-    assert MEASURES["reconstructed/held_out"].of(Evaluation(small, first, reference.train_labels)) == 100
+    assert MEASURES["reconstructed/held_out"].function(Evaluation(small, first, reference.train_labels)) == 100
 
 
 def halves(reference: ReferenceSet) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def halves(reference: ReferenceSet) -> tuple[Tensor, Tensor]:
 # The whole
 
 
-def test_every_cheap_metric_is_in_the_full_evaluation(result: Result) -> None:
+def test_every_cheap_metric_is_in_the_full_evaluation(result: EvaluationResult) -> None:
     assert set(METRICS) < set(MEASURES)
     assert all(set(row) == set(MEASURES) for row in result.scores.values())
     for name in ("ssim/coverage", "prdc/coverage", "nearest/label_agreement", "reconstructed/train"):
@@ -232,7 +232,7 @@ def test_measures_marked_free_of_training_images_do_not_change_with_them(images:
         assert (left[name] == right[name]) != measure.training_images, name
 
 
-def test_the_training_set_is_its_own_best_neighbour(result: Result) -> None:
+def test_the_training_set_is_its_own_best_neighbour(result: EvaluationResult) -> None:
     scores = result.scores["mine"]
     for name in ("prdc/precision", "prdc/recall", "prdc/coverage", "nearest/label_agreement"):
         assert scores[name] == 1.0
@@ -240,7 +240,7 @@ def test_the_training_set_is_its_own_best_neighbour(result: Result) -> None:
     assert scores["ssim/coverage"] == pytest.approx(1, abs=1e-5)
 
 
-def test_controls_stand_in_the_order_that_people_see(result: Result) -> None:
+def test_controls_stand_in_the_order_that_people_see(result: EvaluationResult) -> None:
     rows = result.scores
     assert list(rows) == [
         "mine",
@@ -262,7 +262,7 @@ def test_controls_stand_in_the_order_that_people_see(result: Result) -> None:
     assert means["kid"] > best["kid"] + 0.1 and means["nearest/duplicates"] > best["nearest/duplicates"]
 
 
-def test_wrong_labels_are_seen_by_the_measures_that_ask_for_labels_and_by_no_other(result: Result) -> None:
+def test_wrong_labels_are_seen_by_the_measures_that_ask_for_labels_and_by_no_other(result: EvaluationResult) -> None:
     shifted, right = result.scores["labels shifted"], result.scores["mine"]
     for name in ("tstr/1nn", "tstr/cnn", "oracle/accuracy", "nearest/label_agreement"):
         assert shifted[name] < 0.15 < right[name]
@@ -285,7 +285,7 @@ def test_controls_repeat_training_images_where_there_are_too_few(evaluator: Eval
     assert label_agreement(shifted).item() == 0.0
 
 
-def test_classes_are_told_apart(evaluator: Evaluator, result: Result, images: ImageDataset) -> None:
+def test_classes_are_told_apart(evaluator: Evaluator, result: EvaluationResult, images: ImageDataset) -> None:
     for name, values in result.by_class.items():
         assert list(values) == list(images.class_names)
         # The numbers of images are equal, so the mean over classes is the mean.
@@ -299,12 +299,12 @@ def test_classes_are_told_apart(evaluator: Evaluator, result: Result, images: Im
     assert alone["tstr/cnn"]["Trouser"] == 1.0 and alone["tstr/cnn"]["Bag"] == 0.0
 
 
-def test_the_result_is_read_by_people_and_programs(result: Result) -> None:
-    again = json.loads(json.dumps(result.plain()))
+def test_the_result_is_read_by_people_and_programs(result: EvaluationResult) -> None:
+    again = json.loads(json.dumps(result.to_json()))
     assert again["scores"] == result.scores and again["oracle_accuracy"] == result.oracle_accuracy
     text = result.text()
     first, _, _ = text.partition("classes of mine")
     lines = {line.split("  ")[0]: line for line in first.splitlines()}
     assert "max" in lines["prdc/coverage *"] and "min" in lines["kid"]
-    assert "* looks at the classifier's training images: validation only" in text
+    assert "* uses the classifier's training images: validation only" in text
     assert "half of the test images" in text and "Ankle boot" in text

@@ -33,7 +33,7 @@ def test_the_same_as_plain_data() -> None:
 def test_without_a_ceiling_there_is_no_share() -> None:
     low = Scale({name: row for name, row in BY_HAND.scores.items() if name != CEILING})
     assert low.share("ssim/coverage", 0.5) is None and low.position("ssim/coverage", 0.5)["share"] is None
-    assert str(low.sentence("ssim/coverage", 0.5)).endswith("too few test images to say what real ones get")
+    assert str(low.sentence("ssim/coverage", 0.5)).endswith("too few test images to score real ones")
 
 
 def test_what_does_not_judge_images_has_no_scale() -> None:

@@ -22,7 +22,7 @@ def test_the_mean_is_that_of_several_seeds(reference: ReferenceSet, monkeypatch:
     monkeypatch.setattr(student, "STEPS", 10)
     real = ScoredSamples(reference, reference.train_images, reference.train_labels)
     each = torch.stack([student.classified_correctly(real, 10, steps=10, seed=seed) for seed in range(3)])
-    assert torch.equal(student.mean_of_several(real, 10), each.mean(dim=0))
+    assert torch.equal(student.mean_of_students(real, 10), each.mean(dim=0))
     assert not torch.equal(each[0], each[1])
 
 

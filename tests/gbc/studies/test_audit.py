@@ -13,7 +13,7 @@ from gbc.classifiers import architectures
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.studies.audit import audit, max_margin, policies, probes
+from gbc.studies.audit import audit, max_margin, policy_results, probe_sets
 from gbc.studies.findings import Audit, Condition
 from gbc.studies.first_layer import FirstLayer
 from gbc.training.tasks import obtain
@@ -21,7 +21,7 @@ from tests.conftest import TINY, TINY_CLASSIFIER
 
 
 def test_probes_are_sets_of_the_size_of_the_training_set(images: ImageDataset) -> None:
-    sets = probes(images)
+    sets = probe_sets(images)
     assert list(sets) == ["training set", "other real images", "class means", "rows shuffled", "uniform noise"]
     for pictures, labels in sets.values():
         assert pictures.shape == (100, 1, 28, 28) and torch.bincount(labels).tolist() == [10] * 10
@@ -47,7 +47,7 @@ def test_a_converged_classifier_knows_its_training_set(images: ImageDataset, tmp
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
     assert "A KKT loss can work" in found.verdict()
     bare = audit(inputs.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
-    assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.choices == found.choices
+    assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.policies == found.policies
     assert bare.regime == {"imbalance": inputs.regimes[0]["imbalance"]}
     assert bare.verdict().startswith("By its weights alone the classifier has ")
 
@@ -82,11 +82,13 @@ def test_every_policy_in_every_mode() -> None:
     """By the rules; what keeps the same tensors is measured once."""
     phi = architectures.build(ClassifierConfig(name="mlp_bn", hidden=12), (1, 28, 28), 10)
     example = torch.rand(4, 1, 28, 28)
-    train, stored = (policies(phi, mode, example) for mode in ("train", "eval"))
+    train, stored = (policy_results(phi, mode, example) for mode in ("train", "eval"))
     assert [choice.kept for choice in train] == [("7.weight", "7.bias"), ("7.bias",), ("7.bias",)]
     assert [choice.same_as for choice in train] == [None, None, "min_norm"]
     assert stored[2].degrees is None and "2: BatchNorm1d by stored statistics" in str(stored[2].refused)
-    equal = policies(nn.Sequential(nn.Flatten(), nn.Linear(784, 4, bias=False), nn.Linear(4, 10, bias=False)), "eval", example)
+    equal = policy_results(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 4, bias=False), nn.Linear(4, 10, bias=False)), "eval", example
+    )
     assert [choice.kept for choice in equal][1:] == [("1.weight", "2.weight")] * 2
     assert [choice.same_as for choice in equal] == [None, None, "min_norm"]
 
@@ -96,7 +98,7 @@ def test_the_parts_add_up_to_the_whole(images: ImageDataset) -> None:
     phi = architectures.build(ClassifierConfig(name="mlp_bn", hidden=12), (1, 28, 28), 10)
     pictures, labels = images.train()
     sets = {"training set": (pictures[::5], labels[::5])}
-    found = max_margin(phi, sets, policies(phi, "train", pictures[:4]))
+    found = max_margin(phi, sets, policy_results(phi, "train", pictures[:4]))
     # Of a fresh network min_norm keeps the last bias alone, which is 0: no condition.
     assert [condition.name for condition in found] == ["max margin, last_layer"]
     (whole,), zeta = found, dict(phi.named_parameters())
@@ -134,7 +136,7 @@ def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monke
     spectrum = found.first_layer.spectrum
     assert (spectrum.shape, spectrum.above) == ((12, 784), 0) and spectrum.strongest == pytest.approx(1)
     costs = found.first_layer.costs
-    assert list(costs) == list(probes(images))
+    assert list(costs) == list(probe_sets(images))
     assert costs["training set"] < costs["other real images"] < 0.5 * costs["uniform noise"]
     assert list(found.first_layer.explained_variance) == [10] and 0.3 < found.first_layer.explained_variance[10] < 1
     tests, wanted = images.test()
@@ -160,7 +162,7 @@ def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.PReLU(), nn.Linear(4, 3))
     found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
     assert "2: no rule is known for PReLU" in str(found.freedom["eval"])
-    assert [choice.degrees is not None for choice in found.choices] == [True, False, False]
+    assert [choice.degrees is not None for choice in found.policies] == [True, False, False]
 
 
 def test_the_command_writes_json_and_markdown(

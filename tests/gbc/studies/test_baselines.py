@@ -100,8 +100,8 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pyte
     list(trainer.run())
     assert [classifier.alpha.item() for classifier in trainer.classifiers] == held
     rng = torch.Generator().manual_seed(0)
-    found = circle.score(*circle.drawn(trainer, rng), real, labels)
-    control = circle.score(*circle.confident(inputs.classifier, rng), real, labels)
+    found = circle.score(*circle.draw_points(trainer, rng), real, labels)
+    control = circle.score(*circle.confident_points(inputs.classifier, rng), real, labels)
     # Three seeds gave distances of 0.10, 0.14 and 0.08 against 0.50, and covered 0.78, 0.78 and 0.67. A generator that
     # ignores its noise ends on one point of each class and covers a third.
     assert found["distance/mean"] < 0.2 < control["distance/mean"] / 2

@@ -51,11 +51,11 @@ def test_every_step_sees_the_whole_set(tmp_path: Path) -> None:
 
 
 def test_held_out_images_and_their_stand_ins_are_others(images: ImageDataset) -> None:
-    likeness = figure.Likeness(images)
-    counts = torch.bincount(likeness.labels)
-    others, labels = likeness.controls()["other real images"]
-    assert torch.equal(torch.bincount(labels), counts) and len(likeness.held_out) == len(likeness.images)
-    assert not any((image == others).flatten(1).all(dim=1).any() for image in likeness.held_out)
+    nearest = figure.NearestSSIM(images)
+    counts = torch.bincount(nearest.labels)
+    others, labels = nearest.controls()["other real images"]
+    assert torch.equal(torch.bincount(labels), counts) and len(nearest.held_out) == len(nearest.images)
+    assert not any((image == others).flatten(1).all(dim=1).any() for image in nearest.held_out)
 
 
 def test_no_steps_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

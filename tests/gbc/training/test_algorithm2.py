@@ -12,7 +12,7 @@ from gbc import export
 from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.kkt.trial_classifier import ForwardPass, labels_of_task, union
+from gbc.kkt.trial_classifier import ForwardPass, all_class_names, labels_of_task
 from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.batches import tasks_for
@@ -196,14 +196,14 @@ def test_faults_are_named(cache: Path) -> None:
     strange = data.classifier.__class__(data.classifier.module, ("x", "y"), (1, 28, 28), 10)
     with pytest.raises(BadInput, match="the classifiers of task 0 share no class"):
         labels_of_task(parse(SHARED).classifiers(), [data.classifier, strange])
-    assert union([data.classifier, strange])[-2:] == ("x", "y")
+    assert all_class_names([data.classifier, strange])[-2:] == ("x", "y")
 
 
 def test_the_union_of_data_sets_counts_each_once(images: ImageDataset) -> None:
-    assert tasks.union([images, images]) is images
+    assert tasks.merged([images, images]) is images
     other = ImageDataset("other", ("Bag", "Hat"), images.train_images[:4], np.array([0, 1, 0, 1], dtype=np.uint8),
                          images.test_images[:2], np.array([0, 1], dtype=np.uint8))  # fmt: skip
-    both = tasks.union([images, other])
+    both = tasks.merged([images, other])
     assert both.class_names == (*images.class_names, "Hat")
     bag = images.class_names.index("Bag")
     assert both.train_labels[-4:].tolist() == [bag, 10, bag, 10]
@@ -217,4 +217,4 @@ def test_the_union_of_data_sets_counts_each_once(images: ImageDataset) -> None:
         np.zeros(1, np.uint8),
     )
     with pytest.raises(BadInput, match="different shapes"):
-        tasks.union([images, small])
+        tasks.merged([images, small])

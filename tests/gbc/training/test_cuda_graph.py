@@ -13,7 +13,7 @@ from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.metrics.scores import ReferenceSet
 from gbc.report import Report
-from gbc.training.cuda_graph import alike
+from gbc.training.cuda_graph import same_step
 from gbc.training.trainer import Trainer
 
 # Operators whose result the host needs before it can go on.
@@ -149,11 +149,11 @@ def test_a_wrong_step_is_told_from_a_right_one(fresh: Callable[..., Trainer]) ->
         return [tensor.detach().clone() for tensor in run._changing_tensors()]
 
     right = step(drawn)
-    assert alike(step(drawn), right)
-    assert alike(step(drawn, noise=1e-7), right)
-    assert not alike(before, right)
-    assert not alike(step(torch.Generator().manual_seed(9).get_state()), right)
-    assert not alike(step(drawn, rate=1e-2), right)
+    assert same_step(step(drawn), right)
+    assert same_step(step(drawn, noise=1e-7), right)
+    assert not same_step(before, right)
+    assert not same_step(step(torch.Generator().manual_seed(9).get_state()), right)
+    assert not same_step(step(drawn, rate=1e-2), right)
 
 
 def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..., Trainer]) -> None:
@@ -169,9 +169,9 @@ def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..
 
 def test_what_is_lost_in_both_ways_of_a_step_is_alike() -> None:
     one = torch.tensor([1.0, torch.nan, torch.inf, 2.0])
-    assert alike([one], [one + 1e-5]) and alike([torch.arange(3)], [torch.arange(3)])
-    assert not alike([one], [torch.tensor([1.0, 0.0, torch.inf, 2.0])])
-    assert not alike([one], [torch.tensor([1.1, torch.nan, torch.inf, 2.0])])
+    assert same_step([one], [one + 1e-5]) and same_step([torch.arange(3)], [torch.arange(3)])
+    assert not same_step([one], [torch.tensor([1.0, 0.0, torch.inf, 2.0])])
+    assert not same_step([one], [torch.tensor([1.1, torch.nan, torch.inf, 2.0])])
 
 
 def numbers(reports: list[Report]) -> list[dict[str, float]]:
@@ -182,10 +182,10 @@ def numbers(reports: list[Report]) -> list[dict[str, float]]:
 def test_on_a_gpu_a_replayed_run_is_the_run(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
     """Warnings are errors here: a graph that is not used, or not right, fails."""
     replayed, stepped = fresh("cuda", **variant, steps=40, report_every=10), fresh("cuda", **variant, steps=40, report_every=10)
-    stepped._advance._usable = False
+    stepped._replayed_step._usable = False
     for ours, theirs in zip(numbers(list(replayed.run())), numbers(list(stepped.run())), strict=True):
         assert ours == pytest.approx(theirs, rel=0.02, abs=1e-3)  # forty steps apart in the last bit of a float32
-    assert replayed._advance._graph is not None
+    assert replayed._replayed_step._graph is not None
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from gbc.kkt.objectives import LOSSES, Loss
 from gbc.kkt.trial_classifier import ForwardPass
 from gbc.metrics.scores import ReferenceSet
 from gbc.report import METRIC_DIRECTIONS, Report
-from gbc.runtime import derive
+from gbc.runtime import derive_seed
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
 
@@ -170,7 +170,7 @@ def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Tra
         batch = run.batches.sample()
         seen = ForwardPass(run.classifiers[0], run.multipliers, batch.images, batch.labels)
         residuals.append(seen.rho().item())
-        pulls.append((losses.size(seen.margin_gradient) / losses.size(seen.target)).item())
+        pulls.append((losses.norm(seen.margin_gradient) / losses.norm(seen.target)).item())
     # The scale was fitted on another batch of the same generator: allow for that.
     assert max(residuals) < 1.2
     assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
@@ -304,7 +304,7 @@ def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None
 
 
 def test_streams_of_seeds_do_not_meet() -> None:
-    found = {derive(seed, stream) for seed in range(20) for stream in range(20)}
+    found = {derive_seed(seed, stream) for seed in range(20) for stream in range(20)}
     assert len(found) == 400 and min(found) >= 0
 
 
@@ -411,5 +411,5 @@ def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[...,
 
 @pytest.mark.parametrize("count", [45, 75])
 def test_candidates_that_do_not_fit_the_labels_are_refused(fresh: Callable[..., Trainer], count: int) -> None:
-    with pytest.raises(BadInput, match=f"candidates must be a multiple of 10, the classes, and at least 50.*{count}"):
+    with pytest.raises(BadInput, match=f"candidates must be a multiple of 10, the number of classes, and at least 50.*{count}"):
         fresh(**FREE, candidates=count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
-from search.driver.ray_runtime import UNUSED
 from search.driver.resources import Machine
 from search.driver.tune_adapter import failure_reason
 from search.spec.config import Resources, SweepConfig
@@ -33,15 +31,15 @@ from tests.support.workplace import Workplace
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with cluster() as found:
-        yield found
-
-
-def test_ray_has_what_a_local_start_leaves_out() -> None:
-    """Private methods: a version of Ray that renames one would start the process again, and nobody would see it."""
-    source = Path(importlib.util.find_spec("ray._private.node").origin).read_text()
-    assert all(f"def {method}(" in source and f"self.{method}(" in source for method in UNUSED)
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """They ask for a token, as docs/cluster.md has it; drivers of this module find it in their environment."""
+    token = tmp_path_factory.mktemp("secret") / "token"
+    token.write_text("0123456789abcdef" * 4)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        with cluster() as found:
+            yield found
 
 
 @pytest.mark.sweep
@@ -83,6 +81,17 @@ except ray.exceptions.RayActorError as fault:
     print(str(fault))
 ray_runtime.leave()
 """
+
+
+@pytest.mark.sweep
+def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    place = Workplace(tmp_path)
+    code, output = place.run("--config", place.file("refused", trials={"per_slot": 1}), "--address", nodes.address)
+    assert code == 2 and "asks for its token: set RAY_AUTH_MODE=token" in output, output
+    assert "error: " in output.splitlines()[-1] and "Traceback" not in output, output
 
 
 @pytest.mark.sweep

@@ -100,7 +100,7 @@ def test_of_two_checkpoints_one_is_always_whole(place: Location, monkeypatch: py
     for step in (1, 2, 3):
         storage.save_checkpoint(last, {"step": step, "weights": torch.arange(step)}, previous)
     assert checkpoint.load(last)["step"] == 3 and checkpoint.load(previous)["step"] == 2
-    assert checkpoint.verified(last)
+    assert checkpoint.is_intact(last)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -108,9 +108,9 @@ def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) 
 
 def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path: Path) -> None:
     """As Ray's agents do, which put their title there and sometimes outlive a raylet that was killed."""
-    sweep, session = tmp_path / "sweep", tmp_path / "session_2026-01-01"
+    sweep, session = tmp_path / "sweep", tmp_path / "gbc-session"
     session.mkdir()
-    remember_session(sweep / ".ray", str(session))
+    remember_session(sweep / ".ray", session)
     program = "import sys, time; log = open(sys.argv[1], 'w'); print(flush=True); time.sleep(60)"
     agent = subprocess.Popen([sys.executable, "-c", program, str(session / "agent.log")], stdout=subprocess.PIPE)
     assert agent.stdout is not None and agent.stdout.readline()
@@ -122,10 +122,11 @@ def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path:
 
 
 def test_rays_folder_goes_with_the_note_of_it_and_nothing_else_does(tmp_path: Path) -> None:
-    session, scratch = tmp_path / "session_2026-01-01", tmp_path / "sweep" / ".ray"
+    session, scratch = tmp_path / "gbc-session", tmp_path / "sweep" / ".ray"
     session.mkdir()
-    for told, goes in ((tmp_path, False), (session, True)):
-        remember_session(scratch, str(told))
+    for written, last, goes in ((tmp_path, "\n", False), (session, "", False), (session, "\n", True)):
+        remember_session(scratch, written)
+        (scratch / "session").write_text(f"{written}{last}")  # without its end: a note cut short
         delete_session(scratch)
         assert session.exists() != goes and not scratch.exists()
     delete_session(scratch)  # nothing to do

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from gbc.errors import BadInput
 from search.driver import sweep
 from search.spec.config import SweepConfig
-from search.spec.locations import Places, first_line, public, public_words, redacted, secrets, sqlite_url
+from search.spec.locations import Places, fault_line, first_line, public, redacted, secrets, sqlite_url
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
@@ -41,9 +41,9 @@ from tests.search.conftest import tiny_sweep
 )  # fmt: skip
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
     assert public(url) == shown
-    assert redacted(f"cannot open {url}", url) == f"cannot open {shown}"
+    assert fault_line(f"cannot open {url}", url) == f"cannot open {shown}"
     for secret in secrets(url):
-        assert secret not in redacted(f"cannot log in with {secret!r}", url)
+        assert secret not in fault_line(f"cannot log in with {secret!r}", url)
     assert ("pa55" in url) == any("pa55" in secret for secret in secrets(url))
     assert public(public(url)) == shown and secrets(shown) == ()
 
@@ -72,7 +72,7 @@ def test_the_first_line_of_a_fault() -> None:
 
 def test_a_command_is_shown_without_passwords() -> None:
     words = ["--study-url", "postgresql://me:pa55@db/x", "--storage=s3://key:pa55@bucket/y", "--set", "lr=1e-3", "--name", "a"]
-    assert public_words(words) == [
+    assert [redacted(word) for word in words] == [
         "--study-url", "postgresql://me@db/x", "--storage=s3://bucket/y", "--set", "lr=1e-3", "--name", "a",
     ]  # fmt: skip
 

@@ -1,0 +1,144 @@
+"""What all commands share: a strict parser of flags, and one line on stderr for each thing that cannot be used.
+
+Nothing heavy is imported before a fault has to be explained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+from gbc.errors import BadInput
+
+_LARGEST: Final = 2**63 - 1
+_LONG: Final = re.compile(r"\S{300,}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and no empty values, and explains a fault in one line."""
+
+    def __init__(self, *, clean: Callable[[str], str] = str, **options: Any) -> None:
+        """`clean` takes what must not be shown out of a message; the other options are the base's."""
+        super().__init__(**{"allow_abbrev": False, **options})
+        self._clean = clean
+
+    def parse_args(self, words: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As the base; exits with code 2 where a word cannot be used."""
+        words = sys.argv[1:] if words is None else list(words)
+        for before, word in zip(["", *words], words, strict=False):
+            if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+                flag = word.partition("=")[0] or before
+                self.error(f"{flag}: the value is empty (a shell variable that is not set?)")
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(self._hint(unknown[0]))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, and exit code 2."""
+        message = message.removeprefix("argument ")
+        self.exit(2, f"error: {_LONG.sub(_cut, self._clean(message))}\n")
+
+    def _hint(self, word: str) -> str:
+        flag = word.partition("=")[0]
+        known, parsers = set[str](), [self]
+        for parser in parsers:
+            known |= {name for name in parser._option_string_actions if name.startswith("--")}
+            for action in parser._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    parsers += action.choices.values()
+        if not flag.startswith("-"):
+            return f"{word!r} is no flag; see --help"
+        if near := difflib.get_close_matches(flag, sorted(known), n=1):
+            return f"{flag} is not a flag of this command; did you mean {near[0]}?"
+        from gbc.config import TrialConfig
+
+        key = flag.lstrip("-").replace("-", "_")
+        if "--set" in known and key in TrialConfig.model_fields:
+            return f"{flag} is not a flag; write --set {key}=VALUE"
+        return f"{flag} is not a flag of this command; see --help"
+
+
+def whole(text: str) -> int:
+    """A whole number below 2^63, also one written as 1e3."""
+    try:
+        number = int(text) if len(text) <= 20 else float(text)
+    except ValueError:
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+    if not abs(number) <= _LARGEST or number != int(number):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number below 2^63")
+    return int(number)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """A seed: from 0 to 2^63 − 1."""
+    number = whole(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number}: a seed is at least 0")
+    return number
+
+
+def real(text: str) -> float:
+    """A finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number")
+    return number
+
+
+def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:
+    """The exit code of a command: 2 with a line on stderr for each fault in its input, 130 when it is interrupted.
+
+    `clean` takes what must not be shown out of a message. A character that a stream cannot encode is replaced.
+    SIGTERM interrupts as Ctrl-C does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run()
+    except BadInput as fault:
+        for line in clean(str(fault)).splitlines():
+            print(f"error: {_LONG.sub(_cut, line)}", file=sys.stderr)
+        return 2
+    except OSError as fault:
+        if not fault.filename:
+            raise
+        print(f"error: {clean(_shown(str(fault.filename)))}: {fault.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _cut(word: re.Match[str]) -> str:
+    return f"{word[0][:150]}…{word[0][-50:]}"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:50]}…")

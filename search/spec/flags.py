@@ -1,0 +1,191 @@
+"""The flags of `search/run.py` that set something, each beside the key of `SweepConfig` that it sets.
+
+A flag without a key is read by `settings` itself. Nothing here needs pydantic, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from gbc.command_line import real, seed, whole
+
+
+class Flag(NamedTuple):
+    """One flag: its word, the dotted key that it sets, what argparse is told, and its help."""
+
+    word: str
+    key: str | None
+    help: str
+    metavar: str | None = None
+    type: Callable[[str], Any] | None = None
+    options: Mapping[str, Any] = {}
+
+
+def minutes(text: str) -> float:
+    """`90s`, `45m`, `8h`, or a bare number of minutes, as minutes."""
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "m")
+    try:
+        found = float(number) * units[unit]
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write for example 90s, 45m or 8h")
+    return found
+
+
+def gpus(text: str) -> float | str:
+    """A number, or `auto`."""
+    try:
+        return text if text == "auto" else real(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write a number, for example 0.25, or auto") from None
+
+
+def absolute(text: str) -> str:
+    """A path from the root on: workers run in other folders."""
+    return str(Path(text).resolve())
+
+
+_EVERY: Final = {"action": "append", "default": []}
+
+FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
+    "what to search": (
+        Flag("--dataset", None, "name of the data set (default: fashion_mnist)", options={"default": "fashion_mnist"}),
+        Flag("--preset", None, "configs/DATASET-PRESET.yaml: quick (default) or paper"),
+        Flag("--config", None, "a sweep file of your own instead of a preset", "FILE", Path),
+        Flag("--name", "name", "name of the sweep (default: DATASET-PRESET)"),
+        Flag(
+            "--set", None, "fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000", "KEY=VALUE", options=_EVERY
+        ),
+        Flag("--classifier", None, "conv, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
+        Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
+        Flag("--card", None, "YAML about the weights (default: beside them, with suffix .yaml)", "FILE"),
+        Flag(
+            "--data-root", "trial.dataset.data_root",
+            "a torchvision root with the full data set instead of the shipped subset", "DIR", absolute,
+        ),
+        Flag(
+            "--download", "trial.dataset.download", "let torchvision fetch the data set into --data-root",
+            options={"action": "store_true", "default": None},
+        ),
+    ),
+    "how to search": (
+        Flag("--trials", "trials", "how many settings to try, earlier runs included", type=whole),
+        Flag("--steps", "trial.steps", "optimiser steps of a full trial", type=whole),
+        Flag(
+            "--time-budget", "time_budget",
+            "wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)", "TIME", minutes,
+        ),
+        Flag("--max-steps", "max_steps", "optimiser steps of all trials together", "N", whole),
+        Flag("--patience", "patience", "end when the best has not improved in K full trials", "K", whole),
+        Flag(
+            "--sampler", "sampler", "what proposes settings",
+            options={"choices": ["tpe", "random", "cmaes", "gp", "qmc", "grid"]},
+        ),
+        Flag("--scheduler", "scheduler.name", "what stops bad trials early", options={"choices": ["asha", "median", "none"]}),
+        Flag(
+            "--objective", None, "default: ssim/coverage; two with a comma give a Pareto front", "METRIC[:min|max]"
+        ),
+        Flag(
+            "--require", None,
+            "only a trial that ends with at least so much (at most, of losses and rho) can be the best, e.g. kkt/active=0.05",
+            "METRIC=BOUND", options=_EVERY,
+        ),
+        Flag("--warm-start", "warm_start", "try the best settings of another sweep first, and learn from it", "SWEEP"),
+        Flag("--warm-start-trials", "warm_start_trials", "how many settings of that sweep (default: 5)", "K", whole),
+        Flag("--seed", "seed", "of the sampler and of every trial", type=seed),
+        Flag("--retries", "retries", "new workers for a trial whose worker died (default: 2)", "N", whole),
+        Flag(
+            "--hang-limit", "hang_limit",
+            "replace a worker that is silent for so long, e.g. 30m (default: at least 10m)", "TIME", minutes,
+        ),
+        Flag("--retry-failed", None, "run failed trials again, under their numbers", options={"action": "store_true"}),
+        Flag(
+            "--no-report", None, "at the end, do not measure and register the best, and write no report",
+            options={"action": "store_true"},
+        ),
+        Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
+    ),
+    "on what": (
+        Flag("--concurrency", "resources.concurrency", "trials at a time (default: as many as fit)", type=whole),
+        Flag("--cpus-per-trial", "resources.cpus_per_trial", "CPUs, and threads, of a trial (default: 1)", type=real),
+        Flag(
+            "--gpus-per-trial", "resources.gpus_per_trial",
+            "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
+        ),
+        Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
+        Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),
+        Flag(
+            "--storage", "places.storage",
+            "where trials keep their files: a folder that all nodes share, s3://…, gs://…", "DIR|URL",
+        ),
+        Flag(
+            "--study-url", "places.study_url", "keep the study in PostgreSQL: postgresql://USER@HOST:5432/DATABASE", "URL"
+        ),
+        Flag(
+            "--tracking-uri", "places.tracking_uri", "of an MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db)", "URI"
+        ),
+    ),
+}  # fmt: skip
+
+_ORIGINS: Final = {flag.key: flag.word for flags in FLAGS.values() for flag in flags if flag.key} | {
+    "objective": "--objective", "second_objective": "--objective", "objective.require": "--require",
+    "trial.classifier.name": "--classifier", "trial.classifier.factory": "--classifier",
+    "trial.classifier.weights": "--weights", "trial.classifier.card": "--card",
+}  # fmt: skip
+
+
+def declare(cli: argparse.ArgumentParser) -> None:
+    """Give `cli` every flag of the table."""
+    for title, flags in FLAGS.items():
+        group = cli.add_argument_group(title)
+        for flag in flags:
+            given = {"metavar": flag.metavar, "type": flag.type}
+            told: dict[str, Any] = {name: value for name, value in given.items() if value}
+            group.add_argument(flag.word, help=flag.help, **told, **flag.options)
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags set, by dotted key of `SweepConfig`; those that were not given are absent.
+
+    Raises:
+        BadInput: an objective, a requirement or a classifier that is none.
+    """
+    from gbc.config import classifier_flags
+    from search.spec.config import objective_flags, requirement_flags
+
+    given = {
+        flag.key: getattr(arguments, flag.word.lstrip("-").replace("-", "_"))
+        for flags in FLAGS.values()
+        for flag in flags
+        if flag.key
+    }
+    found = {key: value for key, value in given.items() if value is not None}
+    if arguments.objective:
+        found = objective_flags(arguments.objective) | found
+    found |= requirement_flags(arguments.require)
+    classifier = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
+    return found | {f"trial.{key}": value for key, value in classifier.items()}
+
+
+def origins(flags: Sequence[str], assignments: Sequence[str]) -> dict[str, str]:
+    """For each key that flags set, and each key of a trial that `--set` sets, the words that a person gave."""
+
+    def word(key: str) -> str:
+        while key not in _ORIGINS and "." in key:
+            key = key.rpartition(".")[0]
+        return _ORIGINS.get(key, key)
+
+    return {key: word(key) for key in flags} | {f"trial.{key}": f"--set {key}" for key in assignments}
+
+
+def without_secrets(message: str) -> str:
+    """The message without passwords, keys and tokens. What knows them is imported when there is a fault to explain."""
+    from search.spec.locations import redacted
+
+    return redacted(message)
