@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-
 from gbc import checkpoint, plain_yaml
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput

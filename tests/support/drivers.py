@@ -95,6 +95,8 @@ def _run(
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
+    # Python's own may be of a file, which a pipe is not.
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))
     file = ROOT / "search" / f"{command}.py"
     sys.argv = [str(file), *arguments]
     sys.path[:0] = [str(ROOT), folder]
