@@ -1,1 +1,1 @@
-"""What a sweep found, as pages: reads MLflow and the study, knows neither the trainer nor the search."""
+"""Reports of sweeps as HTML pages, made from their records alone."""

@@ -1,4 +1,4 @@
-"""Signs that training has collapsed, in words: each rule is one function of a trial.
+"""Signs that the training of a trial has collapsed: each rule is one function.
 
 A rule speaks only when it has seen enough reports, so a trial that was stopped early is not accused of what it had no time
 to do. Thresholds are constants beside the rule, with their reason.
@@ -7,13 +7,13 @@ to do. Thresholds are constants beside the rule, with their reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
-from dashboards.records import Trial
+from dashboards.sweep import Trial
 
 _FEWEST: Final = 4
 """Reports before anything is said: the second half then has at least two."""
@@ -39,33 +39,37 @@ _SAME: Final = 0.02
 """Distance of images that no eye tells apart: 5 of 255 grey levels."""
 
 Variety = tuple[float, float]
-"""What `pictures.variety` gives: (within a class, over all)."""
+"""As `pictures.variety` returns it: (within a class, over all)."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """One thing that went wrong in a trial."""
+    """One thing that went wrong in a trial: the name of its rule, and a sentence."""
 
     name: str
     words: str
 
 
+Signs = Mapping[int, Sequence[Sign]]
+"""By trial number."""
+
+
 @dataclass(frozen=True)
 class Rule:
-    """How one sign is recognised."""
+    """A rule by which one sign is recognised."""
 
     name: str
     says: str
     """The rule, for people."""
     mend: str
     test: Callable[[Trial, Variety | None], str | None]
-    """What to say of a trial, or None."""
+    """The sign in words, or None where the trial does not show it."""
 
 
-def signs(trial: Trial, variety: Variety | None = None) -> list[Sign]:
+def signs_of(trial: Trial, variety: Variety | None = None) -> list[Sign]:
     """Every sign of collapse of one trial; `variety` is that of its last picture, where there is one."""
-    found = [(rule.name, rule.test(trial, variety)) for rule in RULES]
-    return [Sign(name, words) for name, words in found if words]
+    sentences = [(rule.name, rule.test(trial, variety)) for rule in RULES]
+    return [Sign(name, words) for name, words in sentences if words]
 
 
 def _no_multipliers(trial: Trial, _: Variety | None) -> str | None:
@@ -93,7 +97,7 @@ def _idle_multipliers(trial: Trial, _: Variety | None) -> str | None:
 
 def _runaway(trial: Trial, _: Variety | None) -> str | None:
     rho, loss = trial.curve("kkt/rho"), trial.curve("loss/stationarity")
-    names = [name for name in trial.logged.curves if name.startswith("kkt/alpha")]
+    names = [name for name in trial.run.curves if name.startswith("kkt/alpha")]
     if len(rho) < 2 * _FEWEST or loss.empty:
         return None
     middle = len(rho) // 2
@@ -151,7 +155,7 @@ def _not_finite(trial: Trial, _: Variety | None) -> str | None:
         return str(trial.reason)
     bad = [
         (step, name)
-        for name, points in trial.logged.curves.items()
+        for name, points in trial.run.curves.items()
         for step, value in points.items()
         if name.startswith("loss/") and not math.isfinite(value)
     ]

@@ -18,7 +18,7 @@
     return value;
   }
 
-  // One trace an outcome, trials parted by gaps: hundreds of traces would take seconds to draw.
+  // One trace for each state, trials parted by gaps: hundreds of traces would take seconds to draw.
   function lines(metric, lowest, trials, look) {
     const x = [], y = [], of = [];
     for (const [index, trial] of curves.trials.entries()) {
@@ -27,7 +27,7 @@
         if (value === null) return;
         x.push(curves.steps[at]);
         y.push(lowest === undefined ? value : Math.max(value, lowest));
-        of.push(trial.n);
+        of.push(trial.number);
       });
       x.push(null); y.push(null); of.push(null);
     }
@@ -39,9 +39,9 @@
     const look = (name, colour, width, opacity) =>
       ({ name, mode: few ? "lines+markers" : "lines", line: { color: colour, width }, marker: { color: colour, size: 3 }, opacity });
     const data = ["stopped", "failed", "running", "complete"]
-      .filter((outcome) => curves.trials.some((trial) => trial.o === outcome))
-      .map((outcome) => lines(spec.curve, spec.lowest, (trial) => trial.o === outcome, look(outcome, `--${outcome}`, 1, curves.trials.length > 60 ? 0.3 : 0.5)));
-    data.push(lines(spec.curve, spec.lowest, (trial) => trial.n === chosen, look(`trial ${chosen}`, "--best", 2.5, 1)));
+      .filter((state) => curves.trials.some((trial) => trial.state === state))
+      .map((state) => lines(spec.curve, spec.lowest, (trial) => trial.state === state, look(state, `--${state}`, 1, curves.trials.length > 60 ? 0.3 : 0.5)));
+    data.push(lines(spec.curve, spec.lowest, (trial) => trial.number === chosen, look(`trial ${chosen}`, "--best", 2.5, 1)));
     const layout = { xaxis: { title: { text: "step" } }, yaxis: { type: spec.log ? "log" : "linear" }, showlegend: false };
     return { data, layout };
   }

@@ -1,4 +1,4 @@
-"""Sheets of samples: what a sweep logged, taken apart, judged for variety and encoded small enough for a page."""
+"""Sheets of samples: taken apart, measured for variety and encoded for a page."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SMALLEST: Final = 8
 _WHITE: Final = 250  # a frame that was stored lossily is nearly white
 
 
-def pixels(image: Image.Image) -> Pixels:
+def to_pixels(image: Image.Image) -> Pixels:
     """A sheet at its own size: one that was enlarged by whole pixels is brought back."""
-    found = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    if found.ndim == 3 and (found == found[..., :1]).all():
-        found = found[..., 0]
-    height, width = found.shape[0] // 2 * 2, found.shape[1] // 2 * 2
-    if (height, width) == found.shape[:2] and (found[::2, ::2].repeat(2, 0).repeat(2, 1) == found).all():
-        found = found[::2, ::2]
-    return np.ascontiguousarray(found)
+    sheet = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    if sheet.ndim == 3 and (sheet == sheet[..., :1]).all():
+        sheet = sheet[..., 0]
+    height, width = sheet.shape[0] // 2 * 2, sheet.shape[1] // 2 * 2
+    if (height, width) == sheet.shape[:2] and (sheet[::2, ::2].repeat(2, 0).repeat(2, 1) == sheet).all():
+        sheet = sheet[::2, ::2]
+    return np.ascontiguousarray(sheet)
 
 
-def cell(sheet: Pixels) -> int | None:
+def tile_side(sheet: Pixels) -> int | None:
     """Side of one framed image on a sheet of square images; None where no grid of white frames is found."""
     height, width = sheet.shape[:2]
     for side in range(_SMALLEST, min(height, width) + 1):
@@ -41,38 +41,38 @@ def cell(sheet: Pixels) -> int | None:
     return None
 
 
-def generated(sheet: Pixels) -> Pixels:
+def generated_rows(sheet: Pixels) -> Pixels:
     """The odd rows, which are the generated images; the whole sheet where no pairs of rows are found."""
-    side = cell(sheet)
+    side = tile_side(sheet)
     if side is None or sheet.shape[0] // side % 2:
         return sheet
     rows = sheet.reshape(-1, side, *sheet.shape[1:])[::2]
     return rows.reshape(-1, *sheet.shape[1:])
 
 
-def samples(sheet: Pixels) -> NDArray[np.float64] | None:
+def generated_images(sheet: Pixels) -> NDArray[np.float64] | None:
     """Generated images [rows, columns, pixels] in [0, 1], unframed; a column holds one class. None without a grid."""
-    side = cell(sheet)
+    side = tile_side(sheet)
     if side is None:
         return None
-    made = generated(sheet)
+    made = generated_rows(sheet)
     rows, columns = made.shape[0] // side, made.shape[1] // side
     grid = made.reshape(rows, side, columns, side, -1).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
     return grid.reshape(rows, columns, -1).astype(float) / 255
 
 
 def variety(sheet: Pixels) -> tuple[float, float] | None:
-    """How far generated images are from each other: (within a class, over all), root mean square of grey levels in [0, 1].
+    """The distances between generated images: (within a class, over all), root mean square of grey levels in [0, 1].
 
     The larger of these over classes, respectively over all images, so that 0 means: all are the same. None where the sheet
     has no grid or fewer than two images of a class.
     """
-    found = samples(sheet)
-    if found is None or len(found) < 2:
+    images = generated_images(sheet)
+    if images is None or len(images) < 2:
         return None
-    filled: NDArray[np.bool_] = np.any(found < _WHITE / 255, axis=2)  # the last row is filled up with white
-    within = [_spread(found[filled[:, column], column]) for column in range(found.shape[1])]
-    return max(within), _spread(found[filled])
+    filled: NDArray[np.bool_] = np.any(images < _WHITE / 255, axis=2)  # the last row is filled up with white
+    within = [_spread(images[filled[:, column], column]) for column in range(images.shape[1])]
+    return max(within), _spread(images[filled])
 
 
 def _spread(images: NDArray[np.float64]) -> float:

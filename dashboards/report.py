@@ -33,46 +33,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input, and then nothing was written."""
     arguments = parser().parse_args(argv)
     from dashboards.errors import BadInput
+    from records.addresses import redacted
+    from records.errors import Unreadable
+    from records.format import size
 
     try:
-        out, size = (
-            write_comparison(arguments.compare, arguments.out) if arguments.compare else write(arguments.sweep, arguments.out)
-        )
-    except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr)
+        names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
+        if arguments.compare and len(names) < 2:
+            raise BadInput("--compare takes two sweeps or more; for one write --sweep")
+        out, count = write(names, arguments.out)
+    except (BadInput, Unreadable) as fault:
+        print(f"error: {redacted(fault)}", file=sys.stderr)
         return 2
-    print(json.dumps({"out": str(out), "bytes": size}) if arguments.json else f"{out}  {size / 1e6:.1f} MB")
+    print(json.dumps({"out": str(out), "bytes": count}) if arguments.json else f"{out}  {size(count)}")
     return 0
 
 
-def write(name: str, out: Path | None = None) -> tuple[Path, int]:
-    """The report of one sweep; returns where it is and its size in bytes.
+def write(names: Sequence[str], out: Path | None = None) -> tuple[Path, int]:
+    """The report of one sweep, or of several side by side; returns where it is and its size in bytes.
 
     Raises:
-        BadInput: the sweep cannot be shown, or the file cannot be written.
+        BadInput: a sweep cannot be shown, or the file cannot be written.
+        Unreadable: a record cannot be read.
     """
-    from dashboards import page, place, records, single
+    from dashboards.comparison_page import comparison_page
+    from dashboards.rendering import write_page
+    from dashboards.sweep import read_sweep
+    from dashboards.sweep_page import sweep_page
+    from records.paths import REPORT, SWEEPS
 
-    content = single.build(records.read(name))
-    path = out or place.SWEEPS / name / "report.html"
-    return path, page.write(path, content)
-
-
-def write_comparison(names: Sequence[str], out: Path | None = None) -> tuple[Path, int]:
-    """Several sweeps side by side; returns where the page is and its size in bytes.
-
-    Raises:
-        BadInput: fewer than two sweeps, one that cannot be shown, or the file cannot be written.
-    """
-    from dashboards import compare, page, place, records
-    from dashboards.errors import BadInput
-
-    names = list(dict.fromkeys(names))
-    if len(names) < 2:
-        raise BadInput("--compare takes two sweeps or more; for one write --sweep")
-    content = compare.build([records.read(name) for name in names])
-    path = out or place.SWEEPS.parent / f"compare-{'-'.join(names)}.html"
-    return path, page.write(path, content)
+    sweeps = [read_sweep(name) for name in names]
+    if len(sweeps) == 1:
+        return write_page(out or SWEEPS / names[0] / REPORT, sweep_page(sweeps[0]))
+    return write_page(out or SWEEPS.parent / f"compare-{'-'.join(names)}.html", comparison_page(sweeps))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from gbc.command_line import Parser, guarded, whole
 from search.spec import flags
 
 if TYPE_CHECKING:
+    from records.trial import TrialRecord
     from search.files.lock import Driver
     from search.spec.config import SweepConfig
-    from search.spec.trial_record import TrialRecord
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,8 +68,7 @@ def export_trial(name: str, number: int | None, out: Path, formats: str = "safet
     from gbc.export.formats import parse_formats, require_packages
     from search.driver.trial_export import write_trial
     from search.files.paths import existing_sweep, recorded_config
-    from search.study.store import running_driver
-    from search.study.tables import recorded_trials
+    from search.study.store import recorded_trials, running_driver
 
     chosen_formats = parse_formats(formats)
     export.check_new(out)

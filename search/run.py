@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stoppable(arguments: argparse.Namespace) -> int:
+    from records.addresses import redacted
     from search.spec.faults import Halted
-    from search.spec.locations import redacted
 
     try:
         return _run(arguments)
@@ -167,9 +167,9 @@ def _print_summary(
     summary: Summary, arguments: argparse.Namespace, console: Console, tracking_uri: str | None, *, exports: bool
 ) -> None:
     """`exports`: there is a generator that can be exported."""
-    from search.files.paths import REPORT
-    from search.spec.format import duration, size
-    from search.spec.locations import public, redacted
+    from records.addresses import public, redacted
+    from records.format import duration, size
+    from records.paths import REPORT
     from search.status import failure_lines, front_lines
 
     server = tracking_uri and public(tracking_uri)

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gbc.errors import BadInput
+from records.addresses import public
+from records.format import duration, size
+from records.trial import LISTED
 from search.driver.retention import bytes_on_disk
 from search.driver.summary import ended_by, failure_view, front_view
 from search.files.paths import existing_sweep, files_folder, recorded_config, sweep_folder, sweep_names
 from search.policy.budget import remedy
 from search.policy.ranking import best_trial, trials_since_improvement
-from search.spec.format import duration, size
-from search.spec.locations import public
-from search.spec.trial_record import LISTED
-from search.study.store import running_driver
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials, running_driver
 
 
 @dataclass(frozen=True)

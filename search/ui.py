@@ -58,9 +58,9 @@ def _until_interrupted(arguments: argparse.Namespace) -> int:
 
 def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.spec.locations import public
+    from records.addresses import public
+    from records.mlflow_store import default_address, missing
     from search.tracking import relocation
-    from search.tracking.client import default_address, missing
 
     stores = _by_store(_sweeps(arguments.sweep))
     wanted = [*stores] if arguments.sweep else [default_address(), *stores]
@@ -89,8 +89,9 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 
 def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
-    from search.files.paths import STUDY_FILE, sweep_folder
-    from search.spec.locations import sqlite_url
+    from records.addresses import sqlite_url
+    from records.paths import STUDY_FILE
+    from search.files.paths import sweep_folder
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
@@ -118,8 +119,9 @@ def _sweeps(name: str | None) -> list[SweepConfig]:
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
     """The sweeps of each MLflow store. Of the usual one the environment may know a password, which is on no record."""
-    from search.spec.locations import public
-    from search.tracking.client import address, default_address
+    from records.addresses import public
+    from records.mlflow_store import default_address
+    from search.tracking.client import address
 
     usual = default_address()
     found: dict[str, list[SweepConfig]] = {}
@@ -131,7 +133,7 @@ def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
 
 def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
     """To a server that runs already."""
-    from search.spec.locations import public
+    from records.addresses import public
 
     shown = public(uri)
     _say(f"MLflow on {shown}", [(name, f"{shown}{path}") for name, path in _links(sweeps, uri)])
@@ -140,7 +142,7 @@ def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
 def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
     """Where the sweeps of other stores are; a server that is not there keeps nobody from the rest."""
     from gbc.errors import BadInput
-    from search.spec.locations import public
+    from records.addresses import public
 
     for uri, sweeps in stores.items():
         if uri.startswith("http"):
@@ -155,14 +157,15 @@ def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
 
 def _links(sweeps: Sequence[SweepConfig], uri: str) -> list[tuple[str, str]]:
     """Name and path of the view of each sweep that the store knows."""
+    from records.mlflow_store import experiment_name
     from search.tracking import ui_view
     from search.tracking.client import experiments
 
     known = experiments(uri)
     return [
-        (config.name, ui_view.path(config, known[f"gbc-{config.dataset}"]))
+        (config.name, ui_view.path(config, known[experiment_name(config.dataset)]))
         for config in sweeps
-        if f"gbc-{config.dataset}" in known
+        if experiment_name(config.dataset) in known
     ]
 
 
@@ -240,7 +243,7 @@ class _Server:
         return 1
 
     def _last_line(self) -> str:
-        from search.spec.locations import redacted
+        from records.addresses import redacted
 
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]

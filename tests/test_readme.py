@@ -40,7 +40,7 @@ def test_named_files_and_tests_exist(page: Path) -> None:
     for name in re.findall(r"`([^`\s]+)`", page.read_text()):
         if re.fullmatch(r"test_[a-z0-9_]+", name):
             assert f"def {name}(" in tests, name
-        elif re.fullmatch(r"(dashboards|gbc|search|tests|configs|docs)/[\w./-]+\.(py|yaml|md)", name):
+        elif re.fullmatch(r"(dashboards|gbc|records|search|tests|configs|docs)/[\w./-]+\.(py|yaml|md)", name):
             assert (ROOT / name).exists(), name
 
 

@@ -19,8 +19,7 @@ from search.driver.retention import read_history
 from search.files.paths import files_folder, trial_folder
 from search.spec.config import SweepConfig
 from search.study.record import settings_on_record
-from search.study.store import running_driver
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials, running_driver
 from search.tracking import client, relocation
 
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gbc.settings import flatten
+from records.format import listed
+from records.trial import TrialRecord
 from search.consistency.mlflow_facts import Facts
 from search.spec.config import SweepConfig
-from search.spec.format import listed
-from search.spec.trial_record import TrialRecord
 from search.worker.trial import settings_of
 
 _LONGEST: Final = 6000  # characters of a parameter in MLflow

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from records.trial import TrialRecord
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
 from search.driver.summary import ended_by
 from search.files.storage import Location
 from search.policy.ranking import result_trials
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

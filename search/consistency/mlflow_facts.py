@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, reach, runs_of, usable
+from search.spec import faults
 from search.spec.config import SweepConfig
-from search.tracking.client import STEP_METRIC, address, all_runs, missing, reach, usable
+from search.tracking.client import address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,8 +34,7 @@ class Facts:
     @property
     def number(self) -> int | None:
         """Of its trial."""
-        text = self.tags.get("sweep.trial", "")
-        return int(text) if text.isdigit() else None
+        return number_of(self.tags)
 
 
 def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
@@ -45,26 +46,18 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
     uri = address(config)
     if missing(uri):
         return [], []
-    reach(uri)
-    with usable(uri):
+    with faults.readable(), usable(uri):
+        reach(uri)
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(f"gbc-{config.dataset}")
-        if experiment is None or experiment.lifecycle_stage == "deleted":
-            return [], []
-        found = [
-            _facts(client, run, config)
-            for run in all_runs(client, experiment.experiment_id, f"tags.`sweep.name` = '{config.name}'")
-        ][::-1]
-    return [one for one in found if one.tags.get("sweep.role") == "sweep"], [
-        one for one in found if one.tags.get("sweep.role") == "trial"
-    ]
+        parents, trials = runs_of(client, config.dataset, config.name)
+        return [_facts(client, run, config) for run in parents], [_facts(client, run, config) for run in trials]
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
     identity = run.info.run_id
-    is_trial = run.data.tags.get("sweep.role") == "trial"
+    is_trial = run.data.tags.get(ROLE) == "trial"
 
     def values(metric: str) -> dict[int, float]:
         return {point.step: point.value for point in client.get_metric_history(identity, metric)} if is_trial else {}

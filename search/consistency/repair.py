@@ -16,17 +16,19 @@ from gbc import checkpoint, plain_yaml
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from records.format import listed
+from records.mlflow_store import OUTCOME
+from records.paths import RECORD
+from records.trial import TrialRecord
 from search.consistency.comparisons import is_beginning
 from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import read_history
 from search.driver.summary import ended_by
 from search.files import storage
-from search.files.paths import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, RECORD, WARM_START, trial_folder
+from search.files.paths import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, WARM_START, trial_folder
 from search.files.storage import Location
 from search.policy.ranking import result_trials
-from search.spec.format import listed
-from search.spec.trial_record import TrialRecord
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.tracking import client, relocation
@@ -155,7 +157,7 @@ class _Mender:
     def _study(self, entry: TrialRecord) -> str:
         """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
         (one,) = self.audit.runs[entry.number]
-        outcome, last = one.tags["sweep.outcome"], max(one.steps, default=0)
+        outcome, last = one.tags[OUTCOME], max(one.steps, default=0)
         found = {step: report.metrics for step, report in self._reports(entry).items()}
         missing = [step for step in one.steps if step > entry.last_step]
         metric, other = self.config.objective.metric, self.config.second_objective

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gbc.errors import BadInput
+from records.mlflow_store import BEST_TRIAL, FRONT, TRIAL
 from search.consistency.findings import Finding, SweepAudit
 from search.driver.retention import stale_files
 from search.files import storage
@@ -29,9 +30,7 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
         if folder.name.isdigit() and int(folder.name) not in numbers:
             yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
     for one in audit.strays:
-        yield Finding(
-            None, f"MLflow run {one.run} is of trial {one.tags.get('sweep.trial')}, which the study does not know", "stray"
-        )
+        yield Finding(None, f"MLflow run {one.run} is of trial {one.tags.get(TRIAL)}, which the study does not know", "stray")
     if len(audit.parents) != 1:
         yield Finding(None, f"MLflow has {len(audit.parents)} runs for the sweep, not 1", "parent")
         return
@@ -41,10 +40,10 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
         yield Finding(None, f"the sweep's MLflow run is {parent.status}, not {status}", "parent")
     if not audit.results or not audit.finished:
         return
-    told, best = parent.tags.get("sweep.best_trial"), str(audit.results[0])
+    told, best = parent.tags.get(BEST_TRIAL), str(audit.results[0])
     if told != best:
         yield Finding(None, f"MLflow names trial {told} as the best, the study {best}", "parent")
-    told, front = parent.tags.get("sweep.front"), front_text(audit.results)
+    told, front = parent.tags.get(FRONT), front_text(audit.results)
     if audit.config.second_objective is not None and told != front:
         yield Finding(None, f"MLflow names trials {told} as the front, the study {front}", "parent")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from records.format import listed
+from records.mlflow_store import OUTCOME, REASON
+from records.trial import TrialRecord
 from search.consistency.comparisons import wrong_params, wrong_second, wrong_settings, wrong_steps, wrong_values
 from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, trial_folder
-from search.spec.format import listed
-from search.spec.trial_record import TrialRecord
 
 
 def trial_findings(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
@@ -55,7 +56,7 @@ def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
         yield Finding(number, f"MLflow ends at step {last}, the study at {entry.last_step}", "run")
     closed = one.status in ("FINISHED", "FAILED")
     if last > entry.last_step:
-        told = one.tags.get("sweep.outcome")
+        told = one.tags.get(OUTCOME)
         closes = closed and not entry.finished and told in ("complete", "stopped") and not audit.live
         mend = "study" if closes else "run" if entry.finished else None
         yield Finding(number, f"the study ends at step {entry.last_step}, MLflow at {last}", mend)
@@ -69,14 +70,14 @@ def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
 
 
 def _of_state(audit: SweepAudit, entry: TrialRecord, one: Facts) -> Iterator[Finding]:
-    number, told = entry.number, one.tags.get("sweep.outcome")
+    number, told = entry.number, one.tags.get(OUTCOME)
     if entry.finished:
         status = "FAILED" if entry.state == "failed" else "FINISHED"
         if told != entry.state:
             yield Finding(number, f"{entry.state} in the study, {told or 'open'} in MLflow", "run")
         elif one.status != status:
             yield Finding(number, f"its MLflow run is {one.status}, not {status}", "run")
-        elif entry.state == "failed" and entry.reason and one.tags.get("sweep.reason") != entry.reason[:5000]:
+        elif entry.state == "failed" and entry.reason and one.tags.get(REASON) != entry.reason[:5000]:
             yield Finding(number, "MLflow and the study give different reasons for its failure", "run")
         picture = trial_folder(audit.home, number) / PICTURE
         if picture.exists() and PICTURE not in one.files:

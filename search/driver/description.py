@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from records.format import duration
 from search.policy.verdict import sentence
 from search.spec.config import SweepConfig
-from search.spec.format import duration
 from search.spec.space import Dimension
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from records.addresses import first_line
+from records.trial import TrialRecord
 from search.driver import processes, ray_runtime
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
 from search.files.paths import SCRATCH
 from search.spec.config import SweepConfig
 from search.spec.faults import Clock, Halted, HaltMonitor, RayAbandoned
-from search.spec.locations import first_line
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker.messages import Assignment
 from search.worker.trial import run_trial

@@ -21,15 +21,16 @@ from gbc import export
 from gbc.errors import BadInput
 from gbc.export.scorecard import scorecard
 from gbc.training import tasks
+from records.paths import REPORT
+from records.trial import TrialRecord
 from search.driver.classifier_audits import audits_of
 from search.driver.description import description
 from search.driver.summary import Summary
 from search.driver.trial_export import write_trial
-from search.files.paths import CLASSIFIERS, REPORT, sweep_folder
+from search.files.paths import CLASSIFIERS, sweep_folder
 from search.policy.ranking import best_trial
 from search.policy.verdict import sentence
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 from search.tracking import registry
 from search.tracking.tracker import Tracker
 from search.worker.trial import settings_of

@@ -19,9 +19,9 @@ from typing import Final
 
 import psutil
 
+from records.addresses import redacted
 from search.files.paths import SCRATCH
 from search.spec.faults import Halted
-from search.spec.locations import redacted
 
 _ENVIRONMENT_TAG: Final = "GBC_SWEEP"
 _DAEMONS: Final = ("raylet", "gcs_server")

@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from records.format import duration
+from records.rungs import rungs
 from search.spec.config import SweepConfig
-from search.spec.format import duration
 
 _LIVE_ROWS: Final = 12
 _COLUMNS: Final = {
@@ -164,11 +165,10 @@ def expected_steps(config: SweepConfig) -> float:
         return float(horizon)
     if config.scheduler.name == "median":
         return 0.75 * horizon + 0.25 * config.first_rung
-    steps, share, rung = 0.0, 1.0, config.first_rung
-    before = 0
-    while rung < horizon:
+    steps, share, before = 0.0, 1.0, 0
+    for rung in rungs(config.first_rung, config.scheduler.reduction_factor, horizon):
         steps += share * (rung - before)
-        before, rung, share = rung, rung * config.scheduler.reduction_factor, share / config.scheduler.reduction_factor
+        before, share = rung, share / config.scheduler.reduction_factor
     # The first trials to reach a rung have nobody to be worse than, and pass.
     return min(float(horizon), 1.3 * (steps + share * (horizon - before)))
 

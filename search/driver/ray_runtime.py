@@ -96,7 +96,7 @@ def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float
     if not ray.is_initialized():
         if address != "auto":
             _knock(address)
-        modules = [str(_ROOT / "gbc"), str(_ROOT / "search"), *_modules(factories)]
+        modules = [*(str(_ROOT / name) for name in ("gbc", "records", "search")), *_modules(factories)]
         try:
             _init(address=address, runtime_env={"py_modules": modules})
         except (ConnectionError, RuntimeError, ValueError, OSError) as fault:

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from records.addresses import first_line
+from records.trial import TrialRecord
 from search.driver.progress import ProgressDisplay
 from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
@@ -17,8 +19,6 @@ from search.files.paths import LOG, PICTURE, hang_report_file, sweep_folder, tri
 from search.files.storage import Location
 from search.policy.early_stopping import Decision, StoppingRule, stopping_rule
 from search.spec import faults
-from search.spec.locations import first_line
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.tracking.async_writer import AsyncWriter
 from search.tracking.tracker import Tracker

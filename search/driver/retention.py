@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from gbc import checkpoint
-from gbc.errors import BadInput, CorruptFile
+from gbc.errors import DIVERGED, BadInput, CorruptFile
+from records.trial import TrialRecord
 from search.files import storage
 from search.files.lock import LOCK
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, SCRATCH, files_folder, trial_folder
 from search.files.storage import Location, RemotePath
 from search.policy.ranking import trials_to_keep
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CheckpointRetention:
             if not trial.finished or trial.number in self._settled:
                 continue
             folder = trial_folder(self._home, trial.number)
-            if trial.number in best or trial.can_go_on:
+            if trial.number in best or _can_go_on(trial):
                 if (folder / PREVIOUS).exists() and checkpoint.is_intact(folder / CHECKPOINT):
                     (folder / PREVIOUS).unlink()
                 continue
@@ -81,6 +81,11 @@ class CheckpointRetention:
                     (folder / name).unlink(missing_ok=True)
             # Once beaten, a trial is never among the best again.
             self._settled.add(trial.number)
+
+
+def _can_go_on(trial: TrialRecord) -> bool:
+    """Whether it failed through no fault of its settings, so that to go on from its checkpoint may help."""
+    return trial.state == "failed" and not (trial.reason or "").startswith(DIVERGED)
 
 
 def bytes_on_disk(sweep: Path, config: SweepConfig | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
+from records.trial import TrialRecord
 from search.driver.retention import bytes_on_disk
 from search.files.paths import LOG, PICTURE, files_folder, trial_folder
 from search.files.storage import Location
@@ -18,7 +19,6 @@ from search.policy.budget import planning_ended_by
 from search.policy.ranking import pareto_front
 from search.policy.verdict import kkt_verdict, requirements_verdict
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -17,6 +17,11 @@ from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import TrialInputs
+from records.addresses import public
+from records.format import duration, listed
+from records.mlflow_store import missing, reach
+from records.paths import RECORD, STUDY_FILE
+from records.trial import TrialRecord
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
@@ -30,9 +35,7 @@ from search.files import storage
 from search.files.paths import (
     CLASSIFIERS,
     PICTURE,
-    RECORD,
     SCRATCH,
-    STUDY_FILE,
     files_folder,
     has_study,
     sweep_folder,
@@ -41,16 +44,13 @@ from search.files.paths import (
 from search.policy.budget import exhausted_budget, has_work_left, remedy
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
-from search.spec.faults import HaltMonitor, halting
-from search.spec.format import duration, listed
-from search.spec.locations import public
-from search.spec.trial_record import TrialRecord
+from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.study.record import check_study, settings_on_record
-from search.study.store import exclusive_driver, note_driver, recorded_in_database
-from search.study.tables import recorded_trials
-from search.tracking import client, relocation
+from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
+from search.tracking import relocation
+from search.tracking.client import address
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
 from search.worker import watchdog
@@ -138,7 +138,7 @@ def run_sweep(
         Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
     folder, home, places = sweep_folder(config.name), files_folder(config), config.places
-    tracking_uri = client.address(config)
+    tracking_uri = address(config)
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
         _delete_leftovers(folder)
@@ -151,7 +151,8 @@ def run_sweep(
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check_writable(home)
-        client.reach(tracking_uri)
+        with readable():
+            reach(tracking_uri)
         begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
         with begun or nullcontext():
             summary, trials, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
@@ -234,10 +235,10 @@ def _lost_records(config: SweepConfig, folder: Path) -> list[str]:
     """What is gone of the sweep's records, and from which other it is made again, a line each."""
     if not has_study(config):
         return []
-    lost, uri = [], client.address(config)
+    lost, uri = [], address(config)
     if not (folder / RECORD).exists():
         lost.append(f"{folder / RECORD} is gone; it is written again from the study")
-    if client.missing(uri) and recorded_trials(config, folder)[0]:
+    if missing(uri) and recorded_trials(config, folder)[0]:
         lost.append(f"MLflow's store {public(uri)} is gone; it is made again from the study and the files of its trials")
     return lost
 

@@ -11,10 +11,10 @@ from gbc import checkpoint, export
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.training import tasks
+from records.trial import TrialRecord
 from search.files import shared_classifiers, storage
 from search.files.paths import CHECKPOINT, CLASSIFIERS, PICTURE, files_folder, trial_folder
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 
 
 def write_trial(

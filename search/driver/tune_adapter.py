@@ -15,12 +15,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from records.addresses import redacted
+from records.trial import TrialRecord
 from search.driver.recorder import Recorder, WorkerFailure
 from search.policy.budget import NEGLIGIBLE, exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
 from search.spec.faults import HaltMonitor, RayAbandoned
-from search.spec.locations import redacted
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker import messages
 from search.worker.messages import MESSAGE, Assignment

@@ -8,16 +8,13 @@ from typing import Final
 
 from gbc.errors import BadInput
 from gbc.settings import load_yaml, suggest
+from records.paths import RECORD, STUDY_FILE, SWEEPS
 from search.files.storage import Location, open_storage
 from search.spec.config import SweepConfig
 
-SWEEPS: Final = Path("mlruns") / "sweeps"
 CLASSIFIERS: Final = Path("mlruns") / "classifiers"
-RECORD: Final = "sweep.yaml"
-STUDY_FILE: Final = "study.db"
 WARM_START: Final = "warm_start.json"
 """What a warm start took from another sweep."""
-REPORT: Final = "report.html"
 SCRATCH: Final = ".ray"
 
 CHECKPOINT: Final = "last.ckpt"

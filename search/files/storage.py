@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gbc import checkpoint
 from gbc.errors import BadInput
-from search.spec.locations import fault_line, public, remember_secrets
+from records.addresses import fault_line, public, remember_secrets
 
 _ATOMIC_UPLOADS: Final = frozenset({"s3", "gcs", "abfs"})
 """Stores in which an upload appears when it is complete."""

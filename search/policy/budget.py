@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from records.trial import TrialRecord
 from search.policy.ranking import trials_since_improvement
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
-from search.spec.trial_record import TrialRecord
 
 NEGLIGIBLE: Final = 2.0
 """Seconds of a time budget that are not worth starting Ray or a trial for."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
+from records.trial import TrialRecord
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 
 _FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
-    from search.spec.trial_record import TrialRecord
+    from records.trial import TrialRecord
 
 
 RankKey = tuple[bool, tuple[float, ...]]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from records.trial import ORIGIN
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
-from search.spec.trial_record import ORIGIN
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from search.policy.ranking import full_trials
 
 if TYPE_CHECKING:
+    from records.trial import TrialRecord
     from search.spec.config import SweepConfig
-    from search.spec.trial_record import TrialRecord
 
 ACTIVE_FLOOR: Final = 0.05
 """`kkt/active` from which on the KKT conditions count as a cause of the pictures."""

@@ -14,6 +14,7 @@ from gbc.config import MOST_STEPS, TrialConfig
 from gbc.errors import BadInput
 from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, assign, flatten, load_yaml, shown, suggest
+from records.rungs import first_rung
 from search.spec.flags import origins as flag_origins
 from search.spec.locations import Places
 from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
@@ -225,8 +226,7 @@ class SweepConfig(Config):
     @property
     def first_rung(self) -> int:
         """Optimiser steps before a trial may be stopped, in whole reports."""
-        every = self.trial.report_every
-        return self.scheduler.grace or max(1, round(self.trial.steps / 9 / every)) * every
+        return first_rung(self.trial.steps, self.trial.report_every, self.scheduler.grace)
 
     def record(self) -> dict[str, Any]:
         """What is set, as plain data for a file; without passwords."""

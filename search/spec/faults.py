@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from search.spec.locations import first_line, public
+from gbc.errors import BadInput, CorruptFile
+from records.addresses import first_line, public
+from records.errors import Damaged, Unreadable
 
 PATIENCE = 60.0
 """Seconds that a locked database, or Ray after the clock was set back, is waited for."""
@@ -124,14 +126,28 @@ def halting(folder: Path, tracking_uri: str | None = None) -> Iterator[None]:
     halt.raise_if_halted()
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn the errors of `records` into those that the commands print.
+
+    Raises:
+        CorruptFile: in place of `Damaged`.
+        BadInput: in place of `Unreadable`.
+    """
+    try:
+        yield
+    except Damaged as fault:
+        raise CorruptFile(f"{fault}; restore it, or choose another --name") from None
+    except Unreadable as fault:
+        raise BadInput(str(fault)) from None
+
+
 def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None = None) -> str | None:
     """Describe `fault`, without a password, if it comes from a full disk, a database or MLflow's server.
 
     None if it is of another kind.
     """
     from sqlalchemy.exc import DatabaseError, OperationalError
-
-    from gbc.errors import BadInput
 
     for one in _causes(fault):
         if (isinstance(one, OSError) and one.errno in _FULL) or "database or disk is full" in str(one).partition("\n")[0]:
@@ -140,7 +156,7 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
             text = str(one.orig if isinstance(one, DatabaseError) else one).partition("\n")[0]
             if not (isinstance(one, sqlite3.OperationalError | OperationalError) or any(word in text for word in _DAMAGED)):
                 continue
-            store = "MLflow's store" if _passed_through(fault, "mlflow", "search.tracking.client") else "the study"
+            store = "MLflow's store" if _passed_through(fault, "mlflow") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"
             if not isinstance(fault, BadInput):  # else: refused at the start, with a mend

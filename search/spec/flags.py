@@ -186,6 +186,6 @@ def origins(flags: Sequence[str], assignments: Sequence[str]) -> dict[str, str]:
 
 def without_secrets(message: str) -> str:
     """The message without passwords, keys and tokens. What knows them is imported when there is a fault to explain."""
-    from search.spec.locations import redacted
+    from records.addresses import redacted
 
     return redacted(message)

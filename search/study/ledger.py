@@ -14,12 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from records.study import record_of_trial
+from records.trial import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, TrialRecord, seconds_spent
 from search.policy.ranking import best_trial
 from search.policy.samplers import Prior, Proposer
+from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.trial_record import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, TrialRecord, seconds_spent
-from search.study.store import open_study
-from search.study.tables import entry_of_trial, frozen_trials
+from search.study.store import open_study, study_of
 from search.study.transaction import End, TableWriter, Value, writer
 
 
@@ -38,8 +39,9 @@ class Ledger:
         self._proposer = Proposer(config, prior or Prior())
         self._writer = writer(self._storage, self._storage.get_study_id_from_name(config.name))
         tables_known = isinstance(self._writer, TableWriter)
-        self._trials = frozen_trials(config, folder) if tables_known else self.study.get_trials()
-        self._entries = [entry_of_trial(trial) for trial in self._trials]
+        with faults.readable():
+            self._trials = study_of(config, folder).frozen_trials() if tables_known else self.study.get_trials()
+        self._entries = [record_of_trial(trial) for trial in self._trials]
         self._seconds = seconds_spent(self.study.user_attrs)
         self._values: list[Value] = []
         self._attributes: dict[tuple[int, str], Any] = {}
@@ -63,7 +65,7 @@ class Ledger:
         trial.number = len(self._trials)
         trial._trial_id = self._writer.create(trial)
         self._trials.append(trial)
-        self._entries.append(entry_of_trial(trial))
+        self._entries.append(record_of_trial(trial))
         return self._entries[-1]
 
     def record(
@@ -195,4 +197,4 @@ class Ledger:
         self._update_entry(number)
 
     def _update_entry(self, number: int) -> None:
-        self._entries[number] = entry_of_trial(self._trials[number])
+        self._entries[number] = record_of_trial(self._trials[number])

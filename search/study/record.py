@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gbc.errors import BadInput
+from records.paths import RECORD, STUDY_FILE
+from records.study import settings_in_file
 from search.files import storage
-from search.files.paths import RECORD, STUDY_FILE, files_folder, lost_study, recorded_config
+from search.files.paths import files_folder, lost_study, recorded_config
 from search.spec.config import SweepConfig
-from search.study.tables import settings_in_study
+from search.spec.faults import readable
 
 
 def check_study(config: SweepConfig, folder: Path) -> None:
@@ -24,7 +27,7 @@ def check_study(config: SweepConfig, folder: Path) -> None:
     if places.study_url is not None:
         return
     if path.exists():
-        settings_in_study(path)
+        _settings_in_study(path)
     elif storage.list_folders(files_folder(config.model_copy(update={"places": places})) / "trials"):
         raise lost_study(folder)
 
@@ -44,7 +47,7 @@ def settings_on_record(folder: Path) -> tuple[SweepConfig, str | None]:
         if copy is None:
             raise
         path = folder / RECORD
-        return copy, f"{path}: missing" if not path.exists() else str(fault)
+        return copy, f"{path}: missing" if not path.exists() else str(fault).splitlines()[0]
     if copy is None or not (differences := record.differences(copy)):
         return record, None
     shown = "; ".join(f"{key} {ours}, not {theirs}" for key, (ours, theirs) in differences.items())
@@ -53,9 +56,14 @@ def settings_on_record(folder: Path) -> tuple[SweepConfig, str | None]:
 
 def _copy_in_study(folder: Path) -> SweepConfig | None:
     path = folder / STUDY_FILE
-    if not path.exists() or (found := settings_in_study(path)) is None:
+    if not path.exists() or (found := _settings_in_study(path)) is None:
         return None
     try:
         return SweepConfig.parse(found, str(path))
     except BadInput:  # an earlier version's, with a setting that is no more
         return None
+
+
+@readable()
+def _settings_in_study(path: Path) -> dict[str, Any] | None:
+    return settings_in_file(path)

@@ -15,18 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
+from records.addresses import public, sqlite_url
+from records.database import (
+    CONNECTION,
+    check_client,
+    connected,
+    of_another_version,
+    study_through_optuna,
+    unusable_database,
+)
+from records.paths import STUDY_FILE
+from records.study import SETTINGS, Study
+from records.trial import TrialRecord
 from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
-from search.files.paths import STUDY_FILE
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.spec.locations import fault_line, public, sqlite_url
 
 if TYPE_CHECKING:
     import optuna
-    from sqlalchemy import Engine
 
-SETTINGS: Final = "sweep"
-"""The attribute of a study that holds the settings of its sweep."""
 _DRIVER: Final = "driver"
 _LOCK_IS_HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
@@ -34,6 +41,7 @@ _LOCK_IS_HELD: Final = (
 )
 
 
+@faults.readable()
 def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
     """Open the study of a sweep, or create it, and return it with its storage. For the driver alone.
 
@@ -57,12 +65,12 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         if study.user_attrs.get(SETTINGS) != config.record():
             study.set_user_attr(SETTINGS, config.record())
     except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
-        raise _of_another_version(public(url) if url else path, fault) from None
+        raise of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
-        raise (_unusable_database(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
+        raise (unusable_database(url, fault) if url else BadInput(f"{path}: cannot be opened: {fault.orig}")) from None
     except DatabaseError as fault:
         if url:
-            raise _unusable_database(url, fault) from None
+            raise unusable_database(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
     return study, storage
 
@@ -85,15 +93,8 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
 def _in_database(url: str) -> optuna.storages.RDBStorage:
     import optuna
 
-    _driver_of_postgres(url)
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _CONNECT})
-
-
-# The server notices within a minute that the machine of a driver is gone, and gives the lock free.
-_CONNECT: Final = {
-    "connect_timeout": 10,
-    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
-}
+    check_client(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
 
 
 @contextmanager
@@ -110,11 +111,27 @@ def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         if url is None:
             yield
             return
-        with connected(url) as engine, engine.connect() as connection:
+        with faults.readable(), connected(url) as engine, engine.connect() as connection:
             if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
                 raise already_running(config.name, _noted_driver(url, config.name))
             connection.commit()
             yield
+
+
+@faults.readable()
+def recorded_trials(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float]:
+    """Return every trial of a sweep, by number, and the seconds spent, at one consistent moment.
+
+    Raises:
+        CorruptFile: the study's file is damaged.
+        BadInput: the database cannot be reached.
+    """
+    return study_of(config, folder).trials()
+
+
+def study_of(config: SweepConfig, folder: Path) -> Study:
+    """Where the study of a sweep is, for reading."""
+    return Study(config.name, config.places.study_url, folder / STUDY_FILE)
 
 
 def note_driver(study: optuna.Study) -> None:
@@ -132,7 +149,7 @@ def running_driver(config: SweepConfig, folder: Path) -> Driver | None:
     if driver or url is None:
         return driver
     key = _lock_key(config.name) % 2**64
-    with connected(url) as engine, engine.connect() as connection:
+    with faults.readable(), connected(url) as engine, engine.connect() as connection:
         if not connection.execute(_text(_LOCK_IS_HELD), {"high": key >> 32, "low": key % 2**32}).scalar():
             return None
         return _noted_driver(url, config.name) or UNKNOWN_DRIVER
@@ -154,63 +171,7 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     return SweepConfig.parse(attributes[SETTINGS], f"study {config.name!r} in {public(url)}")
 
 
-@contextmanager
-def connected(url: str) -> Iterator[Engine]:
-    """Open an engine on a study's database for as long as the context lasts.
-
-    Raises:
-        BadInput: whatever goes wrong in it, in one line.
-    """
-    import sqlalchemy
-    from sqlalchemy.exc import SQLAlchemyError
-
-    _driver_of_postgres(url)
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
-    try:
-        yield engine
-    except SQLAlchemyError as fault:
-        raise _unusable_database(url, fault) from None
-    finally:
-        engine.dispose()
-
-
-def _driver_of_postgres(url: str) -> None:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise BadInput(f"--study-url {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
-
-
-@contextmanager
-def study_through_optuna(url: str, name: str | None) -> Iterator[optuna.Study]:
-    """Open the study `name` at `url`, or the only one there, through Optuna's interface; no table is created.
-
-    Raises:
-        BadInput: the database cannot be used, or Optuna does not know the layout of its tables.
-        KeyError: it holds no study of this name.
-    """
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    on_server = not url.startswith("sqlite")
-    connect = _CONNECT | {"options": f"{_CONNECT['options']} -c default_transaction_read_only=on"} if on_server else {}
-    try:
-        try:
-            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect}, skip_table_creation=True)
-        except RuntimeError as fault:
-            raise _of_another_version(public(url), fault) from None
-        try:
-            yield optuna.load_study(study_name=name, storage=storage)
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-    except SQLAlchemyError as fault:
-        raise (
-            _unusable_database(url, fault) if on_server else BadInput(f"study {url}: cannot be read: {fault_line(fault, None)}")
-        ) from None
-
-
+@faults.readable()
 def _attributes(url: str, name: str) -> dict[str, Any] | None:
     """Return the user attributes of the study of this name; None when there is none in this database."""
     with connected(url) as engine, engine.connect() as connection:
@@ -225,17 +186,6 @@ def _attributes(url: str, name: str) -> dict[str, Any] | None:
 
 def _noted_driver(url: str, name: str) -> Driver | None:
     return Driver.from_note((_attributes(url, name) or {}).get(_DRIVER, {}))
-
-
-def _of_another_version(where: object, fault: RuntimeError) -> BadInput:
-    return BadInput(f"study {where}: {fault_line(fault, None)}")
-
-
-def _unusable_database(url: str, fault: Any) -> BadInput:
-    reason = fault_line(getattr(fault, "orig", None) or fault, url)
-    return BadInput(
-        f"--study-url {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
-    )
 
 
 def _lock_key(name: str) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gbc.errors import BadInput
-from search.study import schema
+from records import schema
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

@@ -14,13 +14,13 @@ from typing import Any
 
 from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput, CorruptFile
+from records.trial import LISTED, TrialRecord
 from search.files.paths import WARM_START, existing_sweep, has_study, recorded_config, sweep_folder
 from search.policy.ranking import ranked_trials
 from search.policy.samplers import Prior, SourceTrial
 from search.spec.config import SweepConfig
 from search.spec.space import settle
-from search.spec.trial_record import LISTED, TrialRecord
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials
 
 
 def load(config: SweepConfig) -> Prior:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
+from records.addresses import first_line, public
+from records.mlflow_store import NAME, TRIAL
 from search.spec.config import Objective, SweepConfig
-from search.spec.locations import first_line, public
 from search.tracking.client import with_timeout
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def register(
 
     header = json.loads((folder / "config.json").read_text())
     tags = {
-        "sweep.name": sweep,
-        "sweep.trial": str(trial),
+        NAME: sweep,
+        TRIAL: str(trial),
         "weights.digest": header["weights"],
         "objective.metric": objective.metric,
         "objective.direction": objective.direction,
@@ -123,7 +124,7 @@ def _ensure(client: MlflowClient, name: str) -> None:
 
 def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
     """The version of this trial, if its files were all written."""
-    same = {key: tags[key] for key in ("sweep.name", "sweep.trial", "weights.digest")}
+    same = {key: tags[key] for key in (NAME, TRIAL, "weights.digest")}
     token: str | None = None
     while True:
         found = client.search_model_versions(f"name = '{name}'", page_token=token)
@@ -139,7 +140,7 @@ def _add(
     client: MlflowClient, folder: Path, name: str, run_id: str, tags: Mapping[str, str], header: Mapping[str, Any]
 ) -> ModelVersion:
     """Write the files, then the version: a version never names what is not there."""
-    artifact_path = f"generator/trial-{int(tags['sweep.trial']):04d}"
+    artifact_path = f"generator/trial-{int(tags[TRIAL]):04d}"
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         _save(model, folder, header)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
-from search.spec.locations import public, sqlite_url
-from search.tracking.client import artifact_root, missing, usable, with_timeout
+from records.addresses import public, sqlite_url
+from records.mlflow_store import missing, usable
+from search.spec.faults import readable
+from search.tracking.client import artifact_root, with_timeout
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -29,6 +31,7 @@ _COLUMNS: Final = (
 _ADDRESS: Final = re.compile(r"(file://.*/artifacts)/(gbc-[^/]+.*)")
 
 
+@readable()
 def moved(uri: str) -> str | None:
     """Say in one line that the files of the store lie elsewhere than it says, in this folder; None when they do not.
 
@@ -45,6 +48,7 @@ def moved(uri: str) -> str | None:
     return f"MLflow's store {public(uri)} names its files in {old}; they are in {_path(artifact_root())} now"
 
 
+@readable()
 def relocate(uri: str) -> None:
     """Make the store name its files where they are now, in this folder, in one transaction.
 

@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from records import mlflow_store
+from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, reach, runs_query, usable
 from search.files import storage
 from search.files.storage import Location
+from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import (
-    STEP_METRIC,
-    TrialRun,
-    address,
-    all_runs,
-    artifact_root,
-    reach,
-    trials_query,
-    usable,
-    with_timeout,
-)
+from search.tracking.client import TrialRun, address, artifact_root, with_timeout
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
@@ -49,8 +42,8 @@ class Tracker:
         self.config, self._inputs = config, inputs
         self.uri = address(config)
         self._loaded_runs: dict[int, TrialRun] | None = None
-        reach(self.uri)
-        with usable(self.uri):
+        with faults.readable(), usable(self.uri):
+            reach(self.uri)
             from mlflow import MlflowClient
 
             self._client: MlflowClient = MlflowClient(with_timeout(self.uri))
@@ -61,8 +54,8 @@ class Tracker:
     def load_runs(self) -> None:
         """Read all runs of the sweep's trials; done at the first use of one if it was not done before."""
         self._loaded_runs = {}
-        for found in map(TrialRun.of, all_runs(self._client, self.experiment, trials_query(self.config.name))):
-            number = int(found.tags.get("sweep.trial", -1))
+        for found in map(TrialRun.of, all_runs(self._client, self.experiment, runs_query(self.config.name, "trial"))):
+            number = int(found.tags.get(mlflow_store.TRIAL, -1))
             other = self._loaded_runs.get(number)
             if other is None or found.last_step >= other.last_step:  # newest first: among equals the oldest
                 self._loaded_runs[number] = found
@@ -73,9 +66,9 @@ class Tracker:
         if trial_run is None:
             tags = {
                 "mlflow.parentRunId": self.parent,
-                "sweep.name": self.config.name,
-                "sweep.role": "trial",
-                "sweep.trial": str(number),
+                mlflow_store.NAME: self.config.name,
+                mlflow_store.ROLE: "trial",
+                mlflow_store.TRIAL: str(number),
                 **_SOURCE,
             }
             run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id
@@ -84,7 +77,7 @@ class Tracker:
         elif trial_run.status != "RUNNING":
             self._client.update_run(trial_run.run, status="RUNNING")
             trial_run.status = "RUNNING"
-        for tag in ("sweep.outcome", "sweep.reason", "sweep.log"):  # of a trial that failed and is tried again
+        for tag in (mlflow_store.OUTCOME, mlflow_store.REASON, mlflow_store.LOG):  # of a trial that failed and is tried again
             if trial_run.tags.pop(tag, None) is not None:
                 self._client.delete_tag(trial_run.run, tag)
         if settings is not None and not trial_run.has_params:
@@ -136,15 +129,15 @@ class Tracker:
         from mlflow.entities import RunTag
 
         trial_run = self._run_of(number)
-        if trial_run is None or (trial_run.tags.get("sweep.outcome") == outcome and trial_run.status in _ENDED):
+        if trial_run is None or (trial_run.tags.get(mlflow_store.OUTCOME) == outcome and trial_run.status in _ENDED):
             return
-        tags = {"sweep.outcome": outcome}
+        tags = {mlflow_store.OUTCOME: outcome}
         if reason:
-            tags["sweep.reason"] = reason[:5000]
+            tags[mlflow_store.REASON] = reason[:5000]
         if retries:
-            tags["sweep.retries"] = str(retries)
+            tags[mlflow_store.RETRIES] = str(retries)
         if outcome == "failed" and log is not None and log.exists():
-            tags["sweep.log"] = str(log)
+            tags[mlflow_store.LOG] = str(log)
         if picture.exists():
             self._attach(trial_run.run, picture)
         self._client.log_batch(trial_run.run, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -253,9 +246,9 @@ class Tracker:
         now = int(time.time() * 1000)
         if best and best_trial is not None:
             metrics = [Metric(f"best/{name}", value, now, 0) for name, value in best.items()]
-            tags = [RunTag("sweep.best_trial", str(best_trial))]
+            tags = [RunTag(mlflow_store.BEST_TRIAL, str(best_trial))]
             if front:
-                tags.append(RunTag("sweep.front", front_text(front)))
+                tags.append(RunTag(mlflow_store.FRONT, front_text(front)))
             self._client.log_batch(self.parent, metrics=metrics, tags=tags)
         if picture and picture.exists():
             self._attach(self.parent, picture)
@@ -275,7 +268,7 @@ class Tracker:
             self._client.log_artifact(run, str(path))
 
     def _find_experiment(self) -> str:
-        name = f"gbc-{self.config.dataset}"
+        name = experiment_name(self.config.dataset)
         found = self._client.get_experiment_by_name(name)
         if found is None:
             # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
@@ -288,12 +281,12 @@ class Tracker:
         return str(found.experiment_id)
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
-        query = f"tags.`sweep.name` = '{self.config.name}' and tags.`sweep.role` = 'sweep'"
+        query = runs_query(self.config.name, "sweep")
         found = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             identity: str = found[0].info.run_id
             return identity
-        own = {"sweep.name": self.config.name, "sweep.role": "sweep", **_SOURCE}
+        own = {mlflow_store.NAME: self.config.name, mlflow_store.ROLE: "sweep", **_SOURCE}
         created: str = self._client.create_run(self.experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id
         return created
 

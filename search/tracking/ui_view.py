@@ -12,6 +12,7 @@ import uuid
 import zlib
 from typing import Any, Final
 
+from records.mlflow_store import OUTCOME, runs_query
 from search.spec.config import SweepConfig
 from search.tracking.step_images import KEY
 
@@ -39,7 +40,7 @@ def state(config: SweepConfig, parent: str) -> str:
     """The view as MLflow stores it; `parent` is the sweep's run, whose trials are unfolded."""
     objective = config.objective
     view = {
-        "searchFilter": f"tags.`sweep.name` = '{config.name}'",
+        "searchFilter": runs_query(config.name),
         "orderByKey": f"metrics.`{objective.metric}`",
         "orderByAsc": objective.direction == "min",
         "startTime": "ALL",
@@ -74,7 +75,7 @@ def _columns(config: SweepConfig) -> list[str]:
     metrics = [*objectives, *(name for name in _SCORES if name not in objectives)]
     return [
         "attributes.`Duration`",
-        "tags.`sweep.outcome`",
+        f"tags.`{OUTCOME}`",
         *(f"metrics.`{name}`" for name in metrics),
         *(f"params.`{name}`" for name in config.space),
     ]

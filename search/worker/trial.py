@@ -15,6 +15,8 @@ from typing import Any
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile, Diverged
 from gbc.report import Report
+from records.addresses import public, redacted
+from records.trial import TrialRecord
 from search.files import shared_classifiers, storage
 from search.files.paths import (
     CHECKPOINT,
@@ -30,9 +32,7 @@ from search.files.paths import (
 from search.files.storage import Location
 from search.spec.config import SweepConfig
 from search.spec.faults import external_fault
-from search.spec.locations import public, redacted
 from search.spec.space import settle
-from search.spec.trial_record import TrialRecord
 from search.worker.messages import MESSAGE, Assignment, Failed, Halt, Message, OutOfMemory, Progress
 from search.worker.resource_usage import ResourceUsage
 from search.worker.watchdog import with_watchdog

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
+from records.format import duration
 from search.spec.config import SweepConfig
-from search.spec.format import duration
 
 T = TypeVar("T")
 _DEFAULT_SECONDS: Final = 600.0

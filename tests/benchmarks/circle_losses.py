@@ -17,29 +17,31 @@ from gbc.studies import circle
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
 
-ROWS: Final[dict[str, tuple[dict[str, Any], int, bool]]] = {
-    "Eq. (6), margin held; one classifier": ({}, 1, True),
-    "Eq. (5) last_layer and Eq. (6), α learned; one classifier": ({"stationarity_weight": 1.0}, 1, False),
-    "the closed form; one classifier": ({"closed_weight": 1.0, "beta": 0.0}, 1, False),
-    "Eq. (5) last_layer and Eq. (6), α learned; four classifiers": ({"stationarity_weight": 1.0}, 4, False),
-    "Eq. (6), margin held; four classifiers": ({}, 4, True),
+LEARNED: Final = {"alpha": "learned", "stationarity_weight": 1.0}
+ROWS: Final[dict[str, tuple[dict[str, Any], int]]] = {
+    "Eq. (6), margin held; one classifier": ({}, 1),
+    "Eq. (5) last_layer and Eq. (6), α learned; one classifier": (LEARNED, 1),
+    "the closed form; one classifier": ({"alpha": "learned", "closed_weight": 1.0, "beta": 0.0}, 1),
+    "Eq. (5) last_layer and Eq. (6), α learned; four classifiers": (LEARNED, 4),
+    "Eq. (6), margin held; four classifiers": ({}, 4),
 }
-"""By name: (changes to the command's settings, classifiers, whether the margin is held)."""
+"""By name: (changes to the command's settings, classifiers)."""
 
 
 def main(cache: Path) -> None:
     """Print a line for each row and seed."""
     torch.set_num_threads(1)
-    for name, (changes, classifiers, held) in ROWS.items():
+    for name, (changes, classifiers) in ROWS.items():
         for seed in range(3):
             config = circle.settings(None, seed=seed, classifiers=classifiers).updated(changes, name)
             inputs = tasks.obtain(config, cache)
-            trainer = circle.born(config, inputs) if held else Trainer(config, inputs.classifiers)
+            trainer = Trainer(config, inputs.classifiers)
             *_, report = trainer.run()
-            found = circle.score(*circle.draw_points(trainer, torch.Generator().manual_seed(0)), *inputs.data.train())
+            points = circle.draw_points(trainer, torch.Generator().manual_seed(0))
+            scores = circle.score(*points, *inputs.data.train())
             rho = f"  ρ {report.metrics['kkt/rho']:.3f}" if "kkt/rho" in report.metrics else ""
             print(
-                f"{name:60} seed {seed}  " + "  ".join(f"{key} {value:.2f}" for key, value in found.items()) + rho, flush=True
+                f"{name:60} seed {seed}  " + "  ".join(f"{key} {value:.2f}" for key, value in scores.items()) + rho, flush=True
             )
 
 

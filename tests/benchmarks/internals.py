@@ -30,7 +30,7 @@ def main() -> None:
     import optuna
 
     from search.study.ledger import Ledger
-    from search.study.tables import frozen_trials
+    from search.study.store import study_of
     from search.study.transaction import End, InterfaceWriter, TableWriter, Value, Writer
     from tests.search.conftest import SweepConfig, tiny_sweep
 
@@ -64,7 +64,7 @@ def main() -> None:
         ledger.close()
         for _ in range(ROUNDS):
             ledger = Ledger(config, Path(folder))
-            timed(f"reading {TRIALS} trials", "frozen_trials", lambda: frozen_trials(config, Path(folder)))
+            timed(f"reading {TRIALS} trials", "frozen_trials", study_of(config, Path(folder)).frozen_trials)
             timed(f"reading {TRIALS} trials", "Optuna", ledger.study.get_trials)
             ledger.close()
     for (what, how), seconds in sorted(spent.items()):

@@ -21,12 +21,13 @@ from mlflow import MlflowClient
 from dashboards import report
 from gbc.pictures import pair_grid, png
 from gbc.report import METRIC_DIRECTIONS
+from records.mlflow_store import runs_of
 from search.files.paths import sweep_folder
 from search.spec.config import SweepConfig, resolve
 from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
-from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images, runs
+from tests.dashboards.artifacts import CLASSES, evaluation, log_step_images
 from tests.support.browser import browse, chromium
 
 TRIALS, REPORTS = 200, 24
@@ -76,11 +77,11 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
 
 def _artifacts(config: SweepConfig, ranked: list, best: int, steps: list[int]) -> None:
     client = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
-    children = {int(run.data.tags["sweep.trial"]): run for run in runs(client, f"gbc-{config.dataset}", config.name, "trial")}
+    (parent,), trials = runs_of(client, config.dataset, config.name)
+    children = {int(run.data.tags["sweep.trial"]): run for run in trials}
     full = [entry for entry in ranked if entry.state == "complete"]
     for entry in {one.number: one for one in [*ranked[:PICTURED], *full[-PICTURED:]]}.values():
         log_step_images(client, children[entry.number], [step for step in steps if step <= entry.last_step])
-    (parent,) = runs(client, f"gbc-{config.dataset}", config.name, "sweep")
     client.log_dict(parent.info.run_id, evaluation(children[best], best), "evaluation.json")
 
 
@@ -97,7 +98,7 @@ def main() -> None:
             record(config, np.random.default_rng(0))
             print(f"recorded {TRIALS} trials in {time.perf_counter() - began:.0f} s", flush=True)
         began = time.perf_counter()
-        path, size = report.write(config.name)
+        path, size = report.write([config.name])
         print(f"report: {size:,} bytes, made in {time.perf_counter() - began:.1f} s", flush=True)
         assert size < _MOST_BYTES, "too large"
         if chromium() is None:

@@ -42,7 +42,7 @@ PARTS: Final = {
     "samples": ("gbc.training.trainer:Trainer.sample",),
     "free scores": ("gbc.training.trainer:without_data",),
     "share of the KKT conditions": ("gbc.training.trainer:Trainer._gradient_shares",),
-    "picture": ("gbc.pictures:pairs", "gbc.pictures:png"),
+    "picture": ("gbc.pictures:pair_grid", "gbc.pictures:png"),
     "checkpoint": ("search.files.storage:save", "gbc.training.trainer:Trainer.state_dict"),
 }
 """What is wrapped, by the name of its part."""

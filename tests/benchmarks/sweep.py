@@ -76,11 +76,12 @@ def ours(arguments: argparse.Namespace) -> None:
     import yaml
     from rich.console import Console
 
+    from records.paths import RECORD
     from search.driver.engine import run_ray
     from search.driver.progress import ProgressDisplay
     from search.driver.recorder import Recorder
     from search.driver.resources import Machine
-    from search.files.paths import CLASSIFIERS, RECORD, sweep_folder
+    from search.files.paths import CLASSIFIERS, sweep_folder
     from search.spec.config import SweepConfig
     from search.spec.faults import HaltMonitor
     from search.study.ledger import Ledger

@@ -16,10 +16,12 @@ from mlflow.utils import mlflow_tags, validation
 from PIL import Image
 
 from gbc.errors import BadInput
+from records.addresses import sqlite_url
+from records.mlflow_store import STEP_METRIC, all_runs
 from search.spec.config import SweepConfig
 from search.spec.faults import external_fault
-from search.tracking import client as tracking
 from search.tracking import lineage, step_images, tracker, ui_view
+from search.tracking.client import TrialRun, experiments
 from tests.search.conftest import tiny_sweep
 from tests.support.stores import lay_down_store
 
@@ -28,14 +30,14 @@ from tests.support.stores import lay_down_store
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     monkeypatch.chdir(tmp_path)
     lay_down_store(tmp_path)
-    return MlflowClient(tracking.sqlite_url(tmp_path / "mlflow.db"))
+    return MlflowClient(sqlite_url(tmp_path / "mlflow.db"))
 
 
 def test_a_run_knows_the_last_step_of_each_metric(client: MlflowClient) -> None:
     run = client.create_run("0").info.run_id
-    client.log_batch(run, [Metric(tracking.STEP_METRIC, 0.5, 1000 + step, step) for step in (3, 6)])
-    (found,) = tracking.all_runs(client, "0", "")
-    assert tracking.TrialRun.of(found).last_step == 6
+    client.log_batch(run, [Metric(STEP_METRIC, 0.5, 1000 + step, step) for step in (3, 6)])
+    (found,) = all_runs(client, "0", "")
+    assert TrialRun.of(found).last_step == 6
 
 
 def test_pictures_of_steps_are_found_by_the_names_of_their_files(client: MlflowClient, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_store_of_another_version_is_refused_with_what_mends_it(revision: str,
     with closing(sqlite3.connect(path)) as store, store:
         store.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     with pytest.raises(BadInput, match=r"written by another version of MLflow; keep a copy and run `mlflow db upgrade sqlite:"):
-        tracking.experiments(tracking.sqlite_url(path))
+        experiments(sqlite_url(path))
 
 
 def test_a_server_that_is_gone_is_known_by_the_module_of_its_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

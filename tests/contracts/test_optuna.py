@@ -14,11 +14,11 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import text
 
+from records import schema
+from records.addresses import sqlite_url
 from search.spec.config import SweepConfig
-from search.spec.locations import sqlite_url
-from search.study import schema
 from search.study.ledger import Ledger
-from search.study.tables import frozen_trials
+from search.study.store import study_of
 from tests.search.conftest import fill, tiny_sweep
 
 
@@ -39,11 +39,11 @@ def test_trials_in_the_tables_are_those_that_optuna_gives(sampler: str, tmp_path
     space = {"lr": {"log10": [-3.5, -2.0]}, "batch_size": {"choice": [16, 32]}}
     config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
     ledger = Ledger(config, tmp_path)
-    assert frozen_trials(config, tmp_path) == []
+    assert study_of(config, tmp_path).frozen_trials() == []
     fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
     ledger.count_lost_worker(4)
     wanted = ledger.study.get_trials()
-    found = frozen_trials(config, tmp_path)
+    found = study_of(config, tmp_path).frozen_trials()
     ledger.close()
     assert [trial.state.name for trial in wanted] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
     assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))

@@ -1,7 +1,8 @@
-"""Words of SQLite, of the interpreter and of torchvision that the product looks for (docs/internals.md)."""
+"""What the product uses of argparse, and words of SQLite, the interpreter and torchvision (docs/internals.md)."""
 
 from __future__ import annotations
 
+import argparse
 import sqlite3
 import subprocess
 import sys
@@ -36,3 +37,12 @@ def test_the_interpreter_says_timeout() -> None:
 def test_torchvision_says_not_found(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?i)not found"):
         torchvision.datasets.FashionMNIST(tmp_path, download=False)
+
+
+def test_a_parser_knows_its_flags_and_subcommands() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--flag")
+    commands = parser.add_subparsers()
+    command = commands.add_parser("command", add_help=False)
+    assert list(parser._option_string_actions) == ["--flag"]
+    assert parser._actions[1] is commands and commands.choices == {"command": command}

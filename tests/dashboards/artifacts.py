@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from dashboards.pictures import pixels
+from dashboards.pictures import to_pixels
+from records.mlflow_store import runs_of
 
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CONTROLS = {
@@ -23,20 +24,13 @@ CONTROLS = {
 METRICS = ("ssim/nearest", "ssim/coverage", "tstr/1nn")
 
 
-def runs(client: MlflowClient, experiment: str, sweep: str, role: str) -> list[Run]:
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    query = f"tags.`sweep.name` = '{sweep}' and tags.`sweep.role` = '{role}'"
-    return list(client.search_runs([found.experiment_id], query, max_results=1000))
-
-
 def log_step_images(client: MlflowClient, run: Run, steps: list[int], seed: int = 0) -> None:
     """Pictures on the way from noise to the trial's last one."""
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     if "samples.png" not in files:
         return
     with open(client.download_artifacts(run.info.run_id, "samples.png"), "rb") as file:
-        last = pixels(Image.open(io.BytesIO(file.read())))
+        last = to_pixels(Image.open(io.BytesIO(file.read())))
     noise = np.random.default_rng(seed).integers(0, 255, last.shape)
     for step in steps:
         share = step / max(steps)
@@ -86,10 +80,10 @@ AUDIT = [
 ]  # fmt: skip
 
 
-def log_all(client: MlflowClient, experiment: str, sweep: str) -> None:
+def log_all(client: MlflowClient, dataset: str, sweep: str) -> None:
     """What a finished sweep has beside the runs of its trials."""
-    (parent,) = runs(client, experiment, sweep, "sweep")
-    children = {int(run.data.tags["sweep.trial"]): run for run in runs(client, experiment, sweep, "trial")}
+    (parent,), trials = runs_of(client, dataset, sweep)
     best = int(parent.data.tags["sweep.best_trial"])
-    client.log_dict(parent.info.run_id, evaluation(children[best], best), "evaluation.json")
+    (run,) = [run for run in trials if run.data.tags["sweep.trial"] == str(best)]
+    client.log_dict(parent.info.run_id, evaluation(run, best), "evaluation.json")
     client.log_text(parent.info.run_id, json.dumps(AUDIT), "audit.json")

@@ -27,7 +27,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         config = SweepConfig.parse(tiny_sweep(trials=11, keep=1), "test")
         play(config, classifier_cache, stop={8: 3, 9: 6}, leave={}, fail={10: REASON})
-        log_all(client(), "gbc-fashion_mnist", "tiny")
+        log_all(client(), "fashion_mnist", "tiny")
     return folder
 
 
@@ -37,12 +37,12 @@ def page(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recorded)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        path, _ = report.write("tiny", tmp_path_factory.mktemp("page") / "report.html")
+        path, _ = report.write(["tiny"], tmp_path_factory.mktemp("page") / "report.html")
         return path
 
 
 @pytest.fixture
-def place(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the folder that a test may damage, and the working folder."""
     move(recorded, tmp_path)
     utils._artifact_repos_cache.clear()  # by run, and every copy has the same runs

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dashboards import gallery, pictures
+from dashboards import pictures
 from gbc.pictures import pair_grid, png
 
 
@@ -22,8 +22,8 @@ def sheet(images: torch.Tensor, columns: int = 10) -> np.ndarray:
 def test_generated_images_come_back(channels: int, size: int, columns: int) -> None:
     images = torch.rand(3 * columns, channels, size, size)
     made = sheet(images, columns)
-    assert pictures.cell(made) == size + 2
-    found = pictures.samples(made)
+    assert pictures.tile_side(made) == size + 2
+    found = pictures.generated_images(made)
     assert found is not None
     expected = images.permute(0, 2, 3, 1).reshape(3, columns, -1)
     assert np.abs(found - expected.numpy()).max() <= 0.5 / 255 + 1e-6
@@ -31,8 +31,8 @@ def test_generated_images_come_back(channels: int, size: int, columns: int) -> N
 
 def test_an_enlarged_picture_is_brought_back() -> None:
     made = sheet(torch.rand(20, 1, 28, 28))
-    assert (pictures.pixels(Image.open(io.BytesIO(png(made, zoom=2)))) == made).all()
-    assert (pictures.pixels(Image.fromarray(made).convert("RGB")) == made).all()
+    assert (pictures.to_pixels(Image.open(io.BytesIO(png(made, zoom=2)))) == made).all()
+    assert (pictures.to_pixels(Image.fromarray(made).convert("RGB")) == made).all()
 
 
 def test_variety_of_noise_of_classes_and_of_one_image() -> None:
@@ -48,7 +48,7 @@ def test_variety_of_noise_of_classes_and_of_one_image() -> None:
 
 def test_a_sheet_without_a_grid_stays_whole() -> None:
     photo = np.random.default_rng(0).integers(0, 200, (61, 97), np.uint8)
-    assert pictures.cell(photo) is None and (pictures.generated(photo) == photo).all()
+    assert pictures.tile_side(photo) is None and (pictures.generated_rows(photo) == photo).all()
 
 
 def test_lossless_is_lossless() -> None:
@@ -56,17 +56,3 @@ def test_lossless_is_lossless() -> None:
     content = base64.b64decode(pictures.webp(made).partition(",")[2])
     assert (np.asarray(Image.open(io.BytesIO(content)).convert("L")) == made).all()
     assert len(pictures.webp(made, quality=30)) < len(pictures.webp(made))
-
-
-def test_a_gallery_fits_its_room_in_the_best_quality_that_does() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (60, 300), np.uint8)
-    sheets = {3: [(10, noise), (20, noise)], 5: [(10, noise)]}
-
-    def size(room: int) -> int:
-        found = gallery.encoded(sheets, room)
-        assert {number: [frame.step for frame in frames] for number, frames in found.items()} == {3: [10, 20], 5: [10]}
-        return sum(len(frame.url) for frames in found.values() for frame in frames)
-
-    best, lowest = size(10**9), size(1)
-    assert lowest < size(best - 1) < best
-    assert size(best) == best

@@ -66,7 +66,7 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
             job()
         assert gone.reason is not None and gone.reason.startswith(fault) and gone.records_fail
         assert "Connection re" in gone.reason and "pa55" not in gone.reason  # refused; once reset, where one was open
-    with pytest.raises(BadInput, match="see --tracking-uri"), halting(tmp_path, uri):  # at the start: nothing has begun
+    with pytest.raises(BadInput, match="is its server running"), halting(tmp_path, uri):  # at the start: nothing has begun
         Tracker(config, {})
     assert external_fault(FileNotFoundError(2, "No such file"), tmp_path, uri) is None
 

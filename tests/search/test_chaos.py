@@ -28,6 +28,7 @@ from search.files.paths import CLASSIFIERS, recorded_config
 from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
 from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
+from tests.support.stores import lay_down_store
 from tests.support.workplace import Workplace
 
 pytestmark = [pytest.mark.sweep, pytest.mark.chaos]
@@ -59,6 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)  # which follows it when it is moved
+    lay_down_store(folder)
     yield Workplace(folder)
     monkeypatch.undo()
     if mounted:

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput
+from records.addresses import redacted
 from search.driver.processes import private_folder
 from search.files.shared_classifiers import node_cache
 from search.run import main
-from search.spec.locations import Places, redacted
+from search.spec.locations import Places
 from search.worker.trial import _hang_report_file
 from search.worker.watchdog import with_watchdog
 from tests.conftest import TINY
@@ -88,6 +89,7 @@ def test_no_address_shows_its_secret(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # by default it tries for minutes
     for key, values in ADDRESSES.items():
         for value in values:
             if (words := command(form, key, value)) is None:

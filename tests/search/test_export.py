@@ -16,9 +16,8 @@ from search.export import main
 from search.files import paths
 from search.files.lock import driver_lock
 from search.spec.config import SweepConfig
-from search.study.tables import read_study
 from tests.search.conftest import tiny_sweep
-from tests.support.records import play
+from tests.support.records import play, read_study
 
 SWEEP = paths.SWEEPS / "tiny"
 

@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.files.paths import RECORD, sweep_folder
+from records.paths import RECORD
+from search.files.paths import sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
 from search.status import look, look_at_all
 from search.study.ledger import Ledger
-from search.study.tables import read_study
 from tests.search.conftest import fill, tiny_sweep
 from tests.search.files.test_lock import another_driver
 from tests.support import ROOT
+from tests.support.records import read_study
 
 
 @pytest.fixture(autouse=True)

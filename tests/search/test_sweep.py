@@ -94,7 +94,7 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
 def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
     name = "interrupted"
     # More steps than any machine takes before the signal arrives.
-    file = place.file(name, trials=2, trial={**TINY, "steps": 300, "report_every": 10}, scheduler={"name": "none"})
+    file = place.file(name, trials=2, trial={**TINY, "steps": 120, "report_every": 6}, scheduler={"name": "none"})
     process = place.start("--config", file)
     place.wait_for(process, "  step ")
     process.send_signal(signal.SIGINT)
@@ -112,7 +112,7 @@ def test_ctrl_c_stops_in_good_order(place: Workplace) -> None:
     assert "continues at step" in output
     for run in place.trials(name):
         steps = place.steps(run)
-        assert steps == list(range(10, 301, 10))
+        assert steps == list(range(6, 121, 6))
         assert steps[: len(seen.get(run.info.run_id, []))] == seen.get(run.info.run_id, [])
 
 
@@ -151,7 +151,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
         "    os.kill(os.getpid(), 9)  # as the kernel does when there is no memory left"
     )
     classifier = place.factory("flaky", "import os\nimport sys\nfrom pathlib import Path", dies)
-    file = place.file("flaky", trials=2, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
+    file = place.file("flaky", trials=1, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     (place.folder / "broken").touch()
     code, output = place.run("--config", file, "--retries", "1")
     assert code == 1, output
@@ -163,7 +163,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
         assert (run.data.tags["sweep.outcome"], run.data.tags["sweep.retries"]) == ("failed", "1")
         assert run.data.tags["sweep.reason"] == why
         assert (place.folder / run.data.tags["sweep.log"]).read_text().count("The actor died unexpectedly") == 2
-    assert [trial.state.name for trial in place.study("flaky")] == ["FAIL", "FAIL"]
+    assert [trial.state.name for trial in place.study("flaky")] == ["FAIL"]
     assert place.look("--check", "flaky")[0] == 0
 
     (place.folder / "broken").unlink()
@@ -173,7 +173,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     assert [run.info.run_id for run in after] == [run.info.run_id for run in before]
     for run in after:
         assert run.data.tags["sweep.outcome"] == "complete" and "sweep.reason" not in run.data.tags
-    place.check_records_agree("flaky", 2)
+    place.check_records_agree("flaky", 1)
     code, output = place.look("--check", "flaky")
     assert code == 0, output
     code, output = place.run("--config", file, "--retry-failed")
@@ -209,7 +209,7 @@ def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
 
 def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
     file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
-    code, output = place.run("--config", file, "--time-budget", "12s")
+    code, output = place.run("--config", file, "--time-budget", "6s")
     assert code == 0, output
     runs = place.trials("short")
     assert 0 < len(runs) < 50
@@ -288,13 +288,6 @@ def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(pla
     assert [trial.user_attrs.get("warm_start") for trial in study] == ["cold/trial-0011", "cold/trial-0010", None, None]
     files = {artifact.path for artifact in place.client().list_artifacts(place.parents("warm")[0].info.run_id)}
     assert "warm_start.json" in files
-
-    # At concurrency 1 an unbroken sweep samples and scores the same.
-    lay_down_a_sweep(place, "cold")
-    code, output = place.run("--config", place.file("again"), *command[2:])
-    assert code == 0, output
-    twin = place.study("again")
-    assert [(t.params, t.intermediate_values) for t in twin] == [(t.params, t.intermediate_values) for t in study]
 
 
 def lay_down_a_sweep(place: Workplace, name: str) -> list[dict[str, Any]]:

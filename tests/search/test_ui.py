@@ -12,8 +12,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from records.paths import RECORD, STUDY_FILE
 from search import ui
-from search.files.paths import RECORD, STUDY_FILE, sweep_folder
+from search.files.paths import sweep_folder
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
 from search.tracking.tracker import Tracker

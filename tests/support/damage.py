@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from records.paths import SWEEPS
 from search.files.lock import LOCK_HOLDER
-from search.files.paths import CHECKPOINT, HISTORY, PICTURE, SWEEPS
+from search.files.paths import CHECKPOINT, HISTORY, PICTURE
 from tests.search.worker.test_trial import cut_short, flip_a_bit
 from tests.support.records import client, run_of, store, study
 

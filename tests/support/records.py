@@ -18,21 +18,25 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from gbc.training import tasks
+from records.addresses import sqlite_url
+from records.paths import RECORD, SWEEPS
+from records.study import Study
+from records.trial import TrialRecord
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.summary import summarise
-from search.files.paths import PICTURE, RECORD, SWEEPS, sweep_folder, trial_folder
+from search.files.paths import PICTURE, sweep_folder, trial_folder
 from search.policy.budget import exhausted_budget
 from search.policy.early_stopping import Decision
 from search.run import main
 from search.spec.config import SweepConfig
-from search.spec.locations import sqlite_url
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from search.worker.trial import assignment_of, train
+from tests.support.stores import lay_down_store
 
 
 class Script:
@@ -51,6 +55,8 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     `stop` are the steps at which the scheduler stops a trial, `leave` those after which it stays open (0: it never starts),
     and `fail` trials whose workers die after the first report until no retry is left, with the last line of the error.
     """
+    if not Path("mlflow.db").exists():
+        lay_down_store(Path())
     folder = sweep_folder(config.name)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
@@ -95,6 +101,10 @@ def move(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+
+
+def read_study(path: Path) -> tuple[list[TrialRecord], float]:
+    return Study("", None, path).trials()
 
 
 def sql(file: Path | str, statement: str, *values: object) -> list[tuple[object, ...]]:

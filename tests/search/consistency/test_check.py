@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from gbc import checkpoint
-from search.files.paths import CHECKPOINT, LOG, PREVIOUS, SWEEPS, trial_folder
+from records.paths import SWEEPS
+from search.files.paths import CHECKPOINT, LOG, PREVIOUS, trial_folder
 from search.run import main
 from search.spec.config import SweepConfig
-from search.study.tables import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.files.test_lock import another_driver
 from tests.search.worker.test_trial import flip_a_bit
 from tests.support.damage import FAULTS, TRIALS, best, change_an_outcome, leave_a_run_open
-from tests.support.records import check, client, play, run_of, store, study
+from tests.support.records import check, client, play, read_study, run_of, store, study
 
 pytestmark = pytest.mark.usefixtures("records")
 

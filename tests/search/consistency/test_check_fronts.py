@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from records.paths import SWEEPS
+from records.trial import TrialRecord
 from search.consistency import audit
-from search.files.paths import CHECKPOINT, SWEEPS, WARM_START, recorded_config
+from search.files.paths import CHECKPOINT, WARM_START, recorded_config
 from search.policy.ranking import result_trials
 from search.run import main
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 from search.status import look
 from search.study.ledger import Ledger
-from search.study.tables import read_study
 from tests.search.conftest import tiny_sweep
 from tests.search.study.test_warm_start import other_sweep
-from tests.support.records import check, client, play, run_of, store, study
+from tests.support.records import check, client, play, read_study, run_of, store, study
 
 pytestmark = pytest.mark.usefixtures("records")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.files.paths import CLASSIFIERS, RECORD, STUDY_FILE, SWEEPS
+from records.paths import RECORD, STUDY_FILE, SWEEPS
+from search.files.paths import CLASSIFIERS
 from search.run import main
 from search.spec.config import SweepConfig
 from search.tracking.tracker import Tracker
@@ -97,7 +98,7 @@ CASES = [
     ("study", lose_a_trial, MENDED, "has trials that the study lacks: 2; "),
     ("study", lose_all_trials, REFUSED, "has 3 trials of a sweep 'tiny' whose study is not here; restore "),
     ("settings", delete, REBUILT, "sweep.yaml is gone; it is written again from the study"),
-    ("settings", empty, MENDED, "sweep.yaml: expected a mapping of settings, found NoneType; "),
+    ("settings", empty, MENDED, "sweep.yaml: expected a mapping of settings, found nothing; "),
     ("settings", cut, MENDED, "sweep.yaml: "),
     ("settings", overwrite, MENDED, "sweep.yaml: not valid YAML: "),
     ("settings", change_settings, MENDED, "sweep.yaml: not what the study was started with: trial.steps 24, not 12; "),

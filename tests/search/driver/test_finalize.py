@@ -22,10 +22,11 @@ from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 
 from gbc.studies.findings import OTHER, TRAIN
+from records.paths import REPORT, SWEEPS
 from search import ui
 from search.driver.finalize import AUDIT, EVALUATION, VERDICT, conclude
 from search.driver.summary import summarise
-from search.files.paths import CHECKPOINT, CLASSIFIERS, REPORT, SWEEPS, sweep_folder, trial_folder
+from search.files.paths import CHECKPOINT, CLASSIFIERS, sweep_folder, trial_folder
 from search.policy.ranking import best_trial
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from records.format import duration
 from search.driver.progress import ProgressDisplay, expected_steps
 from search.spec.config import SweepConfig
-from search.spec.format import duration
 from tests.search.conftest import tiny_sweep
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from gbc import checkpoint
+from records.format import size
+from records.trial import TrialRecord
 from search.driver.retention import CheckpointRetention, bytes_on_disk, read_history, stale_files
 from search.files import storage
 from search.files.paths import CHECKPOINT, HISTORY, PREVIOUS, trial_folder
 from search.spec.config import SweepConfig
-from search.spec.format import size
-from search.spec.trial_record import TrialRecord
 from tests.search.conftest import tiny_sweep
 
 

@@ -11,12 +11,12 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from records.trial import TrialRecord
 from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.tune_adapter import NODE_DEATH, EventCallback, TuneAdapter, failure_reason
 from search.policy.early_stopping import Decision
 from search.spec.config import SweepConfig
 from search.spec.faults import HaltMonitor
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from search.worker import messages
 from search.worker.messages import MESSAGE, Failed, Progress

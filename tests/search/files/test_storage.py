@@ -29,6 +29,7 @@ from tests.search.conftest import tiny_sweep
 from tests.search.driver.test_retention import entry
 from tests.search.worker.test_trial import plain
 from tests.support.servers import s3_server
+from tests.support.stores import lay_down_store
 from tests.support.workplace import EXPORT, Workplace
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalr-secret"
@@ -198,9 +199,10 @@ def test_a_classifier_is_not_there_before_all_of_it_is(
 def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed once. The key comes with the command, then from the environment, and is written nowhere."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lay_down_store(tmp_path)
     place = Workplace(tmp_path)
     url = s3.replace("/some/where", "/swept")
-    file = place.file("bucket", trials=3, trial={**TINY, "steps": 120, "report_every": 10}, scheduler={"name": "none"}, keep=1)
+    file = place.file("bucket", trials=3, trial={**TINY, "steps": 60, "report_every": 6}, scheduler={"name": "none"}, keep=1)
     process = place.start("--config", file, "--storage", url)
     output = place.wait_for(process, "  step ")
     place.kill_everything(process)

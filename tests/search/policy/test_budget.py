@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from records.trial import TrialRecord
 from search.driver.tune_adapter import BudgetStopper
 from search.policy.budget import exhausted_budget, has_work_left, planning_ended_by, remedy
 from search.spec.config import SweepConfig
 from search.spec.faults import HaltMonitor
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from records.trial import TrialRecord
 from search.policy.early_stopping import ASHA, Decision, MedianRule, NeverStop, StoppingRule, stopping_rule
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 from tests.search.conftest import tiny_sweep
 
 STEPS, EVERY = 24, 3

@@ -13,7 +13,7 @@ from search.policy.ranking import (
 )
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
-from search.study.tables import recorded_trials
+from search.study.store import recorded_trials
 from tests.search.conftest import tiny_sweep
 
 TWO = {

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from records.paths import SWEEPS
 from search.driver.summary import Summary
-from search.files.paths import CLASSIFIERS, SWEEPS
+from search.files.paths import CLASSIFIERS
 from search.policy.ranking import best_trial
 from search.run import main
 from search.spec.config import SweepConfig

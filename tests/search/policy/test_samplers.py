@@ -10,9 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from records.trial import TrialRecord
 from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
 from search.spec.config import SweepConfig
-from search.spec.trial_record import TrialRecord
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 

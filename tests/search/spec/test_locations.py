@@ -9,9 +9,10 @@ import yaml
 from sqlalchemy.engine import make_url
 
 from gbc.errors import BadInput
+from records.addresses import fault_line, first_line, public, redacted, secrets, sqlite_url
 from search.driver import sweep
 from search.spec.config import SweepConfig
-from search.spec.locations import Places, fault_line, first_line, public, redacted, secrets, sqlite_url
+from search.spec.locations import Places
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import STUDY_FILE
+from records.paths import STUDY_FILE
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep

@@ -21,7 +21,6 @@ from search.files.paths import sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
 from search.study import store as studies
-from search.study import tables
 from search.study.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
@@ -70,7 +69,7 @@ class Far(Workplace):
 def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, tmp_path: Path) -> None:
     place = Far(tmp_path, server, tracking)
     # From a URL with the password in it, which must be nowhere afterwards.
-    file = place.file("far", trials=3, trial={**TINY, "steps": 450, "report_every": 15}, scheduler={"name": "none"})
+    file = place.file("far", trials=2, trial={**TINY, "steps": 160, "report_every": 10}, scheduler={"name": "none"})
     command = ["--config", file, "--study-url", server.url("studies", password=True), "--tracking-uri", tracking]
     process = place.start(*command)
     output = place.wait_for(process, "  step ")
@@ -94,13 +93,13 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
     assert code == 0, more
     output += more
     assert f"compare   {tracking}" in more
-    place.check_records_agree("far", 3)
+    place.check_records_agree("far", 2)
     for run in place.trials("far"):
         assert [artifact.path for artifact in place.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
     code, output_of_check = place.run("--check", "far")
     assert code == 0, output_of_check
     code, listed = place.run("--list")
-    assert code == 0 and "far    finished  3 of 3 (3 complete" in listed, listed
+    assert code == 0 and "far    finished  2 of 2 (2 complete" in listed, listed
 
     # From another folder the same command finds the study, and other settings are refused.
     code, again = elsewhere.run(*command, "--seed", "7")
@@ -148,9 +147,9 @@ def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) ->
     ledger.tell(0, "complete")
     ledger.tell(1, "failed", "MemoryError")
     ledger.set_seconds(12.5)
-    entries, seconds = tables.recorded_trials(ledger.config, sweep_folder(ledger.config.name))
+    entries, seconds = studies.recorded_trials(ledger.config, sweep_folder(ledger.config.name))
     assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
-    assert repr(tables.frozen_trials(ledger.config, Path())) == repr(ledger.study.get_trials())
+    assert repr(studies.study_of(ledger.config, Path()).frozen_trials()) == repr(ledger.study.get_trials())
     other.close()
 
 
@@ -221,6 +220,6 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
     given = url.format(wrong="let-me-in", password=server.password, port=server.port)
     assert main(["--config", "tiny.yaml", "--study-url", given]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith("error: --study-url postgresql+psycopg://sweeper@127.0.0.1:") and shown.count("\n") == 1
+    assert shown.startswith("error: study postgresql+psycopg://sweeper@127.0.0.1:") and shown.count("\n") == 1
     assert why in shown and "let-me-in" not in shown and server.password not in shown
     assert not (tmp_path / "mlruns").exists() or not list((tmp_path / "mlruns").rglob("sweep.yaml"))

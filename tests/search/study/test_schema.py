@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from gbc.errors import BadInput
-from search.files.paths import STUDY_FILE
+from records import schema
+from records.paths import STUDY_FILE
 from search.spec.config import SweepConfig
-from search.study import schema
 from search.study.ledger import Ledger
-from search.study.tables import frozen_trials, recorded_trials
+from search.study.store import recorded_trials, study_of
 from search.study.transaction import InterfaceWriter
 from tests.search.conftest import fill
 
@@ -34,7 +34,7 @@ def test_a_sweep_whose_tables_are_unknown_goes_on_through_optuna(
     monkeypatch.setattr(schema, "KNOWN", frozenset({("v9.9.9.a", "9")}))
     assert repr(recorded_trials(config, tmp_path)) == repr(through_tables)
     with pytest.raises(schema.UnknownSchema):
-        frozen_trials(config, tmp_path)
+        study_of(config, tmp_path).frozen_trials()
 
     ledger = Ledger(config, tmp_path)
     assert isinstance(ledger._writer, InterfaceWriter) and repr(ledger.entries()) == repr(through_tables[0])

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gbc.errors import BadInput
-from search.study import schema
+from records import schema
 from search.study.transaction import End, InterfaceWriter, TableWriter, Value, Writer, writer
 
 

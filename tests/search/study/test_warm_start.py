@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from gbc.errors import BadInput, CorruptFile
-from search.files.paths import RECORD, WARM_START, sweep_folder
+from records.paths import RECORD
+from search.files.paths import WARM_START, sweep_folder
 from search.policy.budget import planning_ended_by
 from search.policy.samplers import LEARNING, SAMPLERS, Prior
 from search.run import main

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from records.mlflow_store import all_runs, default_address, missing, runs_query
 from search.spec.config import SweepConfig
-from search.tracking.client import TrialRun, all_runs, default_address, experiments, missing, trials_query, with_timeout
+from search.tracking.client import TrialRun, experiments, with_timeout
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from tests.support.stores import lay_down_store
@@ -34,7 +35,8 @@ def test_the_last_report_and_the_newest_values_of_each_trial(
     assert deleted is not None
     tracker.discard(deleted)
 
-    found = [TrialRun.of(run) for run in all_runs(MlflowClient(tracker.uri), tracker.experiment, trials_query("tiny"))][::-1]
+    runs = all_runs(MlflowClient(tracker.uri), tracker.experiment, runs_query("tiny", "trial"))
+    found = [TrialRun.of(run) for run in runs][::-1]
     assert [(run.tags["sweep.trial"], run.status, run.has_params, run.last_step) for run in found] == [
         ("0", "RUNNING", False, 0), ("1", "FINISHED", True, 6), ("2", "FAILED", True, 3),
     ]  # fmt: skip

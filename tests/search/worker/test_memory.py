@@ -8,6 +8,7 @@ import pytest
 
 from search.driver.resources import Machine
 from tests.conftest import TINY
+from tests.support.stores import lay_down_store
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.sweep
@@ -27,7 +28,9 @@ def have_a_gpu() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("sweeps"), before=have_a_gpu)
+    folder = tmp_path_factory.mktemp("sweeps")
+    lay_down_store(folder)
+    return Workplace(folder, before=have_a_gpu)
 
 
 @pytest.mark.parametrize(("name", "enough", "outcome"), [("crowded", 1, "complete"), ("hopeless", 2, "failed")])

@@ -1,0 +1,1 @@
+"""The figures of a report: plain data for plotly, each with a title and a caption."""

@@ -1,0 +1,145 @@
+"""The settings with which a sweep was started, as its `sweep.yaml` has them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from dashboards.errors import BadInput
+from records.mlflow_store import default_address
+from records.paths import RECORD, STUDY_FILE, SWEEPS
+from records.rungs import first_rung, rungs
+from records.study import Study
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that a sweep improves."""
+
+    metric: str
+    direction: str
+    """max or min."""
+
+    @property
+    def sign(self) -> float:
+        """The factor on values after which larger is better."""
+        return -1.0 if self.direction == "min" else 1.0
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched setting."""
+
+    name: str
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+    """Empty for a range."""
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """The content of `sweep.yaml`; what a sweep of another version lacks has a default."""
+
+    name: str
+    data: dict[str, Any]
+    text: str
+    """As it is written in the file."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.trial.get("dataset", {}).get("name", "unknown"))
+
+    @property
+    def trial(self) -> dict[str, Any]:
+        """Settings of every trial, where they are not searched."""
+        return dict(self.data.get("trial") or {})
+
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """One, or the two of a Pareto front."""
+        both = [self.data.get("objective") or {}, self.data.get("second_objective")]
+        return tuple(
+            Objective(str(one.get("metric", "ssim/coverage")), str(one.get("direction", "max")))
+            for one in both
+            if one is not None
+        )
+
+    @property
+    def objective(self) -> Objective:
+        """The one that ranks trials."""
+        return self.objectives[0]
+
+    @property
+    def full_steps(self) -> int:
+        """Optimiser steps of a full trial."""
+        return int(self.trial.get("steps", 0))
+
+    @cached_property
+    def space(self) -> tuple[Dimension, ...]:
+        """The searched settings, in the order of the file."""
+        return tuple(
+            Dimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
+            for name, kind in (self.data.get("space") or {}).items()
+        )
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        """`name`, and for asha `reduction_factor` and `grace`."""
+        return dict(self.data.get("scheduler") or {})
+
+    @cached_property
+    def rungs(self) -> list[int]:
+        """Optimiser steps at which ASHA may stop a trial; empty for other schedulers."""
+        factor = int(self.scheduler.get("reduction_factor", 3))
+        if self.scheduler.get("name") != "asha" or factor < 2:
+            return []
+        first = first_rung(self.full_steps, int(self.trial.get("report_every", 1)), self.scheduler.get("grace"))
+        return rungs(first, factor, self.full_steps)
+
+    @property
+    def study(self) -> Study:
+        """The place of its study."""
+        return Study(self.name, self._places.get("study_url"), SWEEPS / self.name / STUDY_FILE)
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of MLflow: the one on record, or the usual one."""
+        return str(self._places.get("tracking_uri") or default_address())
+
+    @property
+    def _places(self) -> dict[str, Any]:
+        return self.data.get("places") or {}
+
+
+def read_settings(name: str) -> SweepSettings:
+    """The settings of the sweep of this name.
+
+    Raises:
+        BadInput: there is no such sweep (near names are suggested), or its record cannot be read.
+    """
+    names = sorted(path.parent.name for path in SWEEPS.glob(f"*/{RECORD}"))
+    if name not in names:
+        raise BadInput(f"no sweep {name!r} here; {_suggestion(name, names)}")
+    path = SWEEPS / name / RECORD
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as fault:
+        raise BadInput(f"{path}: cannot be read: {fault}") from None
+    except yaml.YAMLError as fault:
+        raise BadInput(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected a mapping of settings, found {type(data).__name__}")
+    return SweepSettings(name, data, text)
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    if not names:
+        return "start one with python search/run.py"
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"

@@ -1,0 +1,153 @@
+"""A sweep as a report needs it: study and MLflow joined by trial number, ranked, with its evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from dashboards.errors import BadInput
+from dashboards.evaluation import Evaluation
+from dashboards.mlflow_runs import SweepRuns, TrialRun
+from dashboards.settings import Objective, SweepSettings, read_settings
+from records.trial import STATES, TrialRecord
+
+
+@dataclass(frozen=True)
+class Trial(TrialRecord):
+    """One trial, from both records."""
+
+    run: TrialRun = field(default_factory=TrialRun)
+    """Its MLflow run."""
+
+    @property
+    def value(self) -> float | None:
+        """The first objective at the last step; None where it has none, or one that is not finite."""
+        return _finite(self.values.get(self.last_step))
+
+    def curve(self, metric: str) -> pd.Series:
+        """A metric by optimiser step, in order; empty where it was not logged."""
+        points = self.run.curves.get(metric, {})
+        return pd.Series({step: points[step] for step in sorted(points)}, dtype=float)
+
+    def score(self, metric: str) -> float | None:
+        """The last value of a metric; None where it was not logged or is not finite."""
+        return _finite(self.run.last.get(metric))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything a report shows of one sweep."""
+
+    settings: SweepSettings
+    trials: list[Trial]
+    """By number."""
+    seconds: float
+    """Wall time, all runs of the sweep together."""
+    runs: SweepRuns
+    evaluation: Evaluation | None = None
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    """Of each classifier."""
+    regimes: dict[str, Any] = field(default_factory=dict)
+    """The progress of each classifier's training, by its name."""
+    verdict: Any = None
+    """`verdict.json`: the number of the best `trial`, and the verdict on it, a sentence each, in `lines`."""
+
+    @property
+    def name(self) -> str:
+        """Of the sweep."""
+        return self.settings.name
+
+    @property
+    def objective(self) -> Objective:
+        """The one that ranks trials."""
+        return self.settings.objective
+
+    def trials_in(self, *states: str) -> list[Trial]:
+        """Trials in these states."""
+        return [trial for trial in self.trials if trial.state in states]
+
+    @cached_property
+    def ranked(self) -> list[Trial]:
+        """Full trials that have a score, best by the first objective first; the earlier among equals.
+
+        Those that miss what the sweep requires come after all others.
+        """
+        scored = [(trial.value, trial) for trial in self.trials_in("complete") if trial.value is not None]
+        return [trial for _, trial in sorted(scored, key=lambda pair: (bool(pair[1].missed), -self.objective.sign * pair[0]))]
+
+    @property
+    def contenders(self) -> list[Trial]:
+        """Full trials that may be the best: those that meet what the sweep requires, or all where none does."""
+        full = self.trials_in("complete")
+        return [trial for trial in full if not trial.missed] or full
+
+    @cached_property
+    def ranked_all(self) -> list[Trial]:
+        """Full trials best first, then those that were stopped, are open or failed, each by how far they came and how well."""
+        full = {trial.number for trial in self.ranked}
+        rest = [trial for trial in self.trials if trial.number not in full]
+
+        def key(trial: Trial) -> tuple[int, float]:
+            return trial.last_step, -math.inf if trial.value is None else self.objective.sign * trial.value
+
+        return self.ranked + sorted(rest, key=key, reverse=True)
+
+    @property
+    def best(self) -> Trial:
+        """The best full trial; `read_sweep` makes sure that there is one."""
+        return self.ranked[0]
+
+    @property
+    def verdict_lines(self) -> list[str]:
+        """The verdict on the best trial, a sentence each; empty where the sweep has none on this trial."""
+        known = isinstance(self.verdict, dict) and self.verdict.get("trial") == self.best.number
+        lines = self.verdict.get("lines") if known else None
+        return [str(line) for line in lines] if isinstance(lines, list) else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether a budget is used up; otherwise it is running or interrupted."""
+        return self.runs.status == "FINISHED"
+
+
+def read_sweep(name: str) -> Sweep:
+    """The sweep of this name, from its settings, its study and MLflow.
+
+    Raises:
+        BadInput: there is no such sweep here, no trial has come to its end, or MLflow does not know it.
+        Unreadable: a record cannot be read.
+    """
+    settings = read_settings(name)
+    entries, seconds = settings.study.trials()
+    if not any(entry.state == "complete" for entry in entries):
+        raise BadInput(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
+    runs = SweepRuns(settings)
+    by_number = runs.trials(*(objective.metric for objective in settings.objectives))
+    trials = [Trial(**vars(entry), run=by_number.get(entry.number, TrialRun())) for entry in entries]
+    audits, regimes = runs.document("audit.json"), runs.document("classifier.json")
+    sweep = Sweep(
+        settings,
+        trials,
+        seconds,
+        runs,
+        Evaluation.of(runs.document("evaluation.json")),
+        [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
+        regimes if isinstance(regimes, dict) else {},
+        runs.document("verdict.json"),
+    )
+    if not sweep.ranked:
+        raise BadInput(f"sweep {name!r}: no full trial has a finite {settings.objective.metric}; there is nothing to show")
+    return sweep
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _counts(entries: list[TrialRecord]) -> str:
+    states = [entry.state for entry in entries]
+    return ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states) or "no trials"

@@ -1,0 +1,40 @@
+"""The report of one sweep."""
+
+from __future__ import annotations
+
+from dashboards import pictures
+from dashboards.collapse import Signs, signs_of
+from dashboards.pictures import Pixels
+from dashboards.rendering import render_page
+from dashboards.sections import progress, provenance, results
+from dashboards.sweep import Sweep
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """The whole page."""
+    signs, best = _judge_pictures(sweep)
+    training, curves = progress.training(sweep)
+    sections = [
+        ("best", "Best trial", results.best_trial(sweep, best, signs)),
+        ("gallery", "Gallery", results.samples(sweep, signs)),
+        ("training", "Training", training),
+        ("collapse", "Collapse", progress.collapse(sweep, signs)),
+        ("search", "Search", progress.search(sweep)),
+        ("cost", "Cost", progress.cost(sweep)),
+        ("trials", "All trials", progress.all_trials(sweep, signs)),
+        ("classifier", "Classifier", provenance.classifiers(sweep)),
+        ("reproduce", "Reproduce", provenance.reproduce(sweep)),
+    ]
+    return render_page(f"Sweep {sweep.name}", results.header(sweep, signs), sections, f"--sweep {sweep.name}", curves)
+
+
+def _judge_pictures(sweep: Sweep) -> tuple[Signs, Pixels | None]:
+    """Signs of collapse by trial, from its curves and its last picture; and the picture of the best trial."""
+    signs, best = {}, None
+    for trial in sweep.trials:
+        image = sweep.runs.picture(trial.run.id)
+        sheet = None if image is None else pictures.to_pixels(image)
+        signs[trial.number] = signs_of(trial, None if sheet is None else pictures.variety(sheet))
+        if trial.number == sweep.best.number:
+            best = sheet
+    return signs, best

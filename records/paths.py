@@ -1,0 +1,13 @@
+"""Places of the records in the folder where sweeps are started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+SWEEPS: Final = Path("mlruns") / "sweeps"
+"""A folder for each sweep."""
+RECORD: Final = "sweep.yaml"
+"""The settings it was started with."""
+STUDY_FILE: Final = "study.db"
+REPORT: Final = "report.html"

@@ -1,0 +1,122 @@
+"""The record of a trial in a study, and the names of the attributes for what Optuna has no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+STOPPED: Final = "stopped_at"
+REASON: Final = "reason"
+SECOND: Final = "second_objective"
+MISSED: Final = "missed"
+SECONDS: Final = "seconds"
+LOST: Final = "lost_workers"
+RETRIED: Final = "retried"
+GPUS: Final = "gpus"
+ORIGIN: Final = "warm_start"
+"""Of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
+LISTED: Final = "first_trials"
+"""The origin of settings that the sweep's own file lists."""
+STATES: Final = ("complete", "stopped", "failed", "running")
+"""States of a trial: it reached the full horizon, was stopped early, failed, or is open."""
+_OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the study has it."""
+
+    number: int
+    params: dict[str, Any]
+    state: str
+    """One of `STATES`."""
+    values: dict[int, float]
+    """Objective by optimiser step, in order."""
+    stopped_at: int | None = None
+    """The step at which the scheduler decided to stop it."""
+    reason: str | None = None
+    """Why it failed."""
+    second: float | None = None
+    """The second objective at the last recorded step, in a sweep that has two."""
+    missed: tuple[str, ...] = ()
+    """The requirements of the sweep that its last report misses, a line each."""
+    origin: str | None = None
+    """The trial of another sweep whose settings it took (warm start)."""
+    lost: int = 0
+    """How often its worker died or raised and was replaced."""
+    retried: int = 0
+    """How often it was opened again after it had failed."""
+    gpus: float = 0.0
+    """The share of a GPU that it needs more than others, after it ran out of memory."""
+    started: float | None = None
+    """When it was asked for, in seconds since 1970."""
+    ended: float | None = None
+    """When it was told, in seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        """The name of its MLflow run."""
+        return f"trial-{self.number:04d}"
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was recorded, 0 before the first."""
+        return max(self.values, default=0)
+
+    @property
+    def value(self) -> float | None:
+        """The objective at the last recorded step."""
+        return self.values[self.last_step] if self.values else None
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """Every objective at the last recorded step."""
+        return tuple(value for value in (self.value, self.second) if value is not None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has ended."""
+        return self.state != "running"
+
+    def outcome(self, horizon: int) -> str | None:
+        """`complete`, `stopped` or `failed`; None for a trial that must go on to step `horizon`."""
+        if self.finished:
+            return self.state
+        if self.last_step >= horizon:
+            return "complete"
+        return "stopped" if self.stopped_at is not None else None
+
+
+def trial_from_optuna(
+    number: int,
+    state: str,
+    started: datetime | None,
+    ended: datetime | None,
+    params: dict[str, Any],
+    values: Mapping[int, float],
+    attributes: Mapping[str, Any],
+) -> TrialRecord:
+    """Make the record of a trial from what Optuna stores of it; `state` is Optuna's name, and its times have no zone."""
+    return TrialRecord(
+        number=number,
+        params=params,
+        state=_OF_OPTUNA[state],
+        values=dict(sorted(values.items())),
+        stopped_at=attributes.get(STOPPED),
+        reason=attributes.get(REASON),
+        second=attributes.get(SECOND),
+        missed=tuple(attributes.get(MISSED, ())),
+        origin=attributes.get(ORIGIN),
+        lost=attributes.get(LOST, 0),
+        retried=attributes.get(RETRIED, 0),
+        gpus=attributes.get(GPUS, 0.0),
+        started=started.timestamp() if started else None,
+        ended=ended.timestamp() if ended else None,
+    )
+
+
+def seconds_spent(attributes: Mapping[str, Any]) -> float:
+    """Read the wall time spent on a sweep from its study's attributes."""
+    return float(attributes.get(SECONDS, 0.0))

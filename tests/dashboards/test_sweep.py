@@ -1,0 +1,34 @@
+"""Settings and trials of a sweep: its rungs, and which trial is the best."""
+
+from __future__ import annotations
+
+import pytest
+
+from dashboards.figures import search
+from tests.dashboards.small_sweeps import full, stopped, sweep
+
+
+@pytest.mark.parametrize(("direction", "best", "line"), [("max", 1, [0.3, 0.5, 0.5]), ("min", 2, [0.3, 0.3, 0.1])])
+def test_the_best_depends_on_the_direction(direction: str, best: int, line: list[float]) -> None:
+    found = sweep(full(0, 0.3), full(1, 0.5), full(2, 0.1), direction=direction)
+    assert found.best.number == best
+    assert list(search.best_so_far(found)) == line
+
+
+def test_a_trial_that_misses_what_is_required_is_not_the_best() -> None:
+    found = sweep(full(0, 0.9, missed=("kkt/active 0.01",)), full(1, 0.5), full(2, 0.4))
+    assert [trial.number for trial in found.ranked] == [1, 2, 0]
+    assert list(search.best_so_far(found)) == [0.5, 0.5]
+    assert sweep(full(0, 0.9, missed=("kkt/active 0.01",))).best.number == 0
+
+
+def test_a_trial_without_a_finite_value_is_never_the_best() -> None:
+    found = sweep(full(0, float("nan")), full(1, 0.2), stopped(2, 30))
+    assert [trial.number for trial in found.ranked] == [1]
+    assert [trial.number for trial in found.ranked_all] == [1, 0, 2]
+
+
+def test_rungs_are_where_asha_decides() -> None:
+    assert sweep().settings.rungs == [10, 30]
+    assert sweep(scheduler={"name": "asha", "reduction_factor": 2, "grace": 20}).settings.rungs == [20, 40, 80]
+    assert sweep(scheduler={"name": "none"}).settings.rungs == []
