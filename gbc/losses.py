@@ -97,15 +97,19 @@ def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight:
     A classifier that converged under mean cross-entropy with weight decay wd has wd·ζ = −∇CE: the KKT conditions with
     μ_ic = p_ic/(wd·N) known, without h, α or Λ, for every tensor. `targets` are wd·ζ_k, `pulls` −∇_{ζ_k} CE. The loss is the
     mean over k of (1 − cos) + `size_weight`·|log(⟨pull, target⟩/‖target‖²)|. Training with a plain norm fails, because the
-    size of −∇CE changes by orders of magnitude with the confidence of the samples.
+    size of −∇CE changes by orders of magnitude with the confidence of the samples. A target that is all zeros has neither
+    direction nor scale: it is left out of the mean, which is 0 where all are.
     """
-    terms = []
+    terms, counted = [], []
     for target, pull in zip(targets, pulls, strict=True):
         target, pull = target.flatten(), pull.flatten()
+        norm = target @ target
+        nonzero = norm > 0
         cosine = torch.nn.functional.cosine_similarity(pull, target, dim=0)
-        size = ((pull @ target) / (target @ target)).clamp_min(1e-6).log().abs()
-        terms.append(1 - cosine + size_weight * size)
-    return torch.stack(terms).mean()
+        size = ((pull @ target) / torch.where(nonzero, norm, 1)).clamp_min(1e-6).log().abs()
+        terms.append(torch.where(nonzero, 1 - cosine + size_weight * size, 0))
+        counted.append(nonzero)
+    return torch.stack(terms).sum() / torch.stack(counted).sum().clamp_min(1)
 
 
 def reconstruction(parameters: Sequence[Tensor], pulled: Sequence[Tensor], count: int) -> Tensor:

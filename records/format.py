@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def duration(seconds: float) -> str:
@@ -22,3 +23,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Steps or names, for people: of many the first three and the last."""
+    shown = [str(value) for value in values]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, … {shown[-1]}"

@@ -49,13 +49,14 @@ def experiment_name(dataset: str) -> str:
 
 
 def missing(uri: str) -> bool:
-    """Return whether the store is a database in a file that does not exist: MLflow would create it."""
+    """Return whether the store is a database in a file that does not exist or is empty: MLflow would create it."""
     if not uri.startswith("sqlite:"):
         return False
     from sqlalchemy.engine import make_url
 
     database = make_url(uri).database
-    return database not in (None, "", ":memory:") and not Path(str(database)).exists()
+    path = Path(str(database))
+    return database not in (None, "", ":memory:") and not (path.exists() and path.stat().st_size)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ from records.trial import TrialRecord, seconds_spent, trial_from_optuna
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+SETTINGS: Final = "sweep"
+"""The attribute of a study that holds the settings of its sweep."""
+
 Table = Sequence[Sequence[Any]]
 
 _NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
@@ -133,6 +136,23 @@ class Study:
             return [record_of_trial(trial) for trial in study.get_trials(deepcopy=False)], seconds_spent(study.user_attrs)
 
 
+def settings_in_file(path: Path) -> dict[str, Any] | None:
+    """Return the settings of the sweep that the study in this file holds; None when an earlier version did not put them there.
+
+    Raises:
+        Damaged: it is no study, or a part of it is missing or damaged.
+    """
+    query = f"SELECT value_json FROM study_user_attributes WHERE key = '{SETTINGS}'"
+    try:
+        states, rows = _file_tables(path, ("PRAGMA quick_check(1)", query))
+    except schema.UnknownSchema:
+        with study_through_optuna(sqlite_url(path), None) as study:
+            return study.user_attrs.get(SETTINGS)
+    if states[0][0] != "ok":
+        raise _damaged(path, states[0][0])
+    return json.loads(rows[0][0]) if rows else None
+
+
 def record_of_trial(trial: FrozenTrial) -> TrialRecord:
     """The record of a trial from what Optuna gives."""
     began, ended = trial.datetime_start, trial.datetime_complete
@@ -164,7 +184,11 @@ def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
         except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
             return _read(path, queries)
     except sqlite3.DatabaseError as fault:
-        raise Damaged(f"{path}: damaged ({fault})") from None
+        raise _damaged(path, fault) from None
+
+
+def _damaged(path: Path, why: object) -> Damaged:
+    return Damaged(f"{path}: damaged ({str(why).splitlines()[-1]})")
 
 
 def _read(path: Path, queries: Sequence[str]) -> list[Table]:

@@ -60,6 +60,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
     from records.addresses import public
     from records.mlflow_store import default_address, missing
+    from search.tracking import relocation
 
     stores = _by_store(_sweeps(arguments.sweep))
     wanted = [*stores] if arguments.sweep else [default_address(), *stores]
@@ -71,6 +72,9 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
         return 0
     if missing(uri):
         raise BadInput(f"no MLflow store here ({public(uri)}); start a sweep first, or set MLFLOW_TRACKING_URI")
+    if moved := relocation.moved(uri):
+        name = next((one.name for one in sweeps), "NAME")
+        print(f"note: {moved}; `python search/run.py --check {name} --repair` sets the addresses right", flush=True)
     port = _port(arguments.port, _PORTS["mlflow"])
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
     # Without the part that runs jobs it starts in a quarter of the time.

@@ -10,7 +10,9 @@ from search.consistency.findings import SweepAudit
 from search.consistency.repair import WORDS, mend
 from search.files.lock import LOCK_HOLDER
 from search.files.paths import existing_sweep
+from search.spec.faults import halting
 from search.study.store import exclusive_driver
+from search.tracking.client import address
 
 
 def run(name: str, *, repair: bool, as_json: bool) -> int:
@@ -18,6 +20,7 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
 
     Raises:
         BadInput: an unknown sweep, records that cannot be read, or a repair while a driver holds the sweep.
+        Halted: a repair broke off because a disk is full, or a store or MLflow's server is gone.
     """
     sweep, done = existing_sweep(name), list[str]()
     found = audit(sweep)
@@ -25,10 +28,12 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         with exclusive_driver(found.config, sweep):  # says who it is
             pass
     if repair and found.findings:
-        with exclusive_driver(found.config, sweep):
+        with halting(sweep, address(found.config)), exclusive_driver(found.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{one.describe()}: deleted" for one in found.findings if one.file == sweep / LOCK_HOLDER]
-            done += mend(audit(sweep, mine=True))
+            while (mine := audit(sweep, mine=True)).partial:
+                done += mend(mine)
+            done += mend(mine)
         found = audit(sweep)
     if as_json:
         print(json.dumps(_as_data(found, done), indent=2))
@@ -45,6 +50,8 @@ def _show(found: SweepAudit, done: list[str], *, mendable: bool) -> None:
     for note in found.notes:
         print(f"note      {note}")
     reports = sum(len(entry.values) for entry in found.entries)
+    if found.partial:
+        print("note      the rest is looked at when that is mended")
     verdict = f"{len(found.findings)} disagreement{'s' * (len(found.findings) != 1)}" if found.findings else "all records agree"
     print(f"sweep {found.config.name}: {len(found.entries)} trials, {reports} reports: {verdict}")
     if mendable and any(finding.mend for finding in found.findings):

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from search.consistency import mlflow_facts
-from search.consistency.findings import SweepAudit
+from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.consistency.sweep_findings import first_trial_findings, sweep_findings
 from search.consistency.trial_findings import trial_findings
 from search.driver.retention import read_history
-from search.files.paths import files_folder, recorded_config, trial_folder
+from search.files.paths import files_folder, trial_folder
+from search.spec.config import SweepConfig
+from search.study.record import settings_on_record
 from search.study.store import recorded_trials, running_driver
+from search.tracking import client, relocation
 
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
@@ -39,8 +42,11 @@ def audit(sweep: Path, *, mine: bool = False) -> SweepAudit:
 
 
 def _look(sweep: Path, mine: bool) -> SweepAudit:
-    config = recorded_config(sweep)
+    config, fault = settings_on_record(sweep)
     live, home = not mine and running_driver(config, sweep) is not None, files_folder(config)
+    if not live and (foundation := _foundation(config, fault)):
+        entries, seconds = recorded_trials(config, sweep)
+        return SweepAudit(config, sweep, home, live, entries, seconds, [], {}, [], {}, [foundation], partial=True)
     parents, trials = mlflow_facts.read(config)
     entries, seconds = recorded_trials(config, sweep)
     numbers = {entry.number for entry in entries}
@@ -59,3 +65,11 @@ def _look(sweep: Path, mine: bool) -> SweepAudit:
     for entry in entries:
         found.findings += trial_findings(found, entry)
     return found
+
+
+def _foundation(config: SweepConfig, fault: str | None) -> Finding | None:
+    """What must be mended before the rest can be looked at; `fault` is that of `sweep.yaml`."""
+    if fault is not None:
+        return Finding(None, fault, "record")
+    line = relocation.moved(client.address(config))
+    return Finding(None, line, "moved") if line else None

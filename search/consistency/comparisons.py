@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gbc.settings import flatten
+from records.format import listed
 from records.trial import TrialRecord
-from search.consistency.findings import listed
 from search.consistency.mlflow_facts import Facts
 from search.spec.config import SweepConfig
 from search.worker.trial import settings_of

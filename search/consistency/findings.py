@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +50,8 @@ class SweepAudit:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What looks odd and is in order."""
+    partial: bool = False
+    """Whether the findings keep the rest from being looked at."""
 
     @cached_property
     def results(self) -> list[int]:
@@ -61,9 +62,3 @@ class SweepAudit:
     def finished(self) -> bool:
         """Whether a budget is used up and no trial is open."""
         return ended_by(self.config, self.entries, self.seconds) is not None
-
-
-def listed(values: Iterable[object]) -> str:
-    """Steps or names, for people: of many the first three and the last."""
-    shown = [str(value) for value in values]
-    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, … {shown[-1]}"

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gbc import checkpoint
+from gbc import checkpoint, plain_yaml
+from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.settings import flatten
+from records.format import listed
 from records.mlflow_store import OUTCOME
 from records.paths import RECORD
 from records.trial import TrialRecord
 from search.consistency.comparisons import is_beginning
-from search.consistency.findings import Finding, SweepAudit, listed
+from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import read_history
 from search.driver.summary import ended_by
@@ -29,11 +31,14 @@ from search.files.storage import Location
 from search.policy.ranking import result_trials
 from search.study import warm_start
 from search.study.ledger import Ledger
+from search.tracking import client, relocation
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from search.worker.trial import assignment_of, settings_of, train
 
 WORDS: Final = {
+    "record": "can be written again from the study",
+    "moved": "the addresses can be set right",
     "remove": "can be deleted",
     "stray": "can be deleted",
     "parent": "can be set right",
@@ -47,11 +52,13 @@ WORDS: Final = {
     "history": "can be copied from MLflow",
     "train": "can be trained again, with the same numbers",
 }
-"""The repairs, each a method of `_Mender`, and what they do."""
+"""The repairs, each a method of `_Mender` but the first two, and what they do."""
 
 
 def mend(audit: SweepAudit) -> list[str]:
     """Mend what can be mended, and say what was done. The caller holds the driver's lock."""
+    if audit.partial:
+        return [f"{finding.describe()}: {_mend_foundation(audit, finding)}" for finding in audit.findings if finding.mend]
     findings = [finding for finding in audit.findings if finding.mend]
     if any(finding.mend in ("tell", "study") for finding in findings):
         findings.append(Finding(None, "the sweep's MLflow run", "parent"))  # it may have been the last open trial
@@ -62,6 +69,15 @@ def mend(audit: SweepAudit) -> list[str]:
         return [f"{finding.describe()}: {done}" for finding in findings if (done := mender.mend(finding))]
     finally:
         mender.ledger.close()
+
+
+def _mend_foundation(audit: SweepAudit, finding: Finding) -> str:
+    """Mend what keeps the rest of the records from being read."""
+    if finding.mend == "record":
+        write_atomic(audit.sweep / RECORD, plain_yaml.dump(audit.config.record()).encode())
+        return "written again from the study"
+    relocation.relocate(client.address(audit.config))
+    return "the addresses are set right"
 
 
 class _Mender:

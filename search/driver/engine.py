@@ -112,6 +112,8 @@ def run_ray(
     halt.watch(ray_fault)
     out_of_ray = processes.exit_when_stuck(ray_fault)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
     if config.places.storage:
@@ -150,6 +152,8 @@ def run_ray(
     finally:
         if halt.reason is None or halt.records_fail:  # else Ray would wait for what is dead
             ray_runtime.leave()
+        for number, handler in handlers.items():  # Tune leaves its own, which only notes that it was called
+            signal.signal(number, handler)
         out_of_ray.set()
         halt.watch(lambda: None)
         processes.kill_processes(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -16,9 +17,10 @@ from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import TrialInputs
-from records.format import duration
-from records.mlflow_store import reach
-from records.paths import RECORD
+from records.addresses import public
+from records.format import duration, listed
+from records.mlflow_store import missing, reach
+from records.paths import RECORD, STUDY_FILE
 from records.trial import TrialRecord
 from search.driver import processes
 from search.driver.description import question
@@ -36,7 +38,6 @@ from search.files.paths import (
     SCRATCH,
     files_folder,
     has_study,
-    recorded_config,
     sweep_folder,
     trial_folder,
 )
@@ -46,7 +47,9 @@ from search.spec.config import MAY_CHANGE, SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
+from search.study.record import check_study, settings_on_record
 from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
+from search.tracking import relocation
 from search.tracking.client import address
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
@@ -69,15 +72,18 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     """The configuration to run: `config` itself, or adapted to the record when the sweep exists.
 
     Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record. A place that `config`
-    leaves open is the record's. Where this host has no record the study's database may have one.
+    leaves open is the record's. Where this host has no record the study may have a copy, in its file or its database.
 
     Raises:
         SweepMismatch: any other setting differs.
-        BadInput: the study's database cannot be reached.
+        BadInput: a record was lost, damaged or changed, or the study's database cannot be reached.
     """
     folder = sweep_folder(config.name)
-    if (folder / RECORD).exists():
-        record = recorded_config(folder)
+    check_study(config, folder)
+    if (folder / RECORD).exists() or (folder / STUDY_FILE).exists():
+        record, fault = settings_on_record(folder)
+        if fault is not None and (folder / RECORD).exists():
+            raise BadInput(f"{fault}; `{repair_command(config.name)}` puts back the study's copy")
     elif config.places.study_url is not None and (found := recorded_in_database(config)):
         record = found
     else:
@@ -99,7 +105,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
     """
     folder = sweep_folder(config.name)
-    if not has_study(config):
+    if not has_study(config) or _lost_records(config, folder):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
@@ -136,6 +142,11 @@ def run_sweep(
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
         _delete_leftovers(folder)
+        for line in _lost_records(config, folder):
+            console.print(line, highlight=False, soft_wrap=True)
+        if moved := relocation.moved(tracking_uri):
+            relocation.relocate(tracking_uri)
+            console.print(f"{moved}: the addresses are set right", highlight=False, soft_wrap=True)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         prior = warm_start.load(config)
         if places.storage is not None:
@@ -178,6 +189,7 @@ def _run(
     if prepared.memory is not None:
         machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
+    _check_against_mlflow(config, folder, tracker)
     record = plain_yaml.dump(config.record())
     noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
@@ -212,6 +224,51 @@ def _run(
     halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker
+
+
+def repair_command(name: str) -> str:
+    """The command that mends the records of a sweep."""
+    return f"python search/run.py --check {name} --repair"
+
+
+def _lost_records(config: SweepConfig, folder: Path) -> list[str]:
+    """What is gone of the sweep's records, and from which other it is made again, a line each."""
+    if not has_study(config):
+        return []
+    lost, uri = [], address(config)
+    if not (folder / RECORD).exists():
+        lost.append(f"{folder / RECORD} is gone; it is written again from the study")
+    if missing(uri) and recorded_trials(config, folder)[0]:
+        lost.append(f"MLflow's store {public(uri)} is gone; it is made again from the study and the files of its trials")
+    return lost
+
+
+def _check_against_mlflow(config: SweepConfig, folder: Path, tracker: Tracker) -> None:
+    """Refuse a study that MLflow contradicts: it was replaced, cut back or changed. A kill leaves MLflow behind, not ahead.
+
+    Raises:
+        BadInput: with what differs.
+    """
+    if config.places.study_url is not None and not has_study(config):  # begun on another host
+        return
+    trials = {trial.number: trial for trial in recorded_trials(config, folder)[0]} if has_study(config) else {}
+    where, mend = f"MLflow's store {public(tracker.uri)}", f"`{repair_command(config.name)}` mends what can be mended"
+    if unknown := sorted(tracker.numbers() - trials.keys()):
+        if not trials:
+            raise BadInput(
+                f"{where} has {len(unknown)} trials of a sweep {config.name!r} whose study is not here; restore "
+                f"{folder / STUDY_FILE}, choose another --name, or delete those runs on MLflow's pages"
+            )
+        raise BadInput(f"{where} has trials that the study lacks: {listed(unknown)}; {mend}")
+    differ = [
+        number for number, trial in trials.items()
+        if trial.last_step and trial.last_step == tracker.last_step(number)
+        and math.isfinite(value := trial.values[trial.last_step])
+        and tracker.metrics(number).get(config.objective.metric, value) != value
+    ]  # fmt: skip
+    if differ:
+        metric = config.objective.metric
+        raise BadInput(f"{where} and the study differ in {metric} at the end of trials {listed(differ)}; {mend}")
 
 
 def _assignments(

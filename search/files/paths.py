@@ -80,10 +80,19 @@ def existing_sweep(name: str) -> Path:
     Raises:
         BadInput: there is none; the message suggests another name.
     """
-    names = sweep_names()
+    names, folder = sweep_names(), sweep_folder(name)
     if name not in names:
+        if (folder / "trials").is_dir():
+            raise BadInput(
+                f"{folder / STUDY_FILE}: missing, and {folder} has trials of it; restore it, or choose another --name"
+            )
         raise BadInput(f"no sweep {name!r} here; {suggest(name, names) if names else 'start one with python search/run.py'}")
     return sweep_folder(name)
+
+
+def lost_study(sweep: Path) -> BadInput:
+    """The error for trials whose study is gone."""
+    return BadInput(f"{sweep / STUDY_FILE}: missing, and there are trials of it; restore it, or choose another --name")
 
 
 def recorded_config(sweep: Path) -> SweepConfig:

@@ -23,6 +23,7 @@ from records.errors import Damaged, Unreadable
 PATIENCE = 60.0
 """Seconds that a locked database, or Ray after the clock was set back, is waited for."""
 _POLL_INTERVAL: Final = 0.2  # seconds
+_DAMAGED: Final = ("malformed", "not a database")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -146,13 +147,15 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
 
     None if it is of another kind.
     """
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DatabaseError, OperationalError
 
     for one in _causes(fault):
         if (isinstance(one, OSError) and one.errno in _FULL) or "database or disk is full" in str(one).partition("\n")[0]:
             return f"no space left on the disk of {_fullest_disk(folder)}; free some"
-        if isinstance(one, sqlite3.OperationalError | OperationalError):
-            text = str(one.orig if isinstance(one, OperationalError) else one).partition("\n")[0]
+        if isinstance(one, sqlite3.DatabaseError | DatabaseError):
+            text = str(one.orig if isinstance(one, DatabaseError) else one).partition("\n")[0]
+            if not (isinstance(one, sqlite3.OperationalError | OperationalError) or any(word in text for word in _DAMAGED)):
+                continue
             store = "MLflow's store" if _passed_through(fault, "mlflow") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"

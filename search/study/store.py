@@ -25,7 +25,7 @@ from records.database import (
     unusable_database,
 )
 from records.paths import STUDY_FILE
-from records.study import Study
+from records.study import SETTINGS, Study
 from records.trial import TrialRecord
 from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
 from search.spec import faults
@@ -34,7 +34,6 @@ from search.spec.config import SweepConfig
 if TYPE_CHECKING:
     import optuna
 
-_SETTINGS: Final = "sweep"
 _DRIVER: Final = "driver"
 _LOCK_IS_HELD: Final = (
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = :high AND objid = :low "
@@ -63,8 +62,8 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
             directions=[f"{objective.direction}imize" for objective in config.objectives],
             load_if_exists=True,
         )
-        if url and _SETTINGS not in study.user_attrs:
-            study.set_user_attr(_SETTINGS, config.record())
+        if study.user_attrs.get(SETTINGS) != config.record():
+            study.set_user_attr(SETTINGS, config.record())
     except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
         raise of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
@@ -167,9 +166,9 @@ def recorded_in_database(config: SweepConfig) -> SweepConfig | None:
     attributes = _attributes(url, config.name)
     if attributes is None:
         return None
-    if _SETTINGS not in attributes:
+    if SETTINGS not in attributes:
         raise BadInput(f"--study-url {public(url)}: has a study {config.name!r} that is no sweep's; choose another --name")
-    return SweepConfig.parse(attributes[_SETTINGS], f"study {config.name!r} in {public(url)}")
+    return SweepConfig.parse(attributes[SETTINGS], f"study {config.name!r} in {public(url)}")
 
 
 @faults.readable()

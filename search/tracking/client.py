@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from records.mlflow_store import STEP_METRIC, default_address, reach, usable
@@ -53,6 +54,11 @@ def experiments(uri: str) -> dict[str, str]:
         from mlflow import MlflowClient
 
         return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
+
+
+def artifact_root() -> str:
+    """Return the address of the folder in which a database in this folder has its files."""
+    return f"{Path('mlruns').resolve().as_uri()}/artifacts"
 
 
 def with_timeout(uri: str) -> str:

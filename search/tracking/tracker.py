@@ -16,7 +16,7 @@ from search.files.storage import Location
 from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import TrialRun, address, with_timeout
+from search.tracking.client import TrialRun, address, artifact_root, with_timeout
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
@@ -153,6 +153,10 @@ class Tracker:
             self._client.set_terminated(trial_run.run, "KILLED")
             trial_run.status = "KILLED"
 
+    def numbers(self) -> set[int]:
+        """Return the numbers of the trials that have a run."""
+        return {number for number in self._trial_runs if number >= 0}
+
     def last_step(self, number: int) -> int:
         """Return the step of the last logged report of a trial, 0 before the first."""
         trial_run = self._run_of(number)
@@ -268,8 +272,8 @@ class Tracker:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
-            folder = None if self.uri.startswith("http") else Path("mlruns").resolve().as_uri()
-            created: str = self._client.create_experiment(name, artifact_location=folder and f"{folder}/artifacts/{name}")
+            location = None if self.uri.startswith("http") else f"{artifact_root()}/{name}"
+            created: str = self._client.create_experiment(name, artifact_location=location)
             return created
         if found.lifecycle_stage == "deleted":
             mend = f"mlflow experiments restore -x {found.experiment_id}"

@@ -198,6 +198,16 @@ def test_the_closed_form_by_hand() -> None:
     assert both == pytest.approx(0.15 * math.log(2), rel=1e-5)
 
 
+@pytest.mark.parametrize(("targets", "value"), [([[0.0, 0.0], [3.0, 4.0]], 0.3 * math.log(2)), ([[0.0, 0.0]] * 2, 0.0)])
+def test_the_closed_form_leaves_out_tensors_that_are_all_zeros(targets: list[list[float]], value: float) -> None:
+    """As a bias or a γ that was never trained: nothing points its way. The gradient is that of the others, and finite."""
+    pulls = [torch.tensor([1.5, 2.0], requires_grad=True) for _ in targets]
+    found = losses.closed_form([torch.tensor(target) for target in targets], pulls)
+    assert found.item() == pytest.approx(value, rel=1e-5)
+    slopes = torch.autograd.grad(found, pulls)
+    assert all(slope.isfinite().all() for slope in slopes) and not slopes[0].any()
+
+
 def test_diversity_by_hand() -> None:
     """Two classes in turn: samples 0, 2 and 1, 3 are compared. Equal images cost 10, images that move as the noise about 1."""
     noise = torch.tensor([[0.0], [0.0], [1.0], [1.0]])

@@ -1,36 +1,23 @@
-"""A sweep that an earlier version of this program began, and that was killed, is continued to its end.
-
-`recorded/interrupted-099d38d.tar.xz` was made by commit 099d38d: the folder of a sweep on the digits whose driver and Ray were
-killed while trial 2 was open (one trial at a time, no pictures), its MLflow store as SQL, with `{folder}` for the folder, and
-`unbroken.json`, the trials of the same sweep when nothing interrupts it.
-"""
+"""A sweep that an earlier version of this program began, and that was killed, is continued to its end."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-import tarfile
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.stores import lay_down_store
+from tests.support.stores import lay_down_earlier_sweep
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.sweep
 
-ARCHIVE = Path(__file__).with_name("recorded") / "interrupted-099d38d.tar.xz"
 RECORD = "mlruns/sweeps/before/sweep.yaml"
 
 
 def test_a_sweep_of_an_earlier_version_is_continued_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    lay_down_store(tmp_path)
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
-        store.executescript((tmp_path / "mlflow.sql").read_text().replace("{folder}", str(tmp_path)))
+    lay_down_earlier_sweep(tmp_path)
     place = Workplace(tmp_path, dataset="digits")
     before = {trial.number: trial.intermediate_values for trial in place.study("before")}
     assert {number: len(values) for number, values in before.items()} == {0: 8, 1: 2, 2: 1}

@@ -20,6 +20,7 @@ from typing import Any, Final
 import psutil
 
 from search.driver.retention import read_history
+from tests.support.stores import lay_down_earlier_sweep
 from tests.support.workplace import RUN, Workplace
 
 PATIENCE: Final = 180.0
@@ -119,10 +120,9 @@ class Chaos:
     """One sweep, its faults, and what is needed to do them."""
 
     def __init__(self, place: Workplace, name: str, command: list[str], rng: random.Random) -> None:
-        """`place` is a small disk of its own where that can be had (`small_disk`)."""
+        """`place` is a folder on a small disk of its own where that can be had (`small_disk`); it may be moved there."""
         self.place, self.name, self.command, self.rng = place, name, command, rng
-        self.sweep = place.folder / "mlruns" / "sweeps" / name
-        self.clock = JumpingClock(place.folder)
+        self.clock = JumpingClock(place.folder.parent)
         self.runs: list[Run] = []
         self.sessions = ray_sessions()
         (place.folder / "chaotic.py").write_text(NETWORK)
@@ -130,6 +130,10 @@ class Chaos:
     @property
     def run(self) -> Run:
         return self.runs[-1]
+
+    @property
+    def sweep(self) -> Path:
+        return self.place.folder / "mlruns" / "sweeps" / self.name
 
     def start(self, *more: str) -> Run:
         self.runs.append(Run([*self.command, *more], self.place.folder, self.clock.environment))
@@ -202,6 +206,68 @@ class Chaos:
         whole, damaged = read_history(folder)
         assert whole is not None and whole.file == "previous.ckpt" and damaged == [path]
 
+    # Something happens while no driver runs.
+
+    def _two_drivers(self) -> None:
+        self._kill_all()
+        both = [Run(self.command, self.place.folder, self.clock.environment) for _ in range(2)]
+        first, second = both
+        first.until(lambda: second.process.poll() is not None, "the end of one of two drivers")
+        winner, loser = (first, second) if second.process.poll() is not None else (second, first)
+        code = loser.end()
+        assert code == 0 or (code == 2 and "is being run already" in loser.output), loser.output  # 0: there was nothing left
+        self.runs += [loser, winner]
+
+    def _truncate_study(self) -> None:
+        self._kill_all()
+        path = self.sweep / "study.db"
+        with contextlib.closing(sqlite3.connect(path)) as study:
+            study.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        whole = path.read_bytes()
+        path.write_bytes(whole[: self.rng.randrange(len(whole))])
+        damaged = path.read_bytes()
+        refused = Run(self.command, self.place.folder, self.clock.environment)
+        assert refused.end() == 2 and "study.db: damaged" in refused.output and refused.output.count("\n") == 1, refused.output
+        assert path.read_bytes() == damaged
+        path.write_bytes(whole)
+
+    def _lose_settings(self) -> None:
+        self._kill_all()
+        (self.sweep / "sweep.yaml").unlink()
+        self._start_and_expect("sweep.yaml is gone; it is written again from the study")
+
+    def _lose_mlflow(self) -> None:
+        self._kill_all()
+        for path in self.place.folder.glob("mlflow.db*"):
+            path.unlink()
+        self._start_and_expect("mlflow.db is gone; it is made again from the study and the files of its trials")
+
+    def _move_folder(self) -> None:
+        self._kill_all()
+        old = self.place.folder
+        self.place.folder = old.rename(old.with_name(f"{old.name}-moved"))
+        self._start_and_expect("the addresses are set right")
+
+    def _earlier_version(self) -> None:
+        """Beside the sweep, one that an earlier version began is continued, killed, and continued to its end."""
+        folder = self.place.folder.parent / f"earlier-{len(self.runs)}"
+        folder.mkdir()
+        lay_down_earlier_sweep(folder)
+        command = ["--config", "mlruns/sweeps/before/sweep.yaml"]
+        broken_off = Run(command, folder, self.clock.environment)
+        broken_off.more_reports(1)
+        self.place.kill_everything(broken_off.process)
+        last = Run(command, folder, self.clock.environment)
+        assert last.end() == 0 and "Traceback" not in last.output, last.output
+        code, output = Workplace(folder, dataset="digits").look("--check", "before")
+        assert code == 0, output
+        shutil.rmtree(folder)
+
+    def _start_and_expect(self, words: str) -> None:
+        """The same command says what it found."""
+        self.start()
+        assert self.run.until(lambda: words in self.run.output, words), self.run.output
+
     def _expect_130(self, *words: str) -> None:
         code, output = self.run.end(), self.run.output
         assert "Traceback" not in output and "(raylet)" not in output, output
@@ -253,6 +319,13 @@ class Chaos:
             connection.execute("BEGIN EXCLUSIVE")
             time.sleep(self.rng.uniform(1, 7))  # MLflow's own patience is five seconds
             connection.execute("ROLLBACK")
+
+    def _stop_and_continue(self) -> None:
+        """As by Ctrl-Z, or on a machine that sleeps: its workers go on meanwhile."""
+        process = psutil.Process(self.run.process.pid)
+        process.suspend()
+        time.sleep(self.rng.uniform(5, 60))
+        process.resume()
 
     def _clock_forward(self) -> None:
         self.clock.jump(self.rng.uniform(1, 48) * 3600)

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from gbc.training import tasks
+from records.addresses import sqlite_url
 from records.paths import RECORD, SWEEPS
 from records.study import Study
 from records.trial import TrialRecord
@@ -120,7 +121,7 @@ def study(statement: str, *values: object) -> None:
 
 
 def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")  # MLflow remembers stores by address
+    return MlflowClient(sqlite_url(Path("mlflow.db").resolve()))  # MLflow remembers stores by address
 
 
 def run_of(trial: int) -> str:

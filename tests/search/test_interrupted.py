@@ -1,0 +1,95 @@
+"""A sweep that is interrupted at one moment after the other, and moved on its way: the same command continues each time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.stores import lay_down_store
+from tests.support.workplace import Workplace
+
+pytestmark = pytest.mark.sweep
+
+MOMENTS: Final = {
+    "training of the classifier": ("search.driver.preflight", "_TrainingBar", "announce"),
+    "start of Ray": ("search.driver.ray_runtime", None, "start"),
+    "start of Tune": ("ray.tune", "Tuner", "fit"),
+    "end of the run": ("search.driver.sweep", None, "_finish"),
+    "registration": ("search.tracking.registry", None, "_add"),
+    "report": ("search.driver.finalize", None, "_write_report"),
+}
+"""Each with the function that is called at it."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def interrupt(moment: str, number: int) -> None:
+    """Make this process send itself the signal when it comes to the moment."""
+    module, owner, name = MOMENTS[moment]
+    place = importlib.import_module(module)
+    place = getattr(place, owner) if owner else place
+    original = getattr(place, name)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return original(*arguments, **named)
+
+    setattr(place, name, interrupted)
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+def test_the_last_line_says_that_the_same_command_continues_and_it_does(
+    first: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking._tracking_service import utils
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "before").mkdir()
+    lay_down_store(tmp_path / "before")
+    place = Workplace(tmp_path / "before")
+    command = ("--config", place.file("moments", trials=2, scheduler={"name": "none"}), "--concurrency", "1")
+    numbers = [SIGNALS[(index + SIGNALS.index(first)) % 2] for index in range(len(MOMENTS))]
+    for moment, number in zip(MOMENTS, numbers, strict=True):
+        if moment == "end of the run":
+            leave_after_a_report(place, command, first)
+            move(place, tmp_path / "after")
+            utils._artifact_repos_cache.clear()  # this process may have looked before
+        place.before = partial(interrupt, moment, number)
+        code, output = place.run(*command, report=True)
+        assert code == 130 and "Traceback" not in output, (moment, output)
+        assert output.splitlines()[-1] == "interrupted; the same command continues", (moment, output)
+    place.before = None
+    code, output = place.run(*command, report=True)
+    assert code == 0 and "Traceback" not in output and "registered " in output, output
+    place.check_records_agree("moments", 2)
+    assert place.look("--check", "moments")[0] == 0
+    for run in place.trials("moments"):
+        files = place.client().list_artifacts(run.info.run_id, "images")
+        assert len([file for file in files if "compressed" not in file.path]) == 4, files
+        assert run.info.artifact_uri.startswith(place.folder.as_uri())
+    code, output = place.export("--sweep", "moments", "--out", "exported")
+    assert code == 0, output
+    assert not (tmp_path / "before").exists()
+
+
+def leave_after_a_report(place: Workplace, command: tuple[str, ...], number: int) -> None:
+    place.before = None
+    process = place.start(*command)
+    place.wait_for(process, "  step ")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130 and "  continue  python search/run.py --config" in output, output
+
+
+def move(place: Workplace, to: Path) -> None:
+    """Rename the project's folder; `--check` says so in a line, and `--repair` mends it."""
+    place.folder = place.folder.rename(to)
+    code, output = place.look("--check", "moments")
+    assert code == 1 and output.count("disagree  ") == 1 and "names its files in " in output and "--repair" in output, output
+    code, output = place.look("--check", "moments", "--repair")
+    assert code == 0 and "the addresses are set right" in output, output
