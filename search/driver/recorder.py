@@ -150,6 +150,7 @@ class Recorder:
             if trial.state == "failed":
                 self._ledger.reopen(trial.number)
                 self._open(trial)
+        self._writer.drain(faults.PATIENCE)  # `reconcile` asks the tracker, which is the writer's while it has work
 
     def acknowledged(self, number: int) -> int:
         """The last step of a trial that both records hold. Its worker has to send later reports again.

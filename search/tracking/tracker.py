@@ -53,12 +53,13 @@ class Tracker:
 
     def load_runs(self) -> None:
         """Read all runs of the sweep's trials; done at the first use of one if it was not done before."""
-        self._loaded_runs = {}
-        for found in map(TrialRun.of, all_runs(self._client, self.experiment, runs_query(self.config.name, "trial"))):
-            number = int(found.tags.get(mlflow_store.TRIAL, -1))
-            other = self._loaded_runs.get(number)
-            if other is None or found.last_step >= other.last_step:  # newest first: among equals the oldest
-                self._loaded_runs[number] = found
+        runs: dict[int, TrialRun] = {}
+        for run in map(TrialRun.of, all_runs(self._client, self.experiment, runs_query(self.config.name, "trial"))):
+            number = int(run.tags.get(mlflow_store.TRIAL, -1))
+            other = runs.get(number)
+            if other is None or run.last_step >= other.last_step:  # newest first: among equals the oldest
+                runs[number] = run
+        self._loaded_runs = runs  # at once: a half-filled table would have another thread create runs that exist
 
     def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
         """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""

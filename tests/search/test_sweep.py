@@ -278,7 +278,7 @@ def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(pla
     command = ("--config", place.file("warm"), "--warm-start", "cold", "--warm-start-trials", "2", "--concurrency", "1")
     process = place.start(*command)
     output = place.wait_for(process, "trial 0001  starts")
-    assert "warm start: the first 2 trials take settings of sweep cold; sampler tpe knows 12 of its full trials" in output
+    assert "warm start: 2 of the first trials take settings of sweep cold; sampler tpe knows 12 of its full trials" in output
     place.kill_everything(process)
     shutil.rmtree(place.folder / "mlruns" / "sweeps" / "cold")  # what was taken was noted
     code, output = place.run(*command)
