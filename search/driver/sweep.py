@@ -105,7 +105,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
     """
     folder = sweep_folder(config.name)
-    if not has_study(config) or _lost_records(config, folder):
+    if not has_study(config) or (not retry_failed and _lost_records(config, folder)):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
@@ -119,7 +119,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
             raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
     reason = ended_by(config, trials, seconds)
-    if reason is None:
+    if reason is None or _lost_records(config, folder):
         return None
     if summary is None or not summary.finished or summary.trials != len(trials):
         return None
