@@ -52,6 +52,7 @@ class Far(Workplace):
     server: Postgres
     uri: str
     before: None = None
+    dataset: str = "fashion_mnist"
 
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
