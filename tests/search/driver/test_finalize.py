@@ -35,6 +35,7 @@ from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
 from tests.support.browser import Page, browse, chromium
 from tests.support.records import move, play
+from tests.support.stores import lay_down_store
 
 CONFIG = SweepConfig.parse(tiny_sweep(trials=4, keep=1), "test")
 
@@ -257,6 +258,7 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             error = capsys.readouterr().err
             assert error.startswith("error: ") and error.count("\n") == 1 and message in error
         Path("mlflow.db").touch()
+        lay_down_store(tmp_path)
         assert ui.main(["--port", port]) == 2
         assert f"--port {port}: cannot be used: Address already in use" in capsys.readouterr().err
 
