@@ -39,7 +39,8 @@ from tests.benchmarks.harness import (
     turn,
     untrained,
 )
-from tests.benchmarks.plain import Plain, apart
+from tests.benchmarks.plain import Plain
+from tests.benchmarks.step_differences import differences
 
 NAME: Final = "step"
 ABOUT: Final = "one training step: ours, the textbook's, one gradient a sample, the floor of its arithmetic"
@@ -92,7 +93,7 @@ def check_equal(size: str, options: Options, *, per_sample: bool) -> None:
     short = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # ten bits of a product are not enough to compare by
     try:
-        found = apart(trainer_of(settings), Plain(settings, untrained(settings), per_sample=per_sample))
+        found = differences(trainer_of(settings), Plain(settings, untrained(settings), per_sample=per_sample))
     finally:
         torch.backends.cudnn.allow_tf32 = short
     alpha = found.pop("alpha")  # of ρ a difference of two equal parts, where most digits cancel

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.training.trainer import Trainer
-from tests.benchmarks.plain import Plain, flat
+from tests.benchmarks.plain import Plain
+from tests.benchmarks.step_differences import differences
 
 SMALL: dict[str, Any] = {
     "batch_size": 30, "width": 16, "channels": 8, "noise_dim": 8, "multiplier_width": 16, "eval_per_class": 2, "steps": 4,
@@ -122,29 +122,3 @@ def test_what_the_textbook_form_does_not_know_it_refuses() -> None:
     settings = TrialConfig.parse(SMALL, "tests")
     with pytest.raises(ValueError, match="bn_mode eval"):
         Plain(settings, made(settings), per_sample=True)
-
-
-def differences(trainer: Trainer, plain: Plain) -> dict[str, float]:
-    """Relative differences of the first step of two that began alike: of the loss, of all gradients of each network, of α's.
-
-    `trainer` reports after every step.
-    """
-    plain.start_as(trainer)
-    loss = plain.step().item()
-    theirs = next(trainer.run()).metrics["loss/total"]
-    found = {"loss": abs(loss - theirs) / abs(loss)}
-    for name in ("generator", "multipliers"):
-        mine, others = (dict(getattr(one, name).named_parameters()) for one in (plain, trainer))
-        assert mine.keys() == others.keys()
-        found[name] = _difference([mine[key].grad for key in mine], [others[key].grad for key in mine])
-    alphas = [classifier.alpha.grad for classifier in trainer.classifiers]
-    return found | {"alpha": _difference([known.alpha.grad for known in plain.known], alphas)}
-
-
-def _difference(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> float:
-    assert [one is None for one in ours] == [one is None for one in theirs]
-    asked = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    if not asked:
-        return 0.0
-    mine, others = (flat(part) for part in zip(*asked, strict=True))
-    return (torch.norm(mine - others) / torch.norm(mine)).item()
