@@ -10,7 +10,7 @@ CEILING: Final = "other real images"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RecordedEvaluation:
     """The scores of a sweep's best generator beside those of worthless and of real images."""
 
     trial: int
@@ -46,7 +46,7 @@ class Evaluation:
         return (value - floor[1]) / (ceiling - floor[1])
 
     @classmethod
-    def of(cls, data: Any) -> Evaluation | None:
+    def of(cls, data: Any) -> RecordedEvaluation | None:
         """From `evaluation.json`; None where that is missing or holds no controls."""
         try:
             scores = {str(name): dict(values) for name, values in data["scores"].items()}

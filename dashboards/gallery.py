@@ -36,14 +36,14 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Card:
+class PictureCard:
     """One trial of the gallery."""
 
     trial: Trial
     frames: list[Frame]
 
 
-def best_and_worst(sweep: Sweep) -> tuple[list[Card], list[Card]]:
+def best_and_worst(sweep: Sweep) -> tuple[list[PictureCard], list[PictureCard]]:
     """The best and the worst trials that have pictures, best first in both; no trial is in both."""
     sheets: dict[int, list[Sheet]] = {}
 
@@ -60,7 +60,8 @@ def best_and_worst(sweep: Sweep) -> tuple[list[Card], list[Card]]:
     scored = [(sweep.objective.sign * trial.value, trial) for trial in sweep.ranked_all if trial.value is not None]
     worst = take([trial for _, trial in sorted(scored, key=lambda pair: pair[0])])
     frames = encode(sheets)
-    return [Card(trial, frames[trial.number]) for trial in best], [Card(trial, frames[trial.number]) for trial in worst[::-1]]
+    cards = [[PictureCard(trial, frames[trial.number]) for trial in chosen] for chosen in (best, worst[::-1])]
+    return cards[0], cards[1]
 
 
 def encode(sheets: Mapping[int, Sequence[Sheet]], most_bytes: int = _MOST_BYTES) -> dict[int, list[Frame]]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dashboards.errors import BadInput
 from dashboards.settings import SweepSettings
+from gbc.errors import BadInput
 from records.addresses import public
 from records.mlflow_store import FRONT, STEP_METRIC, missing, number_of, reach, runs_of, usable
 
@@ -31,7 +31,7 @@ _CURVES: Final = ("kkt/", "margin/", "loss/", "free/confidence", "time/steps_per
 
 
 @dataclass(frozen=True)
-class TrialRun:
+class RecordedRun:
     """The MLflow run of one trial; empty where it has none."""
 
     id: str = ""
@@ -85,7 +85,7 @@ class SweepRuns:
         """Numbers of the trials on the Pareto front of a sweep with two objectives."""
         return [int(number) for number in self.tags.get(FRONT, "").split() if number.isdigit()]
 
-    def trials(self, *extra: str) -> dict[int, TrialRun]:
+    def trials(self, *extra: str) -> dict[int, RecordedRun]:
         """Runs by trial number, with the curves of the method's metrics and of those in `extra`."""
         runs: dict[int, Run] = {}
         for run in self._trials:  # of two the older one stays
@@ -137,7 +137,7 @@ class SweepRuns:
                 self._listed[run, folder] = frozenset(file.path for file in self._client.list_artifacts(run, folder or None))
         return self._listed[run, folder]
 
-    def _read(self, run: Run, extra: tuple[str, ...]) -> TrialRun:
+    def _read(self, run: Run, extra: tuple[str, ...]) -> RecordedRun:
         identity, last = run.info.run_id, dict(run.data.metrics)
         curves, times = dict[str, dict[int, float]](), dict[int, float]()
         for name in last:
@@ -146,4 +146,4 @@ class SweepRuns:
                 curves[name] = {point.step: point.value for point in history}
                 if name == STEP_METRIC:
                     times = {point.step: point.timestamp / 1000 for point in history}
-        return TrialRun(identity, dict(run.data.params), last, curves, times)
+        return RecordedRun(identity, dict(run.data.params), last, curves, times)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from markupsafe import Markup
 
 from dashboards.collapse import Sign
-from dashboards.errors import BadInput
+from gbc.errors import BadInput
 from records.addresses import first_line
 from records.format import duration
 

@@ -15,9 +15,14 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
+from gbc.command_line import Parser, guarded
+from gbc.errors import BadInput
+from records.addresses import redacted
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = argparse.ArgumentParser(prog="python dashboards/report.py", allow_abbrev=False, description=__doc__.splitlines()[0])
+    cli = Parser(prog="python dashboards/report.py", description=__doc__.splitlines()[0], clean=redacted)
     what = cli.add_mutually_exclusive_group(required=True)
     what.add_argument("--sweep", metavar="NAME", help="the sweep to show")
     what.add_argument("--compare", nargs="+", metavar="NAME", help="two or more sweeps to put side by side")
@@ -32,19 +37,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input, and then nothing was written."""
     arguments = parser().parse_args(argv)
-    from dashboards.errors import BadInput
-    from records.addresses import redacted
+    return guarded(lambda: _run(arguments), redacted)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from records.errors import Unreadable
     from records.format import size
 
+    names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
+    if arguments.compare and len(names) < 2:
+        raise BadInput("--compare takes two sweeps or more; for one write --sweep")
     try:
-        names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
-        if arguments.compare and len(names) < 2:
-            raise BadInput("--compare takes two sweeps or more; for one write --sweep")
         out, count = write(names, arguments.out)
-    except (BadInput, Unreadable) as fault:
-        print(f"error: {redacted(fault)}", file=sys.stderr)
-        return 2
+    except Unreadable as fault:
+        raise BadInput(str(fault)) from None
     print(json.dumps({"out": str(out), "bytes": count}) if arguments.json else f"{out}  {size(count)}")
     return 0
 

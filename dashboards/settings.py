@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
-
-from dashboards.errors import BadInput
+from gbc import plain_yaml
+from gbc.errors import BadInput
 from records.mlflow_store import default_address
 from records.paths import RECORD, STUDY_FILE, SWEEPS
 from records.rungs import first_rung, rungs
@@ -17,7 +16,7 @@ from records.study import Study
 
 
 @dataclass(frozen=True)
-class Objective:
+class RecordedObjective:
     """A metric that a sweep improves."""
 
     metric: str
@@ -31,7 +30,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Dimension:
+class RecordedDimension:
     """One searched setting."""
 
     name: str
@@ -60,17 +59,17 @@ class SweepSettings:
         return dict(self.data.get("trial") or {})
 
     @cached_property
-    def objectives(self) -> tuple[Objective, ...]:
+    def objectives(self) -> tuple[RecordedObjective, ...]:
         """One, or the two of a Pareto front."""
         both = [self.data.get("objective") or {}, self.data.get("second_objective")]
         return tuple(
-            Objective(str(one.get("metric", "ssim/coverage")), str(one.get("direction", "max")))
+            RecordedObjective(str(one.get("metric", "ssim/coverage")), str(one.get("direction", "max")))
             for one in both
             if one is not None
         )
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> RecordedObjective:
         """The one that ranks trials."""
         return self.objectives[0]
 
@@ -80,10 +79,10 @@ class SweepSettings:
         return int(self.trial.get("steps", 0))
 
     @cached_property
-    def space(self) -> tuple[Dimension, ...]:
+    def space(self) -> tuple[RecordedDimension, ...]:
         """The searched settings, in the order of the file."""
         return tuple(
-            Dimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
+            RecordedDimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
             for name, kind in (self.data.get("space") or {}).items()
         )
 
@@ -126,16 +125,10 @@ def read_settings(name: str) -> SweepSettings:
     if name not in names:
         raise BadInput(f"no sweep {name!r} here; {_suggestion(name, names)}")
     path = SWEEPS / name / RECORD
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as fault:
-        raise BadInput(f"{path}: cannot be read: {fault}") from None
-    except yaml.YAMLError as fault:
-        raise BadInput(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
+    data = plain_yaml.load(path)
     if not isinstance(data, dict):
         raise BadInput(f"{path}: expected a mapping of settings, found {type(data).__name__}")
-    return SweepSettings(name, data, text)
+    return SweepSettings(name, data, path.read_text(encoding="utf-8"))
 
 
 def _suggestion(name: str, names: list[str]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards.errors import BadInput
-from dashboards.evaluation import Evaluation
-from dashboards.mlflow_runs import SweepRuns, TrialRun
-from dashboards.settings import Objective, SweepSettings, read_settings
+from dashboards.evaluation import RecordedEvaluation
+from dashboards.mlflow_runs import RecordedRun, SweepRuns
+from dashboards.settings import RecordedObjective, SweepSettings, read_settings
+from gbc.errors import BadInput
 from records.trial import STATES, TrialRecord
 
 
@@ -20,7 +20,7 @@ from records.trial import STATES, TrialRecord
 class Trial(TrialRecord):
     """One trial, from both records."""
 
-    run: TrialRun = field(default_factory=TrialRun)
+    run: RecordedRun = field(default_factory=RecordedRun)
     """Its MLflow run."""
 
     @property
@@ -48,7 +48,7 @@ class Sweep:
     seconds: float
     """Wall time, all runs of the sweep together."""
     runs: SweepRuns
-    evaluation: Evaluation | None = None
+    evaluation: RecordedEvaluation | None = None
     audits: list[dict[str, Any]] = field(default_factory=list)
     """The audit of each classifier."""
     regimes: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Sweep:
         return self.settings.name
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> RecordedObjective:
         """The one that ranks trials."""
         return self.settings.objective
 
@@ -127,14 +127,14 @@ def read_sweep(name: str) -> Sweep:
         raise BadInput(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
     runs = SweepRuns(settings)
     by_number = runs.trials(*(objective.metric for objective in settings.objectives))
-    trials = [Trial(**vars(entry), run=by_number.get(entry.number, TrialRun())) for entry in entries]
+    trials = [Trial(**vars(entry), run=by_number.get(entry.number, RecordedRun())) for entry in entries]
     audits, regimes = runs.document("audit.json"), runs.document("classifier.json")
     sweep = Sweep(
         settings,
         trials,
         seconds,
         runs,
-        Evaluation.of(runs.document("evaluation.json")),
+        RecordedEvaluation.of(runs.document("evaluation.json")),
         [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
         regimes if isinstance(regimes, dict) else {},
         runs.document("verdict.json"),

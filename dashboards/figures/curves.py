@@ -20,7 +20,7 @@ _MOST_REPORTS: Final = 12_000
 
 
 @dataclass(frozen=True)
-class Curves:
+class CurveData:
     """Metrics of all trials, once for all panels."""
 
     steps: list[int]
@@ -62,7 +62,7 @@ _MAY_BE_LOG: Final = (_EXPLAINED, "loss/stationarity", "loss/duality", "kkt/mu_m
 """Sizes that a training run changes by orders of magnitude; shares, margins and α stay on a linear axis."""
 
 
-def curve_figures(sweep: Sweep) -> tuple[Curves, list[Panel]]:
+def curve_figures(sweep: Sweep) -> tuple[CurveData, list[Panel]]:
     """Curves of all trials and the panels that draw them, for what the trials logged of the KKT conditions."""
     logged = {name for trial in sweep.trials for name in trial.run.curves}
     several = sorted(name for name in logged if name.startswith(("kkt/alpha_", "kkt/rho_")))
@@ -75,7 +75,7 @@ def curve_figures(sweep: Sweep) -> tuple[Curves, list[Panel]]:
         sorted({step for trial in trials for metric in metrics for step in trial.run.curves.get(metric, {})}), most
     )
     values = {metric: [_aligned(trial, metric, steps) for trial in trials] for metric in metrics}
-    curves = Curves(steps, [{"number": trial.number, "state": trial.state} for trial in trials], values)
+    curves = CurveData(steps, [{"number": trial.number, "state": trial.state} for trial in trials], values)
     return curves, [_curve_panel(metric, curves.metrics[metric], sweep) for metric in metrics]
 
 

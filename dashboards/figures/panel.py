@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dashboards.settings import Objective
+from dashboards.settings import RecordedObjective
 
 Json = dict[str, Any]
 
@@ -50,6 +50,6 @@ def needs_log(values: Iterable[float]) -> bool:
     return bool(np.log10(above.max() / above.min()) > _DECADES)
 
 
-def better_direction(objective: Objective) -> str:
+def better_direction(objective: RecordedObjective) -> str:
     """`Lower` or `Higher`: the better end of a metric."""
     return "Lower" if objective.sign < 0 else "Higher"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dashboards.evaluation import CEILING, Evaluation
+from dashboards.evaluation import CEILING, RecordedEvaluation
 from dashboards.figures.panel import Json, Panel
 
 IMAGE_METRICS: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
@@ -13,7 +13,7 @@ TABLE_METRICS: Final = (*IMAGE_METRICS, "classifier/accuracy", "kkt/rho")
 """Metrics of a trial that tables show, where they are logged."""
 
 
-def between_floor_and_ceiling(evaluation: Evaluation) -> Panel:
+def between_floor_and_ceiling(evaluation: RecordedEvaluation) -> Panel:
     """Scores of the best generator beside those of worthless and of real images."""
     generator, controls = evaluation.generator, evaluation.controls
     shown = [*controls, *([CEILING] if CEILING in evaluation.scores else []), generator]
@@ -44,13 +44,13 @@ def between_floor_and_ceiling(evaluation: Evaluation) -> Panel:
     )  # fmt: skip
 
 
-def scores_by_class(evaluation: Evaluation) -> list[Panel]:
+def scores_by_class(evaluation: RecordedEvaluation) -> list[Panel]:
     """A panel a metric: bars of the generator's score in each class, with controls and ceiling as marks."""
     own = next(iter(evaluation.by_class.values()), {})
     return [_class_scores(evaluation, metric) for metric in own]
 
 
-def _class_scores(evaluation: Evaluation, metric: str) -> Panel:
+def _class_scores(evaluation: RecordedEvaluation, metric: str) -> Panel:
     generator, *others = evaluation.by_class
     own = evaluation.by_class[generator][metric]
     data: list[Json] = [
@@ -78,7 +78,7 @@ def _class_scores(evaluation: Evaluation, metric: str) -> Panel:
     )  # fmt: skip
 
 
-def control_lines(evaluation: Evaluation | None, metric: str) -> Json:
+def control_lines(evaluation: RecordedEvaluation | None, metric: str) -> Json:
     """The best control and the ceiling as lines across a figure, for its layout; empty where they are not known."""
     floor = evaluation.floor(metric) if evaluation else None
     level = evaluation.level(metric) if evaluation else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dashboards.figures.panel import MARKS, SCALE, Json, Panel, better_direction
 from dashboards.figures.scores import control_lines
-from dashboards.settings import Dimension
+from dashboards.settings import RecordedDimension
 from dashboards.sweep import Sweep, Trial
 from records.trial import STATES
 
@@ -150,7 +150,7 @@ def parallel_coordinates(sweep: Sweep) -> Panel | None:
     )  # fmt: skip
 
 
-def _axis(dimension: Dimension, values: pd.Series) -> Json:
+def _axis(dimension: RecordedDimension, values: pd.Series) -> Json:
     if dimension.choices:
         order = list(dimension.choices)
         positions = [order.index(value) if value in order else None for value in values]
@@ -177,7 +177,7 @@ def slices(sweep: Sweep, order: Sequence[str]) -> list[Panel]:
     return [_slice(sweep, by_name[name]) for name in names]
 
 
-def _slice(sweep: Sweep, dimension: Dimension) -> Panel:
+def _slice(sweep: Sweep, dimension: RecordedDimension) -> Panel:
     data = []
     for state in STATES:
         trials = [trial for trial in sweep.trials_in(state) if trial.value is not None and dimension.name in trial.params]
@@ -213,7 +213,7 @@ def contours(sweep: Sweep, order: Sequence[str], most: int = 4) -> list[Panel]:
     return [panel for panel in panels if panel]
 
 
-def _contour(sweep: Sweep, x: Dimension, y: Dimension) -> Panel | None:
+def _contour(sweep: Sweep, x: RecordedDimension, y: RecordedDimension) -> Panel | None:
     trials = [t for t in sweep.trials if t.value is not None and {x.name, y.name} <= t.params.keys()]
     if len(trials) < _MIN_TRIALS:
         return None
@@ -264,6 +264,6 @@ def local_mean(points: NDArray[np.float64], values: NDArray[np.float64], size: i
     return np.where(distance.min(axis=-1) <= (2 * _KERNEL_WIDTH) ** 2, mean, np.nan)
 
 
-def _coordinate(trial: Trial, dimension: Dimension) -> float:
+def _coordinate(trial: Trial, dimension: RecordedDimension) -> float:
     value = float(trial.params[dimension.name])
     return math.log10(value) if dimension.log else value

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from dashboards.evaluation import Evaluation
-from dashboards.mlflow_runs import TrialRun
+from dashboards.evaluation import RecordedEvaluation
+from dashboards.mlflow_runs import RecordedRun
 from dashboards.settings import SweepSettings
 from dashboards.sweep import Sweep, Trial
 
-EVALUATION = Evaluation(
+EVALUATION = RecordedEvaluation(
     1,
     {
         "generator": {"ssim/coverage": 0.5},
@@ -39,5 +39,5 @@ def full(number: int, value: float, **more: Any) -> Trial:
 
 
 def stopped(number: int, step: int, speed: float = 2.0) -> Trial:
-    run = TrialRun("run", curves={"time/steps_per_s": {step: speed}})
+    run = RecordedRun("run", curves={"time/steps_per_s": {step: speed}})
     return Trial(number, {"lr": 0.005, "batch_size": 32}, "stopped", {step: 0.2}, run=run)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from dashboards.collapse import RULES, signs_of
-from dashboards.mlflow_runs import TrialRun
+from dashboards.mlflow_runs import RecordedRun
 from dashboards.sweep import Trial
 
 
 def trial(reason: str | None = None, **curves: Sequence[float]) -> Trial:
     """Metrics by name with `__` for `/`, a value a report."""
     named = {name.replace("__", "/"): {50 * (i + 1): v for i, v in enumerate(values)} for name, values in curves.items()}
-    return Trial(0, {}, "complete", {}, reason=reason, run=TrialRun("run", curves=named))
+    return Trial(0, {}, "complete", {}, reason=reason, run=RecordedRun("run", curves=named))
 
 
 def names(trial: Trial, variety: tuple[float, float] | None = None) -> list[str]:

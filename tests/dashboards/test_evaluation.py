@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dashboards.evaluation import Evaluation
+from dashboards.evaluation import RecordedEvaluation
 from dashboards.figures import scores
 from tests.dashboards.small_sweeps import EVALUATION
 
@@ -20,4 +20,4 @@ def test_shares_between_floor_and_ceiling() -> None:
 
 @pytest.mark.parametrize("broken", [None, [], {"scores": {}}, {"trial": 1, "scores": {"a": {}}}, {"scores": 3, "trial": 1}])
 def test_an_evaluation_that_says_nothing_is_left_out(broken: object) -> None:
-    assert Evaluation.of(broken) is None
+    assert RecordedEvaluation.of(broken) is None

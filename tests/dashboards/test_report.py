@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards.errors import BadInput
 from dashboards.rendering import write_page
 from dashboards.report import main
 from dashboards.sections.results import samples
 from dashboards.sweep import read_sweep
 from gbc.config import TrialConfig
+from gbc.errors import BadInput
 from records.mlflow_store import runs_of
 from search.spec.config import SweepConfig
 from tests.dashboards.conftest import client

@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import pytest
 import yaml
 
+from dashboards import report
 from gbc.__main__ import main as gbc
 from gbc.__main__ import parser as gbc_parser
 from gbc.command_line import guarded
@@ -142,6 +143,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], list[str], argpars
         "run": (run.main, ["--config", "tiny.yaml", "--dry-run"], run.parser()),
         "export": (export.main, ["--sweep", "none", "--out", "new"], export.parser()),
         "ui": (ui.main, [], ui.parser()),
+        "report": (report.main, ["--sweep", "tiny"], report.parser()),
     }
 
 
@@ -203,6 +205,8 @@ FILES: Final[dict[str, tuple[Callable[[list[str]], int], str]]] = {
     "net.safetensors": (run.main, "--config tiny.yaml --weights net.safetensors --dry-run"),
     "net.pt": (run.main, "--config tiny.yaml --weights net.pt --dry-run"),
     "net.yaml": (run.main, "--config tiny.yaml --weights net.safetensors --dry-run"),
+    "mlruns/sweeps/other/sweep.yaml": (report.main, "--sweep other"),
+    "mlruns/sweeps/other/study.db": (report.main, "--sweep other"),
     "model/config.json": (gbc, "sample --model model --out new.npz"),
     "model/generator.safetensors": (gbc, "evaluate --model model"),
 }

@@ -6,7 +6,7 @@ import pytest
 
 from dashboards.figures.curves import curve_figures
 from dashboards.figures.panel import needs_log
-from dashboards.mlflow_runs import TrialRun
+from dashboards.mlflow_runs import RecordedRun
 from tests.dashboards.small_sweeps import full, sweep
 
 
@@ -16,8 +16,8 @@ def test_log_axes_where_they_are_needed() -> None:
 
 
 def test_curves_are_aligned_and_hold_no_nan() -> None:
-    first = TrialRun("a", curves={"kkt/rho": {10: 1.2, 20: float("nan"), 30: 0.9}, "system/cpu": {10: 1.0}})
-    second = TrialRun("b", curves={"kkt/rho": {10: 0.8}})
+    first = RecordedRun("a", curves={"kkt/rho": {10: 1.2, 20: float("nan"), 30: 0.9}, "system/cpu": {10: 1.0}})
+    second = RecordedRun("b", curves={"kkt/rho": {10: 0.8}})
     found, panels = curve_figures(sweep(full(0, 0.3, run=first), full(1, 0.4, run=second), full(2, 0.1)))
     assert found.steps == [10, 20, 30] and [one["number"] for one in found.trials] == [0, 1]
     assert found.metrics["kkt/rho"] == [[1.2, None, 0.9], [0.8]]
