@@ -82,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from search.driver import preflight
 
         preflight.check(config)
+        for line in config.places.unanswered():
+            print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0
     summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed, report=not arguments.no_report)

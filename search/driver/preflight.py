@@ -112,7 +112,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
 def check(config: SweepConfig) -> None:
     """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
 
-    Data that would have to be downloaded first are not looked at, nor are stores and servers.
+    Data that would have to be downloaded first are not looked at. No server is asked: a sweep of a cluster may be checked far
+    from it.
 
     Raises:
         BadInput: what `prepare`, or a start of the sweep, would refuse.

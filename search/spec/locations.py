@@ -7,6 +7,8 @@ that finds an address on record takes the password from where PostgreSQL, MLflow
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -17,6 +19,8 @@ from gbc.errors import BadInput
 from gbc.settings import Config
 from records.addresses import parsed_address, public, redacted, remember_secrets
 
+_PATIENCE: Final = 3.0  # seconds
+_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "http": 80, "https": 443}
 _POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg")
 
 
@@ -98,6 +102,21 @@ class Places(Config):
                 f"--address {self.address}: name a folder or URL that every node sees with --storage; "
                 "trials must go on elsewhere when a node dies"
             )
+
+    def unanswered(self) -> Iterator[str]:
+        """Yield a line for each server that does not answer from this machine. Nothing is asked of those that do."""
+        for name in ("address", "study_url", "tracking_uri"):
+            url = getattr(self, name)
+            parsed = parsed_address(url if "://" in url else f"ray://{url}") if url else None
+            if parsed is None or not parsed.host:
+                continue
+            port = parsed.port or _PORTS.get(parsed.get_backend_name())
+            try:
+                if port:
+                    socket.create_connection((parsed.host, port), timeout=_PATIENCE).close()
+            except (OSError, OverflowError) as fault:
+                reason = getattr(fault, "strerror", None) or fault
+                yield f"--{name.replace('_', '-')} {public(url)}: nobody answers from here: {reason}"
 
     def over(self, record: Places) -> Places:
         """These, and what they leave open as `record` has it; the cluster may be another one at each start."""

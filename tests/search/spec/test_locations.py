@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,12 @@ def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path, monkeypatch
     with pytest.raises(BadInput, match=r"MLflow store http://me@127\.0\.0\.1:1: cannot be used: .*[Rr]efused") as caught:
         Tracker(config, {})
     assert "pa55" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answers = f"127.0.0.1:{server.getsockname()[1]}"
+        places = {"address": answers, "study_url": "postgresql://me:pa55@127.0.0.1:1/x", "tracking_uri": f"http://{answers}"}
+        (line,) = Places.parse(places, "test").unanswered()
+    assert line == "--study-url postgresql+psycopg://me@127.0.0.1:1/x: nobody answers from here: Connection refused"
+    assert list(Places(tracking_uri="sqlite:///mlflow.db", address="auto").unanswered()) == []
