@@ -35,6 +35,7 @@ def quiet_environment() -> None:
         RAY_AIR_NEW_OUTPUT="0",  # no panels of Ray's own
         RAY_USAGE_STATS_ENABLED="0",
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="1",
+        RAY_prestart_worker_first_driver="0",  # trials start workers of their own; a spare one for each CPU would be waste
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
         TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a failed trial's last word has no metrics
         TUNE_GLOBAL_CHECKPOINT_S="86400",  # Ray's own record is never read

@@ -70,6 +70,10 @@ def test_ray_still_reads_what_a_run_sets(module: str, words: str) -> None:
     assert words in (PACKAGE / module).read_text()
 
 
+def test_the_raylet_knows_the_setting_that_keeps_it_from_starting_spare_workers() -> None:
+    assert b"prestart_worker_first_driver" in (PACKAGE / "core" / "src" / "ray" / "raylet" / "raylet").read_bytes()
+
+
 def test_ray_has_what_a_local_start_leaves_out() -> None:
     """Private methods: a version of Ray that renames one would start the process again, and nobody would see it."""
     source = (PACKAGE / "_private" / "node.py").read_text()

@@ -160,6 +160,7 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
         for member in family for socket in member.net_connections("inet") if socket.status == psutil.CONN_LISTEN
     }  # fmt: skip
     assert len(listening) >= 4 and {address for address, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert not any("ray::IDLE" in " ".join(member.cmdline()) for member in family)  # nothing but what trials need
     (private,) = temporary.glob("gbc-*")
     assert [stat.S_IMODE(path.stat().st_mode) for path in (private, private / "token")] == [0o700, 0o600]
     (session,) = (private / "r").glob("session_2*")
