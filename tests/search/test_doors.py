@@ -31,10 +31,12 @@ VARIABLES: Final = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY", "PGPASSWORD", "RAY_AUTH_TOKEN",
     "RAY_REDIS_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 )  # fmt: skip
+LOOKED_UP: Final = f"s3://{CANARY}:key@bucket/x"
+"""Its region is asked for on the network, for seconds."""
 ADDRESSES: Final = {
     "address": (f"u:{CANARY}@h:1", f"ray://u:{CANARY}@h:1", f"redis://:{CANARY}@h:1", f"h:1?token={CANARY}"),
     "storage": (
-        f"s3://key:{CANARY}@bucket/x", f"s3://{CANARY}:key@bucket/x", f"s3://bucket/x?secret_key={CANARY}&region=eu",
+        LOOKED_UP, f"s3://key:{CANARY}@bucket/x?region=eu", f"s3://bucket/x?secret_key={CANARY}&region=eu",
         f"abfs://:{CANARY}@account/x", f"fsspec+nothing://u:{CANARY}@h/x", f"file://u:{CANARY}@h/dev/null/x",
     ),
     "study_url": (
@@ -62,22 +64,22 @@ def command(form: str, key: str, value: str) -> list[str] | None:
         "wrong place": {key: value},
         "wrong kind": {"places": value},
     }
+    if (form == "environment" and key != "tracking_uri") or (form != "flag" and value == LOOKED_UP):
+        return None
+    Path("sweep.yaml").write_text(yaml.safe_dump(tiny_sweep(**in_file.get(form, {}))))
+    tiny = ["--config", "sweep.yaml"]
     if form in in_file:
-        Path("sweep.yaml").write_text(yaml.safe_dump(tiny_sweep(**in_file[form])))
-        return ["--config", "sweep.yaml", "--dry-run"]
+        return [*tiny, "--dry-run"]
     if form == "environment":
-        if key != "tracking_uri":
-            return None
         os.environ["MLFLOW_TRACKING_URI"] = value
-        Path("sweep.yaml").write_text(yaml.safe_dump(tiny_sweep()))
-        return ["--config", "sweep.yaml"]
+        return tiny
     return {
-        "flag": [flag, value, "--check", "none"] if key == "study_url" else [flag, value, "--dry-run", "--json"],
-        "joined": [f"{flag}={value}", "--dry-run"],
+        "flag": [flag, value, "--check", "none"] if key == "study_url" else [*tiny, flag, value, "--dry-run", "--json"],
+        "joined": [*tiny, f"{flag}={value}", "--dry-run"],
         "misspelt": [f"{flag}s", value],
-        "set": ["--set", f"{key}={value}", "--dry-run"],
-        "dry run": [flag, value, "--dry-run"],
-        "json": [flag, value, "--dry-run", "--json", "--trials", value],
+        "set": [*tiny, "--set", f"{key}={value}", "--dry-run"],
+        "dry run": [*tiny, flag, value, "--dry-run"],
+        "json": [*tiny, flag, value, "--dry-run", "--json", "--trials", value],
     }[form]
 
 

@@ -44,7 +44,7 @@ def cluster() -> Iterator[Nodes]:
         subprocess.Popen(
             command,
             text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
-            env={**os.environ, "RAY_TMPDIR": folder},
+            env={**os.environ, "RAY_TMPDIR": folder, "RAY_prestart_worker_first_driver": "0"},
         ) as process,
     ):  # fmt: skip
         nodes = Nodes(process)

@@ -33,21 +33,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return Workplace(folder, before=have_a_gpu)
 
 
-@pytest.mark.parametrize(("name", "enough", "outcome"), [("crowded", 1, "complete"), ("hopeless", 2, "failed")])
+@pytest.mark.parametrize(("name", "enough", "trials", "outcome"), [("crowded", 1, 2, "complete"), ("hopeless", 2, 1, "failed")])
 def test_a_trial_without_room_goes_on_with_fewer_neighbours(
-    place: Workplace, name: str, enough: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+    place: Workplace, name: str, enough: int, trials: int, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = place.factory(name, "import ray\nimport torch", ASKS_FOR_ROOM.format(enough=enough))
     trial = {**TINY, "classifier": classifier}
     resources = {"gpus_per_trial": 0.5, "concurrency": 2}
-    file = place.file(name, trials=2, trial=trial, scheduler={"name": "none"}, resources=resources)
+    file = place.file(name, trials=trials, trial=trial, scheduler={"name": "none"}, resources=resources)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     code, output = place.run("--config", file)
     assert code == (0 if outcome == "complete" else 1), output
-    place.check_records_agree(name, 2)
+    place.check_records_agree(name, trials)
     assert {run.data.tags["sweep.outcome"] for run in place.trials(name)} == {outcome}
     assert {trial.user_attrs["gpus"] for trial in place.study(name)} == {1.0}
-    assert output.count("CUDA out of memory; goes on with 1 of a GPU") == 2, output
+    assert output.count("CUDA out of memory; goes on with 1 of a GPU") == trials, output
     if outcome == "failed":
         reasons = {run.data.tags["sweep.reason"] for run in place.trials(name)}
         assert reasons == {"CUDA out of memory, though it had the GPU to itself"}
