@@ -19,15 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
 from tests.support import ROOT
 
-_LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.training.tasks")
-_COMMANDS: Final = ("search.run", "search.driver.sweep", "search.driver.finalize", "search.export")
-
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload([*_LIBRARIES, *_COMMANDS, __name__])
+_server.set_forkserver_preload(["tests.support.preloaded", __name__])
 
 
 class Driver:
