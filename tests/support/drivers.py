@@ -27,14 +27,19 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["tests.support.preloaded", __name__])
 
 
+def start_server() -> None:
+    """Start the server if it does not run. It lives on, with the environment that it finds now, but not with the folder."""
+    with contextlib.chdir(ROOT):
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
+
+
 class Driver:
     """A command of `search/` that runs. It is used as `subprocess.Popen` with text and one stream for all output."""
 
     def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
         """`before`, a function of a module, is what the process does first."""
-        with contextlib.chdir(ROOT):  # it lives on: not in the folder of the test that happens to be the first
-            resource_tracker.ensure_running()
-            forkserver.ensure_running()
+        start_server()
         reading, writing = _server.Pipe(duplex=False)
         what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
         self._process = _server.Process(target=_run, args=what)
