@@ -23,7 +23,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned dependencies (several GB with CUDA's libraries; minutes)"
 	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
+	# Python compiles what it loads; to compile all files of all packages first would take longer than to install them.
+	$(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 sweep: setup
