@@ -55,8 +55,8 @@ class _Loader(yaml.SafeLoader):
         self._counts: dict[int, int] = {}
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
-        """Read `[` or `{` as the base class does, up to a depth: it reads ahead, in time quadratic in the depth."""
-        if self.flow_level > DEPTH:
+        """Read `[` or `{` as the base class does, which reads ahead of what is composed, in time quadratic in the depth."""
+        if self.flow_level > 10 * DEPTH:  # not at once: what comes before may be wrong in another way
             raise _Refused(f"nested more than {DEPTH} levels deep", self.get_mark())
         super().fetch_flow_collection_start(TokenClass)
 
