@@ -54,6 +54,12 @@ class _Loader(yaml.SafeLoader):
         self._depth = self._count = 0
         self._counts: dict[int, int] = {}
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        """Read `[` or `{` as the base class does, which reads ahead of what is composed, in time quadratic in the depth."""
+        if self.flow_level > 10 * DEPTH:  # not at once: what comes before may be wrong in another way
+            raise _Refused(f"nested more than {DEPTH} levels deep", self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node as the base class does, within the limits on tags, depth and number of nodes."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 _SECRET_KEY: Final = re.compile(r"(?i)password|secret|token|sig")
-_ADDRESS: Final = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]*[^\s'\"<>()\]},:;.!?]")
-_LOGIN: Final = re.compile(r"[^\s:/@'\"=(\[{,]*:([^\s/@][^\s@]*)@(?=[\w\[])")
+# Each of these is tried once a word, not once a letter: a word may have thousands.
+_ADDRESS: Final = re.compile(r"(?<![\w+.-])((?:(?![A-Za-z])[\w+.-])*+)([A-Za-z][\w+.-]*+://[^\s'\"<>]*[^\s'\"<>()\]},:;.!?])")
+_LOGIN: Final = re.compile(r"(?<![^\s:/@'\"=(\[{,])[^\s:/@'\"=(\[{,]*:([^\s/@][^\s@]*)@(?=[\w\[])")
 _ASSIGNED: Final = re.compile(
-    r"(?i)(\w*(?:password|passwd|secret|token|access_?key|account_?key|signature)(?:\s?=\s?|['\"]\s?:\s?)['\"]?)([^\s&,;'\"})]{4,})"
+    r"(?i)((?:password|passwd|secret|token|access_?key|account_?key|signature)(?:\s?=\s?|['\"]\s?:\s?)['\"]?)([^\s&,;'\"})]{4,})"
 )
 _SECRET_VARIABLE: Final = re.compile(r"(?i)(password|passwd|secret|token|key|key_id|sas|connection_string)$")
 _SHORTEST_SECRET: Final = 4
@@ -57,7 +58,7 @@ def redacted(text: object) -> str:
     to a name such as `password`, and, wherever they stand, the secrets of addresses that this process was given and those in
     its environment.
     """
-    found = _ADDRESS.sub(lambda match: public(match.group()), str(text))
+    found = _ADDRESS.sub(lambda match: match[1] + public(match[2]), str(text))
     found = _ASSIGNED.sub(r"\1***", _LOGIN.sub("***@", found))
     for secret in sorted(_secrets_of_addresses | _secrets_of(os.environ), key=len, reverse=True):
         found = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", found)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +72,21 @@ def data_root() -> Path:
 def _one_thread_and_a_fixed_seed() -> None:
     torch.set_num_threads(1)  # the test before may have set another number
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
+    """When Optuna or MLflow opens a store, Alembic runs the files of all their migrations, which takes most of the time."""
+    from alembic.util import pyfiles
+
+    anew, once = pyfiles.load_module_py, functools.cache(pyfiles.load_module_py)
+
+    def load(name: str, path: str) -> ModuleType:
+        return once(name, path) if "versions" in Path(path).parts else anew(name, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyfiles, "load_module_py", load)
+        yield
 
 
 @pytest.fixture(scope="session")

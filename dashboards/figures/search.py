@@ -93,12 +93,12 @@ def importance_shares(sweep: Sweep) -> dict[str, float]:
 
     Empty where there are too few full trials, or they all have the same value.
     """
+    if len(sweep.ranked) < _MIN_TRIALS or len({trial.value for trial in sweep.ranked}) < 2 or not sweep.settings.space:
+        return {}
+
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
     from optuna.trial import FrozenTrial
-
-    if len(sweep.ranked) < _MIN_TRIALS or len({trial.value for trial in sweep.ranked}) < 2 or not sweep.settings.space:
-        return {}
 
     def value(trial: FrozenTrial) -> float:
         return float(trial.values[0])

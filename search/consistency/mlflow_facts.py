@@ -56,12 +56,16 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     identity = run.info.run_id
     is_trial = run.data.tags.get(ROLE) == "trial"
 
     def values(metric: str) -> dict[int, float]:
         return {point.step: point.value for point in client.get_metric_history(identity, metric)} if is_trial else {}
 
+    # As `client.list_artifacts`, which asks the store for the whole run again.
+    files = get_artifact_repository(str(run.info.artifact_uri), client.tracking_uri).list_artifacts()
     return Facts(
         identity,
         run.info.status,
@@ -70,5 +74,5 @@ def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:
         [point.step for point in client.get_metric_history(identity, STEP_METRIC)] if is_trial else [],
         values(config.objective.metric),
         values(config.second_objective.metric) if config.second_objective else {},
-        frozenset(file.path for file in client.list_artifacts(identity)),
+        frozenset(file.path for file in files),
     )

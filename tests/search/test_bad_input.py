@@ -7,6 +7,7 @@ file that is read is damaged in every way. A mutation that happens to be valid e
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import shutil
@@ -52,6 +53,11 @@ CONTENTS: Final = {
 }  # fmt: skip
 
 
+SWEEP_TEXT: Final = yaml.safe_dump(tiny_sweep())
+TRIAL_TEXT: Final = yaml.safe_dump(TINY)
+made_once: Final = functools.cache(gbc_parser)
+
+
 class Reached(Exception):
     """The input was taken: from here on it would be work."""
 
@@ -64,8 +70,9 @@ def reach(*_: object, **__: object) -> NoReturn:
 def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_sweep()))
-    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.setattr("gbc.__main__.parser", made_once)
+    (tmp_path / "tiny.yaml").write_text(SWEEP_TEXT)
+    (tmp_path / "trial.yaml").write_text(TRIAL_TEXT)
     for name in (
         "gbc.training.tasks.obtain", "gbc.classifiers.pretrain.obtain", "gbc.studies.circle.run", "gbc.studies.runs.complete",
         "gbc.studies.stationarity_figure.run", "gbc.studies.lambda_figure.run", "search.driver.sweep.run_sweep",
@@ -111,12 +118,12 @@ KEYS: Final = [*keys(SweepConfig), "space.lr", "space.lr.log10", "space.batch_si
 def test_every_key_of_a_sweep(number: int, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Six values each, of all kinds in turn, on a line that YAML has nothing else on."""
     wrong = []
+    rest = yaml.safe_dump({name: one for name, one in tiny_sweep().items() if name != key.partition(".")[0]})
     for value in (*VALUES[:3], *(VALUES[(3 + 5 * number + step) % len(VALUES)] for step in range(5))):
         *parents, last = key.split(".")
         lines = ["  " * depth + f"{parent}:" for depth, parent in enumerate(parents)]
         text = "\n".join([*lines, "  " * len(parents) + f"{last}: {value}"])
-        rest = {name: one for name, one in tiny_sweep().items() if name != key.partition(".")[0]}
-        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(rest) + text + "\n", errors="surrogateescape")
+        (tmp_path / "tiny.yaml").write_text(rest + text + "\n", errors="surrogateescape")
         if found := verdict(run.main, ["--config", "tiny.yaml", "--dry-run"], capsys):
             wrong.append(found + f" <- {key}: {value[:40]}")
     assert not wrong, "\n".join(wrong)
@@ -153,7 +160,7 @@ COMMANDS: Final = commands()
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    (folder / "trial.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "trial.yaml").write_text(TRIAL_TEXT)
     words = ["train", "--config", str(folder / "trial.yaml"), "--out", str(folder / "model"), "--cache", str(classifier_cache)]
     assert gbc(words) == 0
     return folder / "model"

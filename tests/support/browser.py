@@ -60,14 +60,17 @@ class Page:
 
     def wait(self, condition: str) -> None:
         """Until an expression in the page is true."""
-        self.until(lambda: bool(self.run(condition)), condition)
+        self.until(lambda: bool(self.run(condition)), condition, pause=0.2)  # to ask makes the page lay itself out
 
-    def until(self, condition: Callable[[], bool], words: str) -> None:
+    def until(self, condition: Callable[[], bool], words: str, pause: float = 0.0) -> None:
         end = time.monotonic() + _PATIENCE
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError(f"waited {_PATIENCE:.0f} s for {words}; errors: {self.errors}")
+            rest = time.monotonic() + pause
             self.pump(0.05)
+            while (left := rest - time.monotonic()) > 0:
+                self.pump(left)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """A PNG of the page, or of what is in view."""

@@ -47,7 +47,7 @@ def test_every_sampler_that_can_be_named_is_there() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tmp_path: Path, sampler: str) -> None:
-    trials = 20  # past the ten start-up trials, and several generations of CMA-ES
+    trials = 20 if sampler == "cmaes" else 13  # past the ten start-up trials, or several generations of CMA-ES
     unbroken = run(tmp_path / "a", trials, restart=False, sampler=sampler)
     assert run(tmp_path / "b", trials, restart=True, sampler=sampler) == unbroken
     assert len({tuple(params.values()) for params in unbroken}) == trials
@@ -58,7 +58,7 @@ def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tm
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_trials_that_are_open_or_failed_are_no_obstacle(tmp_path: Path, sampler: str) -> None:
     ledger = Ledger(SweepConfig.parse(tiny_sweep(sampler=sampler), "test"), tmp_path)
-    for number in range(14):
+    for number in range(10):  # what is asked for next is past the start-up trials
         ask_and_tell(ledger, number)
     running, failed = ledger.ask(), ledger.ask()
     ledger.tell(failed.number, "failed", "why")
@@ -73,8 +73,9 @@ def test_what_learns_ends_nearer_to_the_best_than_chance(tmp_path: Path, sampler
     def distance(params: dict[str, Any]) -> float:
         return abs(np.log10(params["lr"]) + 2.4) + float(params["tv_weight"])
 
-    late = run(tmp_path / "a", 30, restart=False, sampler=sampler)[22:]
-    chance = run(tmp_path / "b", 30, restart=False, sampler="random")[22:]
+    trials = 18 if sampler == "gp" else 30  # it learns faster, and takes longer over each
+    late = run(tmp_path / "a", trials, restart=False, sampler=sampler)[-8:]
+    chance = run(tmp_path / "b", 30, restart=False, sampler="random")[-8:]
     assert np.median([*map(distance, late)]) < np.median([*map(distance, chance)])
 
 

@@ -139,17 +139,18 @@ def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> lis
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_at_a_time_a_continued_warm_sweep_samples_what_an_unbroken_one_samples(sampler: str) -> None:
     other_sweep(20)
+    trials = 14 if sampler == "cmaes" else 8  # past what is borrowed, and a generation of CMA-ES
     config = mine(sampler=sampler)
     prior = warm_start.load(config)
-    unbroken = run(config, prior, 14, restart=False)
+    unbroken = run(config, prior, trials, restart=False)
     again = config.model_copy(update={"name": "again"})
-    assert [entry.params for entry in run(again, prior, 14, restart=True)] == [entry.params for entry in unbroken]
+    assert [entry.params for entry in run(again, prior, trials, restart=True)] == [entry.params for entry in unbroken]
     assert [entry.params for entry in unbroken[:5]] == [dict(known.params) for known in prior.first]
-    assert [entry.origin is not None for entry in unbroken] == [True] * 5 + [False] * 9
+    assert [entry.origin is not None for entry in unbroken] == [True] * 5 + [False] * (trials - 5)
     if sampler != "gp":  # which may well come back to what it takes for the best
-        assert len({tuple(entry.params.values()) for entry in unbroken}) == 14
+        assert len({tuple(entry.params.values()) for entry in unbroken}) == trials
     # The other's trials are nowhere: numbers, counts and the best are this sweep's own.
-    assert len(unbroken) == 14
+    assert len(unbroken) == trials
     found = Ledger(config, sweep_folder("mine")).best()
     assert found is not None and found.number == max(unbroken, key=lambda entry: score(entry.params)).number
 
@@ -158,9 +159,9 @@ def test_one_at_a_time_a_continued_warm_sweep_samples_what_an_unbroken_one_sampl
 def test_history_teaches_before_the_first_trial_of_ones_own(sampler: str) -> None:
     other_sweep(40, sampler="tpe")
     config = mine(sampler=sampler, warm_start_trials=1)
-    warm = run(config, warm_start.load(config), 8, restart=False)[1:]
+    warm = run(config, warm_start.load(config), 5, restart=False)[1:]
     cold = config.model_copy(update={"name": "cold", "warm_start": None})
-    plain = run(cold, Prior(), 8, restart=False)[1:]
+    plain = run(cold, Prior(), 5, restart=False)[1:]
     assert np.median([score(entry.params) for entry in warm]) > np.median([score(entry.params) for entry in plain])
 
 
@@ -172,7 +173,7 @@ def test_any_length_of_history_will_do(sampler: str, trials: int) -> None:
         config = mine(sampler=sampler, space=space, warm_start_trials=1, name=f"mine-{len(space)}")
         prior = warm_start.load(config)
         assert prior.history
-        run(config, prior, 4, restart=True)
+        run(config, prior, 3, restart=True)
 
 
 def test_listed_settings_come_first_and_what_they_leave_open_is_sampled() -> None:

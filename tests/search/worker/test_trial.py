@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from gbc import checkpoint
-from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
-from gbc.data import datasets
 from gbc.errors import DIVERGED
 from gbc.training.trainer import Trainer
 from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
@@ -19,10 +17,7 @@ from search.worker.messages import Assignment, Failed, Message, Progress
 from search.worker.trial import train
 
 
-@pytest.fixture
-def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
-    data = datasets.load(settings.dataset)
-    pretrain.obtain(settings.classifier, data, classifier_cache)
+def assign(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
     return Assignment(
         number=7,
         acknowledged=0,
@@ -34,6 +29,11 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
         hang_limit=60.0,
         note=str(tmp_path / "hang"),
     )
+
+
+@pytest.fixture
+def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Assignment:
+    return assign(settings, classifier_cache, tmp_path)
 
 
 def plain(found: list[Message]) -> list[tuple[int, dict[str, float]]]:
@@ -54,9 +54,9 @@ def take(assignment: Assignment, count: int, **changes: Any) -> list[Message]:
     return found
 
 
-@pytest.fixture
-def unbroken(assignment: Assignment, tmp_path: Path) -> list[Message]:
-    return take(assignment, 99, folder=str(tmp_path / "reference"))
+@pytest.fixture(scope="module")
+def unbroken(settings: TrialConfig, classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Message]:
+    return take(assign(settings, classifier_cache, tmp_path_factory.mktemp("reference")), 99)
 
 
 def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Message]) -> None:
