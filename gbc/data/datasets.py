@@ -7,6 +7,7 @@ training images from them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import lzma
@@ -233,6 +234,12 @@ def _shipped(name: str) -> dict[str, NDArray[np.uint8]]:
         raise CorruptFile(
             f"{path}: the content does not match SHA256SUMS; install the package again, or `python -m gbc data build`"
         )
+    # Copies: what one caller changes is not what the next one gets.
+    return {array: values.copy() for array, values in _unpacked(packed).items()}
+
+
+@functools.lru_cache(maxsize=2)  # a process loads the same set for every trial
+def _unpacked(packed: bytes) -> dict[str, NDArray[np.uint8]]:
     with np.load(io.BytesIO(lzma.decompress(packed))) as arrays:
         return dict(arrays)
 
