@@ -257,13 +257,13 @@ def test_a_record_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixtur
     assert "sweep.yaml: cannot be read" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_place_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("file").touch()
-    assert "file/page.html: cannot be written" in error_of(capsys, "--sweep", "tiny", "--out", "file/page.html")
-    Path("folder").mkdir()
-    with pytest.raises(BadInput, match="folder: cannot be written"):
-        write_page(Path("folder"), "text")
-    assert not list(folder.glob(".folder*"))  # nothing half-written
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("file/page.html", "folder"):
+        with pytest.raises(BadInput, match=f"{path}: cannot be written"):
+            write_page(tmp_path / path, "text")
+    assert not list(tmp_path.glob(".folder*"))  # nothing half-written
 
 
 def test_a_study_in_a_database_that_does_not_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
