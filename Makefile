@@ -18,12 +18,13 @@ help:
 
 setup: $(READY)
 
+# pip compiles nothing: Python compiles what it loads, and all files of all packages take longer than their installation.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned dependencies (several GB with CUDA's libraries; minutes)"
 	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 sweep: setup

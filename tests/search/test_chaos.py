@@ -40,9 +40,10 @@ EACH_ONCE = (
     "two drivers", "truncate study", "lose settings", "lose mlflow", "move folder", "earlier version",
 )  # fmt: skip
 SLOW = ("full disk", "hang", "clock back", "stop and continue", "earlier version")
-FEW = 5
+FEW = 4
 FAULTS = int(os.environ.get("GBC_CHAOS_FAULTS", FEW))
 """`make test` does a few faults that the seed chooses, `make chaos` each once and the cheap ones again."""
+TRIALS, STEPS = (8, 36) if FAULTS <= FEW else (14, 54)
 ONLY = [fault for fault in os.environ.get("GBC_CHAOS_ONLY", "").split(",") if fault]
 """Faults to do instead, by name."""
 CHEAP = ("kill worker", "exit", "raise", "lock mlflow", "lock study", "clock forward")
@@ -73,9 +74,9 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, monkeypat
     others = [fault for fault in EACH_ONCE if fault not in few]
     plan = ONLY or [*few, *others, *CHEAP * FAULTS][:FAULTS]
     rng.shuffle(plan)
-    trial = {**TINY, "steps": 54, "classifier": {"factory": "chaotic:net", "steps": 60, "lr": 0.1}}
+    trial = {**TINY, "steps": STEPS, "classifier": {"factory": "chaotic:net", "steps": 60, "lr": 0.1}}
     scheduler = {"name": "asha", "reduction_factor": 2, "grace": 6}
-    file = place.file("chaos", trials=14, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
+    file = place.file("chaos", trials=TRIALS, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
     chaos = Chaos(place, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "15s"], rng)
     if not os.path.ismount(place.folder.parent):
         print("left out: a full disk (it takes root to mount a small one)")
@@ -84,7 +85,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, monkeypat
 
     done: Counter[str] = Counter()
     start = time.monotonic()
-    trials = 14
+    trials = TRIALS
     chaos.start()
     for fault in plan:
         # A moment in the middle of the work; where the work is over first, there is more of it.

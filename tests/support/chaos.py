@@ -10,18 +10,19 @@ import signal
 import sqlite3
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import psutil
 
 from search.driver.retention import read_history
+from tests.support.drivers import Driver, start_server
 from tests.support.stores import lay_down_earlier_sweep
-from tests.support.workplace import RUN, Workplace
+from tests.support.workplace import Workplace
 
 PATIENCE: Final = 180.0
 """Seconds until something that must happen has happened, on a machine that has other things to do."""
@@ -67,20 +68,23 @@ time.time = lambda: true() + struct.unpack("q", offset)[0]
 """
 
 
+def set_clock() -> None:
+    """Make this process follow the clock in its environment, as its workers do from their start."""
+    exec(CLOCK, {})
+
+
 class Run:
     """A driver, and what it has said so far."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, RUN, *command, "--no-report"], cwd=folder, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment},
-        )  # fmt: skip
+        start_server()  # with the true clock
+        with patch.dict(os.environ, environment):
+            self.process = Driver("run", [*command, "--no-report"], folder, set_clock)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         self.lines.extend(self.process.stdout)
 
     @property
@@ -157,7 +161,7 @@ class Chaos:
 
     def _kill_driver(self) -> None:
         """Alone: Ray's daemons and workers are left, and the next driver starts at once."""
-        self.run.process.kill()
+        self.run.process.send_signal(signal.SIGKILL)
         self.run.end()
 
     def _kill_all(self) -> None:

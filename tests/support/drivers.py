@@ -19,15 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
 from tests.support import ROOT
 
-_LIBRARIES: Final = ("ray.tune", "mlflow", "optuna", "gbc.training.tasks")
-_COMMANDS: Final = ("search.run", "search.driver.sweep", "search.driver.finalize", "search.export")
-
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload([*_LIBRARIES, *_COMMANDS, __name__])
+_server.set_forkserver_preload(["tests.support.preloaded", __name__])
+
+
+def start_server() -> None:
+    """Start the server if it does not run. It lives on, with the environment that it finds now, but not with the folder."""
+    with contextlib.chdir(ROOT):
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
 
 
 class Driver:
@@ -35,9 +39,7 @@ class Driver:
 
     def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
         """`before`, a function of a module, is what the process does first."""
-        with contextlib.chdir(ROOT):  # it lives on: not in the folder of the test that happens to be the first
-            resource_tracker.ensure_running()
-            forkserver.ensure_running()
+        start_server()
         reading, writing = _server.Pipe(duplex=False)
         what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
         self._process = _server.Process(target=_run, args=what)

@@ -20,7 +20,7 @@ from tests.search.conftest import tiny_sweep
 from tests.support import ROOT
 from tests.support.drivers import Driver
 
-RUN, EXPORT = str(ROOT / "search" / "run.py"), str(ROOT / "search" / "export.py")
+EXPORT = str(ROOT / "search" / "export.py")
 
 
 class Workplace:
