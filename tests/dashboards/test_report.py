@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.tracking._tracking_service import utils
 
 from dashboards.rendering import write_page
 from dashboards.report import main
@@ -168,6 +169,16 @@ def test_what_is_not_logged_is_left_out_and_named(folder: Path) -> None:
     outline = Outline((SWEEP / "report.html").read_text())
     assert outline.by_section("note") == {"best": 2, "gallery": 1, "classifier": 1}
     assert outline.by_section("chart")["training"] < 12
+
+
+def test_files_that_are_in_no_folder_here_are_fetched_by_mlflow(folder: Path) -> None:
+    runs = read_sweep("tiny").runs
+    here = runs.document("evaluation.json")
+    with closing(sqlite3.connect("mlflow.db")) as store, store:
+        store.execute("UPDATE runs SET artifact_uri = 'file://' || artifact_uri")
+    utils._artifact_repos_cache.clear()
+    fetched = read_sweep("tiny").runs
+    assert here == fetched.document("evaluation.json") is not None
 
 
 def test_two_objectives_and_a_smaller_that_is_better(
