@@ -69,6 +69,7 @@ class SweepRuns:
         if not sweeps:
             raise BadInput(f"MLflow store {public(self.uri)}: holds no run of the sweep {settings.name!r}")
         self._sweep: Run = sweeps[0]  # the oldest, as the sweep itself chooses
+        self._artifacts = {run.info.run_id: str(run.info.artifact_uri) for run in (self._sweep, *self._trials)}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -127,8 +128,11 @@ class SweepRuns:
     def _content(self, run: str, path: str) -> bytes | None:
         if path not in self._files(run, path.rpartition("/")[0]):
             return None
-        with usable(self.uri), tempfile.TemporaryDirectory() as target:
-            return Path(self._client.download_artifacts(run, path, target)).read_bytes()
+        with usable(self.uri):
+            if (folder := self._artifacts.get(run, "")).startswith("/"):  # a folder here: MLflow would copy every file
+                return (Path(folder) / path).read_bytes()
+            with tempfile.TemporaryDirectory() as target:
+                return Path(self._client.download_artifacts(run, path, target)).read_bytes()
 
     def _files(self, run: str, folder: str) -> frozenset[str]:
         """Paths of the files that a run has in a folder; asked for once."""

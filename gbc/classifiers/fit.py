@@ -14,6 +14,7 @@ from gbc import losses
 from gbc.classifiers import convergence
 from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
+from gbc.optimisers import LBFGS, SGD
 
 ProgressCallback = Callable[[int, int, float], None]
 """Called with (step, steps, loss) at intervals. The loss of L-BFGS includes the weight penalty."""
@@ -33,7 +34,7 @@ def gradient_descent(
     Raises:
         Diverged: the loss stopped being finite.
     """
-    optimiser = torch.optim.SGD(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = SGD(module.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     step = 0
     for step in range(1, config.steps + 1):
         optimiser.zero_grad()
@@ -99,7 +100,7 @@ def _descend(
     """`config.steps` steps of SGD; `groups` are the parameters without and with weight decay."""
     free, decayed = groups
     parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    optimiser = torch.optim.SGD([group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM)
+    optimiser = SGD([group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(1, config.steps + 1):
         optimiser.zero_grad()
@@ -120,7 +121,7 @@ def _polish(
     on_step: Callable[[int, Tensor], None],
 ) -> int:
     """The second half of `converge`; returns the iterations taken. The penalty is on `decayed` alone."""
-    optimiser = torch.optim.LBFGS(
+    optimiser = LBFGS(
         module.parameters(), max_iter=_CHUNK, max_eval=5 * _CHUNK, history_size=30,
         tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
     )  # fmt: skip

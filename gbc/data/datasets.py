@@ -234,12 +234,13 @@ def _shipped(name: str) -> dict[str, NDArray[np.uint8]]:
         raise CorruptFile(
             f"{path}: the content does not match SHA256SUMS; install the package again, or `python -m gbc data build`"
         )
-    return _unpacked(packed)
+    # Copies: what one caller changes is not what the next one gets.
+    return {array: values.copy() for array, values in _unpacked(packed).items()}
 
 
 @functools.lru_cache(maxsize=len(SHIPPED))
 def _unpacked(packed: bytes) -> dict[str, NDArray[np.uint8]]:
-    """The arrays of a shipped file: 2 MB, not to be changed; to unpack them takes longer than all else in `load`."""
+    """The arrays of a shipped file: 2 MB. To unpack them takes longer than all else in `load`."""
     with np.load(io.BytesIO(lzma.decompress(packed))) as arrays:
         return dict(arrays)
 

@@ -24,6 +24,7 @@ from gbc.classifiers.architectures import kaiming
 from gbc.config import DatasetConfig
 from gbc.data import datasets
 from gbc.data.samples import ImageDataset, Split, tensors
+from gbc.optimisers import Adam
 from gbc.settings import digest
 
 SCHEMA: Final = 1  # raise when a change here makes cached networks differ
@@ -91,7 +92,7 @@ def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bo
     rng = torch.Generator().manual_seed(seed)
     network = FeatureNetwork((images.shape[1], images.shape[2], images.shape[3]), classes)
     kaiming(network, rng)
-    optimiser = torch.optim.Adam(network.parameters(), lr=_LR)
+    optimiser = Adam(network.parameters(), lr=_LR)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * step / steps))

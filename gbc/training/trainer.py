@@ -26,12 +26,12 @@ from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, we
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, labels_of_task
 from gbc.metrics import student
 from gbc.metrics.scores import ReferenceSet, ScoredSamples
+from gbc.optimisers import Adam
 from gbc.report import STUDENT_METRIC, Report
 from gbc.runtime import derive_seed, keep_freed_memory, pick_device
 from gbc.training.batches import BatchSampler, tasks_for
 from gbc.training.cuda_graph import GraphReplay
 from gbc.training.generator import EVALUATION_SEED, Pixels, build
-from gbc.training.optimiser import Adam
 from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics, kkt_state
 
 

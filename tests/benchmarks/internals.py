@@ -34,7 +34,7 @@ def main() -> None:
     from search.study.transaction import End, InterfaceWriter, TableWriter, Value, Writer
     from tests.search.conftest import SweepConfig, tiny_sweep
 
-    for module in ("gbc.training.optimiser", "torch.optim") * ROUNDS:
+    for module in ("gbc.optimisers", "torch.optim") * ROUNDS:
         words = [sys.executable, "-c", ADAM.format(module=module)]
         seconds, memory = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
         print(f"Adam of {module}: {float(seconds):.2f} s to the end of the first step, {float(memory):.0f} MB")

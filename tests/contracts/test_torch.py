@@ -17,9 +17,10 @@ from gbc.kkt.homogeneity.rules import METHODS, OPERATORS
 
 @pytest.mark.parametrize("name", ["step", "add_param_group", "zero_grad", "state_dict", "load_state_dict"])
 def test_methods_of_optimisers_are_wrapped_and_can_be_unwrapped(name: str) -> None:
-    """`tests/gbc/training/test_optimiser.py` compares the numbers, and sees that no compiler is imported."""
-    method = getattr(optim.Adam, name)
-    assert inspect.unwrap(method) is not method
+    """`tests/gbc/test_optimisers.py` compares the numbers, and sees that no compiler is imported."""
+    for optimiser in (optim.Adam, optim.SGD):
+        method = getattr(optimiser, name)
+        assert inspect.unwrap(method) is not method
 
 
 def test_operators_of_an_exported_program_have_a_schema_and_know_their_layer() -> None:

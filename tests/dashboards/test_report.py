@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.tracking._tracking_service import utils
 
 from dashboards.rendering import write_page
 from dashboards.report import main
@@ -170,6 +171,16 @@ def test_what_is_not_logged_is_left_out_and_named(folder: Path) -> None:
     assert outline.by_section("chart")["training"] < 12
 
 
+def test_files_that_are_in_no_folder_here_are_fetched_by_mlflow(folder: Path) -> None:
+    runs = read_sweep("tiny").runs
+    here = runs.document("evaluation.json")
+    with closing(sqlite3.connect("mlflow.db")) as store, store:
+        store.execute("UPDATE runs SET artifact_uri = 'file://' || artifact_uri")
+    utils._artifact_repos_cache.clear()
+    fetched = read_sweep("tiny").runs
+    assert here == fetched.document("evaluation.json") is not None
+
+
 def test_two_objectives_and_a_smaller_that_is_better(
     tmp_path: Path, classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,13 +268,13 @@ def test_a_record_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixtur
     assert "sweep.yaml: cannot be read" in error_of(capsys, "--sweep", "tiny")
 
 
-def test_a_place_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("file").touch()
-    assert "file/page.html: cannot be written" in error_of(capsys, "--sweep", "tiny", "--out", "file/page.html")
-    Path("folder").mkdir()
-    with pytest.raises(BadInput, match="folder: cannot be written"):
-        write_page(Path("folder"), "text")
-    assert not list(folder.glob(".folder*"))  # nothing half-written
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("file/page.html", "folder"):
+        with pytest.raises(BadInput, match=f"{path}: cannot be written"):
+            write_page(tmp_path / path, "text")
+    assert not list(tmp_path.glob(".folder*"))  # nothing half-written
 
 
 def test_a_study_in_a_database_that_does_not_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,8 @@ def test_evaluate_in_full(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gbc.metrics.features.STEPS", 30)
-    monkeypatch.setattr("gbc.metrics.student.STEPS", 10)
+    monkeypatch.setattr("gbc.metrics.student.STEPS", 5)
+    monkeypatch.setattr("gbc.metrics.student.STUDENTS", 1)
     command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -45,9 +45,9 @@ def estimated(module: nn.Module, images: Tensor, *, mode: str, rng: torch.Genera
     u = torch.ones_like(logits, requires_grad=True)
     weighted = (u * logits).sum()
     (pulls,) = torch.autograd.grad(weighted, s, create_graph=True)
-    blocks = [_rows([_by(pull, u) for pull in pulls], logits)]
+    blocks = [_rows([_by(pull, u, last=True) for pull in pulls], logits)]
     if rng:
-        blocks.append(_rows([_by(_by(pull, r), u) for pull in pulls], _by(_by(weighted, r), u)))
+        blocks.append(_rows([_by(_by(pull, r), u, last=True) for pull in pulls], _by(_by(weighted, r), u, last=True)))
     return _system(names, blocks)
 
 
@@ -72,7 +72,7 @@ def estimated_scalars(module: nn.Module, images: Tensor, *, mode: str) -> System
     blocks = []
     for logit in logits.flatten():
         gradient = _by(logit, zeta)  # [P]
-        hessian = torch.stack([_by(entry, zeta) for entry in gradient])  # [P, P]
+        hessian = torch.stack([_by(entry, zeta, last=True) for entry in gradient])  # [P, P]
         blocks.append(_rows(list(zeta * gradient), logit))
         blocks.append(_rows(list((hessian * zeta + gradient.diag()).T), gradient))
     return _system(names, blocks)
@@ -83,11 +83,11 @@ def diagonal(solution: Mapping[str, float]) -> Tensor:
     return torch.tensor(list(solution.values()), dtype=torch.float64)
 
 
-def _by(value: Tensor, variable: Tensor) -> Tensor:
-    """∂value/∂variable, which can be differentiated again; 0 if `value` does not depend on `variable`."""
+def _by(value: Tensor, variable: Tensor, *, last: bool = False) -> Tensor:
+    """∂value/∂variable; 0 if `value` does not depend on it. It can be differentiated again unless it is the `last`."""
     if not value.requires_grad:
         return torch.zeros_like(variable)
-    (gradient,) = torch.autograd.grad(value, variable, create_graph=True, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(value, variable, create_graph=not last, retain_graph=True, materialize_grads=True)
     return gradient
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Literal
 
@@ -182,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_named(images: ImageDataset, tmp_path:
         pretrain.obtain(QUICK, images, tmp_path / "file")
 
 
-def _ask(cache: Path, log: Path) -> None:
+def _ask(cache: Path, log: Path, together: Barrier) -> None:
     torch.set_num_threads(1)
     data = load(DatasetConfig(per_class=10))
 
@@ -191,16 +192,17 @@ def _ask(cache: Path, log: Path) -> None:
             with log.open("a") as file:
                 file.write(f"{os.getpid()}\n")
 
+    together.wait(120)
     classifier, _, _ = pretrain.obtain(QUICK.model_copy(update={"steps": 400}), data, cache, trained)
     classifier.module(data.test()[0][:2])
 
 
 def test_processes_that_ask_at_once_train_once(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_ask, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    arguments = tmp_path / "cache", tmp_path / "log", spawn.Barrier(2)
+    other = spawn.Process(target=_ask, args=arguments)
+    other.start()
+    _ask(*arguments)
+    other.join(120)
+    assert other.exitcode == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 1

@@ -18,7 +18,7 @@ from tests.support.networks import NETWORKS, SHAPE, lived_in
 TOLERANCE = 1e-10
 
 
-def inputs(samples: int = 120) -> torch.Tensor:
+def inputs(samples: int = 50) -> torch.Tensor:
     return 2 * torch.randn(samples, *SHAPE)
 
 
@@ -31,21 +31,16 @@ def build(name: str) -> nn.Module:
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", [*architectures.CLASSIFIERS, *NETWORKS])
 def test_rules_and_derivatives_agree(name: str, mode: str) -> None:
-    phi = lived_in(build(name))
+    """And Φ itself agrees with the degrees that derivatives give."""
+    phi, images = lived_in(build(name)), inputs()
     rules = structural(phi, mode)
-    found = estimated(phi, inputs(), mode=mode, rng=torch.Generator().manual_seed(0))
+    found = estimated(phi, images, mode=mode, rng=torch.Generator().manual_seed(0))
     assert found.names == rules.names
     assert found.nullity == rules.nullity
     np.testing.assert_allclose(found.matrix @ rules.null_space.T, 0, atol=TOLERANCE)
     assert found.residual(rules.solve()) < TOLERANCE
-    assert rules.residual(found.solve()) < TOLERANCE
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("name", [*architectures.CLASSIFIERS, *NETWORKS])
-def test_the_estimate_is_exact(name: str, mode: str) -> None:
-    phi, images = lived_in(build(name)), inputs()
-    degrees = estimated(phi, images, mode=mode, rng=torch.Generator().manual_seed(0)).solve()
+    degrees = found.solve()
+    assert rules.residual(degrees) < TOLERANCE
     assert homogeneity.relative_error(phi, degrees, images[:16], mode=mode, eps=homogeneity.EPS) < 1e-8
 
 
@@ -75,7 +70,7 @@ def figure_3() -> nn.Sequential:
 def test_every_hidden_unit_is_free_scalar_by_scalar() -> None:
     """Unit j: its incoming weights and bias share λ_j, its outgoing weight has 1 − λ_j; 10 units, 10 directions."""
     phi = figure_3()
-    found = estimated_scalars(phi, 3 * torch.randn(60, 2), mode="eval")
+    found = estimated_scalars(phi, 3 * torch.randn(30, 2), mode="eval")
     assert len(found.names) == 41 and found.nullity == 10
     assert found.names[:3] == ("0.weight[0,0]", "0.weight[0,1]", "0.weight[1,0]")
     one = found.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
@@ -85,7 +80,7 @@ def test_every_hidden_unit_is_free_scalar_by_scalar() -> None:
 
 
 def test_figure_3_by_scalar_by_tensor_and_by_rule() -> None:
-    phi, points = figure_3(), 3 * torch.randn(60, 2)
+    phi, points = figure_3(), 3 * torch.randn(30, 2)
     scalars = estimated_scalars(phi, points, mode="eval")
     by_rule = structural(phi, "eval").solve()
     flat = homogeneity.flat_degrees(by_rule, phi.double()).tolist()

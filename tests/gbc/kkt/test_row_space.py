@@ -17,6 +17,7 @@ from gbc.kkt.objectives import LOSSES
 from gbc.kkt.row_space import RowSpace, RowSpaces
 from gbc.kkt.trial_classifier import ForwardPass
 from gbc.metrics.scores import ReferenceSet
+from gbc.optimisers import SGD
 from gbc.training.trainer import Trainer
 
 Make = Callable[..., Trainer]
@@ -241,7 +242,7 @@ def network(normalised: bool = False) -> nn.Sequential:
 
 def descend(module: nn.Module, x: Tensor, steps: int, lr: float, decay: float) -> None:
     """Full-batch gradient descent with weight decay on three classes in turn."""
-    optimiser = torch.optim.SGD(module.parameters(), lr=lr, weight_decay=decay)
+    optimiser = SGD(module.parameters(), lr=lr, weight_decay=decay)
     for _ in range(steps):
         optimiser.zero_grad()
         losses.cross_entropy(module(x), torch.arange(len(x)) % 3).backward()

@@ -20,10 +20,11 @@ from gbc.metrics.statistics import covered, density, largest_matching, neighbour
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_student() -> Iterator[None]:
-    """One student, and a third of the budget, tell the controls apart as well."""
+def _small_student(oracle: Oracle) -> Iterator[None]:
+    """One student, and a twentieth of the budget, tell the controls apart as well. `oracle` is made before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gbc.metrics.student.STEPS", 130)
+        patch.setattr("gbc.metrics.student.STEPS", 80)
+        patch.setattr("gbc.metrics.features._BATCH", 16)
         patch.setattr("gbc.metrics.student.STUDENTS", 1)
         yield
 
@@ -42,6 +43,13 @@ def controls(evaluator: Evaluator) -> dict[str, Evaluation]:
 @pytest.fixture(scope="module")
 def result(images: ImageDataset, oracle: Oracle) -> EvaluationResult:
     return evaluate("mine", *images.train(), images, oracle)
+
+
+@pytest.fixture(scope="module")
+def trousers(evaluator: Evaluator) -> Evaluation:
+    """Real trousers alone."""
+    reference, rows = evaluator.reference, evaluator.reference.train_labels == 1
+    return Evaluation(evaluator, reference.train_images[rows], reference.train_labels[rows])
 
 
 def line(*points: float) -> Tensor:
@@ -156,14 +164,12 @@ def test_kid_is_unbiased_near_0_for_equal_distributions_and_large_for_others() -
     assert -0.1 < squared_mmd(real=many, generated=many) <= 0
 
 
-def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator) -> None:
+def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator, trousers: Evaluation) -> None:
     """Real trousers alone are precise and cover little; with the arguments swapped they would be imprecise."""
-    trousers = evaluator.reference.train_labels == 1
-    alone = Evaluation(evaluator, evaluator.reference.train_images[trousers], evaluator.reference.train_labels[trousers])
-    scores = alone.scores()
+    scores = trousers.scores()
     assert scores["prdc/precision"] == 1.0
     assert scores["prdc/recall"] < 0.5 and scores["prdc/coverage"] < 0.5
-    assert len(covered(alone.neighbourhoods)) == len(evaluator.reference.train_images)
+    assert len(covered(trousers.neighbourhoods)) == len(evaluator.reference.train_images)
 
 
 # Reconstructed images
@@ -220,7 +226,10 @@ def test_every_cheap_metric_is_in_the_full_evaluation(result: EvaluationResult) 
         assert not MEASURES[name].training_images
 
 
-def test_measures_marked_free_of_training_images_do_not_change_with_them(images: ImageDataset, evaluator: Evaluator) -> None:
+def test_measures_marked_free_of_training_images_do_not_change_with_them(
+    images: ImageDataset, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbc.metrics.student.STEPS", 10)  # any student shows what it was trained on
     reference = evaluator.reference
     blank = ReferenceSet(
         torch.zeros_like(reference.train_images), reference.train_labels, reference.test_images[:50], reference.test_labels[:50]
@@ -285,15 +294,12 @@ def test_controls_repeat_training_images_where_there_are_too_few(evaluator: Eval
     assert label_agreement(shifted).item() == 0.0
 
 
-def test_classes_are_told_apart(evaluator: Evaluator, result: EvaluationResult, images: ImageDataset) -> None:
+def test_classes_are_told_apart(trousers: Evaluation, result: EvaluationResult, images: ImageDataset) -> None:
     for name, values in result.by_class.items():
         assert list(values) == list(images.class_names)
         # The numbers of images are equal, so the mean over classes is the mean.
         assert np.mean(list(values.values())) == pytest.approx(result.scores["mine"][name], abs=1e-6)
-    trousers = evaluator.reference.train_labels == 1
-    alone = Evaluation(
-        evaluator, evaluator.reference.train_images[trousers], evaluator.reference.train_labels[trousers]
-    ).by_class()
+    alone = trousers.by_class()
     assert alone["ssim/coverage"]["Trouser"] == pytest.approx(1, abs=1e-5) and alone["ssim/coverage"]["Bag"] == 0.0
     assert alone["prdc/coverage"]["Trouser"] == 1.0
     assert alone["tstr/cnn"]["Trouser"] == 1.0 and alone["tstr/cnn"]["Bag"] == 0.0

@@ -35,11 +35,22 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(features, "STEPS", 60)
+    patch.setattr(student, "STEPS", 20)
+
+
+def execute_shortened(run: runs.Run, threads: int | None) -> None:
+    """For processes of their own, where no patch is."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        runs._execute(run, threads)
+
+
 @pytest.fixture(scope="module")
 def quick() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "STEPS", 60)
-        patch.setattr(student, "STEPS", 20)
+        shorten(patch)
         runs._evaluator_of.cache_clear()
         yield
         runs._evaluator_of.cache_clear()
@@ -106,11 +117,12 @@ def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: p
     assert "**2 of 4 runs are not logged yet.**" in out.read_text() and "| `plain` | as shared" not in out.read_text()
 
 
-def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path) -> None:
+def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = comparison.load(finished / "two.yaml")
     one = [run for run in runs.all_runs(wanted, finished / "docs" / "results", finished / "cache") if run.seed == 0]
     two = [run for run in runs.all_runs(wanted, tmp_path, finished / "cache") if run.seed == 0]
     assert not any(run.logged() for run in two)
+    monkeypatch.setattr(runs, "_execute", execute_shortened)
     runs.complete(two, 2, lambda _: None)
     for mine, other in zip(two, one, strict=True):
         found, before = mine.logged(), other.logged()

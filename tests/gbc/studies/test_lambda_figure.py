@@ -21,8 +21,10 @@ from tests.conftest import TINY_CLASSIFIER
 from tests.support.networks import SHAPE, lived_in
 
 
-def test_the_papers_network(tmp_path: Path) -> None:
-    found = lambda_figure.run(tmp_path)
+def test_the_papers_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["homogeneity", "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 41
     assert list(found["ways"]) == ["last_layer", "min_norm", "uniform", BY_TENSOR, BY_SCALAR, CONTROL]
     assert found["freedom"] == {"rules": 1, BY_TENSOR: 1, BY_SCALAR: 10}  # one unit is as free as another
     for name, way in found["ways"].items():
@@ -56,15 +58,12 @@ def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
         lambda_figure.run(tmp_path, nn.Linear(2, 2))
 
 
-def test_the_command_draws_the_papers_network_or_a_classifier(
-    tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["homogeneity", "--out", str(tmp_path / "paper")]) == 0
-    assert "41 parameters; directions in which Λ is free: 1 (rules)" in capsys.readouterr().out
+def test_the_command_draws_a_classifier(tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = [word for key, value in TINY_CLASSIFIER.items() for word in ("--set", f"classifier.{key}={value}")]
-    command = ["homogeneity", "--out", str(tmp_path / "mine"), "--cache", str(classifier_cache), "--mode", "train", "--json"]
+    command = ["homogeneity", "--out", str(tmp_path / "mine"), "--cache", str(classifier_cache), "--mode", "train"]
     assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert "parameters; directions in which Λ is free: 6 (rules)" in capsys.readouterr().out
+    found = json.loads((tmp_path / "mine" / "homogeneity.json").read_text())
     assert found["batch_norm"] == "train" and found["freedom"]["rules"] == 6  # docs/method.md counts them
     assert found["ways"]["last_layer"]["error"] < 1e-12 and (tmp_path / "mine" / "homogeneity.png").exists()
     assert main(["homogeneity", "--out", str(tmp_path / "mine"), "--set", "classifier.name=mlpbn"]) == 2

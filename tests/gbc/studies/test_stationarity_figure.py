@@ -15,8 +15,9 @@ from gbc.studies import stationarity_figure as figure
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = {**figure.SETTINGS["classifier"], "hidden": 16, "steps": 1500, "polish": 200}
+    classifier = {**figure.SETTINGS["classifier"], "hidden": 16, "steps": 600, "polish": 60}
     monkeypatch.setitem(figure.SETTINGS, "classifier", classifier)
+    monkeypatch.setitem(figure.SETTINGS, "dataset", {"name": "fashion_mnist", "per_class": 5})
     for name, value in {"width": 16, "channels": 8}.items():
         monkeypatch.setitem(figure.SETTINGS, name, value)
     curves: dict[str, Any] = {name: figure.CURVES[name] for name in ("without", "closed form")}
@@ -27,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_images_meet_the_condition_and_the_closed_form_comes_nearer_to_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["stationarity", "--out", str(tmp_path), "--cache", str(tmp_path), "--steps", "300", "--json"]) == 0
+    assert main(["stationarity", "--out", str(tmp_path), "--cache", str(tmp_path), "--steps", "200", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "stationarity.json").read_text())
     assert Image.open(tmp_path / "stationarity.png").width > 500
@@ -39,14 +40,14 @@ def test_training_images_meet_the_condition_and_the_closed_form_comes_nearer_to_
     assert controls["training images"]["cosine"] > 0.9
     assert max(controls[name]["cosine"] for name in ("other real images", "uniform noise")) < 0.5
 
-    assert found["without"]["points"]["step"] == [30 * number for number in range(1, 11)]
+    assert found["without"]["points"]["step"] == [20 * number for number in range(1, 11)]
     assert found["closed form"]["points"]["cosine"][-1] > found["without"]["points"]["cosine"][-1]
 
 
 @pytest.mark.usefixtures("small")
 def test_every_step_sees_the_whole_set(tmp_path: Path) -> None:
     config = figure.settings("closed form", 20, seed=1)
-    assert config.bank == config.batch_size == 100 and config.bank_share == 1 and not config.bank_jitter
+    assert config.bank == config.batch_size == 50 and config.bank_share == 1 and not config.bank_jitter
     assert config.seed == 1
 
 
