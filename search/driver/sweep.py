@@ -32,15 +32,7 @@ from search.driver.resources import Machine
 from search.driver.retention import stale_files
 from search.driver.summary import Summary, ended_by, summarise, with_scale
 from search.files import storage
-from search.files.paths import (
-    CLASSIFIERS,
-    PICTURE,
-    SCRATCH,
-    files_folder,
-    has_study,
-    sweep_folder,
-    trial_folder,
-)
+from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_study, sweep_folder, trial_folder
 from search.policy.budget import exhausted_budget, has_work_left, remedy
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import MAY_CHANGE, SweepConfig

@@ -27,7 +27,8 @@ from search.files.lock import current_driver
 from search.files.paths import CLASSIFIERS, recorded_config
 from search.policy.early_stopping import ASHA, Decision
 from tests.conftest import TINY
-from tests.support.chaos import Chaos, processes_about, ray_sessions, small_disk
+from tests.support.chaos import Chaos
+from tests.support.machine import processes_about, ray_sessions, small_disk
 from tests.support.stores import lay_down_store
 from tests.support.workplace import Workplace
 
