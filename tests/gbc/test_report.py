@@ -45,7 +45,7 @@ def test_rank_correlation_leaves_out_trials_without_a_value() -> None:
     assert rank_correlation(frame, "a", "b") == pytest.approx(1)
     assert math.isnan(rank_correlation(frame[:1], "a", "b"))
     assert math.isnan(rank_correlation(frame.assign(b=7.0), "a", "b"))
-    with pytest.raises(BadInput, match="no column 'tstr' in the frame; it has a, b"):
+    with pytest.raises(BadInput, match=r"'tstr' .* a, b"):
         rank_correlation(frame, "a", "tstr")
 
 
