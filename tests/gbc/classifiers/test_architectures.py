@@ -65,7 +65,7 @@ def test_a_residual_block_is_the_sum_of_its_branches() -> None:
 
 
 def test_an_unknown_classifier_gets_a_suggestion() -> None:
-    with pytest.raises(BadInput, match=r"unknown classifier 'mlp_bm'; did you mean 'mlp_bn'\?"):
+    with pytest.raises(BadInput, match=r"'mlp_bm'.*'mlp_bn'"):
         architectures.build(ClassifierConfig(name="mlp_bm"), SHAPE, 10)
 
 
@@ -183,7 +183,7 @@ def test_the_generator_listens_to_label_and_noise() -> None:
 
 
 def test_a_generator_for_sides_it_cannot_reach_is_refused() -> None:
-    with pytest.raises(ValueError, match="multiples of 4, not 25×25"):
+    with pytest.raises(ValueError, match="25×25"):
         Generator(classes=2, shape=(1, 25, 25), noise_dim=4, width=4, channels=4)
 
 

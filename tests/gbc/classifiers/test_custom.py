@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from gbc.config import ClassifierConfig, TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.training.trainer import Trainer
+from tests.support import missing
 
 MODULE = """
 import torch
@@ -113,7 +115,7 @@ def test_without_data_the_regime_is_unknown_and_the_classifier_works(files: File
     classifier, regime, _ = pretrain.obtain(files(), None, tmp_path / "cache")
     assert regime == {"steps": 0}
     assert classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 10)
-    with pytest.raises(BadInput, match="without data a classifier cannot be trained"):
+    with pytest.raises(BadInput, match=r"without data.*classifier\.weights"):
         pretrain.obtain(ClassifierConfig(), None, tmp_path / "cache")
 
 
@@ -169,38 +171,39 @@ def test_the_cache_knows_files_by_their_content(files: Files, images: ImageDatas
 
 
 @pytest.mark.parametrize(
-    ("factory", "message"),
+    ("factory", "named"),
     [
-        ("their_net:network", "classifier their_net:network: there is no module 'their_net' here; run the command from"),
-        ("their_nets.sub:network", "there is no module 'their_nets.sub' here"),
-        ("their_broken_nets:network", "cannot be imported: ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
-        ("their_misspelt_nets:network", "cannot be imported: SyntaxError"),
-        ("their_nets:netwrk", "their_nets has no 'netwrk'; did you mean 'network'?"),
-        ("their_nets:wants_argument", "failed when called without arguments: TypeError: wants_argument() missing 1"),
-        ("their_nets:broken", "failed when called without arguments: RuntimeError: no such file"),
-        ("their_nets:constant", "failed when called without arguments: TypeError: 'int' object is not callable"),
-        ("their_nets:number", "the factory returned int, not a torch.nn.Module"),
-        ("their_nets:empty", "the network has no parameters"),
-        ("their_nets:colour", "does not take images of shape [1, 28, 28]: RuntimeError: "),
-        ("their_nets:nine", "returns [2, 9] for two images, not [2, 10]: one logit for each of the 10 classes"),
-        ("their_nets:double", "does not take images of shape [1, 28, 28]: RuntimeError: "),
-        ("their_nets:Pair", "returns tuple, not a tensor of logits [M, 10]"),
+        ("their_net:network", ["their_net:network", "module 'their_net'"]),
+        ("their_nets.sub:network", ["module 'their_nets.sub'"]),
+        ("their_broken_nets:network", ["ModuleNotFoundError", "'a_module_that_is_not_there'"]),
+        ("their_misspelt_nets:network", ["SyntaxError"]),
+        ("their_nets:netwrk", ["'netwrk'", "'network'"]),
+        ("their_nets:wants_argument", ["TypeError: wants_argument()"]),
+        ("their_nets:broken", ["RuntimeError: no such file"]),
+        ("their_nets:constant", ["TypeError: 'int'"]),
+        ("their_nets:number", [" int,", "torch.nn.Module"]),
+        ("their_nets:empty", ["no parameters"]),
+        ("their_nets:colour", ["[1, 28, 28]", "RuntimeError: "]),
+        ("their_nets:nine", ["[2, 9]", "[2, 10]"]),
+        ("their_nets:double", ["[1, 28, 28]", "RuntimeError: "]),
+        ("their_nets:Pair", ["tuple", "[M, 10]"]),
     ],
 )
-def test_a_factory_that_cannot_be_used(factory: str, message: str, images: ImageDataset, tmp_path: Path) -> None:
+def test_a_factory_that_cannot_be_used(factory: str, named: list[str], images: ImageDataset, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         pretrain.obtain(ClassifierConfig(factory=factory, steps=1), images, tmp_path / "cache")
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not missing(named, caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("factory", ["nets", ":f", "a:b:c", "a:", "../nets:f"])
 def test_what_is_no_factory_is_said_so(factory: str) -> None:
-    with pytest.raises(BadInput, match=r"factory: '.*' must be written package\.module:factory"):
+    with pytest.raises(BadInput, match=r"factory: '.*' .*package\.module:factory"):
         ClassifierConfig.parse({"factory": factory}, "test")
 
 
 def test_a_card_without_weights_is_refused() -> None:
-    with pytest.raises(BadInput, match="card describes weights, and there are none"):
+    with pytest.raises(BadInput, match=r"card .*weights"):
         ClassifierConfig.parse({"card": "a.yaml"}, "test")
 
 
@@ -211,23 +214,23 @@ def _with(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("weights", "named"),
     [
-        (lambda: _with("3.weight", lambda t: t[:9]), "another architecture: '3.weight' is [9, 12], the network wants [10, 12]"),
-        (lambda: {"1.weight": torch.zeros(12, 784)}, "another architecture: '1.bias' is missing"),
-        (lambda: {**theirs().state_dict(), "5.weight": torch.zeros(1)}, "another architecture: the network has no '5.weight'"),
-        (lambda: _with("1.bias", lambda t: t / 0), "'1.bias' holds NaN or infinity"),
-        (lambda: _with("3.bias", lambda t: t * float("nan")), "'3.bias' holds NaN or infinity"),
+        (lambda: _with("3.weight", lambda t: t[:9]), ["'3.weight'", "[9, 12]", "[10, 12]"]),
+        (lambda: {"1.weight": torch.zeros(12, 784)}, ["'1.bias'", "missing"]),
+        (lambda: {**theirs().state_dict(), "5.weight": torch.zeros(1)}, ["no '5.weight'"]),
+        (lambda: _with("1.bias", lambda t: t / 0), ["'1.bias'", "infinity"]),
+        (lambda: _with("3.bias", lambda t: t * float("nan")), ["'3.bias'", "NaN"]),
     ],
 )
 def test_weights_that_do_not_fit(
-    weights: Callable[[], dict[str, Tensor]], message: str, suffix: str, files: Files, images: ImageDataset, tmp_path: Path
+    weights: Callable[[], dict[str, Tensor]], named: list[str], suffix: str, files: Files, images: ImageDataset, tmp_path: Path
 ) -> None:
     config = files(weights(), suffix)
     with pytest.raises(BadInput) as caught:
         pretrain.obtain(config, images, tmp_path / "cache")
-    assert message in str(caught.value) and f"net{suffix}" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert not missing(named, caught.value)
+    assert f"net{suffix}" in str(caught.value) and "\n" not in str(caught.value)
 
 
 class Bomb:
@@ -250,7 +253,8 @@ def test_what_would_run_code_is_refused_and_runs_none(kind: str, files: Files, i
         path.write_bytes(pickle.dumps({"1.weight": Bomb(trace)}))
     else:
         torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(BadInput, match=r"net\.pt: refused, loading it would run code; save model\.state_dict\(\)") as caught:
+    mended = r"net\.pt: refused, loading it would run code; save model\.state_dict\(\)"  # golden
+    with pytest.raises(BadInput, match=mended) as caught:
         pretrain.obtain(config, images, tmp_path / "cache")
     assert "\n" not in str(caught.value) and not trace.exists()
 
@@ -261,60 +265,61 @@ def test_damaged_weights_are_named(content: str, suffix: str, files: Files, imag
     config = files(suffix=suffix)
     path = tmp_path / f"net{suffix}"
     path.write_bytes({"cut": path.read_bytes()[:500], "empty": b"", "noise": b"\x13" * 300}[content])
-    with pytest.raises(CorruptFile, match=rf"net\{suffix}: damaged, or not a ") as caught:
+    with pytest.raises(CorruptFile, match=rf"net\{suffix}: damaged") as caught:
         pretrain.obtain(config, images, tmp_path / "cache")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        (torch.zeros(3), "holds Tensor, not a state dict"),
-        ({}, "holds dict, not a state dict"),
-        ({"epoch": 3, "model": {}}, "'epoch' is int, not a tensor; save model.state_dict() alone"),
+        (torch.zeros(3), ["Tensor", "state dict"]),
+        ({}, [" dict,", "state dict"]),
+        ({"epoch": 3, "model": {}}, ["'epoch'", " int,", "model.state_dict()"]),
     ],
 )
 def test_a_file_that_is_no_state_dict(
-    content: object, message: str, files: Files, images: ImageDataset, tmp_path: Path
+    content: object, named: list[str], files: Files, images: ImageDataset, tmp_path: Path
 ) -> None:
     config = files(suffix=".pt")
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(BadInput) as caught:
         pretrain.obtain(config, images, tmp_path / "cache")
-    assert message in str(caught.value)
+    assert not missing(named, caught.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"class_names": ["a", "b"]}, "net.safetensors: 2 class_names, but fashion_mnist has 10 classes"),
-        ({"class_names": ["a"]}, "net.yaml: class_names: "),
-        ({"shape": [3, 32, 32]}, "the classifier takes images of [3, 32, 32], fashion_mnist has [1, 28, 28]"),
-        ({"shape": [1, 28]}, "net.yaml: shape"),
-        ({"shape": [1, 0, 28]}, "net.yaml: shape must be three numbers above 0"),
-        ({"samples": 0}, "net.yaml: samples: 0 should be greater than or equal to 1"),
-        ({"mean": [0.5]}, "net.yaml: mean and std belong together"),
-        ({"mean": [0.5] * 3, "std": [0.5] * 3}, "net.yaml: mean has 3 numbers, but shape has 1 channels"),
-        ({"mean": [0.5], "std": [0.0]}, "net.yaml: std must be above 0"),
-        ({"sampels": 5}, "net.yaml: 'sampels' is not a setting; did you mean 'samples'?"),
+        ({"class_names": ["a", "b"]}, ["net.safetensors: 2 class_names", "fashion_mnist", "10 classes"]),
+        ({"class_names": ["a"]}, ["net.yaml: class_names: "]),
+        ({"shape": [3, 32, 32]}, ["[3, 32, 32]", "fashion_mnist", "[1, 28, 28]"]),
+        ({"shape": [1, 28]}, ["net.yaml: shape"]),
+        ({"shape": [1, 0, 28]}, ["net.yaml: shape", "above 0"]),
+        ({"samples": 0}, ["net.yaml: samples: 0"]),
+        ({"mean": [0.5]}, ["net.yaml: mean and std"]),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, ["net.yaml: mean", "3 numbers", "1 channels"]),
+        ({"mean": [0.5], "std": [0.0]}, ["net.yaml: std", "above 0"]),
+        ({"sampels": 5}, ["net.yaml: 'sampels'", "'samples'"]),
     ],
 )
 def test_a_card_that_does_not_fit(
-    changes: dict[str, Any], message: str, files: Files, images: ImageDataset, tmp_path: Path
+    changes: dict[str, Any], named: list[str], files: Files, images: ImageDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput) as caught:
         pretrain.obtain(files(**changes), images, tmp_path / "cache")
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not missing(named, caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_files_are_named(files: Files, images: ImageDataset, tmp_path: Path) -> None:
     config = files()
-    with pytest.raises(BadInput, match=r"other\.yaml: no such file"):
+    with pytest.raises(BadInput, match=r"other\.yaml"):
         pretrain.obtain(config.model_copy(update={"card": str(tmp_path / "other.yaml")}), images, tmp_path)
-    with pytest.raises(BadInput, match=r"none\.safetensors: cannot be read: No such file"):
+    with pytest.raises(BadInput, match=r"none\.safetensors"):
         pretrain.obtain(config.model_copy(update={"weights": str(tmp_path / "none.safetensors")}), images, tmp_path)
     (tmp_path / "net.yaml").unlink()
-    with pytest.raises(BadInput, match=r"no card net\.yaml beside it; write class_names, shape and samples there"):
+    with pytest.raises(BadInput, match=r"net\.yaml.*class_names.*shape.*samples"):
         pretrain.obtain(config, images, tmp_path)
 
 
@@ -330,4 +335,4 @@ def test_the_command_line_names_them(
     assert main([*command, "--card", "about.yaml"]) == 0
     assert "steps 0" in capsys.readouterr().out
     assert main(["pretrain", "--classifier", "cnv"]) == 2
-    assert "unknown classifier 'cnv'; did you mean 'conv'?" in capsys.readouterr().err
+    assert re.search("'cnv'.*'conv'", capsys.readouterr().err)
