@@ -20,6 +20,7 @@ from gbc.errors import BadInput, CorruptFile
 from gbc.metrics.scores import METRICS, ReferenceSet, controls
 from gbc.training.trainer import Trainer
 from tests.conftest import TINY
+from tests.support import missing
 from tests.support.celeba_tree import plant
 
 
@@ -83,7 +84,7 @@ def test_the_crop_is_178_by_178_in_the_middle() -> None:
 
 
 def test_a_missing_root_is_asked_for() -> None:
-    with pytest.raises(BadInput, match=r"celeba does not ship with the package; .* --data-root"):
+    with pytest.raises(BadInput, match=r"celeba .*--data-root"):
         datasets.load(DatasetConfig(name="celeba"))
 
 
@@ -105,46 +106,46 @@ def test_controls_work_in_colour(tree: Path) -> None:
 
 
 def test_an_unknown_attribute_gets_a_suggestion(tree: Path) -> None:
-    assert refusal(tree, attribute="Smilling") == "unknown attribute 'Smilling' of celeba; did you mean 'Smiling'?"
+    assert not missing(["attribute 'Smilling'", "'Smiling'"], refusal(tree, attribute="Smilling"))
 
 
 @pytest.mark.parametrize("name", [IMAGES, ATTRIBUTE_LIST, PARTITION_LIST])
 def test_a_missing_part_is_named(tree: Path, name: str) -> None:
     (tree / name).rename(tree / "elsewhere")
-    assert refusal(tree).startswith(f"no {name} in {tree}: CelebA must lie there as torchvision has it")
+    assert not missing([f"{name} in {tree}", "--download"], refusal(tree))
 
 
 def test_an_empty_root_is_named(tmp_path: Path) -> None:
-    assert f"no {IMAGES} in {tmp_path / 'celeba'}" in refusal(tmp_path / "celeba")
+    assert f"{IMAGES} in {tmp_path / 'celeba'}" in refusal(tmp_path / "celeba")
 
 
 def test_an_attribute_with_too_few_images_is_refused(tree: Path) -> None:
-    assert refusal(tree, per_class=5) == "per_class is 5, but class not Male has only 4 images"
-    assert refusal(tree, attribute="Bald") == "per_class is 3, but class Bald has only 0 images"
+    assert not missing(["per_class is 5", "class not Male", "4 images"], refusal(tree, per_class=5))
+    assert not missing(["per_class is 3", "class Bald", "0 images"], refusal(tree, attribute="Bald"))
 
 
 def test_a_class_without_test_images_is_refused(tmp_path: Path) -> None:
-    assert "celeba: no test image of class not Male" in refusal(plant(tmp_path, test=0))
+    assert not missing(["celeba: ", "test", "class not Male"], refusal(plant(tmp_path, test=0)))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "named"),
     [
-        (ATTRIBUTE_LIST, "", "line 2 names no attribute Male"),
-        (ATTRIBUTE_LIST, "1\nBald Young\n000001.jpg 1 1\n", "line 2 names no attribute Male"),
-        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg yes\n", "line 3: expected a file name and 1 values of 1 or -1"),
-        (ATTRIBUTE_LIST, "2\nMale\n000001.jpg 1\n000002.jpg 1 -1\n", "line 4: expected a file name"),
-        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg 1\n", "line 2: expected the name of a listed image and 0, 1 or 2"),
-        (ATTRIBUTE_LIST, "\xff\n", "cannot be read as text"),
-        (PARTITION_LIST, "000001.jpg\n", "line 1: expected the name of a listed image"),
-        (PARTITION_LIST, "000001.jpg 0\n000002.jpg 3\n", "line 2: expected the name of a listed image"),
+        (ATTRIBUTE_LIST, "", [ATTRIBUTE_LIST, "line 2 ", "Male"]),
+        (ATTRIBUTE_LIST, "1\nBald Young\n000001.jpg 1 1\n", [ATTRIBUTE_LIST, "line 2 ", "Male"]),
+        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg yes\n", [ATTRIBUTE_LIST, "line 3: ", "1 values"]),
+        (ATTRIBUTE_LIST, "2\nMale\n000001.jpg 1\n000002.jpg 1 -1\n", [ATTRIBUTE_LIST, "line 4: "]),
+        (ATTRIBUTE_LIST, "1\nMale\n000001.jpg 1\n", [PARTITION_LIST, "line 2: "]),
+        (ATTRIBUTE_LIST, "\xff\n", [ATTRIBUTE_LIST, " as text"]),
+        (PARTITION_LIST, "000001.jpg\n", [PARTITION_LIST, "line 1: "]),
+        (PARTITION_LIST, "000001.jpg 0\n000002.jpg 3\n", [PARTITION_LIST, "line 2: "]),
     ],
 )
-def test_a_damaged_text_file_is_named(tree: Path, name: str, content: str, message: str) -> None:
+def test_a_damaged_text_file_is_named(tree: Path, name: str, content: str, named: list[str]) -> None:
     (tree / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(CorruptFile):
         load(tree)
-    assert message in refusal(tree)
+    assert not missing(named, refusal(tree))
 
 
 def test_torchvision_reads_the_same_labels(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,14 +169,14 @@ def test_torchvision_reads_the_same_labels(tree: Path, monkeypatch: pytest.Monke
 def test_a_corrupt_image_is_named(tree: Path, content: bytes | None) -> None:
     for path in (tree / IMAGES).iterdir():
         path.write_bytes(path.read_bytes()[:2000] if content is None else content)
-    with pytest.raises(CorruptFile, match=r"00000\d\.jpg: not a readable image"):
+    with pytest.raises(CorruptFile, match=r"00000\d\.jpg: "):
         load(tree)
 
 
 def test_an_image_that_is_listed_but_not_there_is_named(tree: Path) -> None:
     for path in (tree / IMAGES).iterdir():
         path.unlink()
-    assert ".jpg: is listed in list_eval_partition.txt, but is not there" in refusal(tree)
+    assert not missing([".jpg: ", PARTITION_LIST], refusal(tree))
 
 
 def test_a_download_keeps_torchvisions_checks(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,5 +188,5 @@ def test_a_download_keeps_torchvisions_checks(tree: Path, monkeypatch: pytest.Mo
         raise RuntimeError("no network\nand more")
 
     monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
-    assert refusal(tree, download=True).endswith("CelebA could not be fetched: no network")
+    assert refusal(tree, download=True).endswith(": no network")
     assert asked == ["img_align_celeba.zip"]

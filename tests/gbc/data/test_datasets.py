@@ -14,6 +14,7 @@ from gbc.config import ClassifierConfig, DatasetConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset, PointDataset
 from gbc.errors import BadInput, CorruptFile
+from tests.support import missing
 from tests.support.celeba_tree import plant
 
 
@@ -60,25 +61,26 @@ def test_a_smaller_task_of_a_bundled_set_is_part_of_a_larger_one(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "named"),
     [
-        ({"name": "lfw_faces", "per_class": 101}, "per_class is 101, but class no face has only 100 images"),
-        ({"name": "lfw_faces", "per_class": 100}, "lfw_faces: no test image of class no face; lower per_class"),
-        ({"name": "digits", "per_class": 175}, "per_class is 175, but class 8 has only 174 images"),
-        ({"name": "digits", "data_root": "x"}, "digits comes with scikit-learn and takes no data_root"),
-        ({"name": "lfw_faces", "data_root": "x"}, "lfw_faces comes with scikit-image and takes no data_root"),
-        ({"name": "mnist", "attribute": "Male"}, "dataset.attribute is a setting of celeba; leave it out for mnist"),
-        ({"name": "mnist", "part": 1}, "dataset.part is a setting of circle; leave it out for mnist"),
-        ({"name": "lfw_faces", "classes": (1, 2)}, "lfw_faces has no class 2; known: 0 no face, 1 face"),
-        ({"name": "circle", "classes": (0, 3)}, "circle has no class 3; known: 0 class 1, 1 class 2, 2 class 3"),
-        ({"name": "circle", "per_class": 7}, "per_class is 7, but the circle always has 6 points of each class"),
-        ({"name": "circle", "data_root": "x"}, "circle comes with the package and takes no data_root"),
+        ({"name": "lfw_faces", "per_class": 101}, ["per_class is 101", "no face", "100 images"]),
+        ({"name": "lfw_faces", "per_class": 100}, ["lfw_faces: ", "test", "no face", "per_class"]),
+        ({"name": "digits", "per_class": 175}, ["per_class is 175", "class 8", "174 images"]),
+        ({"name": "digits", "data_root": "x"}, ["digits", "scikit-learn", "data_root"]),
+        ({"name": "lfw_faces", "data_root": "x"}, ["lfw_faces", "scikit-image", "data_root"]),
+        ({"name": "mnist", "attribute": "Male"}, ["dataset.attribute", "celeba", "mnist"]),
+        ({"name": "mnist", "part": 1}, ["dataset.part", "circle", "mnist"]),
+        ({"name": "lfw_faces", "classes": (1, 2)}, ["lfw_faces", "class 2", "0 no face, 1 face"]),
+        ({"name": "circle", "classes": (0, 3)}, ["circle", "no class 3", "0 class 1, 1 class 2, 2 class 3"]),
+        ({"name": "circle", "per_class": 7}, ["per_class is 7", "6 points"]),
+        ({"name": "circle", "data_root": "x"}, ["circle", "data_root"]),
     ],
 )
-def test_settings_that_do_not_fit_a_data_set_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_a_data_set_are_refused(settings: dict[str, Any], named: list[str]) -> None:
     with pytest.raises(BadInput) as caught:
         datasets.load_any(DatasetConfig(**settings))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not missing(named, caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_some_classes_are_numbered_anew_and_keep_their_names_and_images() -> None:
@@ -131,7 +133,7 @@ def test_the_halves_of_the_circle_are_every_second_point() -> None:
 
 
 def test_points_are_no_images() -> None:
-    with pytest.raises(BadInput, match="circle holds points, not images; choose one of celeba, digits"):
+    with pytest.raises(BadInput, match=r"circle .*points.*celeba, digits"):
         datasets.load(DatasetConfig(name="circle"))
 
 
@@ -142,7 +144,7 @@ def test_a_classifier_learns_the_circle(tmp_path: Path) -> None:
 
 
 def test_only_what_ships_can_be_built(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="'digits' does not ship with the package"):
+    with pytest.raises(BadInput, match=r"'digits' .*fashion_mnist"):
         datasets.build("digits", tmp_path, tmp_path)
 
 
@@ -177,28 +179,28 @@ def test_a_changed_byte_in_a_shipped_file_is_noticed(assets: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptFile, match=r"mnist\.npz\.xz: the content does not match SHA256SUMS"):
+    with pytest.raises(CorruptFile, match=r"mnist\.npz\.xz: .*SHA256SUMS"):
         datasets.load(DatasetConfig(name="mnist"))
 
 
 def test_a_missing_shipped_file_is_named(assets: Path) -> None:
     (assets / "mnist.npz.xz").unlink()
-    with pytest.raises(BadInput, match=r"mnist\.npz\.xz: cannot be read"):
+    with pytest.raises(BadInput, match=r"mnist\.npz\.xz: .*No such file"):
         datasets.load(DatasetConfig(name="mnist"))
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
-    with pytest.raises(BadInput, match=r"unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'\?"):
+    with pytest.raises(BadInput, match=r"unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'\?"):  # golden
         datasets.load(DatasetConfig(name="fashion_mnits"))
 
 
 def test_more_images_than_are_shipped_need_the_full_set() -> None:
-    with pytest.raises(BadInput, match=r"per_class is 51, but the shipped mnist has 50 .* --data-root"):
+    with pytest.raises(BadInput, match=r"per_class is 51, but the shipped mnist has 50 .* --data-root"):  # golden
         datasets.load(DatasetConfig(name="mnist", per_class=51))
 
 
 def test_a_data_root_without_the_set_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no FashionMNIST under .*; add --download"):
+    with pytest.raises(BadInput, match=f"FashionMNIST.*{tmp_path}.*--download"):
         datasets.load(DatasetConfig(data_root=str(tmp_path)))
 
 
@@ -209,7 +211,7 @@ def test_a_damaged_full_set_is_named(tmp_path: Path, content: bytes) -> None:
     for split in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             (raw / f"{split}-{kind}-ubyte").write_bytes(content)
-    with pytest.raises(CorruptFile, match="MNIST: damaged"):
+    with pytest.raises(CorruptFile, match="MNIST: "):
         datasets.load(DatasetConfig(name="mnist", data_root=str(tmp_path)))
 
 
