@@ -9,6 +9,7 @@ from gbc.config import ClassifierConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.homogeneity import EPS, POLICIES
+from tests.support import missing
 from tests.support.networks import NETWORKS, SHAPE, lived_in
 
 
@@ -23,7 +24,7 @@ def test_last_layer_is_exact_for_every_classifier(architecture: ClassifierConfig
 
 
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused_by_name() -> None:
-    with pytest.raises(NotQuasiHomogeneous, match="1: the last layer is Softmax") as caught:
+    with pytest.raises(NotQuasiHomogeneous, match="Softmax") as caught:
         homogeneity.last_layer(nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1)))
     assert caught.value.layer == "1"
 
@@ -122,20 +123,21 @@ def test_numbers_that_are_given_stay_and_the_rest_follows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "named"),
     [
-        ({"1.weight": 1.0}, "λ of '1.weight': the classifier has no such tensor; it has 0.weight, 0.bias, 2.weight, 2.bias"),
-        ({"0.weight": -1.0}, "λ of '0.weight' is -1; degrees are finite and not negative"),
-        ({"2.bias": 0.5}, "2: a bias must have the degree of what it is added to"),
-        ({"0.weight": 0.5, "2.weight": 0.6}, "2: the logits must have degree 1 (in conflict with 0.weight: λ = 0.5 is given"),
-        ({"0.weight": 2.0}, "2: the logits must have degree 1 (in conflict with 0.weight: λ = 2 is given"),
+        ({"1.weight": 1.0}, ["λ of '1.weight'", "0.weight, 0.bias, 2.weight, 2.bias"]),
+        ({"0.weight": -1.0}, ["λ of '0.weight'", "-1"]),
+        ({"2.bias": 0.5}, ["2: a bias "]),
+        ({"0.weight": 0.5, "2.weight": 0.6}, ["2: the logits ", "degree 1", "0.weight: λ = 0.5"]),
+        ({"0.weight": 2.0}, ["2: the logits ", "degree 1", "0.weight: λ = 2"]),
     ],
 )
-def test_numbers_that_break_a_rule_are_refused(values: dict[str, float], message: str) -> None:
+def test_numbers_that_break_a_rule_are_refused(values: dict[str, float], named: list[str]) -> None:
     phi = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     with pytest.raises(BadInput) as caught:
         homogeneity.given(phi, "eval", values)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not missing(named, caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_eps_leaves_a_trace_of_the_scale() -> None:

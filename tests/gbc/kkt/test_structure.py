@@ -144,15 +144,15 @@ def test_other_functions_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
 @pytest.mark.parametrize(
     ("phi", "layer", "why"),
     [
-        (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0 after it"),
-        (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False)), "1", "degree 0 after it"),
-        (lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU()), "1", "no rule is known for PReLU"),
-        (lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Bilinear(3, 3, 3))), "0.1", "no rule is known for Bilinear"),
-        (lambda: Wrapped(torch.fft.fft), "fft_fft", "no rule is known for fft_fft"),
-        (lambda: Wrapped(lambda x: x.cumsum(dim=1)), "cumsum", "no rule is known for cumsum"),
-        (lambda: Wrapped(lambda x: F.dropout(x)), "dropout", "dropout is on"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False)), "1", "degree 0"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU()), "1", "PReLU"),
+        (lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Bilinear(3, 3, 3))), "0.1", "Bilinear"),
+        (lambda: Wrapped(torch.fft.fft), "fft_fft", "no rule"),
+        (lambda: Wrapped(lambda x: x.cumsum(dim=1)), "cumsum", "no rule"),
+        (lambda: Wrapped(lambda x: F.dropout(x)), "dropout", "self.training"),
         (lambda: Wrapped(lambda x: x.T), "last.getattr_1", "attribute 'T'"),
-        (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Wrapped(lambda x: x), nn.Tanh()), "3", "degree 0 after it"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Wrapped(lambda x: x), nn.Tanh()), "3", "degree 0"),
     ],
 )
 def test_what_breaks_is_named(phi: Callable[[], nn.Module], layer: str, why: str) -> None:
@@ -170,12 +170,13 @@ def test_a_skip_over_the_whole_network_is_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + self.inside(x)
 
-    with pytest.raises(NotQuasiHomogeneous, match="add: the logits have degree 0 after it"):
+    with pytest.raises(NotQuasiHomogeneous, match="degree 0") as caught:
         structural(nn.Sequential(nn.Identity(), Skip()), "eval").solve()
+    assert caught.value.layer.endswith("add")
 
 
 def test_control_flow_that_depends_on_the_input_is_refused() -> None:
-    with pytest.raises(BadInput, match="cannot read the layers of Wrapped: symbolically traced"):
+    with pytest.raises(BadInput, match="Wrapped: symbolically traced"):
         structural(Wrapped(lambda x: x if x.sum() > 0 else -x), "eval")
 
 
@@ -202,14 +203,15 @@ def test_more_than_logits_is_refused() -> None:
         def forward(self, x: Tensor) -> Any:
             return super().forward(x), x
 
-    with pytest.raises(BadInput, match=r"must return its logits \[M, C\] alone, it returns tuple"):
+    with pytest.raises(BadInput, match=r"\[M, C\].*tuple"):
         structural(Two(2, 2), "eval")
 
 
 def test_a_computed_weight_is_refused() -> None:
     phi = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
-    with pytest.raises(NotQuasiHomogeneous, match="0: no rule is known for ParametrizedLinear"):
+    with pytest.raises(NotQuasiHomogeneous, match="ParametrizedLinear") as caught:
         structural(phi, "eval")
+    assert caught.value.layer == "0"
 
 
 def test_reading_the_layers_leaves_the_network_alone() -> None:
