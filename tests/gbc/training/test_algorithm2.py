@@ -187,14 +187,14 @@ def test_faults_are_named(cache: Path) -> None:
     wrong = parse({**SHARED, "weights": {"clsoed": 1.0}})
     alone = parse(weights={"clsoed": 1.0})
     for faulty in (wrong, alone):
-        with pytest.raises(BadInput, match="weights: 'clsoed' is not a loss; known: stationarity"):
+        with pytest.raises(BadInput, match=r"weights: 'clsoed'.*stationarity"):
             Trainer(faulty, tasks.obtain(faulty, cache).classifiers)
     nothing = parse(stationarity_weight=0, beta=0, tv_weight=0, bn_weight=0, ce_weight=0)
-    with pytest.raises(BadInput, match="every loss has weight 0"):
+    with pytest.raises(BadInput, match="stationarity_weight"):
         Trainer(nothing, tasks.obtain(nothing, cache).classifiers).step()
     data = tasks.obtain(parse(), cache)
     strange = data.classifier.__class__(data.classifier.module, ("x", "y"), (1, 28, 28), 10)
-    with pytest.raises(BadInput, match="the classifiers of task 0 share no class"):
+    with pytest.raises(BadInput, match="task 0"):
         labels_of_task(parse(SHARED).classifiers(), [data.classifier, strange])
     assert all_class_names([data.classifier, strange])[-2:] == ("x", "y")
 
@@ -216,5 +216,5 @@ def test_the_union_of_data_sets_counts_each_once(images: ImageDataset) -> None:
         np.zeros((1, 8, 8), np.uint8),
         np.zeros(1, np.uint8),
     )
-    with pytest.raises(BadInput, match="different shapes"):
+    with pytest.raises(BadInput, match="8, 8"):
         tasks.merged([images, small])

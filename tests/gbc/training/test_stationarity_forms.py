@@ -20,7 +20,7 @@ from gbc.training.trainer import Trainer
 
 
 def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match="batch_size must be above 10, not 10"):
+    with pytest.raises(BadInput, match=r"batch_size.* 10,.* 10"):
         fresh(estimator="halves", batch_size=10)
     assert next(fresh(estimator="halves", batch_size=11).run()).metrics["kkt/rho"] >= 0
 
@@ -82,7 +82,7 @@ def test_an_alpha_of_the_last_layer_stays_where_it_was_put(
 
 
 def test_an_alpha_of_the_last_layer_needs_a_classifier_that_converged(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match="alpha last_layer: the classifier has not converged"):
+    with pytest.raises(BadInput, match=r"alpha last_layer: .*converged"):
         fresh(**{"alpha": "last_layer", "classifier.weight_decay": 1.0})  # no margin makes so strong a decay stand still
-    with pytest.raises(BadInput, match=r"alpha_init \(0.5\) is where a learned α starts"):
+    with pytest.raises(BadInput, match=r"alpha_init \(0.5\).*'last_layer'"):
         fresh(alpha="last_layer", alpha_init=0.5)

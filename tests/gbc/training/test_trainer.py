@@ -88,12 +88,12 @@ def test_the_moving_average_of_the_generator_is_judged_and_continued(fresh: Call
     judged = (averaged.evaluation_noise, averaged.evaluation_labels, averaged.evaluation_tasks)
     plain.generator.load_state_dict(dict(drawn))
     assert torch.equal(averaged.sample(*judged), plain.sample(*judged))
-    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+    with pytest.raises(BadInput, match=r"checkpoint.*settings"):
         averaged.load_state_dict(plain.state_dict())
 
 
 def test_a_checkpoint_of_other_networks_is_refused(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match="the checkpoint does not fit these settings"):
+    with pytest.raises(BadInput, match=r"checkpoint.*settings"):
         fresh(width=8).load_state_dict(fresh().state_dict())
 
 
@@ -182,7 +182,7 @@ def test_both_batch_norm_modes_train(fresh: Callable[..., Trainer], mode: str) -
 
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "tv", Loss(of_images=lambda b: b.images.mean() / 0))
-    with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:
+    with pytest.raises(Diverged, match=r"diverged: loss/.* was not finite at step 3") as caught:  # golden
         list(fresh().run())
     assert caught.value.step == 3
 
@@ -197,7 +197,7 @@ def test_divergence_survives_pickling_between_processes() -> None:
 def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any) -> None:
     config = settings.updated({"classifier.name": "mlp"}, "test")
     phi = Classifier(architectures.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
-    with pytest.raises(BadInput, match="no classifier has a BatchNorm layer"):
+    with pytest.raises(BadInput, match=r"bn_weight .*BatchNorm"):
         Trainer(config, [phi])
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
     assert "ssim/coverage" not in without.metrics and without.images is None  # no reference, no real images
@@ -264,19 +264,21 @@ def test_every_policy_trains(fresh: Callable[..., Trainer], policy: dict[str, An
 
 
 def test_a_policy_that_does_not_fit_the_batch_norm_mode_names_the_layer(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(NotQuasiHomogeneous, match="2: BatchNorm1d by stored statistics needs an input of degree 0"):
+    with pytest.raises(NotQuasiHomogeneous, match="BatchNorm1d") as caught:
         fresh(lambda_policy="uniform", bn_mode="eval")
+    assert caught.value.layer == "2"
 
 
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     everything = lambda module, *_: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
     monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
-    with pytest.raises(NotQuasiHomogeneous, match=r"is off by \d"):
+    with pytest.raises(NotQuasiHomogeneous, match=r"\de[+-]\d") as caught:
         fresh()
+    assert caught.value.layer == "last_layer"  # the policy: no layer alone is at fault
 
 
 def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None:
-    with pytest.raises(BadInput, match=r"device is 'cuda:99', but this machine has \d+ GPUs"):
+    with pytest.raises(BadInput, match=r"device .*'cuda:99'.*'cpu'"):
         fresh(device="cuda:99")
 
 
@@ -296,5 +298,5 @@ def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[...,
 
 @pytest.mark.parametrize("count", [45, 75])
 def test_candidates_that_do_not_fit_the_labels_are_refused(fresh: Callable[..., Trainer], count: int) -> None:
-    with pytest.raises(BadInput, match=f"candidates must be a multiple of 10, the number of classes, and at least 50.*{count}"):
+    with pytest.raises(BadInput, match=f"candidates .*10.*50.*{count}"):
         fresh(**FREE, candidates=count)
