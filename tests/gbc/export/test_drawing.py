@@ -79,7 +79,7 @@ class CheckedBatchNorm(nn.BatchNorm2d):
 @pytest.mark.parametrize("mode", MODES)
 def test_what_torch_fx_cannot_trace_is_exported(mode: str) -> None:
     phi, example = lived_in(Several()), torch.randn(8, *SHAPE)
-    with pytest.raises(BadInput, match="cannot read the layers of Several"):
+    with pytest.raises(BadInput, match="Several"):
         structural(phi, mode)
     system = structural(phi, mode, example)
     # W, b; γ, β; head W, b. Stored: λ_b = λ_W (= 0 as λ ≥ 0), λ_γ = λ_β = 1 − λ_W2. Own: λ_W and λ_b are free.
@@ -139,11 +139,11 @@ def test_other_operators_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
 @pytest.mark.parametrize(
     ("function", "layer", "why"),
     [
-        (nn.PReLU(), "function", "no rule is known for prelu"),
-        (nn.Sequential(nn.ReLU(), nn.Bilinear(4, 4, 4) and nn.PReLU()), "function.1", "no rule is known for prelu"),
-        (lambda x: x.cumsum(dim=1), "cumsum", "no rule is known for cumsum"),
-        (lambda x: F.dropout(x), "dropout", "dropout is on"),
-        (lambda x: (x + 1) * (x - 1) * x, "add", "the terms of a sum must have equal degrees"),
+        (nn.PReLU(), "function", "prelu"),
+        (nn.Sequential(nn.ReLU(), nn.Bilinear(4, 4, 4) and nn.PReLU()), "function.1", "prelu"),
+        (lambda x: x.cumsum(dim=1), "cumsum", "no rule"),
+        (lambda x: F.dropout(x), "dropout", "self.training"),
+        (lambda x: (x + 1) * (x - 1) * x, "add", "sum"),
     ],
 )
 def test_what_breaks_is_named(function: Callable[[Tensor], Tensor], layer: str, why: str) -> None:
@@ -155,9 +155,9 @@ def test_what_breaks_is_named(function: Callable[[Tensor], Tensor], layer: str, 
 @pytest.mark.parametrize(
     ("phi", "layer", "why"),
     [
-        (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0 after it"),
-        (lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.PReLU())), "0.1", "no rule is known for prelu"),
-        (lambda: nn.Sequential(nn.Linear(4, 4), Counting(torch.fft.fft)), "1.fft_fft", "no rule is known for fft_fft"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0"),
+        (lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.PReLU())), "0.1", "prelu"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Counting(torch.fft.fft)), "1.fft_fft", "no rule"),
     ],
 )
 def test_layers_have_the_names_that_torch_fx_gives_them(phi: Callable[[], nn.Module], layer: str, why: str) -> None:
@@ -171,7 +171,7 @@ def test_where_both_fail_one_line_says_why(capfd: pytest.CaptureFixture[str]) ->
     with pytest.raises(BadInput) as caught:
         structural(phi, "eval", torch.randn(5, 4))
     said = str(caught.value)
-    assert said.startswith("cannot read the layers of Counting: ") and "; torch.export: Could not guard on data" in said
+    assert "Counting: " in said and "; torch.export: Could not guard on data" in said
     assert "\n" not in said and len(said) < 500
     assert capfd.readouterr() == ("", "")  # torch.export's own pages
 
@@ -181,7 +181,7 @@ def test_more_than_logits_is_refused() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
             return super().forward(x), x
 
-    with pytest.raises(BadInput, match=r"must return its logits \[M, C\] alone, it returns tuple"):
+    with pytest.raises(BadInput, match=r"\[M, C\].*tuple"):
         exported(Two(2, 2), "eval", torch.randn(3, 2))
 
 

@@ -26,6 +26,7 @@ from gbc.export.drawing import BATCH
 from gbc.metrics.scores import NEAREST
 from gbc.training import tasks
 from tests.conftest import TINY
+from tests.support import missing
 from tests.support.exports import TWO_TASKS, Trained, trained
 
 
@@ -116,7 +117,7 @@ def test_the_card_says_what_it_was_born_from(made: Trained) -> None:
     sets = [spec.dataset.name for spec in generator.settings.classifiers()]
     assert front["datasets"] == sets and front["library_name"] == "gbc-search" and front["tags"]
     assert front["license"] == ("mit" if sets == ["fashion_mnist"] else "other")
-    assert "training accuracy" in text and "smallest margin" in text and "supplement B.5" in text
+    assert not missing(["accuracy", "margin", "B.5"], text)
     for found in [*generator.origin["classifiers"], generator.origin["data"]]:
         assert f"`{found['digest']}`" in text
     for name in sets:
@@ -132,7 +133,7 @@ def test_an_altered_file_of_any_format_is_noticed(made: Trained, tmp_path: Path,
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(CorruptFile, match=f"{name}: was altered"):
+    with pytest.raises(CorruptFile, match=f"{name}: .*{export.CONFIG}"):
         export.load(copy)
     assert main(["sample", "--model", str(copy), "--out", str(tmp_path / "a.png")]) == 2
     assert not (tmp_path / "a.png").exists()
@@ -145,7 +146,7 @@ def test_another_version_is_refused(made: Trained, tmp_path: Path) -> None:
     shutil.copytree(made.folder, copy)
     header = json.loads((copy / export.CONFIG).read_text())
     (copy / export.CONFIG).write_text(json.dumps({**header, "version": 1}))
-    with pytest.raises(BadInput, match="export version 1, this package reads version 2; export it again"):
+    with pytest.raises(BadInput, match=r"version 1.* 2.*export"):
         export.load(copy)
 
 
@@ -157,7 +158,7 @@ def test_an_altered_config_is_one_line(made: Trained, tmp_path: Path, changes: d
     (copy / export.CONFIG).write_text(json.dumps({**header, **changes}))
     with pytest.raises(CorruptFile) as caught:
         export.load(copy)
-    assert "\n" not in str(caught.value) and "export it again" in str(caught.value)
+    assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
 
 
 def test_drawing_in_parts_gives_what_the_module_gives(made: Trained) -> None:
@@ -181,7 +182,7 @@ def test_formats_are_named_and_unknown_ones_refused() -> None:
         "onnx",
         "torch",
     ]
-    with pytest.raises(BadInput, match="--format: unknown format 'onx'; did you mean 'onnx'"):
+    with pytest.raises(BadInput, match=r"--format: .*'onx'.*'onnx'"):
         formats.parse_formats("safetensors,onx")
 
 
@@ -191,7 +192,7 @@ def test_a_missing_extra_is_said_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     settings = TrialConfig.parse(TINY, "tests")
     inputs = tasks.obtain(settings, classifier_cache)
-    with pytest.raises(BadInput, match="--format onnx: the package onnxruntime is missing; pip install onnx "):
+    with pytest.raises(BadInput, match=r"--format onnx: .*onnxruntime.*pip install onnx "):
         export.write(tmp_path / "new", {}, settings, inputs, {}, origin="", picture=None, formats=["torch", "onnx"])
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from gbc import export
 from gbc.__main__ import main
 from gbc.errors import BadInput
 from gbc.export import synthetic_sets
+from tests.support import missing
 from tests.support.exports import Trained, trained
 
 
@@ -84,10 +86,10 @@ def test_what_is_broken_off_leaves_nothing(made: Trained, tmp_path: Path, name: 
 def test_an_existing_folder_is_not_touched(made: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("mine")
     assert main(["sample", "--model", str(made.folder), "--out", f"{tmp_path}/"]) == 2
-    assert "exists already; choose another --out" in capsys.readouterr().err
+    assert re.search(f"{tmp_path}.*--out", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     blocked = tmp_path / "mine" / "set"
-    with pytest.raises(BadInput, match="cannot be written"):
+    with pytest.raises(BadInput, match="mine"):
         synthetic_sets.write_folder(blocked, synthetic_sets.SyntheticSet(export.load(made.folder), [0], 5, 0), lambda _: None)
 
 
@@ -104,7 +106,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
 
 def test_a_sheet_has_an_end(made: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "--model", str(made.folder), "--count", "10001", "--out", "a.png"]) == 2
-    assert "a sheet holds at most 10000 images; give --out DIR/ or --out FILE.npz" in capsys.readouterr().err
+    assert not missing(["--count 10001", "10000", "--out DIR/", "--out FILE.npz"], capsys.readouterr().err)
 
 
 def test_memory_does_not_grow_with_the_size(made: Trained, tmp_path: Path) -> None:
@@ -130,5 +132,5 @@ print(json.dumps(peaks))
 
 
 def test_a_label_that_is_unknown_is_refused_before_anything_is_written(made: Trained, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="label 11 is unknown"):
+    with pytest.raises(BadInput, match="label 11 "):
         synthetic_sets.SyntheticSet(export.load(made.folder), [1, 11], 5, 0)
