@@ -10,6 +10,8 @@ import pytest
 from dashboards.collapse import RULES, signs_of
 from dashboards.mlflow_runs import RecordedRun
 from dashboards.sweep import Trial
+from gbc.errors import Diverged
+from tests.support import missing
 
 
 def trial(reason: str | None = None, **curves: Sequence[float]) -> Trial:
@@ -39,9 +41,9 @@ def test_a_trial_that_works_shows_no_sign() -> None:
 def test_multipliers_that_died() -> None:
     found = signs_of(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.3, 0.0, 0.0, 0.0]))
     assert [sign.name for sign in found] == ["no multipliers"]
-    assert found[0].words == "all multipliers are 0 from step 100 on, so ρ stays at 1.000"
+    assert not missing(["multipliers", "step 100", "1.000"], found[0].words)
     (never,) = signs_of(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.0, 0.0, 0.0, 0.0]))
-    assert never.words == "all multipliers are 0 throughout, so ρ stays at 1.000"
+    assert "1.000" in never.words and "step" not in never.words
     # They died late: the second half has a report with multipliers.
     assert names(trial(kkt__rho=[1.0, 0.99, 0.99, 1.0], kkt__mu_active=[0.3, 0.3, 0.3, 0.0])) == []
 
@@ -49,7 +51,7 @@ def test_multipliers_that_died() -> None:
 def test_multipliers_that_explain_nothing() -> None:
     stuck = trial(kkt__rho=[1.0, 0.99999, 0.99999, 0.99998], kkt__mu_active=[0.6, 0.7, 0.8, 0.8])
     assert names(stuck) == ["idle multipliers"]
-    assert "80% of the multipliers are above 0" in signs_of(stuck)[0].words
+    assert "80%" in signs_of(stuck)[0].words
     assert names(trial(kkt__rho=[1.0, 0.9999, 0.9996, 0.9990], kkt__mu_active=[0.6, 0.7, 0.8, 0.8])) == []
 
 
@@ -57,13 +59,13 @@ def test_alpha_that_runs_away() -> None:
     runaway = {**HEALTHY, "kkt__rho": [0.99] * 8, "kkt__alpha": [-0.5 * i for i in range(8)]}
     runaway["loss__stationarity"] = [9.5, 7.5, 5.2, 4.2, 3.7, 3.0, 2.4, 2.0]
     (sign,) = signs_of(trial(**runaway))
-    assert sign.name == "α runs away" and "from -2.00 to -3.50" in sign.words
+    assert sign.name == "α runs away" and not missing(["-2.00", "-3.50"], sign.words)
     assert names(trial(**{**runaway, "kkt__rho": np.linspace(0.99, 0.95, 8).tolist()})) == []  # ρ falls: it is training
     assert names(trial(**{**runaway, "loss__stationarity": [5.0] * 8})) == []  # nothing is gained by it
     assert names(trial(**{**runaway, "kkt__alpha": HEALTHY["kkt__alpha"]})) == []  # it levels off
     several = {k: v for k, v in runaway.items() if k != "kkt__alpha"}
     (sign,) = signs_of(trial(**several, kkt__alpha=[0.0] * 8, kkt__alpha_1=[0.0] * 8, kkt__alpha_2=runaway["kkt__alpha"]))
-    assert sign.words.startswith("α of classifier 2 runs away")
+    assert "classifier 2" in sign.words
 
 
 def test_samples_that_the_classifier_is_sure_of() -> None:
@@ -82,9 +84,9 @@ def test_pictures_that_are_all_the_same(variety: tuple[float, float] | None, exp
 
 
 def test_losses_that_are_not_finite() -> None:
-    assert signs_of(trial(loss__total=[1.0, float("nan"), float("nan")]))[0].words == "loss/total was not finite at step 100"
-    assert names(trial("diverged: tv was not finite at step 30")) == ["not finite"]
-    assert names(trial("RuntimeError: out of memory")) == []
+    assert not missing(["loss/total", "step 100"], signs_of(trial(loss__total=[1.0, float("nan"), float("nan")]))[0].words)
+    assert names(trial(str(Diverged(30, "tv")))) == ["not finite"]
+    assert names(trial("RuntimeError: memory")) == []
 
 
 def test_too_few_reports_are_not_judged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from dashboards.report import main
 from tests.dashboards.conftest import client
 from tests.dashboards.test_report import SWEEP, Outline, error_of
+from tests.support import missing
 from tests.support.browser import browse, chromium
 
 
@@ -39,7 +41,7 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith(f"{path}  ")
     outline = Outline(path.read_text())
     assert [one["id"] for one in outline.all("section")] == ["results", "progress", "settings"]
-    assert outline.by_section("alert") == {"header": 1} and "Not finished: other" in outline.words
+    assert outline.by_section("alert") == {"header": 1} and re.search(r"finished[^.]*\bother\b", outline.words)
     assert outline.by_section("chart") == {"progress": 3} and outline.by_section("card") == {"results": 1}
     assert "sampler tpe random" in outline.words and "preset test paper" in outline.words
     assert all(image.get("alt") for image in outline.all("img"))
@@ -53,13 +55,13 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("names", "named"),
     [
-        (["tiny"], "--compare takes two sweeps or more; for one write --sweep"),
-        (["tiny", "tiny"], "--compare takes two sweeps or more"),
-        (["tiny", "tinny"], "no sweep 'tinny' here; did you mean 'tiny'?"),
+        (["tiny"], ["--compare ", "--sweep"]),
+        (["tiny", "tiny"], ["--compare ", "--sweep"]),
+        (["tiny", "tinny"], ["'tinny'", "'tiny'"]),
     ],
 )
-def test_bad_input(names: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in error_of(capsys, "--compare", *names)
+def test_bad_input(names: list[str], named: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not missing(named, error_of(capsys, "--compare", *names))
     assert not list(Path("mlruns").glob("compare*"))

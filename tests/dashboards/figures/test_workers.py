@@ -16,7 +16,7 @@ def test_survival_counts_each_trial_once() -> None:
         "stopped here": {"10": 1, "30": 1, "90": 0},
         "failed here": {"10": 1, "30": 0, "90": 0},
     }
-    assert "ASHA decides at steps 10, 30" in panel.caption
+    assert "10, 30" in panel.caption
 
 
 def test_lanes_are_as_many_as_overlap() -> None:

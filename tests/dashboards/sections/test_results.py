@@ -10,13 +10,14 @@ import pytest
 from dashboards.sections.results import header, verdict
 from dashboards.sweep import read_sweep
 from tests.dashboards.small_sweeps import full, sweep
+from tests.support import missing
 
 
 def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
     found = sweep(full(0, 0.3), full(1, 0.5))
     assert found.verdict_lines == []  # a sweep of an earlier version
-    said = replace(found, verdict={"trial": 1, "lines": ["The KKT conditions took no part in it."]})
-    assert "The KKT conditions took no part in it." in header(said, {})
+    said = replace(found, verdict={"trial": 1, "lines": ["Said of it."]})
+    assert "Said of it." in header(said, {})
     assert replace(found, verdict={"trial": 0, "lines": ["another one"]}).verdict_lines == []
     assert replace(found, verdict=["damaged"]).verdict_lines == []
 
@@ -25,9 +26,8 @@ def test_the_verdict_places_the_best_between_floor_and_ceiling(recorded: Path, m
     monkeypatch.chdir(recorded)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     sweep = read_sweep("tiny")
-    assert "no better than class means, the best worthless images (0.41)" in verdict(sweep)
+    assert not missing(["class means", "(0.41)"], verdict(sweep)) and "%" not in verdict(sweep)
     assert sweep.evaluation is not None
     sweep.evaluation.scores["generator"]["ssim/coverage"] = 0.5
-    assert "50% of the way from class means (0.41, the best that worthless images get) to other real images (0.589)" in verdict(
-        sweep
-    )
+    way = "50% of the way from class means (0.41, the best that worthless images get) to other real images (0.589)"  # golden
+    assert way in verdict(sweep)
