@@ -65,7 +65,7 @@ def test_samples_depend_on_the_seed_alone(trained: Path) -> None:
 
 @pytest.mark.parametrize("label", [-1, 10])
 def test_an_unknown_label_is_refused_with_the_known_ones(trained: Path, label: int) -> None:
-    with pytest.raises(BadInput, match=f"label {label} .*0 to 9: T-shirt, "):
+    with pytest.raises(BadInput, match=f"label {label} .*0.*9.*T-shirt, "):
         export.load(trained).sample([0, label])
 
 

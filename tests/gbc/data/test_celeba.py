@@ -112,20 +112,20 @@ def test_an_unknown_attribute_gets_a_suggestion(tree: Path) -> None:
 @pytest.mark.parametrize("name", [IMAGES, ATTRIBUTE_LIST, PARTITION_LIST])
 def test_a_missing_part_is_named(tree: Path, name: str) -> None:
     (tree / name).rename(tree / "elsewhere")
-    assert not missing([f"{name} in {tree}", "--download"], refusal(tree))
+    assert not missing([f"{name} ", str(tree), "--download"], refusal(tree))
 
 
 def test_an_empty_root_is_named(tmp_path: Path) -> None:
-    assert f"{IMAGES} in {tmp_path / 'celeba'}" in refusal(tmp_path / "celeba")
+    assert not missing([f"{IMAGES} ", str(tmp_path / "celeba")], refusal(tmp_path / "celeba"))
 
 
 def test_an_attribute_with_too_few_images_is_refused(tree: Path) -> None:
-    assert not missing(["per_class is 5", "class not Male", "4 images"], refusal(tree, per_class=5))
-    assert not missing(["per_class is 3", "class Bald", "0 images"], refusal(tree, attribute="Bald"))
+    assert not missing(["per_class", " 5,", "not Male", "4 images"], refusal(tree, per_class=5))
+    assert not missing(["per_class", " 3,", "Bald", "0 images"], refusal(tree, attribute="Bald"))
 
 
 def test_a_class_without_test_images_is_refused(tmp_path: Path) -> None:
-    assert not missing(["celeba: ", "test", "class not Male"], refusal(plant(tmp_path, test=0)))
+    assert not missing(["celeba: ", "test", "not Male"], refusal(plant(tmp_path, test=0)))
 
 
 @pytest.mark.parametrize(

@@ -63,16 +63,16 @@ def test_a_smaller_task_of_a_bundled_set_is_part_of_a_larger_one(name: str) -> N
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"name": "lfw_faces", "per_class": 101}, ["per_class is 101", "no face", "100 images"]),
+        ({"name": "lfw_faces", "per_class": 101}, ["per_class", "101", "no face", "100 images"]),
         ({"name": "lfw_faces", "per_class": 100}, ["lfw_faces: ", "test", "no face", "per_class"]),
-        ({"name": "digits", "per_class": 175}, ["per_class is 175", "class 8", "174 images"]),
+        ({"name": "digits", "per_class": 175}, ["per_class", "175", "class 8", "174 images"]),
         ({"name": "digits", "data_root": "x"}, ["digits", "scikit-learn", "data_root"]),
         ({"name": "lfw_faces", "data_root": "x"}, ["lfw_faces", "scikit-image", "data_root"]),
         ({"name": "mnist", "attribute": "Male"}, ["dataset.attribute", "celeba", "mnist"]),
         ({"name": "mnist", "part": 1}, ["dataset.part", "circle", "mnist"]),
-        ({"name": "lfw_faces", "classes": (1, 2)}, ["lfw_faces", "class 2", "0 no face, 1 face"]),
-        ({"name": "circle", "classes": (0, 3)}, ["circle", "no class 3", "0 class 1, 1 class 2, 2 class 3"]),
-        ({"name": "circle", "per_class": 7}, ["per_class is 7", "6 points"]),
+        ({"name": "lfw_faces", "classes": (1, 2)}, ["lfw_faces", "class 2;", "0 no face, 1 face"]),
+        ({"name": "circle", "classes": (0, 3)}, ["circle", "class 3;", "0 class 1, 1 class 2, 2 class 3"]),
+        ({"name": "circle", "per_class": 7}, ["per_class", " 7,", "6 points"]),
         ({"name": "circle", "data_root": "x"}, ["circle", "data_root"]),
     ],
 )

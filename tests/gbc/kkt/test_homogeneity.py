@@ -125,11 +125,11 @@ def test_numbers_that_are_given_stay_and_the_rest_follows() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"1.weight": 1.0}, ["λ of '1.weight'", "0.weight, 0.bias, 2.weight, 2.bias"]),
-        ({"0.weight": -1.0}, ["λ of '0.weight'", "-1"]),
-        ({"2.bias": 0.5}, ["2: a bias "]),
-        ({"0.weight": 0.5, "2.weight": 0.6}, ["2: the logits ", "degree 1", "0.weight: λ = 0.5"]),
-        ({"0.weight": 2.0}, ["2: the logits ", "degree 1", "0.weight: λ = 2"]),
+        ({"1.weight": 1.0}, ["'1.weight'", "0.weight, 0.bias, 2.weight, 2.bias"]),
+        ({"0.weight": -1.0}, ["'0.weight'", "-1"]),
+        ({"2.bias": 0.5}, ["2: ", " bias "]),
+        ({"0.weight": 0.5, "2.weight": 0.6}, ["2: ", "logits", "0.weight: λ = 0.5"]),
+        ({"0.weight": 2.0}, ["2: ", "logits", "0.weight: λ = 2"]),
     ],
 )
 def test_numbers_that_break_a_rule_are_refused(values: dict[str, float], named: list[str]) -> None:

@@ -42,7 +42,7 @@ class Own(nn.Module):
         ([nn.Unflatten(1, (2, 6)), nn.Conv1d(2, 3, 3)], r".* 1 \(Conv1d\)"),
         ([nn.Unflatten(1, (2, 6, 1)), nn.Conv2d(2, 4, 1, groups=2)], r".* 1 \(Conv2d, grouped\)"),
         ([Own(1, 12), nn.Linear(12, 3)], r".* 0 \(Own\)"),
-        ([Own(12)], ".* no linear "),
+        ([Own(12)], ".* convolutional "),
     ],
 )
 def test_classifiers_without_a_row_space_say_why(layers: list[nn.Module], why: str) -> None:
@@ -91,7 +91,7 @@ CONVERGED = {
 FAULTS = {
     "normalised_first": ": BatchNorm1d (1) ",
     "grouped": " 1 (Conv2d, grouped)",
-    "Bare": " no linear ",
+    "Bare": " convolutional ",
 }
 
 
