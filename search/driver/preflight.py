@@ -122,11 +122,23 @@ def check(config: SweepConfig) -> None:
         Machine.local(config.resources)
     warm_start.load(config)
     settings = with_largest_row_space(config)
-    if any(spec.dataset.download for spec in settings.classifiers()):
+    if (inputs := untrained_inputs(settings)) is None:
         return
-    inputs = tasks.untrained(settings)
     # `alpha: last_layer` asks for a classifier that has converged.
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+
+
+def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
+    """The data, and classifiers before their training; None where data may have to be downloaded first.
+
+    Takes milliseconds, so that a wrong name or a missing file is said before Ray starts.
+
+    Raises:
+        BadInput: data, a network or weights that cannot be had.
+    """
+    if any(spec.dataset.download for spec in settings.classifiers()):
+        return None
+    return tasks.untrained(settings)
 
 
 def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
