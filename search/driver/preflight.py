@@ -96,6 +96,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+        for change in regime.get("changes", ()):
+            console.print(f"  {change}", highlight=False, soft_wrap=True)
     for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
