@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -26,12 +27,20 @@ class DatasetConfig(Config):
         None, description="only these classes, numbered anew from 0 in this order"
     )
     attribute: str | None = Field(None, description="of celeba: the attribute that divides the two classes; default Male")
+    path: str | None = Field(None, description="of images: a folder with one folder a class, or an .npz file")
+    resize: int | None = Field(None, ge=4, le=512, multiple_of=4, description="of images: the side of the square they become")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
 
     @classmethod
     def named(cls, text: str) -> dict[str, Any]:
         """A data set by its name alone."""
         return {"name": text}
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """From the root on: workers run in other folders."""
+        return None if path is None else os.path.abspath(os.path.expanduser(path))
 
     @field_validator("classes")
     @classmethod

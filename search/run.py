@@ -146,7 +146,7 @@ def _resolve(arguments: argparse.Namespace) -> SweepConfig:
         return Machine.local(resources).concurrency
 
     config = resolve(
-        dataset=arguments.dataset,
+        dataset=arguments.dataset or ("images" if arguments.images else "fashion_mnist"),
         preset=arguments.preset,
         config=arguments.config,
         flags=given,

@@ -1,4 +1,4 @@
-"""The data sets of the paper's experiments, and two further ones that need no download.
+"""The data sets of the paper's experiments, two further ones that need no download, and the user's own images.
 
 The paper's tasks use 50 training images of each class. For MNIST and Fashion-MNIST those subsets ship with the package,
 with 200 test images of each class; `--data-root` reads the full sets in torchvision's layout instead and draws the same
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gbc.config import DatasetConfig
 from gbc.data.celeba import celeba
+from gbc.data.own_images import images
 from gbc.data.samples import (
     Dataset,
     ImageDataset,
@@ -139,6 +140,7 @@ DATASETS: Final[dict[str, Callable[[DatasetConfig], ImageDataset]]] = {
     "celeba": celeba,
     "digits": digits,
     "fashion_mnist": fashion_mnist,
+    "images": images,
     "lfw_faces": lfw_faces,
     "mnist": mnist,
 }
@@ -146,7 +148,7 @@ POINT_DATASETS: Final[dict[str, Callable[[DatasetConfig], PointDataset]]] = {"ci
 SHIPPED: Final = ("fashion_mnist", "mnist")
 """Data sets with a file in `ASSETS`."""
 
-_OWNERS: Final = {"attribute": "celeba", "part": "circle"}
+_OWNERS: Final = {"attribute": "celeba", "part": "circle", "path": "images", "resize": "images"}
 
 
 def unused(config: DatasetConfig) -> Split | None:

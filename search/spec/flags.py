@@ -55,7 +55,7 @@ _EVERY: Final = {"action": "append", "default": []}
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "what to search": (
-        Flag("--dataset", None, "name of the data set (default: fashion_mnist)", options={"default": "fashion_mnist"}),
+        Flag("--dataset", None, "name of the data set (default: fashion_mnist, or images with --images)", "NAME"),
         Flag("--preset", None, "configs/DATASET-PRESET.yaml: quick (default) or paper"),
         Flag("--config", None, "a sweep file of your own instead of a preset", "FILE", Path),
         Flag("--name", "name", "name of the sweep (default: DATASET-PRESET)"),
@@ -65,6 +65,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--classifier", None, "conv, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
         Flag("--card", None, "YAML about the weights (default: beside them, with suffix .yaml)", "FILE"),
+        Flag("--images", "trial.dataset.path", "your own: a folder with one folder a class, or an .npz", "PATH", absolute),
         Flag(
             "--data-root", "trial.dataset.data_root",
             "a torchvision root with the full data set instead of the shipped subset", "DIR", absolute,

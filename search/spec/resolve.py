@@ -104,7 +104,7 @@ def _preset(dataset: str, preset: str) -> Path:
     known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
     datasets = sorted({name for name, _ in known})
     if dataset not in datasets:
-        own = "" if suggest(dataset, datasets).startswith("did") else "; CONTRIBUTING.md says how images of your own become one"
+        own = "" if suggest(dataset, datasets).startswith("did") else "; --images PATH takes images of your own"
         raise BadInput(f"--dataset: unknown dataset {shown(dataset)}; {suggest(dataset, datasets)}{own}")
     presets = [kind for name, kind in known if name == dataset]
     if preset in presets:

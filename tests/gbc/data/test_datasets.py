@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from gbc.classifiers import pretrain
 from gbc.config import ClassifierConfig, DatasetConfig
@@ -18,10 +19,17 @@ from tests.support import missing
 from tests.support.celeba_tree import plant
 
 
+def digits_as_npz(folder: Path) -> Path:
+    digits = load_digits()
+    np.savez(folder / "digits.npz", images=(digits.images * 15).astype(np.uint8), labels=digits.target)
+    return folder / "digits.npz"
+
+
 @pytest.mark.parametrize("name", datasets.DATASETS)
 def test_every_data_set_is_a_task_that_networks_take(name: str, tmp_path: Path) -> None:
     root = str(plant(tmp_path, train=50).parent) if name == "celeba" else None
-    data = datasets.load(DatasetConfig(name=name, data_root=root))
+    path = str(digits_as_npz(tmp_path)) if name == "images" else None
+    data = datasets.load(DatasetConfig(name=name, data_root=root, path=path))
     assert data.name == name
     assert np.bincount(data.train_labels).tolist() == [50] * len(data.class_names)
     assert np.bincount(data.test_labels).min() > 0
