@@ -194,7 +194,12 @@ def row_space(costs: Tensor, level: float) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}, for logits [M, C] and labels [M]."""
+    """−(1/M) Σ_i log softmax(Φ(x_i))_{y_i}, for logits [M, C] and labels [M].
+
+    For a scalar classifier, Φ [M, 1] and labels 0 or 1, it is (1/M) Σ_i log(1 + e^{−y_i Φ(x_i)}), binary cross-entropy.
+    """
+    if logits.shape[1] == 1:
+        return torch.nn.functional.softplus(-signs(labels) * logits.squeeze(1)).mean()
     return torch.nn.functional.cross_entropy(logits, labels)
 
 

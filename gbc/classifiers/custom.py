@@ -138,6 +138,8 @@ def read_card(config: ClassifierConfig) -> Card:
 def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, source: str) -> None:
     """Check the outputs of `module` for two black images, in eval mode; `source` names it in errors.
 
+    One logit is enough for two classes: they are then (−Φ/2, Φ/2) (`architectures.two_logits`).
+
     Raises:
         BadInput: it does not take images of `shape`, or does not give logits [M, outputs] in float32.
     """
@@ -150,7 +152,7 @@ def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, sourc
         module.train(training)
     if not isinstance(logits, Tensor):
         raise BadInput(f"{source}: returns {type(logits).__name__}, not a tensor of logits [M, {outputs}]")
-    if logits.shape != (2, outputs):
+    if logits.shape != (2, outputs) and not (outputs == 2 and logits.shape == (2, 1)):
         expected = "one output (loss is exponential)" if outputs == 1 else f"one logit for each of the {outputs} classes"
         raise BadInput(f"{source}: returns {list(logits.shape)} for two images, not [2, {outputs}]: {expected}")
     if logits.dtype != torch.float32:

@@ -12,8 +12,10 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gbc import losses
 from gbc.classifiers import custom, pretrain
 from gbc.config import ClassifierConfig, TrialConfig
+from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.training.trainer import Trainer
 
@@ -36,6 +38,9 @@ class Tied(nn.Module):
         self.again.weight = self.middle.weight
     def forward(self, x):
         return self.last(self.again(self.middle(self.first(x.flatten(1)).relu()).relu()).relu())
+
+def one_logit():
+    return body(nn.Linear(12, 1))
 
 def softmax():
     return body(nn.Linear(12, 10), nn.Softmax(dim=1))
@@ -118,6 +123,23 @@ def test_a_softmax_at_the_end_is_taken_off(name: str, images: ImageDataset, tmp_
     probabilities: Tensor = theirs(x[:9]) if name == "softmax" else theirs(x[:9]).exp()
     torch.testing.assert_close(ours.module(x[:9]).softmax(dim=1), probabilities)
     assert ours.module(x[:9]).min() < 0 and len(regime["changes"]) == 1
+
+
+def test_one_logit_is_enough_for_two_classes(settings: TrialConfig, tmp_path: Path) -> None:
+    two = settings.dataset.model_copy(update={"classes": (0, 1)})
+    data = datasets.load(two)
+    config = ClassifierConfig(factory="brought:one_logit", steps=60, lr=0.1)
+    classifier, regime, _ = pretrain.obtain(config, data, tmp_path / "cache")
+    x, labels = data.test()
+    logits = classifier.module(x)
+    assert logits.shape == (len(labels), 1) and ((logits[:, 0] > 0) == labels).float().mean() > 0.9
+    assert losses.cross_entropy(logits, labels).item() == pytest.approx(
+        nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float()).item()
+    )
+    assert regime["accuracy"] > 0.9
+    changes = {"classifier": config.model_dump(mode="json"), "dataset": two.model_dump(mode="json"), "bn_weight": 0.0}
+    report = next(Trainer(settings.updated(changes, "test"), [classifier]).run())
+    assert 0 < report.metrics["kkt/rho"] < 10
 
 
 def test_dropout_that_stays_on_is_said(images: ImageDataset, tmp_path: Path) -> None:
