@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from filelock import FileLock
 from torch import nn
 
@@ -64,7 +65,8 @@ def weights_as_bytes(module: nn.Module) -> bytes:
     """The weights of `module` as the content of the file `WEIGHTS`, which `restore` reads."""
     from safetensors.torch import save
 
-    return save(module.state_dict())
+    # Each a tensor of its own: the format has no shared ones, as tied weights are, and none that are not contiguous.
+    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()})
 
 
 def _store(folder: Path, files: Mapping[str, bytes]) -> None:

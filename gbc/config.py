@@ -89,6 +89,13 @@ class ClassifierConfig(Config):
         """A classifier by its name alone: one with a colon is a factory."""
         return {"factory": text} if ":" in text else {"name": text, "factory": None}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_with_a_colon_is_a_factory(cls, data: Any) -> Any:
+        if isinstance(data, dict) and ":" in str(data.get("name")) and not data.get("factory"):
+            return {**data, **cls.named(str(data["name"])), "name": cls.model_fields["name"].default}
+        return data
+
     @field_validator("factory")
     @classmethod
     def _factory_is_module_and_name(cls, factory: str | None) -> str | None:

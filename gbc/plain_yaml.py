@@ -1,7 +1,8 @@
 """YAML as settings need it: plain values within limits, every fault in one line with its line number.
 
-The loader is PyYAML's safe one with four changes. Numbers are YAML 1.2's, so that `1e-3` is one. There are no dates. Tags are
-those of plain values, and no key occurs twice. Size, depth and what aliases expand to have a limit.
+The loader is PyYAML's safe one with four changes. Numbers and truth values are YAML 1.2's: `1e-3` is a number and `no` is text,
+as the name of a class may be. There are no dates. Tags are those of plain values, and no key occurs twice. Size, depth and what
+aliases expand to have a limit.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ VALUES: Final = 20_000
 _TAG: Final = "tag:yaml.org,2002:"
 _FORMS: Final = {
     "null": re.compile(r"(?:~|null|Null|NULL|)$"),
-    "bool": re.compile(r"(?i:yes|no|true|false|on|off)$"),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
     "int": re.compile(r"[-+]?[0-9][0-9_]*$"),
     "float": re.compile(
         r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
 }
-_STARTS: Final = {"int": "-+0123456789", "float": "-+0123456789."}
+_STARTS: Final = {"bool": "tTfF", "int": "-+0123456789", "float": "-+0123456789."}
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _EXACT: Final = 2**53
 
@@ -45,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     """Composes nodes within the limits; `plain` makes values of them."""
 
     yaml_implicit_resolvers: Any = {  # noqa: RUF012 (PyYAML's own class attribute)
-        first: [(tag, form) for tag, form in known if tag.removeprefix(_TAG) not in ("timestamp", "int", "float")]
+        first: [(tag, form) for tag, form in known if tag.removeprefix(_TAG) not in ("timestamp", *_STARTS)]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

@@ -49,3 +49,12 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def differentiable_attention() -> None:
+    """Make torch compute attention step by step in this process: its fused kernels have no derivatives of derivatives."""
+    import torch
+
+    for kernel in ("flash", "mem_efficient", "cudnn"):
+        getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)  # on CPUs too
+    torch.backends.mha.set_fastpath_enabled(False)

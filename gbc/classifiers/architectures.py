@@ -42,7 +42,7 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
         BadInput: an unknown name, or a factory that cannot be used.
     """
     if config.factory:
-        return custom.call_factory(config.factory, config.seed)
+        return custom.call_factory(config.factory, config.seed, shape)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
     module = CLASSIFIERS[config.name](config, shape, classes)
@@ -230,13 +230,13 @@ class LayerInputs:
 
 
 class BatchNormInputs(LayerInputs):
-    """Records the inputs of every BatchNorm layer of a classifier, and computes their statistics."""
+    """Records the inputs of every BatchNorm layer of a classifier that has stored statistics, and computes their statistics."""
 
     layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
 
     def __init__(self, module: nn.Module) -> None:
-        """Adds hooks to every BatchNorm layer of `module`, which are never removed."""
-        super().__init__([layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)])
+        """Adds hooks to those layers of `module`, which are never removed."""
+        super().__init__([one for one in module.modules() if isinstance(one, BATCH_NORMS) and one.running_mean is not None])
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""

@@ -1,5 +1,7 @@
 """The user's own classifier: a factory that makes the network, a file of weights, and a card that describes them.
 
+`checkpoints` reads the file of weights.
+
     # fashion_net.yaml, beside fashion_net.safetensors
     class_names: [T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot]
     shape: [1, 28, 28]        # channels, height, width
@@ -14,21 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import io
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from gbc.classifiers import adaptation
 from gbc.config import ClassifierConfig
-from gbc.errors import BadInput, CorruptFile
+from gbc.errors import BadInput
+from gbc.runtime import differentiable_attention
 from gbc.settings import Config, load_yaml, suggest
-
-_SAFETENSORS: Final = ".safetensors"
 
 
 class Card(Config):
@@ -78,10 +77,10 @@ def with_normalisation(module: nn.Module, card: Card) -> nn.Module:
     return module if card.mean is None or card.std is None else Normalised(module, card.mean, card.std)
 
 
-def call_factory(factory: str, seed: int) -> nn.Module:
+def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
     """The network that `factory`, written package.module:factory, returns when called without arguments.
 
-    torch's random generator is set to `seed` for the call, and restored afterwards.
+    torch's random generator is set to `seed` for the call, and restored afterwards. Lazy layers are made for inputs of `shape`.
 
     Raises:
         BadInput: there is no such module or factory, it fails, or it does not return a network.
@@ -97,9 +96,16 @@ def call_factory(factory: str, seed: int) -> nn.Module:
         except torch.OutOfMemoryError:
             raise
         except Exception as fault:
-            raise BadInput(f"classifier {factory}: the factory failed when called without arguments: {_line(fault)}") from fault
+            raise BadInput(
+                f"classifier {factory}: the factory failed when called without arguments: {one_line(fault)}"
+            ) from fault
+    differentiable_attention()
     if not isinstance(network, nn.Module):
         raise BadInput(f"classifier {factory}: the factory returned {type(network).__name__}, not a torch.nn.Module")
+    try:
+        adaptation.materialise(network, shape, seed)
+    except Exception as fault:
+        raise BadInput(f"classifier {factory}: does not take images of shape {list(shape)}: {one_line(fault)}") from fault
     if not list(network.parameters()):
         raise BadInput(f"classifier {factory}: the network has no parameters")
     return network.requires_grad_(True)
@@ -128,49 +134,6 @@ def read_card(config: ClassifierConfig) -> Card:
     return Card.parse(load_yaml(path), str(path))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors file, or in a torch file that holds only tensors.
-
-    Raises:
-        BadInput: there is no such file, loading it would run code, it holds no tensors, or one of them is not finite.
-        CorruptFile: the file is damaged, or of another kind.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as fault:
-        raise BadInput(f"{path}: cannot be read: {fault.strerror}") from None
-    weights = _unpack_safetensors(path, content) if path.suffix == _SAFETENSORS else _unpack_torch(path, content)
-    if not isinstance(weights, Mapping) or not weights:
-        raise BadInput(f"{path}: holds {type(weights).__name__}, not a state dict; save model.state_dict()")
-    for name, tensor in weights.items():
-        if not isinstance(tensor, Tensor):
-            raise BadInput(f"{path}: {name!r} is {type(tensor).__name__}, not a tensor; save model.state_dict() alone")
-        if not tensor.isfinite().all():
-            raise BadInput(f"{path}: {name!r} holds NaN or infinity; this classifier cannot be used")
-    return dict(weights)
-
-
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load `weights` into `module`; `source` names their file in errors.
-
-    Raises:
-        BadInput: they belong to another architecture. The message names the first tensor that does not fit.
-    """
-    expected = module.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise BadInput(f"{source}: weights of another architecture: {name!r} is missing")
-        if weights[name].shape != tensor.shape:
-            actual, expected_shape = list(weights[name].shape), list(tensor.shape)
-            raise BadInput(
-                f"{source}: weights of another architecture: {name!r} is {actual}, the network wants {expected_shape}"
-            )
-    for name in weights:
-        if name not in expected:
-            raise BadInput(f"{source}: weights of another architecture: the network has no {name!r}")
-    module.load_state_dict(weights)
-
-
 @torch.no_grad()
 def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, source: str) -> None:
     """Check the outputs of `module` for two black images, in eval mode; `source` names it in errors.
@@ -182,7 +145,7 @@ def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int, sourc
     try:
         logits = module.eval()(torch.zeros(2, *shape))
     except Exception as fault:
-        raise BadInput(f"{source}: does not take images of shape {list(shape)}: {_line(fault)}") from fault
+        raise BadInput(f"{source}: does not take images of shape {list(shape)}: {one_line(fault)}") from fault
     finally:
         module.train(training)
     if not isinstance(logits, Tensor):
@@ -204,39 +167,16 @@ def _imported(path: str, factory: str) -> Any:
             raise BadInput(
                 f"classifier {factory}: there is no module {fault.name!r} here; run the command from the folder that holds it"
             ) from None
-        raise BadInput(f"classifier {factory}: {path} cannot be imported: {_line(fault)}") from fault
+        raise BadInput(f"classifier {factory}: {path} cannot be imported: {one_line(fault)}") from fault
     except Exception as fault:
-        raise BadInput(f"classifier {factory}: {path} cannot be imported: {_line(fault)}") from fault
+        raise BadInput(f"classifier {factory}: {path} cannot be imported: {one_line(fault)}") from fault
 
 
 def _public(module: Any) -> list[str]:
     return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
 
 
-def _unpack_safetensors(path: Path, content: bytes) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(content)
-    except (SafetensorError, ValueError) as fault:
-        raise CorruptFile(f"{path}: damaged, or not a safetensors file ({_line(fault)})") from None
-
-
-def _unpack_torch(path: Path, content: bytes) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused afterwards
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as fault:  # a pickle of other bytes fails in any way
-        # A plain pickle begins with its protocol; torch stops at the first opcode it does not know.
-        if "GLOBAL" in str(fault) or "TorchScript" in str(fault) or content.startswith(b"\x80"):
-            raise BadInput(
-                f"{path}: refused, loading it would run code; save model.state_dict(), best as safetensors"
-            ) from None
-        raise CorruptFile(f"{path}: damaged, or not a torch state dict") from None
-
-
-def _line(fault: BaseException) -> str:
+def one_line(fault: BaseException) -> str:
+    """The kind of an exception and the start of what it says."""
     text = " ".join(str(fault).split())
     return f"{type(fault).__name__}: {text[:120]}" if text else type(fault).__name__

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gbc import cache as caches
 from gbc import plain_yaml
-from gbc.classifiers import architectures, convergence, custom, fit
+from gbc.classifiers import adaptation, architectures, checkpoints, convergence, custom, fit
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
@@ -103,7 +103,8 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
         card = Card.parse(plain_yaml.load(folder / _CARD), _CARD)
     except (OSError, BadInput) as fault:
         raise caches.damaged_folder(folder, fault) from None
-    module = _new(config, card)
+    module, _ = _new(config, card)
+    adaptation.fold_parametrisations(module)
     regime = caches.restore(folder, module, _REGIME)
     module = custom.with_normalisation(module, card).eval()
     return Classifier(module, card.class_names, card.shape, card.samples), regime, folder
@@ -133,11 +134,13 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
         Diverged: the loss stopped being finite.
     """
     images, labels = data.train()
-    module = _new(config, _card_of(data)).train()
+    module, changes = _new(config, _card_of(data))
+    module.train()
     steps = fit.OPTIMISERS[config.optimiser](module, images, labels, config, progress)
     _settle_batch_norm(module, images)
-    module.eval()
-    return module, convergence.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
+    changes += adaptation.fold_parametrisations(module)
+    regime = convergence.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
+    return module, regime | _said(changes)
 
 
 def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
@@ -147,42 +150,52 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
         BadInput: weights, card, network and data do not fit each other. The message names the first conflict.
         CorruptFile: the weights are damaged.
     """
-    module, card = _new_or_given(config, data)
+    module, card, changes = _new_or_given(config, data)
     if data is None:
-        return module, card, {"steps": 0}
+        return module, card, {"steps": 0} | _said(changes)
     images, labels = data.train()
     diagnosis = convergence.diagnose(custom.with_normalisation(module, card), images, labels, config.weight_decay, config.loss)
-    return module, card, diagnosis | {"steps": 0}
+    return module, card, diagnosis | {"steps": 0} | _said(changes)
 
 
 def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
     """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
-    module, card = _new_or_given(config, data)
+    module, card, _ = _new_or_given(config, data)
     return Classifier(custom.with_normalisation(module, card), card.class_names, card.shape, card.samples)
 
 
-def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card]:
-    """A new network, or one with the user's weights, before normalisation."""
+def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, list[str]]:
+    """A new network, or one with the user's weights, before normalisation; and the changes that were made to use it."""
     if config.weights is None:
         assert data is not None
         card = _card_of(data)
-        return _new(config, card).eval(), card
+        module, changes = _new(config, card)
+        return module.eval(), card, changes
     card = custom.read_card(config)
     if data is not None:
         _check_same_task(config.card or config.weights, card, data)
-    weights = custom.read_weights(Path(config.weights))
-    module = _new(config, card)
-    custom.load_weights(module, weights, config.weights)
-    return module.eval(), card
+    weights = checkpoints.read_weights(Path(config.weights))
+    module, changes = _new(config, card)
+    if prefix := checkpoints.load_weights(module, weights, config.weights):
+        changes.append(f"{prefix!r} is taken off the names of the weights")
+    changes += adaptation.fold_parametrisations(module)
+    return module.eval(), card, changes
 
 
-def _new(config: ClassifierConfig, card: Card) -> nn.Module:
+def _new(config: ClassifierConfig, card: Card) -> tuple[nn.Module, list[str]]:
+    """A new network that gives logits, and the changes that this took."""
     if config.loss == "exponential" and len(card.class_names) != 2:
         raise BadInput(f"classifier.loss is exponential, which is for two classes; there are {len(card.class_names)}")
     outputs = 1 if config.loss == "exponential" else len(card.class_names)
     module = architectures.build(config, card.shape, outputs)
     custom.check_outputs(module, card.shape, outputs, f"classifier {config.factory or config.name}")
-    return module
+    changes = adaptation.take_off_softmax(module, card.shape)
+    return module, changes + adaptation.varying_outputs(module, card.shape)
+
+
+def _said(changes: list[str]) -> Regime:
+    """The changes as a part of the regime, which commands print and MLflow holds."""
+    return {"changes": changes} if changes else {}
 
 
 def _card_of(data: Dataset) -> Card:

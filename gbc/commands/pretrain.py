@@ -38,6 +38,8 @@ def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
     print(
         f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
     )
+    for change in regime.get("changes", ()):
+        print(change)
     print("relative stationarity residual of each tensor (0: converged with weight decay), cosine of the two sides")
     for name, value in regime["residuals"].items():
         cosine = f"{regime['cosines'][name]:8.4f}" if name in regime["cosines"] else "   (before BatchNorm)"

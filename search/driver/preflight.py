@@ -96,6 +96,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+        for change in regime.get("changes", ()):
+            console.print(f"  {change}", highlight=False, soft_wrap=True)
     for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
@@ -122,11 +124,23 @@ def check(config: SweepConfig) -> None:
         Machine.local(config.resources)
     warm_start.load(config)
     settings = with_largest_row_space(config)
-    if any(spec.dataset.download for spec in settings.classifiers()):
+    if (inputs := untrained_inputs(settings)) is None:
         return
-    inputs = tasks.untrained(settings)
     # `alpha: last_layer` asks for a classifier that has converged.
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+
+
+def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
+    """The data, and classifiers before their training; None where data may have to be downloaded first.
+
+    Takes milliseconds, so that a wrong name or a missing file is said before Ray starts.
+
+    Raises:
+        BadInput: data, a network or weights that cannot be had.
+    """
+    if any(spec.dataset.download for spec in settings.classifiers()):
+        return None
+    return tasks.untrained(settings)
 
 
 def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from records.trial import TrialRecord
 from search.driver import processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
-from search.driver.preflight import prepare
+from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay, expected_steps
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
@@ -145,7 +145,10 @@ def run_sweep(
             storage.check_writable(home)
         with readable():
             reach(tracking_uri)
-        begun = RayStart(config, machine, folder) if retry_failed or _has_work(config, folder) else None
+        begun = None
+        if retry_failed or _has_work(config, folder):
+            untrained_inputs(config.trial)
+            begun = RayStart(config, machine, folder)
         with begun or nullcontext():
             summary, trials, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
         if report and summary.finished:

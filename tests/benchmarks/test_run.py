@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,12 +130,13 @@ def test_the_objective_of_the_literature_is_a_gradient_for_each_image() -> None:
     assert not torch.equal(before, theirs.images)
 
 
-def test_the_command_measures_a_group_and_writes_its_rows(tmp_path: Path) -> None:
+def test_the_command_measures_a_group_and_writes_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The smallest group that has everything: guards, turns, memory in a fresh process, table, JSON."""
     path = tmp_path / "rows.json"
-    command = [sys.executable, str(HERE / "run.py"), "--only", "step", "--quick", "--device", "cpu", "--json", str(path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the command sets it
+    assert run.main(["--only", "step", "--quick", "--device", "cpu", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert set(found) == {"machine", "quick", "groups"} and found["quick"]
     rows = found["groups"]["step"]["rows"]
@@ -146,4 +145,4 @@ def test_the_command_measures_a_group_and_writes_its_rows(tmp_path: Path) -> Non
         assert row.keys() == rows[0].keys() >= {column.key for column in group.COLUMNS}
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         assert row["ours_ms"] > 0 and row["ours_mb"] > 0
-    assert "plain/ours" in done.stdout
+    assert "plain/ours" in capsys.readouterr().out

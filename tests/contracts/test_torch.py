@@ -45,6 +45,12 @@ def test_a_convolution_takes_other_weights_and_pads_as_it_does(mode: str) -> Non
     assert layer._conv_forward(images, torch.ones(5, 2, 3, 3), None).shape == (4, 5, 3, 3)
 
 
+def test_the_older_spectral_norm_leaves_a_hook() -> None:
+    layer = nn.utils.spectral_norm(nn.Linear(2, 2))
+    nn.utils.remove_spectral_norm(layer)
+    assert len(layer._load_state_dict_pre_hooks) == 1
+
+
 def test_a_file_that_would_run_code_is_refused_in_these_words() -> None:
     content = io.BytesIO()
     torch.save(nn.Linear(1, 1), content)

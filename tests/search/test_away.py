@@ -24,21 +24,6 @@ def hurry() -> None:
     faults.PATIENCE = 1.0
 
 
-def test_mlflow_prints_no_links_to_its_server(
-    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """They hold the password, and what a sweep prints may be JSON."""
-    monkeypatch.chdir(tmp_path)
-    with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
-        places = Places(tracking_uri=server.replace("://", "://me:pa55@"))
-        tracker = Tracker(config.model_copy(update={"places": places}), {})
-        tracker.open_trial(0, {"lr": 0.1})
-        tracker.close_trial(0, "complete", None, tmp_path / "none.png")
-        tracker.end("FINISHED", None, None, None)
-        shown = capsys.readouterr()
-        assert shown.out == "" and "pa55" not in shown.err
-
-
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's client is: by default it tries for minutes."""
@@ -48,20 +33,24 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_hasty")
-def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
-    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_refuses_or_is_gone_is_nobodys_fault_and_its_address_is_not_shown(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """MLflow prints links to its server, with the password, and what a sweep prints may be JSON."""
     monkeypatch.chdir(tmp_path)
     with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", {}) as server:
         uri, shown = server.replace("://", "://me:pa55@"), server.replace("://", "://me@")
         config = config.model_copy(update={"places": Places(tracking_uri=uri)})
         tracker, refused = Tracker(config, {}), HaltMonitor(tmp_path, uri)
+        tracker.open_trial(0, {"lr": 0.1})
+        tracker.close_trial(0, "complete", None, tmp_path / "none.png")
+        tracker.end("FINISHED", None, None, None)
         with refused.guard():
             tracker.discard("nothing")
         fault = f"MLflow's server {shown} "
         assert refused.reason is not None and refused.reason.startswith(fault)
         assert refused.reason.endswith(": RESOURCE_DOES_NOT_EXIST: Run with id=nothing not found")
-    for job in (lambda: tracker.open_trial(0, {"lr": 0.1}), lambda: tracker.add_files({"notes.txt": "text"})):
+    for job in (lambda: tracker.open_trial(1, {"lr": 0.1}), lambda: tracker.add_files({"notes.txt": "text"})):
         gone = HaltMonitor(tmp_path, uri)
         with gone.guard():
             job()
@@ -69,6 +58,8 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault(
         assert "Connection re" in gone.reason and "pa55" not in gone.reason  # refused; once reset, where one was open
     with pytest.raises(BadInput, match="server running"), halting(tmp_path, uri):  # at the start: nothing has begun
         Tracker(config, {})
+    printed = capsys.readouterr()
+    assert printed.out == "" and "pa55" not in printed.err
     assert external_fault(FileNotFoundError(2, "No such file"), tmp_path, uri) is None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +26,7 @@ from search.spec.locations import Places
 from search.worker.trial import _hang_report_file
 from search.worker.watchdog import with_watchdog
 from tests.search.conftest import tiny_sweep
+from tests.support import ROOT
 from tests.support.workplace import Workplace
 
 CANARY: Final = "Canary5ecret"
@@ -48,6 +52,7 @@ ADDRESSES: Final = {
         f"postgresql://me:{CANARY}@127.0.0.1:1/db",
     ),
 }  # fmt: skip
+NOBODY: Final = 65534
 FORMS: Final = ("flag", "joined", "misspelt", "file", "wrong place", "wrong kind", "set", "dry run", "json", "environment")
 
 
@@ -141,6 +146,7 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
     temporary, foreign = Path(tempfile.mkdtemp(prefix="a b ", dir="/tmp")), tmp_path / "foreign"
     for made in (folder, foreign):
         made.mkdir()
+    temporary.chmod(0o1777)
     (temporary / "ray").symlink_to(foreign)  # Ray's own choice, which another user may make first
     for name in VARIABLES:
         monkeypatch.setenv(name, CANARY)
@@ -168,6 +174,8 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
     port = next(session.glob("gcs_server_port_*")).read_text()
     with pytest.raises(AuthenticationError):
         GcsClient(address=f"127.0.0.1:{port}").internal_kv_keys(b"", namespace=None, timeout=10)
+    if os.getuid() == 0 and shutil.which("setpriv"):
+        another_user_runs_one_too(tmp_path / "theirs")
     process.send_signal(signal.SIGCONT)
 
     more, _ = process.communicate(timeout=240)
@@ -176,6 +184,19 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
     assert not list(foreign.iterdir()) and not list(temporary.glob("gbc-*"))
     assert files_with(CANARY, folder, temporary) == []
     (temporary / "ray").unlink()
+
+
+def another_user_runs_one_too(folder: Path) -> None:
+    """At the same time, in the same TMPDIR. This user may read all, or Python could not start, but writes only here."""
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    file = Workplace(folder).file("theirs", trials=1, scheduler={"name": "none"})
+    rights = [f"--{kind}=+dac_read_search" for kind in ("inh-caps", "ambient-caps")]
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights]
+    program = [sys.executable, str(ROOT / "search" / "run.py"), "--config", file, "--no-report", "--json"]
+    done = subprocess.run([*become, *program], cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and json.loads(done.stdout)["complete"] == 1, done.stderr
+    assert {path.stat().st_uid for path in (folder / "mlruns").rglob("*")} == {NOBODY}
 
 
 @pytest.mark.parametrize(("variable", "length"), [("TMPDIR", 5), ("TMPDIR", 200), ("RAY_TMPDIR", 5), ("RAY_TMPDIR", 200)])

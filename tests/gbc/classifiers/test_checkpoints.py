@@ -1,0 +1,78 @@
+"""Weights as training programs save them: the loaded network computes what the network they come from computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gbc.classifiers.checkpoints import load_weights, read_weights
+from gbc.errors import BadInput
+
+State = dict[str, Tensor]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3)).eval()
+
+
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "prefix"),
+    [
+        (lambda state: state, ""),
+        (lambda state: {"state_dict": state, "epoch": 3}, ""),
+        (lambda state: {"model": state, "optimizer": {"lr": 0.1}}, ""),
+        (prefixed("module."), "module."),
+        (prefixed("_orig_mod."), "_orig_mod."),
+        (prefixed("_orig_mod.module."), "_orig_mod.module."),
+        (
+            lambda state: {"state_dict": prefixed("model.")(state), "pytorch-lightning_version": "2.5", "callbacks": {}},
+            "model.",
+        ),
+    ],
+    ids=["plain", "state_dict", "model", "DataParallel", "compiled", "compiled DataParallel", "Lightning"],
+)
+def test_a_state_dict_is_found_and_its_prefix_taken_off(wrapped: Callable[[State], Any], prefix: str, tmp_path: Path) -> None:
+    theirs, ours, path = network(), network(), tmp_path / "net.ckpt"
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(1)
+    torch.save(wrapped(theirs.state_dict()), path)
+    assert load_weights(ours, read_weights(path), str(path)) == prefix
+    images = torch.rand(5, 1, 3, 4)
+    assert torch.equal(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_into_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    theirs, ours, path = network().to(dtype), network(), tmp_path / "net.safetensors"
+    save_file(theirs.state_dict(), path)
+    load_weights(ours, read_weights(path), "test")
+    assert torch.equal(ours[1].weight, theirs[1].weight.float())  # type: ignore[arg-type, operator]
+    assert ours(torch.rand(2, 12)).dtype == torch.float32
+
+
+def test_a_prefix_that_the_network_has_itself_stays() -> None:
+    theirs = nn.Sequential(network())
+    assert load_weights(nn.Sequential(network()), theirs.state_dict(), "test") == ""
+
+
+def test_what_is_missing_and_what_is_left_over_is_named_up_to_five() -> None:
+    state = network().state_dict()
+    wrong = {"1.weight": state["1.weight"].T, "4.bias": state["4.bias"], **{f"head.{n}": torch.zeros(1) for n in range(7)}}
+    with pytest.raises(BadInput) as caught:
+        load_weights(network(), wrong, "net.pt")
+    error = str(caught.value)
+    assert "'1.bias', '2.weight', '2.bias', '2.running_mean', '2.running_var' and 2 more" in error
+    assert "'head.0', 'head.1', 'head.2', 'head.3', 'head.4' and 2 more" in error
+    assert "'1.weight' is [12, 7], the network wants [7, 12]" in error and "\n" not in error
