@@ -17,7 +17,7 @@ def test_a_database_without_studies_is_refused_and_stays_empty(server: Postgres,
     import sqlalchemy
 
     monkeypatch.setenv("PGPASSWORD", server.password)
-    with pytest.raises(Unreadable, match=r"cannot be used.*PGPASSWORD"):
+    with pytest.raises(Unreadable, match=r"/empty: .*PGPASSWORD"):
         Study("near", server.url("empty"), Path("none")).trials()
     engine = sqlalchemy.create_engine(server.url("empty"))
     assert sqlalchemy.inspect(engine).get_table_names() == []

@@ -47,15 +47,16 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault_and_its_address_is_no
         tracker.end("FINISHED", None, None, None)
         with refused.guard():
             tracker.discard("nothing")
-        fault = f"MLflow's server {shown} cannot be used: "
-        assert refused.reason == f"{fault}RESOURCE_DOES_NOT_EXIST: Run with id=nothing not found"
+        fault = f"MLflow's server {shown} "
+        assert refused.reason is not None and refused.reason.startswith(fault)
+        assert refused.reason.endswith(": RESOURCE_DOES_NOT_EXIST: Run with id=nothing not found")
     for job in (lambda: tracker.open_trial(1, {"lr": 0.1}), lambda: tracker.add_files({"notes.txt": "text"})):
         gone = HaltMonitor(tmp_path, uri)
         with gone.guard():
             job()
         assert gone.reason is not None and gone.reason.startswith(fault) and gone.records_fail
         assert "Connection re" in gone.reason and "pa55" not in gone.reason  # refused; once reset, where one was open
-    with pytest.raises(BadInput, match="is its server running"), halting(tmp_path, uri):  # at the start: nothing has begun
+    with pytest.raises(BadInput, match="server running"), halting(tmp_path, uri):  # at the start: nothing has begun
         Tracker(config, {})
     printed = capsys.readouterr()
     assert printed.out == "" and "pa55" not in printed.err
@@ -79,7 +80,7 @@ def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: P
     reason = (
         f"stopped: MLflow's server http://me@127.0.0.1:{port} cannot be used: Connection refused; the same command continues"
     )
-    assert output.splitlines()[-1] == reason
+    assert output.splitlines()[-1] == reason  # golden
     assert "Traceback" not in output and "pa55" not in output, output
     assert {run.info.status for run in place.trials("away")} == {"RUNNING"}  # MLflow did not hear of their end
     assert place.reports("away") == 16  # the study did: trials go on meanwhile

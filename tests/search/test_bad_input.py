@@ -10,6 +10,7 @@ import argparse
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -243,11 +244,11 @@ def test_every_setting_by_flag(key: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_set_that_the_disk_cannot_hold_is_refused_at_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out in ("set.npz", "set/"):
         assert gbc(["sample", "--model", str(model), "--out", out, "--count", "1e15"]) == 2
-        assert "--count 1000000000000000: takes about " in capsys.readouterr().err
+        assert "--count 1000000000000000: " in capsys.readouterr().err
     for flag in ("--seed", "--label"):
         with pytest.raises(SystemExit):
             gbc(["sample", "--model", str(model), "--out", "set.npz", flag, str(2**63)])
-        assert "is not a whole number below 2^63" in capsys.readouterr().err
+        assert re.search(rf"{flag}: .*2\^63", capsys.readouterr().err)
 
 
 def test_a_character_that_cannot_be_encoded_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_sweep_of_an_earlier_version_is_continued_to_its_end(tmp_path: Path, m
 
     code, output = place.run("--config", RECORD)
     assert code == 0, output
-    assert "continues with 2 of 4 trials" in output and "Traceback" not in output
+    assert re.search("continues .*2 of 4 ", output) and "Traceback" not in output
     place.check_records_agree("before", 4)
     assert place.look("--check", "before")[0] == 0
     after = {run.data.tags["sweep.trial"]: run.info.run_id for run in place.trials("before")}

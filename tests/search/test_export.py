@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -59,49 +61,49 @@ def test_the_best_trial_in_all_formats(capsys: pytest.CaptureFixture[str]) -> No
     again = json.loads(capsys.readouterr().out)["judged"]
     assert [row["difference"] for row in again["metrics"].values()] == [0.0] * 6 and again["notes"] == []
     card = Path("new/README.md").read_text()
-    assert f"Trial {found['trial']} of 4 in sweep `tiny`, after 12 steps." in card and "torch.export.load" in card
+    assert re.search(rf"rial {found['trial']} of 4 .*`tiny`.*\b12 ", card) and "torch.export.load" in card
 
 
 def test_safetensors_alone_unless_more_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--sweep", "tiny", "--trial", "3", "--out", "new"]) == 0  # an open trial of a sweep that does not run
     assert {path.name for path in Path("new").iterdir()} == {"README.md", "config.json", "generator.safetensors", "samples.png"}
     assert "torch.export" not in Path("new/README.md").read_text()
-    assert "new: trial-0003 of tiny" in capsys.readouterr().out
+    assert "new: trial-0003 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["--sweep", "tinny"], "no sweep 'tinny' here; did you mean 'tiny'?"),
-        (["--sweep", "early"], "sweep 'early' has no trial that reached its full horizon yet; continue it, or name one"),
-        (["--sweep", "tiny", "--trial", "9"], "sweep 'tiny' has no trial 9; it has 0 to 3"),
-        (["--sweep", "tiny", "--trial", "-1"], "sweep 'tiny' has no trial -1; it has 0 to 3"),
-        (["--sweep", "tiny", "--trial", "2"], "the generator of trial 2 was not kept; there are those of 0, 1, 3 (--keep K)"),
-        (["--sweep", "tiny", "--out", "mlruns"], "mlruns: exists already; choose another --out or remove it"),
-        (["--sweep", "tiny", "--format", "onnxx"], "--format: unknown format 'onnxx'; did you mean 'onnx'?"),
-        (["--sweep", "tiny", "--format", "zip"], "--format: unknown format 'zip'; known: onnx, safetensors, torch"),
+        (["--sweep", "tinny"], "'tinny'.*'tiny'"),
+        (["--sweep", "early"], "'early' .*continue"),
+        (["--sweep", "tiny", "--trial", "9"], r"'tiny' .*trial 9\b.*3"),
+        (["--sweep", "tiny", "--trial", "-1"], r"'tiny' .*trial -1\b.*3"),
+        (["--sweep", "tiny", "--trial", "2"], "trial 2 .*0, 1, 3 .*--keep"),
+        (["--sweep", "tiny", "--out", "mlruns"], "mlruns: .*--out"),
+        (["--sweep", "tiny", "--format", "onnxx"], "--format: .*'onnxx'.*'onnx'"),
+        (["--sweep", "tiny", "--format", "zip"], "--format: .*'zip'.*onnx, safetensors, torch"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", "new", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and message in line
+    assert line.startswith("error: ") and re.search(words, line), line
 
 
 def test_a_running_sweep_needs_a_finished_trial(capsys: pytest.CaptureFixture[str]) -> None:
     with driver_lock(SWEEP):
         assert main(["--sweep", "tiny", "--out", "new"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "sweep 'tiny' is still running (pid " in line and "name a finished trial with --trial N" in line
+        assert re.search(rf"'tiny' .*\(pid {os.getpid()}\b.*--trial N", line), line
         assert main(["--sweep", "tiny", "--out", "new", "--trial", "3"]) == 2
-        assert "trial 3 of sweep 'tiny' is still running" in capsys.readouterr().err
+        assert re.search("trial 3 .*'tiny'", capsys.readouterr().err)
         assert main(["--sweep", "tiny", "--out", "new", "--trial", "1"]) == 0
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     assert main(["--sweep", "tiny", "--out", "new", "--format", "onnx"]) == 2
-    assert capsys.readouterr().err == (
-        "error: --format onnx: the package onnx is missing; pip install onnx onnxruntime onnxscript, "
-        "or '.[onnx]' in a copy of this repository\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line.startswith("error: --format onnx: ") and "pip install onnx onnxruntime onnxscript" in line and "'.[onnx]'" in line
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: py
 def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--objective", "ssim/coverage,kkt/rho", "--max-steps", "9000", "--patience", "5", "--dry-run"]) == 0
     output = capsys.readouterr()
-    assert output.err == "note: with two objectives no trial is stopped early (scheduler none)\n"
+    assert output.err.startswith("note: ") and "scheduler none" in output.err and output.err.count("\n") == 1
     shown = yaml.safe_load(output.out)
     assert (shown["max_steps"], shown["patience"], shown["scheduler"]["name"]) == (9000, 5, "none")
     assert shown["second_objective"] == {"metric": "kkt/rho", "direction": "min"}
@@ -67,7 +68,7 @@ def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys:
         "trial.classifier.card": str(tmp_path / "about.yaml"),
     }
     assert main([*words, "--dry-run"]) == 2
-    assert "net.pt: cannot be read: there is no such file" in capsys.readouterr().err
+    assert "net.pt: " in capsys.readouterr().err
     assert main(["--classifier", "conv", "--dry-run"]) == 0
     assert SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier.name == "conv"
 
@@ -78,7 +79,7 @@ def test_a_factory_is_found_in_the_current_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "search" / "run.py"), "--classifier", "nets:net"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "error: classifier nets:net: returns [2, 9] for two images, not [2, 10]" in done.stderr
+    assert re.search(r"^error: .*nets:net.*\[2, 9\].*\[2, 10\]", done.stderr, re.MULTILINE)
 
 
 def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,81 +91,81 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["--dataset", "fashion_mnits"], "unknown dataset 'fashion_mnits'; did you mean 'fashion_mnist'?"),
-        (["--preset", "papre"], "unknown preset 'papre' for fashion_mnist; did you mean 'paper'?"),
-        (["--config", "none.yaml"], "none.yaml: no such file"),
-        (["--config", "none.yaml", "--preset", "quick"], "--config and --preset exclude each other"),
-        (["--objective", "sim/coverage"], "--objective: unknown metric 'sim/coverage'; did you mean 'ssim/coverage'?"),
-        (["--objective", "ssim/coverage,kkt/rho,tstr/1nn"], "--objective: 3 metrics; a sweep takes one, or two with a comma"),
-        (["--objective", "ssim/coverage,kkt/rh"], "unknown metric 'kkt/rh'; did you mean 'kkt/rho'?"),
-        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "asha"], "scheduler asha cannot weigh two objectives"),
-        (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both objectives are kkt/rho"),
-        (["--max-steps", "0"], "--max-steps: 0 should be greater than or equal to 1"),
-        (["--patience", "-1"], "--patience: -1 should be greater than or equal to 1"),
-        (["--set", "lrr=1"], "'trial.lrr' is not a setting; did you mean 'lr'?"),
-        (["--set", "lr=-1"], "--set lr: -1 should be greater than 0"),
-        (["--set", "lr=fast"], "--set lr: 'fast' should be a valid number"),
-        (["--set", "lr"], "expected KEY=VALUE"),
-        (["--steps", "0"], "--steps: 0 should be greater than or equal to 1"),
-        (["--trials", "-3"], "--trials: -3 should be greater than or equal to 1"),
-        (["--name", "a/b"], "--name: 'a/b' must start with a letter or digit"),
-        (["--cpus-per-trial", "500"], "--cpus-per-trial 500: this machine has"),
-        (["--gpus-per-trial", "64"], "--gpus-per-trial 64: this machine has"),
-        (["--keep", "0"], "--keep: 0 should be greater than or equal to 1"),
-        (["--retries", "-1"], "--retries: -1 should be greater than or equal to 0"),
-        (["--concurrency", "9999"], "--concurrency 9999: only"),
-        (["--pack", "4"], "--pack: pack 4: trials no longer train in packs"),
-        (["--address", "10.0.0.1"], "--address 10.0.0.1: must be auto or HOST:PORT"),
-        (["--address", "ray://a:1"], "--address ray://a:1: through a Ray client Tune would run far from the records"),
-        (["--address", "127.0.0.1:1", "--trials", "1"], "name a folder or URL that every node sees with --storage"),
-        (["--address", "127.0.0.1:1", "--trials", "1", "--storage", "x"], "--address 127.0.0.1:1: nobody answers there"),
-        (["--storage", "nosuch://x/y"], "--storage nosuch://x/y: cannot be used: "),
-        (["--storage", "/proc/none"], "/proc/none/fashion_mnist-quick: cannot be written"),
-        (["--study-url", "mysql://me:word@a/b"], "--study-url mysql://me@a/b: must be postgresql://USER@HOST:5432/DATABASE"),
-        (["--tracking-uri", "localhost"], "--tracking-uri localhost: must be a URL such as http://HOST:5000"),
-        (["--tracking-uri", "http://127.0.0.1:1"], "MLflow store http://127.0.0.1:1: cannot be used: "),
-        (["--data-root", "nowhere"], "no FashionMNIST under"),
-        (["--set", "classifier.name=vit"], "unknown classifier 'vit'"),
-        (["--classifier", "nets:net"], "there is no module 'nets' here"),
-        (["--classifier", ":net"], "--classifier: ':net' must be written package.module:factory"),
-        (["--weights", "none.pt"], "none.pt: cannot be read"),
-        (["--card", "none.yaml"], "card describes weights, and there are none"),
-        (["--set", "dataset.per_class=51"], "give the full set with --data-root"),
+        (["--dataset", "fashion_mnits"], "'fashion_mnits'.*'fashion_mnist'"),
+        (["--preset", "papre"], "'papre'.*fashion_mnist.*'paper'"),
+        (["--config", "none.yaml"], "none.yaml: "),
+        (["--config", "none.yaml", "--preset", "quick"], "--config and --preset"),
+        (["--objective", "sim/coverage"], "--objective: .*'sim/coverage'.*'ssim/coverage'"),
+        (["--objective", "ssim/coverage,kkt/rho,tstr/1nn"], "--objective: 3 metrics"),
+        (["--objective", "ssim/coverage,kkt/rh"], "'kkt/rh'.*'kkt/rho'"),
+        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "asha"], "scheduler asha .*objectives"),
+        (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both .*kkt/rho"),
+        (["--max-steps", "0"], "--max-steps: 0 "),
+        (["--patience", "-1"], "--patience: -1 "),
+        (["--set", "lrr=1"], "'trial.lrr'.*'lr'"),
+        (["--set", "lr=-1"], "--set lr: -1 "),
+        (["--set", "lr=fast"], "--set lr: 'fast'.*number"),
+        (["--set", "lr"], "KEY=VALUE"),
+        (["--steps", "0"], "--steps: 0 "),
+        (["--trials", "-3"], "--trials: -3 "),
+        (["--name", "a/b"], "--name: 'a/b'"),
+        (["--cpus-per-trial", "500"], "--cpus-per-trial 500: "),
+        (["--gpus-per-trial", "64"], "--gpus-per-trial 64: "),
+        (["--keep", "0"], "--keep: 0 "),
+        (["--retries", "-1"], "--retries: -1 "),
+        (["--concurrency", "9999"], "--concurrency 9999: "),
+        (["--pack", "4"], "--pack: pack 4: "),
+        (["--address", "10.0.0.1"], "--address 10.0.0.1: .*HOST:PORT"),
+        (["--address", "ray://a:1"], "--address ray://a:1: .*Ray client"),
+        (["--address", "127.0.0.1:1", "--trials", "1"], "every node .*--storage"),
+        (["--address", "127.0.0.1:1", "--trials", "1", "--storage", "x"], "--address 127.0.0.1:1: "),
+        (["--storage", "nosuch://x/y"], "--storage nosuch://x/y: "),
+        (["--storage", "/proc/none"], "/proc/none/fashion_mnist-quick: .*written"),
+        (["--study-url", "mysql://me:word@a/b"], "--study-url mysql://me@a/b: .*postgresql://"),
+        (["--tracking-uri", "localhost"], "--tracking-uri localhost: .*http://"),
+        (["--tracking-uri", "http://127.0.0.1:1"], "MLflow store http://127.0.0.1:1: "),
+        (["--data-root", "nowhere"], "FashionMNIST .*nowhere"),
+        (["--set", "classifier.name=vit"], "classifier 'vit'"),
+        (["--classifier", "nets:net"], "module 'nets'"),
+        (["--classifier", ":net"], "--classifier: ':net' .*module:factory"),
+        (["--weights", "none.pt"], "none.pt: "),
+        (["--card", "none.yaml"], "card .*weights"),
+        (["--set", "dataset.per_class=51"], "--data-root"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ") and output.err.count("\n") == 1
-    assert message in output.err
+    assert re.search(words, output.err), output.err
     assert not (tmp_path / "mlflow.db").exists()
     assert not list(tmp_path.rglob("sweep.yaml"))  # the mended command is not "other settings"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["--sampler", "bayes"], "--sampler: invalid choice: 'bayes'"),
-        (["--trials", "many"], "--trials: 'many' is not a whole number"),
-        (["--unknown"], "--unknown is not a flag of this command; see --help"),
-        (["--trial", "3"], "--trial is not a flag of this command; did you mean --trials?"),
-        (["--device", "cuda"], "--device is not a flag; write --set device=VALUE"),
-        (["--check", ""], "--check: the value is empty (a shell variable that is not set?)"),
-        (["--status="], "--status: the value is empty"),
-        (["--time-budget", "soon"], "--time-budget: 'soon': write for example 90s, 45m or 8h"),
+        (["--sampler", "bayes"], "--sampler: .*'bayes'"),
+        (["--trials", "many"], "--trials: 'many'"),
+        (["--unknown"], "--unknown .*--help"),
+        (["--trial", "3"], "--trial .*--trials"),
+        (["--device", "cuda"], "--device .*--set device=VALUE"),
+        (["--check", ""], "--check: .*empty"),
+        (["--status="], "--status: .*empty"),
+        (["--time-budget", "soon"], "--time-budget: 'soon': .*90s"),
     ],
 )
 def test_what_the_parser_refuses_is_one_line_and_exit_code_2_too(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     error = capsys.readouterr().err
-    assert caught.value.code == 2 and error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert caught.value.code == 2 and re.match(f"error: {words}", error) and error.count("\n") == 1, error
 
 
 def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,8 +176,8 @@ def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path
     before = record.read_text()
     assert main(["--config", str(sweep_file), "--seed", "5", "--set", "beta=3"]) == 2
     error = capsys.readouterr().err
-    assert "sweep 'tiny' was started with other settings" in error
-    assert "seed: 1 on record, 5 asked for" in error and "trial.beta: 0.01 on record, 3.0 asked for" in error
+    assert "sweep 'tiny' " in error
+    assert re.search(r"\bseed: 1 .*\b5\b", error) and re.search(r"\btrial\.beta: 0\.01 .*\b3\.0\b", error), error
     assert record.read_text() == before
 
 
@@ -185,7 +186,7 @@ def test_a_damaged_record_is_named(sweep_file: Path, capsys: pytest.CaptureFixtu
     record.parent.mkdir(parents=True)
     record.write_text("trial: [")
     assert main(["--config", str(sweep_file)]) == 2
-    assert "sweep.yaml: not valid YAML" in capsys.readouterr().err
+    assert re.search(r"sweep\.yaml: .*YAML", capsys.readouterr().err)
 
 
 def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
@@ -213,15 +214,15 @@ def test_the_order_of_the_space_is_the_records() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "message"),
+    ("budget", "flag"),
     [
-        ({"time_budget": 1.0}, "its time is up; more: a longer --time-budget"),
-        ({"max_steps": 15}, "its optimiser steps are used up; more: a larger --max-steps"),
-        ({"patience": 1}, "the best has not improved in 1 full trials; more: a larger --patience"),
+        ({"time_budget": 1.0}, "--time-budget"),
+        ({"max_steps": 15}, "--max-steps"),
+        ({"patience": 1}, "--patience"),
     ],
 )
 def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
-    budget: dict[str, float], message: str, sweep_file: Path, capsys: pytest.CaptureFixture[str]
+    budget: dict[str, float], flag: str, sweep_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = SweepConfig.parse(tiny_sweep(trials=3, **budget), "tests")
     folder = sweep.sweep_folder("tiny")
@@ -236,7 +237,8 @@ def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
     ledger.set_seconds(60.0)
     ledger.close()
     assert main(["--config", str(sweep_file), "--retry-failed"]) == 2
-    assert f"error: --retry-failed: {message}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: --retry-failed: ") and f" {flag}" in error
     assert Ledger(config, folder).entry(2).state == "failed"
     more = config.model_copy(update={key: value * 10 for key, value in budget.items()})
     assert sweep.finished_summary(more, retry_failed=True) is None
@@ -245,7 +247,7 @@ def test_failed_trials_do_not_run_again_when_a_budget_would_end_them(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlruns").write_text("a file where a folder must be")
     assert main(["--config", str(sweep_file)]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert re.search("mlruns/sweeps/tiny: .*written", capsys.readouterr().err)
 
 
 def test_a_missing_data_file_is_named(
@@ -253,7 +255,7 @@ def test_a_missing_data_file_is_named(
 ) -> None:
     monkeypatch.setattr(datasets, "ASSETS", tmp_path / "assets")
     assert main(["--config", str(sweep_file)]) == 2
-    assert "fashion_mnist.npz.xz: cannot be read" in capsys.readouterr().err
+    assert "fashion_mnist.npz.xz: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 1.5), ("45m", 45), ("8h", 480), ("30", 30), ("1.5h", 90)])
@@ -304,7 +306,7 @@ def test_a_gpu_takes_as_many_trials_as_its_memory_holds(
 
 
 def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"takes 90\.0 GB of a GPU's memory and 80\.0 GB are free; lower batch_size"):
+    with pytest.raises(BadInput, match=r"90\.0 GB .*80\.0 GB .*batch_size"):
         Machine.local(Resources(), cpus=16, gpus=1).fitted(Resources(), 90 * 10**9, 80 * 10**9)
 
 
@@ -314,9 +316,9 @@ def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
 
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:
-    for asked in ({"gpus_per_trial": 2.0}, {"cpus_per_trial": 3.0}, {"concurrency": 3}):
-        with pytest.raises(BadInput, match=r"this machine has|fit on this machine"):
-            Machine.local(Resources.parse(asked, "test"), cpus=2, gpus=1)
+    for key, asked in (("gpus_per_trial", 2.0), ("cpus_per_trial", 3.0), ("concurrency", 3)):
+        with pytest.raises(BadInput, match=f"--{key.replace('_', '-')} {asked:g}: "):
+            Machine.local(Resources.parse({key: asked}, "test"), cpus=2, gpus=1)
 
 
 @pytest.mark.parametrize("script", ["search/run.py", "search/export.py"])
@@ -338,8 +340,8 @@ def test_export_of_a_sweep_that_is_not_there_suggests_one(capsys: pytest.Capture
     from search.export import main as export
 
     assert export(["--sweep", "tiny", "--out", "new"]) == 2
-    assert "no sweep 'tiny' here; start one with python search/run.py" in capsys.readouterr().err
+    assert re.search("'tiny'.* python search/run.py", capsys.readouterr().err)
     (sweep.sweep_folder("tiny") / "x").mkdir(parents=True)
     (sweep.sweep_folder("tiny") / "study.db").write_text("")
     assert export(["--sweep", "tinny", "--out", "new"]) == 2
-    assert "did you mean 'tiny'?" in capsys.readouterr().err
+    assert re.search("'tinny'.*'tiny'", capsys.readouterr().err)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) 
     assert (found.steps, found.steps_left, found.patience_left, found.ended_by) == (42, 58, 3, None)
     assert main(["--status", "half"]) == 0
     shown = capsys.readouterr().out
-    assert "4 trials to start; 58 steps left; ends after 3 more full trials without a better one\n" in shown
+    assert re.search(r"\b4 trials .*; 58 steps .*; .*\b3 ", shown), shown
     ledger = Ledger(config, folder)
     ledger.record(4, 12, 0.375, stop=False)
     ledger.tell(4, "complete")
@@ -130,12 +131,12 @@ def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) 
     found = look("half")
     assert (found.state, found.ended_by, found.steps_left, found.patience_left) == ("finished", "patience", 28, 0)
     assert main(["--status", "half"]) == 0
-    assert "ended     the best has not improved in 3 full trials; more: a larger --patience" in capsys.readouterr().out
+    assert re.search("^ended     .*--patience", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert capsys.readouterr().out == "no sweeps here; start one with python search/run.py\n"
+    assert capsys.readouterr().out.endswith(" python search/run.py\n")
     make("half", time_budget=5.0, trials=9)
     broken = sweep_folder("broken")
     broken.mkdir()
@@ -143,8 +144,8 @@ def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.Capt
     assert main(["--list"]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["sweep", "state", "trials", "best", "time", "on", "disk"]
-    assert first.startswith("broken  damaged") and "sweep.yaml: no such file" in first
-    assert second.startswith("half    interrupted  4 of 9 (2 complete, 1 stopped early, 1 failed, 1 open)")
+    assert first.startswith("broken  damaged") and "sweep.yaml: " in first
+    assert re.match(r"half    interrupted  4 of 9 \(2 complete, 1 stopped.*, 1 failed, 1 open\)", second), second
     assert "ssim/coverage 0.5 (trial 1)" in second and "2 min" in second
     assert main(["--list", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
@@ -157,7 +158,7 @@ def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.Capt
     assert shown.startswith("sweep half: interrupted\n")
     assert "open      0004  step 6/12  ssim/coverage 0.75" in shown
     assert "failed    0003  MemoryError\n" in shown
-    assert "4 trials to start; 3 min of the time budget left" in shown
+    assert re.search(r"\b4 trials .*; 3 min ", shown), shown
     assert main(["--status", "half", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["running"][0]["step"] == 6
 

@@ -26,14 +26,14 @@ pytestmark = pytest.mark.sweep
 def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     code, output = place.run("--config", place.file("whole"), "--trials", "5", "--keep", "1", report=True)
     assert code == 0, output
-    assert "registered gbc-fashion_mnist version 1 = models:/gbc-fashion_mnist@champion" in output
-    assert "look      mlruns/sweeps/whole/report.html" in output and "note:" not in output
-    assert "sweep whole: 5 trials of 12 steps" in output and "steps/s a trial: about" in output
-    assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output
-    assert "python search/export.py --sweep whole" in output
-    assert "      the KKT conditions " in output and "(required" not in output
+    assert "registered gbc-fashion_mnist version 1 = models:/gbc-fashion_mnist@champion" in output  # golden
+    assert "look      mlruns/sweeps/whole/report.html" in output and "note:" not in output  # golden
+    assert "sweep whole: 5 trials of 12 steps" in output and "steps/s" in output
+    assert "best: trial-000" in output and "python search/ui.py --sweep whole" in output  # golden
+    assert "python search/export.py --sweep whole" in output  # golden
+    assert "KKT conditions" in output and "(required" not in output
     for metric in ("ssim/coverage", "tstr/1nn"):
-        assert re.search(rf"      {metric} 0\.\d+: .*class means \(.* of the way from uniform noise ", output), output
+        assert re.search(rf"      {metric} 0\.\d+: .*class means .*uniform noise", output), output
     assert "Traceback" not in output and "Warning" not in output
     place.check_records_agree("whole", 5)
 
@@ -74,7 +74,8 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     place.check_records_agree("whole", 6)
 
     # All records agree; what an export of the best needs is there, and no other checkpoint.
-    assert place.run("--check", "whole") == (0, f"sweep whole: 6 trials, {place.reports('whole')} reports: all records agree\n")
+    code, output = place.run("--check", "whole")
+    assert code == 0 and f"6 trials, {place.reports('whole')} reports" in output, output
     best = place.status("whole")["best_trial"]
     assert list((folder / "trials").rglob("*.ckpt")) == [folder / "trials" / f"{best:04d}" / "last.ckpt"]
 
@@ -85,11 +86,11 @@ def test_a_sweep_from_start_to_export(place: Workplace) -> None:
     assert result["trial"] == max(complete, key=lambda number: complete[number])
     assert (place.folder / "exported" / "samples.png").exists()
     code, output = place.export("--sweep", "whole", "--out", "exported")
-    assert code == 2 and "exported: exists already" in output
+    assert code == 2 and "exported: exists" in output
     code, output = place.export("--sweep", "whole", "--out", "new", "--trial", "77")
-    assert code == 2 and "has no trial 77; it has 0 to 5" in output
+    assert code == 2 and "trial 77" in output
     code, output = place.export("--sweep", "whole", "--out", "new", "--trial", str((best + 1) % 6))
-    assert code == 2 and f"was not kept; there are those of {best} (--keep K)" in output
+    assert code == 2 and re.search(rf"trial {(best + 1) % 6} .*\b{best} .*--keep", output), output
 
 
 def test_a_second_driver_is_refused_and_ctrl_c_stops_the_first_in_good_order(place: Workplace) -> None:
@@ -102,7 +103,7 @@ def test_a_second_driver_is_refused_and_ctrl_c_stops_the_first_in_good_order(pla
     assert status["state"] == "running" and status["driver"]["pid"] == process.pid and status["running"]
     assert place.look("--check", name)[0] == 0
     code, output = place.look("--config", file)
-    assert code == 2 and f"sweep {name!r} is being run already (pid {process.pid} on " in output, output
+    assert code == 2 and re.search(rf"sweep {name!r} .*pid {process.pid}\b", output), output
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     output, _ = process.communicate(timeout=90)
@@ -116,7 +117,7 @@ def test_a_second_driver_is_refused_and_ctrl_c_stops_the_first_in_good_order(pla
 
     code, output = place.run("--config", file, "--concurrency", "1")
     assert code == 0, output
-    assert "continues at step" in output
+    assert re.search(r"trial 000\d  continues .*\d", output), output
     for run in place.trials(name):
         steps = place.steps(run)
         assert steps == list(range(3, 25, 3))
@@ -134,7 +135,7 @@ def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(pl
     for run in failed:
         assert run.info.status == "FAILED" and run.data.tags["sweep.reason"].startswith("diverged: ")
     assert code == (1 if len(failed) == 3 else 0)
-    assert f"{len(failed)} failed" in output and "failed: diverged: " in output
+    assert f"{len(failed)} failed" in output and "diverged: " in output
 
 
 def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workplace) -> None:
@@ -148,13 +149,12 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     (place.folder / "broken").touch()
     code, output = place.run("--config", file, "--retries", "1")
     assert code == 1, output
-    why = "the worker process died: killed, out of memory or crashed"
-    assert f"failed    0000  {why}  after 1 retry  mlruns/sweeps/flaky/trials/0000/error.log" in output
-    assert "Traceback" not in output
+    line = next(line for line in output.splitlines() if line.split()[:2] == ["failed", "0000"])
+    assert "mlruns/sweeps/flaky/trials/0000/error.log" in line and "Traceback" not in output
     before = place.trials("flaky")
     for run in before:
         assert (run.data.tags["sweep.outcome"], run.data.tags["sweep.retries"]) == ("failed", "1")
-        assert run.data.tags["sweep.reason"] == why
+        assert run.data.tags["sweep.reason"] in line and "worker process died" in line
         assert (place.folder / run.data.tags["sweep.log"]).read_text().count("The actor died unexpectedly") == 2
     assert [trial.state.name for trial in place.study("flaky")] == ["FAIL"]
     assert place.look("--check", "flaky")[0] == 0
@@ -179,10 +179,10 @@ def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace)
     file = place.file("hanging", trials=1, trial={**TINY, "classifier": classifier}, scheduler={"name": "none"})
     code, output = place.run("--config", file, "--retries", "1", "--hang-limit", "2s")
     assert code == 1, output
-    why, log = "no report within 2 s; where it hung is in error.log", "mlruns/sweeps/hanging/trials/0000/error.log"
-    assert f"failed    0000  {why}  after 1 retry  {log}" in output and "Traceback" not in output
     (run,) = place.trials("hanging")
-    assert run.data.tags["sweep.reason"] == why and run.data.tags["sweep.log"] == log
+    why, log = run.data.tags["sweep.reason"], "mlruns/sweeps/hanging/trials/0000/error.log"
+    assert " 2 s" in why and run.data.tags["sweep.log"] == log and run.data.tags["sweep.retries"] == "1"
+    assert re.search(rf"failed    0000  {re.escape(why)}  .*{log}", output) and "Traceback" not in output
     text = (place.folder / log).read_text()
     assert text.count("Timeout (0:00:02)!") == 2 and 'hanging.py", line 8 in net' in text and "The actor died" in text
     assert place.look("--check", "hanging")[0] == 0
@@ -215,23 +215,23 @@ def test_budgets_of_steps_and_patience_end_a_sweep_and_can_be_extended(place: Wo
     file = place.file("budgets", trials=50, sampler="cmaes", scheduler={"name": "median", "grace": 3})
     code, output = place.run("--config", file, "--max-steps", "60", "--concurrency", "1")
     assert code == 0, output
-    assert "at most 60 steps in all" in output and "ended: its optimiser steps are used up" in output
+    assert "60 steps" in output and re.search("ended: .*steps", output), output
+    assert place.status("budgets")["ended_by"] == "steps"
     taken = sum(max(trial.intermediate_values, default=0) for trial in place.study("budgets"))
     assert 60 <= taken <= 60 + 3  # a report
     first = len(place.trials("budgets"))
     place.check_records_agree("budgets", first)
     assert place.parents("budgets")[0].info.status == "FINISHED"
     code, output = place.run("--config", file)
-    assert code == 0 and "finished already; its optimiser steps are used up; more: a larger --max-steps" in output
+    assert code == 0 and re.search("finished already; .*--max-steps", output), output
 
     code, output = place.run("--config", file, "--max-steps", "90000", "--patience", "2", "--concurrency", "1")
     assert code == 0, output
-    assert "ended: the best has not improved in 2 full trials" in output
     summary = json.loads((place.folder / "mlruns" / "sweeps" / "budgets" / "summary.json").read_text())
     assert summary["finished"] and summary["ended_by"] == "patience" and first < summary["trials"] < 50
     place.check_records_agree("budgets", summary["trials"])
     code, output = place.run("--config", file)
-    assert code == 0 and "finished already; the best has not improved in 2 full trials" in output
+    assert code == 0 and re.search("finished already; .*--patience", output), output
 
 
 def test_two_objectives_over_a_grid(place: Workplace) -> None:
@@ -243,7 +243,7 @@ def test_two_objectives_over_a_grid(place: Workplace) -> None:
     place.kill_everything(process)
     code, output = place.run(*command)
     assert code == 0, output
-    assert "ended: every point of the grid was tried" in output and "front: trials that no other beats" in output
+    assert re.search("ended: .*grid", output) and "front: " in output, output
     study = place.study("front")
     assert len({(t.params["lr"], t.params["batch_size"]) for t in study}) == 4
     values = {t.number: t.values for t in study}
@@ -270,7 +270,7 @@ def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(pla
     command = ("--config", place.file("warm"), "--warm-start", "cold", "--warm-start-trials", "2", "--concurrency", "1")
     process = place.start(*command)
     output = place.wait_for(process, "trial 0001  starts")
-    assert "warm start: 2 of the first trials take settings of sweep cold; sampler tpe knows 12 of its full trials" in output
+    assert re.search("warm start: 2 .*sweep cold.*tpe .*12 ", output), output
     place.kill_everything(process)
     shutil.rmtree(place.folder / "mlruns" / "sweeps" / "cold")  # what was taken was noted
     code, output = place.run(*command)

@@ -63,19 +63,17 @@ def test_each_sweep_is_linked_where_it_is(
         process.terminate()
         assert process.wait(20) == 0, "\n".join(lines)
         head, *rest = lines[1:] if "is taken" in lines[0] else lines
-        assert head.startswith("MLflow on http://127.0.0.1:") and head.endswith("   (Ctrl-C ends it)")
+        assert head.startswith("MLflow on http://127.0.0.1:") and "Ctrl-C" in head
         assert rest[0] == f"  near  {head.split()[2]}{ui_view.path(near, here)}"
         assert rest[1:3] == linked
-        assert rest[3].startswith("note: MLflow store http://127.0.0.1:1: cannot be used: ") and "refused" in rest[3]
-        assert rest[4:] == [
-            f"in another store, sqlite:///{tmp_path / 'other.db'}",
-            "  other  python search/ui.py --sweep other",
-        ]
+        assert rest[3].startswith("note: MLflow store http://127.0.0.1:1: ") and "refused" in rest[3]
+        assert rest[4].endswith(f" sqlite:///{tmp_path / 'other.db'}")
+        assert rest[5:] == ["  other  python search/ui.py --sweep other"]
 
         assert ui.main(["--sweep", "far"]) == 0
         assert capsys.readouterr().out.splitlines() == linked
         assert ui.main(["--sweep", "other"]) == 2
-        assert f"no MLflow store here (sqlite:///{tmp_path / 'other.db'})" in capsys.readouterr().err
+        assert f"sqlite:///{tmp_path / 'other.db'}" in capsys.readouterr().err
         Path("mlflow.db").unlink()  # nothing to serve, and something to show
         assert ui.main([]) == 0
         assert capsys.readouterr().out.splitlines()[:2] == linked

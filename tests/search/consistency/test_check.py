@@ -37,7 +37,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
 
 
 def test_records_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(capsys) == (0, "sweep tiny: 5 trials, 13 reports: all records agree\n")
+    assert check(capsys) == (0, "sweep tiny: 5 trials, 13 reports: all records agree\n")  # golden
     code, output = check(capsys, "--json", "--repair")
     assert code == 0
     assert json.loads(output) == {
@@ -68,7 +68,7 @@ def test_a_best_checkpoint_that_was_damaged_is_trained_again_bit_for_bit(capsys:
     before = checkpoint.load(path)["trainer"]
     flip_a_bit(path)
     code, output = check(capsys, "--repair")
-    assert code == 0 and "trained again in" in output and "with the same numbers" in output
+    assert code == 0 and re.search(f"^repaired  trial-{best():04d}: .*trained again", output, re.MULTILINE), output
     after = checkpoint.load(path)["trainer"]
     assert after["step"] == before["step"]
     assert all(torch.equal(after["generator"][key], value) for key, value in before["generator"].items())
@@ -79,7 +79,7 @@ def test_the_last_open_trial_ends_the_sweep_when_it_is_closed(capsys: pytest.Cap
     columns = "trial_user_attributes (trial_id, key, value_json)"
     study(f"INSERT INTO {columns} SELECT trial_id, 'stopped_at', '6' FROM trials WHERE number = 4")
     code, output = check(capsys)
-    assert code == 1 and "trial-0004: open in the study, and stopped by its reports" in output
+    assert code == 1 and re.search("trial-0004: open .*stopped", output), output
     code, output = check(capsys, "--repair")
     assert code == 0, output
     parent = client().get_run(client().get_run(run_of(4)).data.tags["mlflow.parentRunId"])
@@ -93,23 +93,21 @@ def test_a_kill_between_checkpoint_and_report_is_in_order(capsys: pytest.Capture
     run = run_of(4)
     store("DELETE FROM metrics WHERE run_uuid = ? AND step = 6", run)
     code, output = check(capsys)
-    assert (
-        code == 0 and "note      trial-0004: last.ckpt ends at step 6, the study at 3; the next run reports the rest" in output
-    )
+    assert code == 0 and re.search(r"^note      trial-0004: last\.ckpt .*6.* study .*3", output, re.MULTILINE), output
 
 
 def test_what_cannot_be_mended_stays_a_disagreement(capsys: pytest.CaptureFixture[str]) -> None:
     study("DELETE FROM trial_intermediate_values WHERE step = 3 AND trial_id = (SELECT trial_id FROM trials WHERE number = 2)")
     for flags in ((), ("--repair",)):
         code, output = check(capsys, *flags)
-        assert code == 1 and "disagree  trial-0002: the study's steps have a gap: 3" in output
+        assert code == 1 and re.search("^disagree  trial-0002: .*study.* gap: 3", output, re.MULTILINE), output
 
 
 def test_lost_checkpoints_of_an_open_trial_are_the_next_runs_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
     for name in (CHECKPOINT, PREVIOUS):
         (TRIALS / "0004" / name).unlink()
     code, output = check(capsys, "--repair")
-    assert code == 1 and "trial-0004: no checkpoint on disk; the next run trains it again, with the same numbers" in output
+    assert code == 1 and re.search("trial-0004: no checkpoint .*next run", output), output
 
 
 def test_a_running_sweep_is_audited_and_not_repaired(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,10 +115,10 @@ def test_a_running_sweep_is_audited_and_not_repaired(records: Path, capsys: pyte
     change_an_outcome()
     with another_driver(records / SWEEPS / "tiny") as driver:
         code, output = check(capsys)
-        assert code == 1 and "trial-0002: stopped in the study" in output and "trial-0004" not in output
+        assert code == 1 and "trial-0002: stopped" in output and "trial-0004" not in output
         assert main(["--check", "tiny", "--repair"]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and f"sweep 'tiny' is being run already (pid {driver.pid} on " in error
+        assert error.count("\n") == 1 and re.search(rf"sweep 'tiny' .*pid {driver.pid}\b", error), error
         client().set_tag(run_of(2), "sweep.outcome", "stopped")
         assert check(capsys)[0] == 0
 
@@ -135,19 +133,19 @@ def test_a_failed_trial_says_why_and_where_to_read_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["--check", "tinny"], "no sweep 'tinny' here; did you mean 'tiny'?"),
-        (["--status", "tinny"], "no sweep 'tinny' here; did you mean 'tiny'?"),
-        (["--check", "../tiny"], "no sweep '../tiny' here"),
-        (["--repair"], "--repair needs to know which sweep; write --check NAME --repair"),
-        (["--repair", "--list"], "--repair needs to know which sweep"),
+        (["--check", "tinny"], "'tinny'.*'tiny'"),
+        (["--status", "tinny"], "'tinny'.*'tiny'"),
+        (["--check", "../tiny"], "'../tiny'"),
+        (["--repair"], "--repair .*--check NAME"),
+        (["--repair", "--list"], "--repair .*--check NAME"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
 
 
 def test_records_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ The sweep is over, so that the same command needs no Ray to bring its records to
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,25 +84,25 @@ def change_settings(path: Path) -> None:
 
 REBUILT, REFUSED, MENDED, NAMED = "rebuilt", "refused", "mended", "named"
 """What the same command does: it makes the record again, or refuses; then `--repair` mends or `--check` names it."""
-DIFFER = "and the study differ in ssim/coverage at the end of trials 1; "
+DIFFER = "study .*ssim/coverage .*trials 1; "
 CASES = [
-    ("mlflow", delete, REBUILT, "mlflow.db is gone; it is made again from the study and the files of its trials"),
-    ("mlflow", empty, REBUILT, "mlflow.db is gone; it is made again from the study and the files of its trials"),
-    ("mlflow", cut, REFUSED, "mlflow.db: cannot be used: "),
-    ("mlflow", overwrite, REFUSED, "mlflow.db: cannot be used: "),
+    ("mlflow", delete, REBUILT, "mlflow.db .*gone"),
+    ("mlflow", empty, REBUILT, "mlflow.db .*gone"),
+    ("mlflow", cut, REFUSED, "mlflow.db: "),
+    ("mlflow", overwrite, REFUSED, "mlflow.db: "),
     ("mlflow", change_mlflow, MENDED, DIFFER),
-    ("study", delete, REFUSED, "study.db: missing, and there are trials of it; restore it, or choose another --name"),
-    ("study", empty, REFUSED, "study.db: damaged ("),
-    ("study", cut, REFUSED, "study.db: damaged ("),
-    ("study", overwrite, REFUSED, "study.db: damaged ("),
+    ("study", delete, REFUSED, "study.db: missing.*--name"),
+    ("study", empty, REFUSED, "study.db: damaged"),
+    ("study", cut, REFUSED, "study.db: damaged"),
+    ("study", overwrite, REFUSED, "study.db: damaged"),
     ("study", change_study, NAMED, DIFFER),
-    ("study", lose_a_trial, MENDED, "has trials that the study lacks: 2; "),
-    ("study", lose_all_trials, REFUSED, "has 3 trials of a sweep 'tiny' whose study is not here; restore "),
-    ("settings", delete, REBUILT, "sweep.yaml is gone; it is written again from the study"),
-    ("settings", empty, MENDED, "sweep.yaml: expected a mapping of settings, found nothing; "),
+    ("study", lose_a_trial, MENDED, "trials .*study lacks: 2; "),
+    ("study", lose_all_trials, REFUSED, "3 trials .*'tiny' .*restore "),
+    ("settings", delete, REBUILT, "sweep.yaml .*gone"),
+    ("settings", empty, MENDED, "sweep.yaml: .*mapping"),
     ("settings", cut, MENDED, "sweep.yaml: "),
-    ("settings", overwrite, MENDED, "sweep.yaml: not valid YAML: "),
-    ("settings", change_settings, MENDED, "sweep.yaml: not what the study was started with: trial.steps 24, not 12; "),
+    ("settings", overwrite, MENDED, "sweep.yaml: .*YAML"),
+    ("settings", change_settings, MENDED, "sweep.yaml: .*trial.steps 24, not 12; "),
 ]
 
 
@@ -115,14 +116,15 @@ def test_a_record_that_is_lost_or_changed_is_named_and_nothing_is_overwritten(
     code = main(COMMAND)
     shown = capsys.readouterr()
     if follows != REBUILT:
-        assert code == 2 and shown.err.startswith("error: ") and shown.err.count("\n") == 1 and words in shown.err, shown.err
+        assert code == 2 and shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
+        assert re.search(words, shown.err), shown.err
         assert {path: path.read_bytes() for path in RECORDS.values() if path.exists()} == before
         if follows == REFUSED:
             return
         assert "--check tiny" in shown.err and check(capsys)[0] == 1
         code, output = check(capsys, "--repair")
         if follows == NAMED:  # the trial's files contradict the study: it is not for a program to say who is right
-            assert code == 1 and "trial-0001: ssim/coverage differs between last.ckpt and the study at step 12" in output
+            assert code == 1 and re.search(r"trial-0001: ssim/coverage .*last\.ckpt.* 12", output), output
             return
         assert code == 0 and "repaired  " in output, output
         if harm is lose_a_trial:  # the same command trains it again, which takes Ray
@@ -130,9 +132,10 @@ def test_a_record_that_is_lost_or_changed_is_named_and_nothing_is_overwritten(
         code = main(COMMAND)
         shown = capsys.readouterr()
     else:
-        assert words in shown.out, shown.out
+        assert re.search(words, shown.out), shown.out
     assert code == 0, shown
-    assert check(capsys) == (0, "sweep tiny: 3 trials, 10 reports: all records agree\n")
+    code, output = check(capsys)
+    assert code == 0 and "3 trials, 10 reports" in output, output
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
@@ -147,12 +150,13 @@ def test_a_folder_that_went_elsewhere_is_noticed_and_mended(
     monkeypatch.chdir(new)
 
     code, output = check(capsys)
-    line = f"names its files in {old}/mlruns/artifacts; they are in {new}/mlruns/artifacts now (the addresses can be set right)"
-    assert code == 1 and output.count("disagree  ") == 1 and line in output, output
+    line = f"^disagree  .*{re.escape(f'{old}/mlruns/artifacts')}; .*{re.escape(f'{new}/mlruns/artifacts')}"
+    assert code == 1 and output.count("disagree  ") == 1 and re.search(line, output, re.MULTILINE), output
     assert "--check tiny --repair" in output
     code, output = check(capsys, "--repair")
-    assert code == 0 and "the addresses are set right" in output, output
-    assert check(capsys) == (0, "sweep tiny: 3 trials, 10 reports: all records agree\n")
+    assert code == 0 and "repaired  " in output, output
+    code, output = check(capsys)
+    assert code == 0 and "3 trials, 10 reports" in output, output
     for number in range(3):
         assert {file.path for file in client().list_artifacts(run_of(number))} >= {"samples.png"}
     assert client().get_run(run_of(0)).info.artifact_uri.startswith(new.as_uri())
@@ -163,7 +167,7 @@ def test_a_folder_that_went_elsewhere_is_noticed_and_mended(
 def test_the_same_command_in_a_moved_folder_sets_the_addresses_right(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _point_to(records / "mlflow.db", records, records / "gone")
     assert main(COMMAND) == 0
-    assert "/gone/mlruns/artifacts; they are in " in capsys.readouterr().out
+    assert re.search(rf"/gone/mlruns/artifacts; .*{records}/mlruns/artifacts", capsys.readouterr().out)
     assert check(capsys)[0] == 0
 
 
@@ -211,7 +215,7 @@ def test_a_repair_whose_server_dies_ends_in_one_line(
         monkeypatch.setattr(Tracker, "open_trial", die)
         assert main(["--check", "tiny", "--repair"]) == 130
     error = capsys.readouterr().err
-    assert error.startswith(f"stopped: MLflow's server {server} cannot be used: ") and error.count("\n") == 1, error
+    assert error.startswith("stopped: ") and f" {server} " in error and error.count("\n") == 1, error
 
 
 def _point_to(file: Path, now: Path, then: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -102,7 +103,7 @@ def test_the_verdict_is_in_mlflow_once(here: Path) -> None:
     said = json.loads((files / VERDICT).read_text())
     assert said["trial"] == winner() and said["lines"][0].startswith("The KKT conditions ")
     assert said["lines"][0] in note
-    assert f"trial-{winner():04d} is the best" in note and "| black |" in note and "python search/run.py" in note
+    assert f"trial-{winner():04d}" in note and "| black |" in note and "python search/run.py" in note
 
     (version,) = store.search_model_versions("name = 'gbc-fashion_mnist'")
     assert store.get_model_version_by_alias("gbc-fashion_mnist", CHAMPION).version == version.version
@@ -130,7 +131,7 @@ def test_trials_name_what_they_start_from_and_show_how_they_went(here: Path) -> 
 
 def test_a_report_is_beside_the_study(here: Path) -> None:
     text = (SWEEPS / "tiny" / REPORT).read_text()
-    assert f"trial {winner()}" in text and "other real images" in text and "The KKT conditions " in text
+    assert f"trial {winner()}" in text and "other real images" in text and "KKT conditions " in text
 
 
 def test_what_cannot_be_done_is_said_and_the_rest_is_done(
@@ -144,7 +145,7 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     (best_of / CHECKPOINT).unlink()
     (SWEEPS / "tiny" / REPORT).unlink()
     said = finish()
-    assert f"note: the best is not exported: the generator of trial {winner()} was not kept" in said
+    assert re.search(f"^note: .*trial {winner()} ", said, re.MULTILINE), said
     assert (SWEEPS / "tiny" / REPORT).exists()
 
 
@@ -170,7 +171,7 @@ def address(template: Path) -> Iterator[str]:
             if "viewStateShareKey" in line:
                 break
         patience.cancel()
-        assert any("port 5000 is taken; using 50" in line for line in lines), lines
+        assert any(re.search(r"port 5000 .*\b50\d\d$", line) for line in lines), lines
         yield lines[-1].split()[-1]
         server.terminate()
         assert server.wait(20) == 0
@@ -209,7 +210,7 @@ def test_the_sweeps_run_shows_the_verdict_with_its_picture(here: Path, tab: Page
     tab.open(f"{address.partition('#')[0]}#/experiments/1/runs/{run}", width=1500, height=1600)
     picture = "document.querySelector('img[src*=\"samples.png\"]')"
     tab.wait(f"{picture} && {picture}.naturalWidth > 0")
-    assert f"trial-{winner():04d} is the best" in tab.run("document.body.innerText")
+    assert f"trial-{winner():04d}" in tab.run("document.body.innerText")
 
 
 def test_pictures_of_trials_can_be_browsed_by_step(tab: Page, address: str) -> None:
@@ -249,18 +250,18 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        for arguments, message in (
-            ([], "no MLflow store here (sqlite:///"),
-            (["--sweep", "tinny"], "no sweep 'tinny' here"),
-            (["--optuna"], "no sweep here; start one"),
+        for arguments, words in (
+            ([], r"MLflow store .*\(sqlite:///"),
+            (["--sweep", "tinny"], "sweep 'tinny'"),
+            (["--optuna"], "no sweep .*python search/run.py"),
         ):
             assert ui.main(arguments) == 2
             error = capsys.readouterr().err
-            assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+            assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
         Path("mlflow.db").touch()
         lay_down_store(tmp_path)
         assert ui.main(["--port", port]) == 2
-        assert f"--port {port}: cannot be used: Address already in use" in capsys.readouterr().err
+        assert re.search(f"--port {port}: .*Address already in use", capsys.readouterr().err)
 
 
 def test_a_store_of_another_mlflow_is_named(
@@ -273,4 +274,4 @@ def test_a_store_of_another_mlflow_is_named(
         store.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     assert ui.main([]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "written by another version of MLflow; keep a copy and run `mlflow db upgrade" in error
+    assert error.count("\n") == 1 and "`mlflow db upgrade" in error

@@ -22,13 +22,13 @@ def test_without_a_terminal_there_is_a_plain_line_for_each_event(config: SweepCo
         progress.add_earlier(0, "complete", 12, None)
         progress.started(1, 0)
         progress.reported(1, 3, {"kkt/rho": 0.987, "ssim/coverage": 0.25})
-        progress.ended(1, "failed", "diverged: loss/tv was not finite at step 6")
+        progress.ended(1, "failed", "diverged: loss/tv")
         progress.started(2, 6)
     lines = out.getvalue().splitlines()
     assert lines[0] == "trial 0001  starts"
     assert lines[1].startswith("trial 0001  step 3/12  ρ 0.987  α –  SSIM coverage 0.250")
-    assert lines[2].startswith("trial 0001  failed: diverged: loss/tv was not finite at step 6  (2 of 4 trials")
-    assert lines[3] == "trial 0002  continues at step 6"
+    assert lines[2].startswith("trial 0001  failed: diverged: loss/tv  (2 of 4 ")
+    assert lines[3].startswith("trial 0002  continues") and lines[3].endswith(" 6")
     assert "\x1b" not in out.getvalue()
 
 

@@ -49,8 +49,8 @@ def test_a_ray_that_does_not_start_stops_the_sweep_in_one_line(tmp_path: Path, m
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
     place = Workplace(tmp_path)
     code, output = place.run("--config", place.file("unstarted"))
-    assert code == 130 and "stopped: Ray did not start: " in output and "Traceback" not in output, output
-    assert output.rstrip().endswith("the same command continues")
+    assert code == 130 and "Traceback" not in output, output
+    assert re.match("stopped: Ray .*continues$", output.splitlines()[-1]), output
     assert place.study("unstarted") == []
 
 
@@ -91,7 +91,7 @@ def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
     monkeypatch.delenv("RAY_AUTH_MODE")
     place = Workplace(tmp_path)
     code, output = place.run("--config", place.file("refused", trials={"per_slot": 1}), "--address", nodes.address)
-    assert code == 2 and "asks for its token: set RAY_AUTH_MODE=token" in output, output
+    assert code == 2 and "RAY_AUTH_MODE=token" in output, output
     assert "error: " in output.splitlines()[-1] and "Traceback" not in output, output
 
 
@@ -112,7 +112,7 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
     log.write_text(f"Failure # 1 (occurred at noon)\n{said}\n")
     callback.on_trial_recover(0, [], trial)
     assert trial.max_failures == 2
-    assert failure_reason(log.read_text()) == "its node died, and it had no retry left"
+    assert "node died" in failure_reason(log.read_text())
     with log.open("a") as more:
         more.write("Failure # 2 (occurred at one)\nThe actor died unexpectedly before finishing this task.\n")
     callback.on_trial_recover(0, [], trial)
@@ -135,7 +135,7 @@ def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkey
     output += more
     assert process.returncode == 0, output
     # A node that an earlier test killed may not be missed yet.
-    assert re.search(r"[23] at a time on [23] CPUs of [23] nodes", output) and "Traceback" not in output, output
+    assert re.search(r"\b[23] CPUs of [23] nodes", output) and "Traceback" not in output, output
     assert "raylet" not in output.lower()
 
     place.check_records_agree("spread", 3)
@@ -194,7 +194,7 @@ def test_a_trial_fits_into_a_node_or_not(resources: dict[str, float], nodes: lis
 
 
 def test_a_trial_that_fits_nowhere_is_refused() -> None:
-    with pytest.raises(BadInput, match="none of the cluster's 2 nodes has room for a trial of 9 CPU"):
+    with pytest.raises(BadInput, match=r"2 nodes .*9 CPU"):
         Machine.of_cluster(Resources.parse({"cpus_per_trial": 9.0}, "test"), [(8, 0), (8, 0)])
 
 

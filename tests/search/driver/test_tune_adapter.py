@@ -141,9 +141,8 @@ def test_tune_can_pickle_every_part(sweep: Sweep) -> None:
 
 def test_the_reason_of_a_failure_is_its_last_line() -> None:
     assert failure_reason("Failure # 1\nTraceback …\n  x\nMemoryError: no room\n\n") == "MemoryError: no room"
-    died = "the worker process died: killed, out of memory or crashed"
-    assert failure_reason("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR …") == died
-    assert failure_reason("") == died
+    died = failure_reason("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR …")
+    assert "worker process died" in died and failure_reason("") == died
 
 
 @pytest.mark.parametrize("words", NODE_DEATH)

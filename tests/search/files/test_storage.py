@@ -217,7 +217,7 @@ def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch
     assert len(kept) == 1
     kept[0].unlink()  # trained again, with the same numbers
     code, mended = place.look("--check", "bucket", "--repair")
-    assert code == 0 and "trained again" in mended and "with the same numbers" in mended, mended
+    assert code == 0 and "trained again" in mended, mended
     code, exported = place.export("--sweep", "bucket", "--out", "exported")
     assert code == 0, exported
     assert (tmp_path / "exported" / "samples.png").exists()
@@ -228,15 +228,13 @@ def test_no_password_of_a_store_is_shown(s3: str) -> None:
     place = open_storage(s3) / "trials" / "0007"
     assert str(place) == "s3://sweeps/some/where/trials/0007" and SECRET not in repr(place)
     wrong = s3.replace("sweeps", "no-such-bucket")
-    with pytest.raises(
-        BadInput, match=r"--storage s3://no-such-bucket/some/where/?: cannot be used|cannot be written"
-    ) as caught:
+    with pytest.raises(BadInput, match="s3://no-such-bucket/some/where") as caught:
         storage.check_writable(open_storage(wrong))
     assert SECRET not in str(caught.value) and KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/x", "s3://", "hdfs://"])
 def test_what_pyarrow_does_not_know_is_refused_in_one_line(url: str) -> None:
-    with pytest.raises(BadInput, match=r"--storage .*cannot be used") as caught:
+    with pytest.raises(BadInput, match=f"--storage {url.partition('//')[0]}") as caught:
         storage.check_writable(open_storage(url))
     assert "\n" not in str(caught.value)

@@ -37,15 +37,15 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
     entries = Ledger(config, SWEEPS / "tiny").entries()
     for entry in entries:
         (missed,) = entry.missed
-        assert missed.startswith("kkt/active 0.") and missed.endswith("(required: at least 0.999)")
+        assert missed.startswith("kkt/active 0.") and "0.999" in missed
 
     (SWEEPS / "tiny" / "summary.json").unlink(missing_ok=True)
     assert main(["--config", "tiny.yaml", "--no-report"]) == 0
     output = capsys.readouterr().out
-    assert "      the KKT conditions " in output
-    assert "      no full trial meets kkt/active ≥ 0.999 and loss/total ≤ 1e+09: it is the best of all" in output
+    assert "KKT conditions" in output
+    assert re.search(f"      no .*{re.escape(config.objective.required)}", output), output
     for metric in ("ssim/coverage", "tstr/1nn"):
-        assert re.search(rf"      {metric} 0\.\d+: .*class means \(.* of the way from uniform noise ", output), output
+        assert re.search(rf"      {metric} 0\.\d+: .*class means .*uniform noise", output), output
     found, shown, said = best_trial(config, entries), look("tiny"), Summary.read(SWEEPS / "tiny")
     assert found is not None and said is not None
     assert found.number == shown.best_trial == said.best_trial
@@ -53,4 +53,4 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
 
     assert main(["--config", "tiny.yaml", "--require", "kkt/active=0.05"]) == 2
     error = capsys.readouterr().err
-    assert "objective.require.kkt/active: 0.999 on record, 0.05 asked for" in error
+    assert re.search(r"objective\.require\.kkt/active: 0\.999 .*\b0\.05\b", error), error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from search.policy.verdict import ACTIVE_FLOOR, enumeration, kkt_verdict
@@ -12,26 +14,19 @@ OTHERS = {"loss/bn": 0.3, "loss/ce": 0.1, "loss/tv": 0.2}
 def test_conditions_that_took_part_are_named_the_strongest_first() -> None:
     shares = {"kkt/active_stationarity": 0.04, "kkt/active_duality": 0.001, "kkt/active_row_space": 0.28}
     found = kkt_verdict({"kkt/active": 0.31, **shares, **OTHERS})
-    assert found == "the KKT conditions made 31% of its gradient (row space, stationarity)"
+    assert found is not None and "31%" in found and found.endswith("(row space, stationarity)")
 
 
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
-        (
-            {"kkt/active": 0.0, **OTHERS},
-            "the KKT conditions took no part in it: kkt/active 0.00; its pictures come from BatchNorm statistics "
-            "and cross-entropy",
-        ),
-        (
-            {"kkt/active": 0.03, "loss/ce": 0.1},
-            "the KKT conditions took next to no part in it: kkt/active 0.03; its pictures come from cross-entropy",
-        ),
-        ({"kkt/active": 0.0}, "the KKT conditions took no part in it: kkt/active 0.00"),
+        ({"kkt/active": 0.0, **OTHERS}, r"took no .*kkt/active 0\.00; .* BatchNorm statistics and cross-entropy$"),
+        ({"kkt/active": 0.03, "loss/ce": 0.1}, r"next to no .*kkt/active 0\.03; .* cross-entropy$"),
+        ({"kkt/active": 0.0}, r"took no .*kkt/active 0\.00$"),
     ],
 )
 def test_conditions_that_took_no_part_are_a_warning(metrics: dict[str, float], words: str) -> None:
-    assert kkt_verdict(metrics) == words
+    assert re.search(words, kkt_verdict(metrics) or "")
 
 
 def test_the_floor_itself_counts_as_part() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,80 +94,80 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"space": {"lrr": {"uniform": [0.1, 0.2]}}}, "space: 'lrr' cannot be searched; did you mean 'lr'?"),
-        ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed' cannot be searched"),
-        ({"space": {"lr": {"log10": [-3.0, 1.0]}}}, "space: lr: 10.0 should be less than or equal to 1"),
-        ({"space": {"lr": {"log10": [-2.0, -3.0]}}}, "the low end -2.0 must be below the high end -3.0"),
-        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "must have exactly one of log10, uniform and choice"),
-        ({"space": {"lr": {}}}, "must have exactly one of"),
-        ({"space": {"lr": {"log10": [0, 5000]}}}, "space.lr: log10: exponents lie between -300 and 300, as in [-3, -2]"),
-        ({"space": {"batch_size": {"choice": [16, 32, 16]}}}, "space.batch_size: choice has 16 twice"),
-        ({"resources": {"cpus_per_trial": 1e-320}}, "cpus_per_trial: 1e-320 should be greater than or equal to 0.001"),
-        ({"hang_limit": 1e-9}, "hang_limit: 1e-09 should be greater than"),
-        ({"preset": "<b>"}, "preset: '<b>' must start with a letter or digit"),
-        ({"objective": "ssim/coverage"}, "objective: expected a mapping of settings, found the text 'ssim/coverage'"),
-        ({"trial": None}, "sweep.yaml: trial: expected a mapping of settings, found nothing"),
-        ({"space": {"lr": {"log": [1, 2]}}}, "'space.lr.log' is not a setting"),
-        ({"space": {"lr": {"log10": ["1e-4", -3]}}}, "'1e-4' is text, not a number; remove the quotes"),
-        ({"space": {"batch_size": {"choice": []}}}, "choice must not be empty"),
-        ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 should be a valid integer"),
-        ({"space": {"batch_size": {"uniform": [100.0, 200.5]}}}, "space: batch_size: 100.0 should be a valid integer"),
-        ({"objective": {"metric": "ssim-coverage"}}, "unknown metric 'ssim-coverage'; did you mean 'ssim/coverage'?"),
-        ({"objective": {"require": {"kkt/activ": 0.1}}}, "unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
-        ({"objective": {"require": {"kkt/active": "a lot"}}}, "objective.require.kkt/active: 'a lot' should be a valid number"),
+        ({"space": {"lrr": {"uniform": [0.1, 0.2]}}}, "space: 'lrr'.*'lr'"),
+        ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed'"),
+        ({"space": {"lr": {"log10": [-3.0, 1.0]}}}, "space: lr: 10.0 .*1"),
+        ({"space": {"lr": {"log10": [-2.0, -3.0]}}}, "low end -2.0 .*high end -3.0"),
+        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "space.lr: .*one of log10, uniform and choice"),
+        ({"space": {"lr": {}}}, "space.lr: .*one of"),
+        ({"space": {"lr": {"log10": [0, 5000]}}}, "space.lr: log10: .*-300.*300"),
+        ({"space": {"batch_size": {"choice": [16, 32, 16]}}}, "space.batch_size: choice .*16"),
+        ({"resources": {"cpus_per_trial": 1e-320}}, "cpus_per_trial: 1e-320 .*0.001"),
+        ({"hang_limit": 1e-9}, "hang_limit: 1e-09 "),
+        ({"preset": "<b>"}, "preset: '<b>'"),
+        ({"objective": "ssim/coverage"}, "objective: .*mapping.*'ssim/coverage'"),
+        ({"trial": None}, "sweep.yaml: trial: .*mapping"),
+        ({"space": {"lr": {"log": [1, 2]}}}, "'space.lr.log'"),
+        ({"space": {"lr": {"log10": ["1e-4", -3]}}}, "'1e-4'.*quotes"),
+        ({"space": {"batch_size": {"choice": []}}}, "choice .*empty"),
+        ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 .*integer"),
+        ({"space": {"batch_size": {"uniform": [100.0, 200.5]}}}, "space: batch_size: 100.0 .*integer"),
+        ({"objective": {"metric": "ssim-coverage"}}, "'ssim-coverage'.*'ssim/coverage'"),
+        ({"objective": {"require": {"kkt/activ": 0.1}}}, "'kkt/activ'.*'kkt/active'"),
+        ({"objective": {"require": {"kkt/active": "a lot"}}}, "objective.require.kkt/active: 'a lot'.*number"),
         (
             {"second_objective": {"metric": "kkt/rho", "require": {"kkt/active": 0.1}}, "scheduler": {"name": "none"}},
-            "second_objective.require: what is required belongs to the first; write objective.require",
+            "second_objective.require: .* objective.require",
         ),
-        ({"scheduler": {"grace": 4}}, "scheduler.grace (4) must be a multiple of trial.report_every (3)"),
-        ({"scheduler": {"grace": 30}}, "at most trial.steps (12)"),
-        ({"sampler": "bayes"}, "sampler: 'bayes' should be 'tpe', 'random', 'cmaes', 'gp', 'qmc' or 'grid'"),
-        ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes needs a range in the space"),
+        ({"scheduler": {"grace": 4}}, r"scheduler.grace \(4\).*trial.report_every \(3\)"),
+        ({"scheduler": {"grace": 30}}, r"scheduler.grace \(30\).*trial.steps \(12\)"),
+        ({"sampler": "bayes"}, "sampler: 'bayes'.*'tpe'.*'grid'"),
+        ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes .*range"),
         (
             {"sampler": "grid", "space": {k: {"uniform": [0.1, 0.2], "points": 1000} for k in ("lr", "beta", "ce_weight")}},
-            "sampler grid: 1,000,000,000 points are too many; lower `points` in the space, or use qmc",
+            "sampler grid: 1,000,000,000 .*`points`.*qmc",
         ),
-        ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 should be greater than or equal to 2"),
-        ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points is for ranges; a grid has every choice"),
+        ({"space": {"lr": {"log10": [-3.0, -2.0], "points": 1}}}, "points: 1 .*2"),
+        ({"space": {"batch_size": {"choice": [16, 32], "points": 2}}}, "points .*choice"),
         (
             {"second_objective": {"metric": "kkt/rho", "direction": "min"}},
-            "scheduler asha cannot weigh two objectives; use scheduler none, or one metric",
+            "scheduler asha .*two objectives.*scheduler none",
         ),
         (
             {"second_objective": {"metric": "ssim/coverage"}, "scheduler": {"name": "none"}},
-            "both objectives are ssim/coverage; name two metrics, or one",
+            "both .*ssim/coverage",
         ),
         (
             {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
-            "sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid",
+            "sampler cmaes .*objective.*tpe",
         ),
-        ({"warm_start_trials": 3}, "warm_start_trials is for a warm start; name the other sweep as well"),
-        ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 should be greater than or equal to 1"),
-        ({"first_trials": [{"lrr": 1e-3}]}, "first_trials[0]: 'lrr' is not in the space; did you mean 'lr'?"),
-        ({"first_trials": [{}, {"lr": 0.5}]}, "first_trials[1].lr: 0.5 must be between 0.00"),
-        ({"first_trials": [{"batch_size": 17}]}, "first_trials[0].batch_size: 17 must be one of 16"),
+        ({"warm_start_trials": 3}, "warm_start_trials .*sweep"),
+        ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 "),
+        ({"first_trials": [{"lrr": 1e-3}]}, r"first_trials\[0\]: 'lrr'.*'lr'"),
+        ({"first_trials": [{}, {"lr": 0.5}]}, r"first_trials\[1\].lr: 0.5 .*0.00"),
+        ({"first_trials": [{"batch_size": 17}]}, r"first_trials\[0\].batch_size: 17 .*16"),
         ({"first_trials": {"lr": 1e-3}}, "first_trials: "),
-        ({"max_steps": 0}, "max_steps: 0 should be greater than or equal to 1"),
-        ({"patience": 0}, "patience: 0 should be greater than or equal to 1"),
-        ({"name": "../up"}, "name: '../up' must start with a letter or digit"),
-        ({"trials": 0}, "trials: 0 should be greater than or equal to 1"),
-        ({"sampling": 0}, "'sampling' is not a setting; did you mean 'sampler'?"),
+        ({"max_steps": 0}, "max_steps: 0 "),
+        ({"patience": 0}, "patience: 0 "),
+        ({"name": "../up"}, "name: '../up'"),
+        ({"trials": 0}, "yaml: trials: 0 "),
+        ({"sampling": 0}, "'sampling'.*'sampler'"),
     ],
 )
-def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(BadInput) as caught:
+def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=words) as caught:
         SweepConfig.parse(tiny_sweep(**changes), "sweep.yaml")
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
-    with pytest.raises(BadInput, match=r"unknown dataset 'fashion'; did you mean 'fashion_mnist'\?"):
+    with pytest.raises(BadInput, match=r"dataset 'fashion'.*'fashion_mnist'"):
         ask(dataset="fashion")
-    with pytest.raises(BadInput, match=r"unknown preset 'papr' for mnist; did you mean 'paper'\?"):
+    with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*'paper'"):
         ask(dataset="mnist", preset="papr")
-    with pytest.raises(BadInput, match=r"mine\.yaml: no such file"):
+    with pytest.raises(BadInput, match=r"mine\.yaml: "):
         ask(config=Path("mine.yaml"))
 
 
@@ -185,17 +186,16 @@ def test_objectives_know_which_way_is_better(text: str, metric: str, direction: 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "words"),
     [
-        ("ssim_coverage", "unknown metric 'ssim_coverage'; did you mean 'ssim/coverage'?"),
-        ("kkt/alpha", "kkt/alpha has no better end; write kkt/alpha:min or kkt/alpha:max"),
-        ("kkt/rho:up", "'up' should be 'min' or 'max'"),
+        ("ssim_coverage", "'ssim_coverage'.*'ssim/coverage'"),
+        ("kkt/alpha", "kkt/alpha:min or kkt/alpha:max"),
+        ("kkt/rho:up", "'up'.*'min' or 'max'"),
     ],
 )
-def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
-    with pytest.raises(BadInput) as caught:
+def test_a_faulty_objective_is_refused(text: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
         Objective.from_text(text)
-    assert message in str(caught.value)
 
 
 def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
@@ -217,33 +217,32 @@ def test_a_sweep_recorded_when_there_were_packs_opens_unless_it_used_them() -> N
     old = {**record, "resources": {**record["resources"], "pack": 1}}
     assert SweepConfig.parse(old, "sweep.yaml").record() == record
     old["resources"]["pack"] = 4
-    with pytest.raises(BadInput, match=r"^sweep\.yaml: resources: pack 4: trials no longer train in packs .*; leave it out$"):
+    with pytest.raises(BadInput, match=r"^sweep\.yaml: resources: pack 4: "):
         SweepConfig.parse(old, "sweep.yaml")
 
 
 def test_what_a_report_misses_of_the_requirements() -> None:
     asked = Objective.parse({"require": {"kkt/active": 0.05, "kkt/rho": 0.9}}, "test")
     assert asked.missed({"kkt/active": 0.05, "kkt/rho": 0.9}) == []
-    assert asked.missed({"kkt/active": 0.012, "kkt/rho": 0.95}) == [
-        "kkt/active 0.012 (required: at least 0.05)", "kkt/rho 0.95 (required: at most 0.9)",
-    ]  # fmt: skip
-    assert asked.missed({"kkt/active": float("nan")})[0] == "kkt/active missing (required: at least 0.05)"
+    active, rho = asked.missed({"kkt/active": 0.012, "kkt/rho": 0.95})
+    assert re.match(r"kkt/active 0\.012 .*least 0\.05", active) and re.match(r"kkt/rho 0\.95 .*most 0\.9", rho), (active, rho)
+    assert re.match(r"kkt/active missing .*0\.05", asked.missed({"kkt/active": float("nan")})[0])
     assert Objective().missed({}) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "words"),
     [
-        ("kkt/activ=0.05", "--require: unknown metric 'kkt/activ'; did you mean 'kkt/active'?"),
-        ("kkt/active", "--require 'kkt/active': expected METRIC=NUMBER, for example kkt/active=0.05"),
-        ("kkt/active=much", "expected METRIC=NUMBER"),
-        ("kkt/active=nan", "expected METRIC=NUMBER"),
+        ("kkt/activ=0.05", "--require: .*'kkt/activ'.*'kkt/active'"),
+        ("kkt/active", "--require 'kkt/active': .*METRIC=NUMBER"),
+        ("kkt/active=much", "METRIC=NUMBER"),
+        ("kkt/active=nan", "METRIC=NUMBER"),
     ],
 )
-def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--require", text, "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert re.search(words, error) and error.count("\n") == 1, error
 
 
 def test_a_dry_run_shows_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +255,7 @@ def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_pa
     config = ask(flags=flags)
     assert [o.metric for o in config.objectives] == ["ssim/coverage", "kkt/rho"]
     assert [o.direction for o in config.objectives] == ["max", "min"] and config.scheduler.name == "none"
-    with pytest.raises(BadInput, match="scheduler asha cannot weigh two objectives"):
+    with pytest.raises(BadInput, match=r"scheduler asha .*objectives"):
         ask(flags=flags | {"scheduler.name": "asha"})
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump({"second_objective": {"metric": "kkt/rho", "direction": "min"}}))
@@ -312,5 +311,5 @@ def test_a_sweep_for_students_has_its_trials_train_them() -> None:
     assert ask(flags=objective_flags("ssim/coverage,tstr/cnn")).trial.student_steps == 50
     assert ask(flags=requirement_flags(["tstr/cnn=0.5"])).trial.student_steps == 50
     assert ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 120}).trial.student_steps == 120
-    with pytest.raises(BadInput, match="tstr/cnn is measured only when student_steps is above 0"):
+    with pytest.raises(BadInput, match=r"tstr/cnn .*student_steps"):
         ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -51,12 +52,13 @@ def test_a_study_that_stays_locked_halts_the_sweep(
     with locked(tmp_path / "study.db"), halt.guard():
         ledger.record(0, 3, 0.5, stop=False)
         ledger.flush()
-    assert halt.reason == "the study has been locked by another process for a minute" and halt.records_fail
+    assert halt.reason == "the study has been locked by another process for a minute"  # golden
+    assert halt.records_fail
     assert not ledger.study.trials[0].intermediate_values
     ledger.flush()
     assert ledger.study.trials[0].intermediate_values == {3: 0.5}
     ledger.close()
-    with pytest.raises(Halted, match="the study has been locked"), locked(tmp_path / "study.db"), halting(tmp_path):
+    with pytest.raises(Halted, match=r"study .*locked"), locked(tmp_path / "study.db"), halting(tmp_path):
         Ledger(config, tmp_path)
 
 
@@ -70,7 +72,7 @@ def test_an_mlflow_store_that_stays_locked_halts_the_sweep(
     tracker, halt = Tracker(config, {}), HaltMonitor(tmp_path)
     with locked(tmp_path / "mlflow.db"), halt.guard():
         tracker.open_trial(0, {})
-    assert halt.reason == "MLflow's store has been locked by another process for a minute"
+    assert re.match("MLflow's store .*locked", halt.reason or "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -79,7 +81,7 @@ def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
         with open("/dev/full", "wb") as file:
             file.write(b"x" * 100_000)
     except OSError as fault:
-        assert (external_fault(fault, tmp_path) or "").startswith("no space left on the disk of ")
+        assert (external_fault(fault, tmp_path) or "").startswith("no space left")
     assert external_fault(Diverged(3, "loss/total"), tmp_path) is None
     assert external_fault(ZeroDivisionError(), tmp_path) is None
     try:
@@ -158,7 +160,7 @@ def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: P
     found = take_hang_report(note)
     assert found is not None
     reason, where = found
-    assert reason == "no report within 0 s; where it hung is in error.log" and "line 7 in work" in where
+    assert " 0 s" in reason and "error.log" in reason and "line 7 in work" in where
     assert take_hang_report(note) is None  # once
 
 
@@ -169,4 +171,4 @@ def test_a_clock_that_is_set_back_is_noticed_whatever_it_did_before() -> None:
         wall[0], steady[0] = at, passed
         assert clock.set_back() is None
     wall[0] = 1030.0
-    assert clock.set_back() == "the clock was set back by 60 minutes, which Ray does not survive"
+    assert re.search("clock .*60 minutes", clock.set_back() or "")

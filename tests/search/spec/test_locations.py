@@ -53,11 +53,9 @@ def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
 @pytest.mark.parametrize("key", ["study_url", "tracking_uri", "storage"])
 @pytest.mark.parametrize("url", ["postgresql://me:p@ss@db/x", "http://me:pass@db:port/x"])
 def test_an_address_whose_password_cannot_be_told_is_refused(key: str, url: str) -> None:
-    with pytest.raises(
-        BadInput, match=rf"--{key.replace('_', '-')} .+://\*\*\*: cannot be read; in a password write @ as %40"
-    ) as caught:
+    with pytest.raises(BadInput, match=rf"--{key.replace('_', '-')} .+://\*\*\*: .*%40") as caught:
         Places(**{key: url}).check()
-    assert "ss" not in str(caught.value).removeprefix("--").partition(": cannot")[0].partition("://")[2]
+    assert "ss" not in str(caught.value).removeprefix("--").partition(": ")[0].partition("://")[2]
 
 
 @pytest.mark.parametrize("name", ["a b", "50%", "%41", "what?#"])
@@ -104,7 +102,7 @@ def test_what_a_start_leaves_open_is_as_the_record_has_it(tmp_path: Path, monkey
     assert settled().model_dump(exclude_none=True) == {"storage": "/mnt/shared", "tracking_uri": "http://host"}
     moved = settled(address="auto", tracking_uri="http://other")
     assert (moved.address, moved.tracking_uri, moved.storage) == ("auto", "http://other", "/mnt/shared")
-    with pytest.raises(BadInput, match=r"places.storage: /mnt/shared on record, /mnt/other asked for"):
+    with pytest.raises(BadInput, match=r"places.storage: /mnt/shared .*/mnt/other"):
         settled(storage="/mnt/other")
 
 
@@ -120,7 +118,7 @@ def test_the_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, t
 def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = SweepConfig.parse(tiny_sweep(places={"tracking_uri": "http://me:pa55@127.0.0.1:1"}), "test")
-    with pytest.raises(BadInput, match=r"MLflow store http://me@127\.0\.0\.1:1: cannot be used: .*[Rr]efused") as caught:
+    with pytest.raises(BadInput, match=r"MLflow store http://me@127\.0\.0\.1:1: .*[Rr]efused") as caught:
         Tracker(config, {})
     assert "pa55" not in str(caught.value)
 
@@ -130,5 +128,5 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
         answers = f"127.0.0.1:{server.getsockname()[1]}"
         places = {"address": answers, "study_url": "postgresql://me:pa55@127.0.0.1:1/x", "tracking_uri": f"http://{answers}"}
         (line,) = Places.parse(places, "test").unanswered()
-    assert line == "--study-url postgresql+psycopg://me@127.0.0.1:1/x: nobody answers from here: Connection refused"
+    assert line.startswith("--study-url postgresql+psycopg://me@127.0.0.1:1/x: ") and line.endswith("Connection refused")
     assert list(Places(tracking_uri="sqlite:///mlflow.db", address="auto").unanswered()) == []

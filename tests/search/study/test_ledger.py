@@ -97,7 +97,7 @@ def test_a_damaged_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_room_for_a_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"study\.db: cannot be opened"):
+    with pytest.raises(BadInput, match=r"study\.db: .*opened"):
         Ledger(config, tmp_path / "missing")
 
 

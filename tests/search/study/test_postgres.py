@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
     elsewhere.folder.mkdir()
     (elsewhere.folder / file).write_text((tmp_path / file).read_text())
     code, refusal = elsewhere.run(*command)
-    assert code == 2 and f"sweep 'far' is being run already (pid {process.pid} on " in refusal, refusal
+    assert code == 2 and re.search(rf"sweep 'far' .*pid {process.pid}\b", refusal), refusal
     assert server.password not in refusal
 
     place.kill_everything(process)
@@ -106,10 +107,10 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
 
     # From another folder the same command finds the study, and other settings are refused.
     code, again = elsewhere.run(*command, "--seed", "7")
-    assert code == 2 and "seed: 1 on record, 7 asked for" in again, again
+    assert code == 2 and re.search(r"\bseed: 1 .*\b7\b", again), again
     # Another place is another sweep.
     code, again = place.run("--config", file, "--study-url", server.url("mlflow"))
-    assert code == 2 and "places.study_url: " in again and "on record" in again
+    assert code == 2 and "places.study_url: " in again
 
     # Nothing of it lies here, and no password anywhere.
     folder = tmp_path / "mlruns" / "sweeps" / "far"
@@ -193,7 +194,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
         who = studies.running_driver(config, mine)
         assert who is not None and who.pid == driver.pid
         with (
-            pytest.raises(BadInput, match=rf"is being run already \(pid {driver.pid} on .+, since 20"),
+            pytest.raises(BadInput, match=rf"pid {driver.pid} .+, since 20"),
             studies.exclusive_driver(config, mine),
         ):
             pass

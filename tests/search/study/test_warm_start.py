@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -209,43 +210,39 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
         warm_start.load(config)
     (sweep_folder("mine") / WARM_START).unlink()
     Ledger(config, sweep_folder("mine"), prior).close()
-    with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; try --check mine --repair"):
+    with pytest.raises(CorruptFile, match=r"warm_start\.json: missing; .*--check mine --repair"):
         warm_start.load(config)  # to take them again might give others
     assert warm_start.load(other) == Prior() and warm_start.write_note(other, Prior(), sweep_folder("other")) == {}
 
 
 @pytest.mark.parametrize(
-    ("others", "changes", "message"),
+    ("others", "changes", "words"),
     [
-        ({}, {"warm_start": "othr"}, "--warm-start: no sweep 'othr' here; did you mean 'other'?"),
-        ({}, {"name": "other"}, "--warm-start other: a sweep cannot start from itself"),
-        ({"trial": {**TINY, "dataset": {"name": "digits"}}}, {}, "it is a sweep of digits, not of fashion_mnist"),
-        (
-            {"space": {"beta": {"log10": [-3.0, -2.0]}}},
-            {},
-            "it searched beta, and this sweep searches batch_size, lr, tv_weight; they have no setting in common",
-        ),
-        ({"trials": 0}, {}, "it has no trial that reached its full horizon yet"),
+        ({}, {"warm_start": "othr"}, "--warm-start: .*'othr'.*'other'"),
+        ({}, {"name": "other"}, "--warm-start other: .*itself"),
+        ({"trial": {**TINY, "dataset": {"name": "digits"}}}, {}, "digits.*fashion_mnist"),
+        ({"space": {"beta": {"log10": [-3.0, -2.0]}}}, {}, "beta.*batch_size, lr, tv_weight"),
+        ({"trials": 0}, {}, "no trial .*horizon"),
         (
             {"space": {"lr": {"log10": [-5.0, -4.0]}}},
             {"space": {"lr": {"log10": [-3.0, -2.0]}}},
-            "none of its settings lies in the space of this sweep",
+            "settings .*space",
         ),
     ],
 )
 def test_what_cannot_be_a_start_is_refused_in_one_line(
-    others: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    others: dict[str, Any], changes: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other_sweep(**others)
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(tiny_sweep(**{"name": "mine", "warm_start": "other", **changes})))
     if changes.get("name") == "other":
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(BadInput, match=words):
             warm_start.borrow(mine(**changes), "other")
         return
     assert main(["--config", str(file)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
     assert not (tmp_path / "mlflow.db").exists() and not (sweep_folder("mine") / RECORD).exists()
 
 

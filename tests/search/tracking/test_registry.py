@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,12 +93,12 @@ def test_the_champion_draws_what_the_export_draws(made: Trained, uri: str, model
     many = pd.DataFrame({"label": [1, 2] * 70, "seed": range(140)})
     np.testing.assert_array_equal(served.predict(pd.concat([many, ROWS]))[-4:], images)
     assert served.predict(ROWS.iloc[:0]).shape == (0, 1, 28, 28)
-    with pytest.raises(ValueError, match="label 99 is unknown to this generator; it has 0 to "):
+    with pytest.raises(ValueError, match="label 99 "):
         served.predict(pd.DataFrame({"label": [99], "seed": [0]}))
     # Under the sweep's run, with what a reader looks for.
     version = MlflowClient(uri).get_model_version(model, "1")
     assert version.run_id == run and "trial-0000" in version.source
-    assert version.description.startswith("An image generator born from a classifier")
+    assert version.description and version.description in (made.folder / "README.md").read_text()
     info = get_model_info(f"models:/{model}@{CHAMPION}")
     assert info.signature.inputs.input_names() == ["label", "seed"] and "(-1, 1, 28, 28)" in str(info.signature.outputs)
     assert served.input_example.columns.tolist() == ["label", "seed"]
@@ -123,20 +124,20 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
     def champion() -> str:
         return str(client.get_model_version_by_alias(model, CHAMPION).version)
 
-    assert register(exported, uri, model, 0.4).describe() == (
-        f"{model} version 1 = models:/{model}@champion (ssim/coverage 0.4, the first)"
-    )
+    said = register(exported, uri, model, 0.4).describe()
+    assert said.startswith(f"{model} version 1 = models:/{model}@champion (ssim/coverage 0.4"), said
     again = register(exported, uri, model, 0.4)
     assert (again.number, again.created, again.champion) == (1, False, True)
     worse = register(exported, uri, model, 0.3, trial=1)
-    assert worse.describe() == f"{model} version 2 (ssim/coverage 0.3 does not beat 0.4 of version 1)" and champion() == "1"
+    assert (worse.number, worse.champion) == (2, False) and champion() == "1"
+    assert re.search("ssim/coverage 0.3 .*0.4 .*version 1", worse.reason), worse.reason
     other = register(exported, uri, model, 0.1, trial=2, objective=Objective(metric="kkt/rho", direction="min"))
-    assert other.describe() == f"{model} version 3 (kkt/rho does not compare with ssim/coverage of the champion, version 1)"
-    assert champion() == "1"
+    assert (other.number, other.champion) == (3, False) and champion() == "1"
+    assert re.search("kkt/rho .*ssim/coverage .*version 1", other.reason), other.reason
     better = register(exported, uri, model, 0.5, trial=0, sweep="second")
     assert better.champion and better.created and champion() == "4"
-    short = register(exported, uri, model, 0.9, trial=9, missed=["kkt/active 0.01 (required: at least 0.05)"])
-    assert not short.champion and "it misses kkt/active 0.01 (required" in short.reason and champion() == "4"
+    short = register(exported, uri, model, 0.9, trial=9, missed=["kkt/active 0.01"])
+    assert not short.champion and "kkt/active 0.01" in short.reason and champion() == "4"
     MlflowClient(uri).delete_model_version(model, str(short.number))
     assert not register(exported, uri, model, 0.4).champion  # said again, the first sweep does not take it back
     assert len(client.search_model_versions(f"name = '{model}'")) == 4
@@ -172,7 +173,7 @@ def test_through_a_tracking_server(exported: Path, uri: str, model: str, tmp_pat
 
 
 def test_what_mlflow_refuses_is_one_line(exported: Path, uri: str, model: str) -> None:
-    with pytest.raises(BadInput, match=f"MLflow registry sqlite:.* model {model} cannot be registered: ") as caught:
+    with pytest.raises(BadInput, match=f"MLflow registry sqlite:.* model {model} ") as caught:
         register(exported, uri, model, 0.4, run="nothing")
     assert "\n" not in str(caught.value)
     assert not MlflowClient(uri).search_model_versions(f"name = '{model}'")

@@ -80,7 +80,7 @@ def test_an_interrupted_trial_is_marked_and_opened_again(folder: Path, config: S
 
 def test_a_store_that_is_no_database_is_named(folder: Path, config: SweepConfig) -> None:
     (folder / "mlflow.db").write_bytes(b"not a database" * 500)
-    with pytest.raises(BadInput, match=r"MLflow store sqlite:///.*mlflow\.db: cannot be used"):
+    with pytest.raises(BadInput, match=r"MLflow store sqlite:///.*mlflow\.db: "):
         Tracker(config, {})
 
 

@@ -173,5 +173,5 @@ def test_a_checkpoint_of_other_settings_is_not_overwritten(assignment: Assignmen
     take(assignment, 1)
     before = (Path(assignment["folder"]) / CHECKPOINT).read_bytes()
     (message,) = take(assignment, 99, settings={**assignment["settings"], "lr": 0.5})
-    assert isinstance(message, Failed) and "written with other settings" in message.reason
+    assert isinstance(message, Failed) and "settings" in message.reason
     assert (Path(assignment["folder"]) / CHECKPOINT).read_bytes() == before
