@@ -41,7 +41,8 @@ class RemotePath:
 
     def __str__(self) -> str:
         """The URL without its password; what follows a question mark belongs to the store, not to the file."""
-        base = public(self.root).partition("?")[0].rstrip("/")
+        scheme, mark, place = public(self.root).partition("?")[0].partition("://")
+        base = scheme + mark + place.rstrip("/")
         return base if self.inside == PurePosixPath() else f"{base}/{self.inside}"
 
     def __repr__(self) -> str:

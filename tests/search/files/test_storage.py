@@ -235,6 +235,6 @@ def test_no_password_of_a_store_is_shown(s3: str) -> None:
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/x", "s3://", "hdfs://"])
 def test_what_pyarrow_does_not_know_is_refused_in_one_line(url: str) -> None:
-    with pytest.raises(BadInput, match=f"--storage {url.partition('//')[0]}") as caught:
+    with pytest.raises(BadInput, match=f"--storage {url}[: ]") as caught:
         storage.check_writable(open_storage(url))
     assert "\n" not in str(caught.value)
