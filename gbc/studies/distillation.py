@@ -73,7 +73,7 @@ def distil(
 ) -> tuple[Distillation, nn.Module]:
     """Teach two students, one on `images` [K, channels, height, width] and one on the training images of `data`.
 
-    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has the architecture and the seed.
+    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has architecture and seed.
     Returns the measurements and the student of `images`.
 
     Raises:
