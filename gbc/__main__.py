@@ -8,9 +8,22 @@ from collections.abc import Sequence
 from typing import Final
 
 from gbc.command_line import Parser, guarded
-from gbc.commands import audit, baseline, circle, data, evaluate, homogeneity, pretrain, results, sample, stationarity, train
+from gbc.commands import (
+    audit,
+    baseline,
+    circle,
+    data,
+    distil,
+    evaluate,
+    homogeneity,
+    pretrain,
+    results,
+    sample,
+    stationarity,
+    train,
+)
 
-COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, baseline, circle, stationarity, results, data)
+COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, distil, baseline, circle, stationarity, results, data)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -97,7 +97,7 @@ def fit(images: Tensor, labels: Tensor, classes: int, *, steps: int, augment: bo
         for group in optimiser.param_groups:
             group["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * step / steps))
         index = torch.randint(len(images), (_BATCH,), generator=rng)
-        batch = _shifted(images[index], rng) if augment else images[index]
+        batch = shifted(images[index], rng) if augment else images[index]
         optimiser.zero_grad()
         nn.functional.cross_entropy(network(batch), labels[index]).backward()
         optimiser.step()
@@ -150,7 +150,7 @@ def halves(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp
     return np.flatnonzero(order % 2 == 0), np.flatnonzero(order % 2 == 1)
 
 
-def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
+def shifted(images: Tensor, rng: torch.Generator) -> Tensor:
     """The batch, all images moved by the same random shift of up to `_SHIFT` pixels; the border is filled with 0."""
     down, right = torch.randint(2 * _SHIFT + 1, (2,), generator=rng).tolist()
     height, width = images.shape[2:]

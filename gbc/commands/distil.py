@@ -1,0 +1,59 @@
+"""`python -m gbc distil`: train another network from an exported generator and its classifier, without data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from gbc.command_line import positive, real, seed
+from gbc.commands import options
+from gbc.commands.options import Commands
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("distil", help="train another network on generated images alone, and measure it on real ones")
+    options.add_model(parser)
+    parser.add_argument(
+        "--student", default="conv", metavar="NAME", help="conv (default), mlp, mlp_bn, resnet, or package.module:factory"
+    )
+    parser.add_argument("--hidden", type=positive, default=128, help="width of the student's hidden layers (default: 128)")
+    parser.add_argument("--count", type=positive, default=10_000, help="generated images (default: 10000)")
+    parser.add_argument("--steps", type=positive, default=3000, help="training steps of each student (default: 3000)")
+    parser.add_argument("--temperature", type=real, default=4.0, help="of the teacher's probabilities (default: 4)")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the student's weights, safetensors")
+    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set, for its test images")
+    options.add_cache(parser)
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the accuracies of teacher and student on real test images."""
+    from gbc import cache, checkpoint, export
+    from gbc.config import ClassifierConfig
+    from gbc.errors import BadInput
+    from gbc.studies import distillation
+    from gbc.training import tasks
+
+    if not arguments.temperature > 0:
+        raise BadInput(f"--temperature {arguments.temperature}: must be above 0")
+    if arguments.out is not None:
+        export.check_new(arguments.out)
+    generator = export.load(arguments.model)
+    settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
+    named = {**ClassifierConfig.named(arguments.student), "hidden": arguments.hidden, "seed": arguments.seed}
+    student = ClassifierConfig.parse(named, "--student")
+    inputs = tasks.obtain(settings, arguments.cache)
+    classes = len(generator.class_names)
+    images = generator.sample([number % classes for number in range(arguments.count)], arguments.seed)
+    result, network = distillation.distil(
+        images, inputs.classifiers, inputs.images, student, steps=arguments.steps, temperature=arguments.temperature,
+        progress=lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
+    )  # fmt: skip
+    if arguments.out is not None:
+        checkpoint.write_atomic(arguments.out, cache.weights_as_bytes(network))
+    print(json.dumps(result.to_json(), indent=2) if arguments.json else result.text())

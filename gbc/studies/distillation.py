@@ -1,0 +1,137 @@
+"""What a data-free generator is for: a student that learns from a classifier without its data.
+
+The student never sees a real image. It is trained on generated images with the teacher's probabilities at a temperature (Hinton
+et al. 2015), and measured on real test images beside the teacher and beside the same student taught by the same teacher on the
+teacher's own training images: the ceiling for any set of images in place of the generated ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gbc.classifiers import architectures
+from gbc.classifiers.architectures import Classifier, two_logits
+from gbc.config import ClassifierConfig
+from gbc.data.samples import ImageDataset
+from gbc.errors import BadInput
+from gbc.metrics.features import shifted
+from gbc.optimisers import Adam
+
+BATCH: Final = 128
+TEMPERATURE: Final = 4.0
+LR: Final = 1e-3
+_PART: Final = 1000
+_EVERY: Final = 100
+
+Progress = Callable[[str, int, int], None]
+"""Called with (whose student, step, steps) at intervals."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Accuracies on the real test images, and agreement with the teacher there; shares in [0, 1]."""
+
+    teacher: float
+    student: float
+    agreement: float
+    """Share of the test images that the student and the teacher put into the same class."""
+    ceiling: float
+    """Accuracy of the same student when the teacher's training images take the place of the generated ones."""
+    ceiling_agreement: float
+    test_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """A line for each network."""
+        return (
+            f"{'':42}{'test accuracy':>15}{'agreement':>12}\n"
+            f"{'teacher':42}{self.teacher:15.3f}{'':12}\n"
+            f"{'student, taught on generated images':42}{self.student:15.3f}{self.agreement:12.3f}\n"
+            f"{'the same student, on the training images':42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
+            f"{self.test_images} real test images, which neither has seen"
+        )
+
+
+def distil(
+    images: Tensor,
+    teachers: Sequence[Classifier],
+    data: ImageDataset,
+    student: ClassifierConfig,
+    *,
+    steps: int,
+    temperature: float = TEMPERATURE,
+    progress: Progress = lambda *_: None,
+) -> tuple[Distillation, nn.Module]:
+    """Teach two students, one on `images` [K, channels, height, width] and one on the training images of `data`.
+
+    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has architecture and seed.
+    Returns the measurements and the student of `images`.
+
+    Raises:
+        BadInput: the teachers have different classes, or an unknown student.
+    """
+    names = {teacher.class_names for teacher in teachers}
+    if len(names) != 1 or names != {data.class_names}:
+        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+    modules = [teacher.module.eval() for teacher in teachers]
+
+    def teach(pool: Tensor, who: str) -> nn.Module:
+        network = architectures.build(student, data.shape, len(data.class_names)).train()
+        _train(network, pool, _probabilities(modules, pool, temperature), temperature, student.seed, steps, progress, who)
+        return network.eval()
+
+    learned, best = teach(images, "on generated images"), teach(data.train()[0], "on the training images")
+    test, labels = data.test()
+    answers = _probabilities(modules, test, 1.0).argmax(dim=1)
+    theirs, ceiling = _classes(learned, test), _classes(best, test)
+    return Distillation(
+        teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
+        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
+    ), learned  # fmt: skip
+
+
+def _train(
+    network: nn.Module, pool: Tensor, targets: Tensor, temperature: float, seed: int, steps: int, progress: Progress, who: str
+) -> None:
+    """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
+    rng = torch.Generator().manual_seed(seed)
+    optimiser = Adam(network.parameters(), lr=LR)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / steps))
+        index = torch.randint(len(pool), (BATCH,), generator=rng)
+        logits = network(shifted(pool[index], rng)) / temperature
+        optimiser.zero_grad()
+        divergence = nn.functional.kl_div(logits.log_softmax(dim=1), targets[index], reduction="batchmean")
+        (temperature**2 * divergence).backward()
+        optimiser.step()
+        if (step + 1) % _EVERY == 0 or step + 1 == steps:
+            progress(who, step + 1, steps)
+
+
+@torch.no_grad()
+def _probabilities(modules: Sequence[nn.Module], images: Tensor, temperature: float) -> Tensor:
+    """The mean of the teachers' probabilities at a temperature, [K, C]."""
+    parts = [
+        torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
+        for part in images.split(_PART)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _classes(network: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
+
+
+def _share(hits: Tensor) -> float:
+    return hits.float().mean().item()

@@ -1,0 +1,83 @@
+"""A student that learns from generated images alone, measured on real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gbc import plain_yaml
+from gbc.__main__ import main
+from gbc.classifiers.architectures import Classifier
+from gbc.classifiers.checkpoints import read_weights
+from gbc.config import ClassifierConfig
+from gbc.data.datasets import ImageDataset
+from gbc.errors import BadInput
+from gbc.studies.distillation import distil
+from tests.conftest import TINY
+
+STUDENT = ClassifierConfig(name="mlp", hidden=32)
+
+
+def test_a_student_of_good_images_is_near_its_teacher_and_one_of_noise_is_not(
+    classifier: Classifier, images: ImageDataset
+) -> None:
+    real, _ = images.train()
+    good, student = distil(real, [classifier], images, STUDENT, steps=150)
+    bad, _ = distil(torch.rand(100, 1, 28, 28), [classifier], images, STUDENT, steps=150)
+    assert good.student == good.ceiling and good.agreement == good.ceiling_agreement  # the same images for both
+    assert good.teacher - 0.15 < good.student and bad.student < good.student - 0.15
+    assert (bad.teacher, bad.ceiling, bad.test_images) == (good.teacher, good.ceiling, 2000)
+    test, labels = images.test()
+    assert (student(test).argmax(dim=1) == labels).float().mean().item() == pytest.approx(good.student)
+
+
+def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifier: Classifier) -> None:
+    """Two teachers that are sure of different classes leave the student with both."""
+
+    def sure(label: int) -> Classifier:
+        layer = nn.Linear(784, 10)
+        nn.init.zeros_(layer.weight)
+        with torch.no_grad():
+            layer.bias.copy_(30 * nn.functional.one_hot(torch.tensor(label), 10))
+        return Classifier(nn.Sequential(nn.Flatten(), layer), classifier.class_names, classifier.shape, classifier.samples)
+
+    _, student = distil(torch.rand(50, 1, 28, 28), [sure(1), sure(4)], images, STUDENT, steps=200, temperature=1.0)
+    probabilities = student(torch.rand(5, 1, 28, 28)).softmax(dim=1).mean(dim=0)
+    assert probabilities[[1, 4]].tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_classifiers_of_different_classes_are_refused(images: ImageDataset, classifier: Classifier) -> None:
+    other = Classifier(classifier.module, tuple("abcdefghij"), classifier.shape, classifier.samples)
+    with pytest.raises(BadInput, match="classes"):
+        distil(torch.rand(9, 1, 28, 28), [classifier, other], images, STUDENT, steps=1)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "trial.yaml").write_text(plain_yaml.dump(TINY))
+    words = ["train", "--config", str(folder / "trial.yaml"), "--out", str(folder / "model"), "--cache", str(classifier_cache)]
+    assert main(words) == 0
+    return folder / "model"
+
+
+def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["distil", "--model", str(exported), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
+    words += ["--count", "100", "--steps", "20"]
+    assert main([*words, "--json", "--out", str(tmp_path / "student.safetensors")]) == 0
+    shown = capsys.readouterr()
+    assert set(json.loads(shown.out)) == {
+        "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "test_images"
+    }  # fmt: skip
+    assert "step 20/20" in shown.err
+    assert read_weights(tmp_path / "student.safetensors")["1.weight"].shape == (16, 784)
+    assert main([*words, "--out", str(tmp_path / "student.safetensors")]) == 2
+    assert main([*words, "--temperature", "0"]) == 2 and main([*words, "--student", "vit"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [word in line for word, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)] == [
+        True
+    ] * 3
