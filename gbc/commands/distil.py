@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Final
 
 from gbc.command_line import positive, real, seed
 from gbc.commands import options
 from gbc.commands.options import Commands
+
+_MOST_IMAGES: Final = 1_000_000
 
 
 def add(commands: Commands) -> None:
@@ -41,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not arguments.temperature > 0:
         raise BadInput(f"--temperature {arguments.temperature}: must be above 0")
+    if arguments.count > _MOST_IMAGES:
+        raise BadInput(f"--count {arguments.count}: {_MOST_IMAGES} at most, because all are held in memory")
     if arguments.out is not None:
         export.check_new(arguments.out)
     generator = export.load(arguments.model)

@@ -142,7 +142,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], list[str], argpars
     small = ["--config", "trial.yaml"]
     words = {
         "pretrain": small, "audit": small, "homogeneity": [*small, "--out", "new"], "train": [*small, "--out", "new"],
-        "sample": ["--model", "model", "--out", "new.npz"], "evaluate": ["--model", "model"],
+        "sample": ["--model", "model", "--out", "new.npz"], "evaluate": ["--model", "model"], "distil": ["--model", "model"],
         "baseline": ["activation", "--out", "new"], "circle": ["--out", "new"], "stationarity": ["--out", "new"],
         "results": ["comparison.yaml", "--out", "new.md"], "data": ["build", "--data-root", "none", "--out", "new"],
     }  # fmt: skip
