@@ -2,7 +2,7 @@
 
 The student never sees a real image. It is trained on generated images with the teacher's probabilities at a temperature (Hinton
 et al. 2015), and measured on real test images beside the teacher and beside the same student taught by the same teacher on the
-teacher's own training images: the ceiling for any set of images in place of the generated ones.
+teacher's own training images, which the generated ones stand in for.
 """
 
 from __future__ import annotations
