@@ -124,7 +124,7 @@ def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkey
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_store(tmp_path)
     place = Workplace(tmp_path)
-    file = place.file("spread", trials=3, trial={**TINY, "steps": 160, "report_every": 8}, scheduler={"name": "none"})
+    file = place.file("spread", trials=3, trial={**TINY, "steps": 600, "report_every": 15}, scheduler={"name": "none"})
     command = ["--config", file, "--address", nodes.address, "--storage", "shared", "--retries", "1"]
     process = place.start(*command)
     output = ""
