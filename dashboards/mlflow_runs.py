@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dashboards.errors import ReportError
 from dashboards.settings import SweepSettings
-from gbc.errors import BadInput
 from records.addresses import public
 from records.mlflow_store import FRONT, STEP_METRIC, missing, number_of, reach, runs_of, usable
 
@@ -53,13 +53,13 @@ class SweepRuns:
 
         Raises:
             Unreadable: the store cannot be used, or has an old schema.
-            BadInput: it does not exist, or holds no such sweep.
+            ReportError: it does not exist, or holds no such sweep.
         """
         self.uri = settings.tracking_uri
         self._listed: dict[tuple[str, str], frozenset[str]] = {}
         if missing(self.uri):
             mend = "run this in the folder of the sweep, or set MLFLOW_TRACKING_URI"
-            raise BadInput(f"MLflow store {public(self.uri)}: no such file; {mend}")
+            raise ReportError(f"MLflow store {public(self.uri)}: no such file; {mend}")
         with usable(self.uri):
             reach(self.uri)
             from mlflow import MlflowClient
@@ -67,7 +67,7 @@ class SweepRuns:
             self._client: MlflowClient = MlflowClient(self.uri)
             sweeps, self._trials = runs_of(self._client, settings.dataset, settings.name)
         if not sweeps:
-            raise BadInput(f"MLflow store {public(self.uri)}: holds no run of the sweep {settings.name!r}")
+            raise ReportError(f"MLflow store {public(self.uri)}: holds no run of the sweep {settings.name!r}")
         self._sweep: Run = sweeps[0]  # the oldest, as the sweep itself chooses
         self._artifacts = {run.info.run_id: str(run.info.artifact_uri) for run in (self._sweep, *self._trials)}
 

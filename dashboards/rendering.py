@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from markupsafe import Markup
 
 from dashboards.collapse import Sign
-from gbc.errors import BadInput
+from dashboards.errors import ReportError
 from records.addresses import first_line
 from records.format import duration
 
@@ -85,7 +85,7 @@ def write_page(path: Path, content: str) -> tuple[Path, int]:
     """Put a page in its place whole; returns the place and the size in bytes.
 
     Raises:
-        BadInput: the file cannot be written.
+        ReportError: the file cannot be written.
     """
     data = content.encode()
     try:
@@ -100,7 +100,7 @@ def write_page(path: Path, content: str) -> tuple[Path, int]:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as fault:
-        raise BadInput(f"{path}: cannot be written: {fault.strerror or first_line(fault, None)}") from None
+        raise ReportError(f"{path}: cannot be written: {fault.strerror or first_line(fault, None)}") from None
     return path, len(data)
 
 

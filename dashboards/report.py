@@ -6,23 +6,34 @@ It needs nothing but a browser: no server, no network. MLflow and the study are 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, NoReturn
 
 if __package__ in (None, ""):  # run as a file: our folder must not shadow top-level modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
-from gbc.command_line import Parser, guarded
-from gbc.errors import BadInput
+from dashboards.errors import ReportError
 from records.addresses import redacted
+
+_LONGEST_MESSAGE: Final = 500
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and explains a fault in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message as an error of the command and exit with code 2."""
+        self.exit(2, f"error: {redacted(message)[:_LONGEST_MESSAGE]}\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    cli = Parser(prog="python dashboards/report.py", description=__doc__.splitlines()[0], clean=redacted)
+    cli = _Parser(prog="python dashboards/report.py", allow_abbrev=False, description=__doc__.splitlines()[0])
     what = cli.add_mutually_exclusive_group(required=True)
     what.add_argument("--sweep", metavar="NAME", help="the sweep to show")
     what.add_argument("--compare", nargs="+", metavar="NAME", help="two or more sweeps to put side by side")
@@ -36,21 +47,21 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input, and then nothing was written."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name may have characters that the terminal lacks
     arguments = parser().parse_args(argv)
-    return guarded(lambda: _run(arguments), redacted)
-
-
-def _run(arguments: argparse.Namespace) -> int:
     from records.errors import Unreadable
     from records.format import size
 
-    names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
-    if arguments.compare and len(names) < 2:
-        raise BadInput("--compare takes two sweeps or more; for one write --sweep")
     try:
+        names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
+        if arguments.compare and len(names) < 2:
+            raise ReportError("--compare takes two sweeps or more; for one write --sweep")
         out, count = write(names, arguments.out)
-    except Unreadable as fault:
-        raise BadInput(str(fault)) from None
+    except (ReportError, Unreadable) as fault:
+        print(f"error: {redacted(fault)[:_LONGEST_MESSAGE]}", file=sys.stderr)
+        return 2
     print(json.dumps({"out": str(out), "bytes": count}) if arguments.json else f"{out}  {size(count)}")
     return 0
 
@@ -59,7 +70,7 @@ def write(names: Sequence[str], out: Path | None = None) -> tuple[Path, int]:
     """The report of one sweep, or of several side by side; returns where it is and its size in bytes.
 
     Raises:
-        BadInput: a sweep cannot be shown, or the file cannot be written.
+        ReportError: a sweep cannot be shown, or the file cannot be written.
         Unreadable: a record cannot be read.
     """
     from dashboards.comparison_page import comparison_page

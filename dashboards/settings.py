@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
-from gbc import plain_yaml
-from gbc.errors import BadInput
+import yaml
+
+from dashboards.errors import ReportError
 from records.mlflow_store import default_address
 from records.paths import RECORD, STUDY_FILE, SWEEPS
 from records.rungs import first_rung, rungs
 from records.study import Study
+
+_LARGEST: Final = 256 * 1024  # characters
+_MOST_BRACKETS: Final = 1000  # a sweep writes its record in lines, almost without; to read a deep one takes minutes
 
 
 @dataclass(frozen=True)
@@ -119,16 +123,28 @@ def read_settings(name: str) -> SweepSettings:
     """The settings of the sweep of this name.
 
     Raises:
-        BadInput: there is no such sweep (near names are suggested), or its record cannot be read.
+        ReportError: there is no such sweep (near names are suggested), or its record cannot be read.
     """
     names = sorted(path.parent.name for path in SWEEPS.glob(f"*/{RECORD}"))
     if name not in names:
-        raise BadInput(f"no sweep {name!r} here; {_suggestion(name, names)}")
+        raise ReportError(f"no sweep {name!r} here; {_suggestion(name, names)}")
     path = SWEEPS / name / RECORD
-    data = plain_yaml.load(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > _LARGEST or text.count("[") + text.count("{") > _MOST_BRACKETS:
+            raise ReportError(f"{path}: not the record of a sweep: too large, or nested too deep")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # which may stand for any number of values
+            raise ReportError(f"{path}: not the record of a sweep: it has aliases")
+        data = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise ReportError(f"{path}: cannot be read: not UTF-8 text") from None
+    except OSError as fault:
+        raise ReportError(f"{path}: cannot be read: {fault.strerror}") from None
+    except (yaml.YAMLError, ValueError) as fault:  # ValueError: a number or date that is none
+        raise ReportError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(data, dict):
-        raise BadInput(f"{path}: expected a mapping of settings, found {type(data).__name__}")
-    return SweepSettings(name, data, path.read_text(encoding="utf-8"))
+        raise ReportError(f"{path}: expected a mapping of settings, found {type(data).__name__}")
+    return SweepSettings(name, data, text)
 
 
 def _suggestion(name: str, names: list[str]) -> str:

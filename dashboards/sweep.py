@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.errors import ReportError
 from dashboards.evaluation import RecordedEvaluation
 from dashboards.mlflow_runs import RecordedRun, SweepRuns
 from dashboards.settings import RecordedObjective, SweepSettings, read_settings
-from gbc.errors import BadInput
 from records.trial import STATES, TrialRecord
 
 
@@ -118,13 +118,13 @@ def read_sweep(name: str) -> Sweep:
     """The sweep of this name, from its settings, its study and MLflow.
 
     Raises:
-        BadInput: there is no such sweep here, no trial has come to its end, or MLflow does not know it.
+        ReportError: there is no such sweep here, no trial has come to its end, or MLflow does not know it.
         Unreadable: a record cannot be read.
     """
     settings = read_settings(name)
     entries, seconds = settings.study.trials()
     if not any(entry.state == "complete" for entry in entries):
-        raise BadInput(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
+        raise ReportError(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
     runs = SweepRuns(settings)
     by_number = runs.trials(*(objective.metric for objective in settings.objectives))
     trials = [Trial(**vars(entry), run=by_number.get(entry.number, RecordedRun())) for entry in entries]
@@ -140,7 +140,7 @@ def read_sweep(name: str) -> Sweep:
         runs.document("verdict.json"),
     )
     if not sweep.ranked:
-        raise BadInput(f"sweep {name!r}: no full trial has a finite {settings.objective.metric}; there is nothing to show")
+        raise ReportError(f"sweep {name!r}: no full trial has a finite {settings.objective.metric}; there is nothing to show")
     return sweep
 
 

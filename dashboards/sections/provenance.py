@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from markupsafe import Markup
 
 from dashboards.rendering import format_number, render
 from dashboards.sweep import Sweep, Trial
-from gbc import plain_yaml
 
 
 def classifiers(sweep: Sweep) -> Markup:
@@ -69,7 +69,7 @@ def reproduce(sweep: Sweep) -> Markup:
         "sections/reproduce.html",
         sweep=sweep,
         commit=tags.get("mlflow.source.git.commit"),
-        best=plain_yaml.dump(_settings_of(sweep, sweep.best)),
+        best=yaml.safe_dump(_settings_of(sweep, sweep.best), sort_keys=False),
         versions=versions
         + [[name, tags[name]] for name in ("data.digest", "classifier.digest", "mlflow.source.git.commit") if name in tags],
     )

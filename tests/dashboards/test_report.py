@@ -17,12 +17,12 @@ import pytest
 import yaml
 from mlflow.tracking._tracking_service import utils
 
+from dashboards.errors import ReportError
 from dashboards.rendering import write_page
 from dashboards.report import main
 from dashboards.sections.results import samples
 from dashboards.sweep import read_sweep
 from gbc.config import TrialConfig
-from gbc.errors import BadInput
 from records.mlflow_store import runs_of
 from search.spec.config import SweepConfig
 from tests.dashboards.conftest import client
@@ -274,7 +274,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in ("file/page.html", "folder"):
-        with pytest.raises(BadInput, match=f"{path}: "):
+        with pytest.raises(ReportError, match=f"{path}: "):
             write_page(tmp_path / path, "text")
     assert not list(tmp_path.glob(".folder*"))  # nothing half-written
 
