@@ -58,11 +58,11 @@ def redacted(text: object) -> str:
     to a name such as `password`, and, wherever they stand, the secrets of addresses that this process was given and those in
     its environment.
     """
-    found = _ADDRESS.sub(lambda match: match[1] + public(match[2]), str(text))
-    found = _ASSIGNED.sub(r"\1***", _LOGIN.sub("***@", found))
+    shown = _ADDRESS.sub(lambda match: match[1] + public(match[2]), str(text))
+    shown = _ASSIGNED.sub(r"\1***", _LOGIN.sub("***@", shown))
     for secret in sorted(_secrets_of_addresses | _secrets_of(os.environ), key=len, reverse=True):
-        found = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", found)
-    return found
+        shown = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", shown)
+    return shown
 
 
 def remember_secrets(url: str | None) -> None:

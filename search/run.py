@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from search.driver import preflight
 
         preflight.check(config)
-        for line in config.places.unanswered():
+        for line in config.places.unreachable_servers():
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0

@@ -76,7 +76,7 @@ def _one_thread_and_a_fixed_seed() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _migrations_are_read_once() -> Iterator[None]:
-    """When Optuna or MLflow opens a store, Alembic runs the files of all their migrations, which takes most of the time."""
+    """Keep the migration files of Optuna and MLflow: Alembic runs all of them whenever a store is opened, most of its time."""
     from alembic.util import pyfiles
 
     anew, once = pyfiles.load_module_py, functools.cache(pyfiles.load_module_py)

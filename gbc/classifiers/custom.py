@@ -1,6 +1,6 @@
 """The user's own classifier: a factory that makes the network, a file of weights, and a card that describes them.
 
-`checkpoints` reads the file of weights.
+`weight_files` reads the file of weights.
 
     # fashion_net.yaml, beside fashion_net.safetensors
     class_names: [T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot]

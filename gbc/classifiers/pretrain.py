@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gbc import cache as caches
 from gbc import plain_yaml
-from gbc.classifiers import adaptation, architectures, checkpoints, convergence, custom, fit
+from gbc.classifiers import adaptation, architectures, convergence, custom, fit, weight_files
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
@@ -140,7 +140,7 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
     _settle_batch_norm(module, images)
     changes += adaptation.fold_parametrisations(module)
     regime = convergence.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
-    return module, regime | _said(changes)
+    return module, regime | _as_regime(changes)
 
 
 def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
@@ -152,10 +152,10 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     """
     module, card, changes = _new_or_given(config, data)
     if data is None:
-        return module, card, {"steps": 0} | _said(changes)
+        return module, card, {"steps": 0} | _as_regime(changes)
     images, labels = data.train()
     diagnosis = convergence.diagnose(custom.with_normalisation(module, card), images, labels, config.weight_decay, config.loss)
-    return module, card, diagnosis | {"steps": 0} | _said(changes)
+    return module, card, diagnosis | {"steps": 0} | _as_regime(changes)
 
 
 def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
@@ -174,9 +174,9 @@ def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Mo
     card = custom.read_card(config)
     if data is not None:
         _check_same_task(config.card or config.weights, card, data)
-    weights = checkpoints.read_weights(Path(config.weights))
+    weights = weight_files.read_weights(Path(config.weights))
     module, changes = _new(config, card)
-    if prefix := checkpoints.load_weights(module, weights, config.weights):
+    if prefix := weight_files.load_weights(module, weights, config.weights):
         changes.append(f"{prefix!r} is taken off the names of the weights")
     changes += adaptation.fold_parametrisations(module)
     return module.eval(), card, changes
@@ -193,7 +193,7 @@ def _new(config: ClassifierConfig, card: Card) -> tuple[nn.Module, list[str]]:
     return module, changes + adaptation.varying_outputs(module, card.shape)
 
 
-def _said(changes: list[str]) -> Regime:
+def _as_regime(changes: list[str]) -> Regime:
     """The changes as a part of the regime, which commands print and MLflow holds."""
     return {"changes": changes} if changes else {}
 

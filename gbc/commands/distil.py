@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the accuracies of teacher and student on real test images."""
     from gbc import cache, checkpoint, export
     from gbc.config import ClassifierConfig
+    from gbc.data import datasets
     from gbc.errors import BadInput
     from gbc.studies import distillation
     from gbc.training import tasks
@@ -49,14 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         export.check_new(arguments.out)
     generator = export.load(arguments.model)
-    settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
     named = {**ClassifierConfig.named(arguments.student), "hidden": arguments.hidden, "seed": arguments.seed}
     student = ClassifierConfig.parse(named, "--student")
-    inputs = tasks.obtain(settings, arguments.cache)
+    inputs = tasks.obtain(generator.settings, arguments.cache, options.announce)
+    # The teachers are those of the generator; other test images make no other teacher.
+    data = datasets.load(generator.settings.rooted(arguments.data_root).dataset) if arguments.data_root else inputs.images
     classes = len(generator.class_names)
     images = generator.sample([number % classes for number in range(arguments.count)], arguments.seed)
     result, network = distillation.distil(
-        images, inputs.classifiers, inputs.images, student, steps=arguments.steps, temperature=arguments.temperature,
+        images, inputs.classifiers, data, student, steps=arguments.steps, temperature=arguments.temperature,
         progress=lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
     )  # fmt: skip
     if arguments.out is not None:

@@ -50,8 +50,8 @@ def images(config: DatasetConfig) -> ImageDataset:
         return _folder(config, path)
     if path.suffix == ".npz":
         return _npz(config, path)
-    what = "is neither a folder nor an .npz file" if path.exists() else "no such folder or file"
-    raise BadInput(f"dataset.path {path}: {what}")
+    fault = "is neither a folder nor an .npz file" if path.exists() else "no such folder or file"
+    raise BadInput(f"dataset.path {path}: {fault}")
 
 
 def _folder(config: DatasetConfig, root: Path) -> ImageDataset:
@@ -82,15 +82,15 @@ def _files(folder: Path, root: Path) -> tuple[list[tuple[Path, int]], list[str]]
         raise BadInput(f"{folder}: expected a folder for each class, two at least; found {len(classes)}")
     if len(classes) > _MOST_CLASSES:
         raise BadInput(f"{folder}: {len(classes)} classes; {_MOST_CLASSES} at most can be used")
-    found: list[tuple[Path, int]] = []
+    numbered: list[tuple[Path, int]] = []
     for label, path in enumerate(classes):
         if not path.resolve().is_relative_to(root.resolve()):
             raise BadInput(f"{path}: is a link out of {root}; copy the images, or name the folder that holds them all")
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
         if not files:
             raise BadInput(f"{path}: an empty class: no file that ends with {', '.join(SUFFIXES)}")
-        found += [(file, label) for file in files]
-    return found, [path.name for path in classes]
+        numbered += [(file, label) for file in files]
+    return numbered, [path.name for path in classes]
 
 
 def _labels(files: Sequence[tuple[Path, int]]) -> Labels:

@@ -1,4 +1,4 @@
-"""What a data-free generator is for: a student that learns from a classifier without its data.
+"""Distillation without data: a student learns from a classifier and from generated images.
 
 The student never sees a real image. It is trained on generated images with the teacher's probabilities at a temperature (Hinton
 et al. 2015), and measured on real test images beside the teacher and beside the same student taught by the same teacher on the

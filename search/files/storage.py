@@ -41,8 +41,8 @@ class RemotePath:
 
     def __str__(self) -> str:
         """The URL without its password; what follows a question mark belongs to the store, not to the file."""
-        scheme, mark, place = public(self.root).partition("?")[0].partition("://")
-        base = scheme + mark + place.rstrip("/")
+        scheme, mark, path = public(self.root).partition("?")[0].partition("://")
+        base = scheme + mark + path.rstrip("/")
         return base if self.inside == PurePosixPath() else f"{base}/{self.inside}"
 
     def __repr__(self) -> str:

@@ -103,7 +103,7 @@ class Places(Config):
                 "trials must go on elsewhere when a node dies"
             )
 
-    def unanswered(self) -> Iterator[str]:
+    def unreachable_servers(self) -> Iterator[str]:
         """Yield a line for each server that does not answer from this machine. Nothing is asked of those that do."""
         for name in ("address", "study_url", "tracking_uri"):
             url = getattr(self, name)

@@ -93,11 +93,11 @@ def check_equal(size: str, options: Options, *, per_sample: bool) -> None:
     short = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # ten bits of a product are not enough to compare by
     try:
-        found = differences(trainer_of(settings), Plain(settings, untrained(settings), per_sample=per_sample))
+        relative = differences(trainer_of(settings), Plain(settings, untrained(settings), per_sample=per_sample))
     finally:
         torch.backends.cudnn.allow_tf32 = short
-    alpha = found.pop("alpha")  # of ρ a difference of two equal parts, where most digits cancel
-    assert max(found.values()) < _APART and alpha < 100 * _APART, f"{size}: the two forms differ: {found}, α {alpha}"
+    alpha = relative.pop("alpha")  # of ρ a difference of two equal parts, where most digits cancel
+    assert max(relative.values()) < _APART and alpha < 100 * _APART, f"{size}: the two forms differ: {relative}, α {alpha}"
 
 
 def matrix_rate(device: torch.device) -> Callable[[], float]:

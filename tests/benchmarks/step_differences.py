@@ -1,4 +1,4 @@
-"""How far the first step of the trainer is from that of the textbook form."""
+"""Relative differences between the first step of the trainer and that of the textbook form."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def differences(trainer: Trainer, plain: Plain) -> dict[str, float]:
     plain.start_as(trainer)
     loss = plain.step().item()
     theirs = next(trainer.run()).metrics["loss/total"]
-    found = {"loss": abs(loss - theirs) / abs(loss)}
+    relative = {"loss": abs(loss - theirs) / abs(loss)}
     for name in ("generator", "multipliers"):
-        mine, others = (dict(getattr(one, name).named_parameters()) for one in (plain, trainer))
+        mine, others = (dict(getattr(side, name).named_parameters()) for side in (plain, trainer))
         assert mine.keys() == others.keys()
-        found[name] = _difference([mine[key].grad for key in mine], [others[key].grad for key in mine])
+        relative[name] = _difference([mine[key].grad for key in mine], [others[key].grad for key in mine])
     alphas = [classifier.alpha.grad for classifier in trainer.classifiers]
-    return found | {"alpha": _difference([known.alpha.grad for known in plain.known], alphas)}
+    return relative | {"alpha": _difference([known.alpha.grad for known in plain.known], alphas)}
 
 
 def _difference(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> float:
-    assert [one is None for one in ours] == [one is None for one in theirs]
+    assert [gradient is None for gradient in ours] == [gradient is None for gradient in theirs]
     asked = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
     if not asked:
         return 0.0

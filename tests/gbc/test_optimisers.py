@@ -58,7 +58,7 @@ def test_the_numbers_are_torchs(make: Callable[[ModuleType, list[dict[str, Any]]
 
 
 def test_training_does_not_import_the_compiler() -> None:
-    """Of a generator (Adam with saved states), of a classifier (SGD with a schedule, L-BFGS), of a feature network."""
+    """Training of a generator (Adam with saved states), a classifier (SGD with a schedule, L-BFGS) and a feature network."""
     script = """
 import sys, torch
 from gbc.classifiers import fit

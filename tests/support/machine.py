@@ -1,4 +1,4 @@
-"""The machine that chaos happens on: its clock, which can be set, a small disk, and who runs on it."""
+"""The machine under a sweep that is disturbed: a clock that can be set, a small disk, its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def set_clock() -> None:
 
 
 def ray_sessions() -> set[Path]:
-    """Where Ray's sessions on this machine keep their logs."""
+    """The folders of Ray's sessions on this machine."""
     return set(Path("/tmp").glob("gbc-*/r/session_2*"))
 
 
@@ -62,10 +62,10 @@ def small_disk(folder: Path, megabytes: int) -> bool:
 
 def processes_about(folder: Path, but: set[int]) -> list[str]:
     """Processes that know of `folder`, by command line, working folder or environment."""
-    found = []
+    about: list[str] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             told: list[Any] = [*process.cmdline(), process.cwd(), *process.environ().values()]
             if process.pid not in but and any(str(folder) in str(word) for word in told):
-                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
-    return found
+                about.append(f"{process.pid}: {' '.join(process.cmdline())}")
+    return about

@@ -42,8 +42,8 @@ def two_tasks(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module", params=["one_task", "two_tasks"])
 def made(request: pytest.FixtureRequest) -> Trained:
-    found: Trained = request.getfixturevalue(request.param)
-    return found
+    model: Trained = request.getfixturevalue(request.param)
+    return model
 
 
 def test_the_judged_samples_are_those_of_the_training_bit_for_bit(made: Trained) -> None:

@@ -34,12 +34,12 @@ def test_rules_and_derivatives_agree(name: str, mode: str) -> None:
     """And Φ itself agrees with the degrees that derivatives give."""
     phi, images = lived_in(build(name)), inputs()
     rules = structural(phi, mode)
-    found = estimated(phi, images, mode=mode, rng=torch.Generator().manual_seed(0))
-    assert found.names == rules.names
-    assert found.nullity == rules.nullity
-    np.testing.assert_allclose(found.matrix @ rules.null_space.T, 0, atol=TOLERANCE)
-    assert found.residual(rules.solve()) < TOLERANCE
-    degrees = found.solve()
+    system = estimated(phi, images, mode=mode, rng=torch.Generator().manual_seed(0))
+    assert system.names == rules.names
+    assert system.nullity == rules.nullity
+    np.testing.assert_allclose(system.matrix @ rules.null_space.T, 0, atol=TOLERANCE)
+    assert system.residual(rules.solve()) < TOLERANCE
+    degrees = system.solve()
     assert rules.residual(degrees) < TOLERANCE
     assert homogeneity.relative_error(phi, degrees, images[:16], mode=mode, eps=homogeneity.EPS) < 1e-8
 
@@ -52,9 +52,9 @@ def test_second_derivatives_see_what_is_zero() -> None:
 
 
 def test_the_rank_has_a_wide_gap() -> None:
-    found = estimated(lived_in(build("mlp_bn")), inputs(), mode="train", rng=torch.Generator().manual_seed(0))
-    assert found.singular_values[found.rank - 1] > 1e-3
-    assert found.singular_values[found.rank] < 1e-12
+    system = estimated(lived_in(build("mlp_bn")), inputs(), mode="train", rng=torch.Generator().manual_seed(0))
+    assert system.singular_values[system.rank - 1] > 1e-3
+    assert system.singular_values[system.rank] < 1e-12
 
 
 def test_a_network_that_is_not_quasi_homogeneous_has_no_solution() -> None:
@@ -71,10 +71,10 @@ def figure_3() -> nn.Sequential:
 def test_every_hidden_unit_is_free_scalar_by_scalar() -> None:
     """Unit j: its incoming weights and bias share λ_j, its outgoing weight has 1 − λ_j; 10 units, 10 directions."""
     phi = figure_3()
-    found = estimated_scalars(phi, 3 * torch.randn(30, 2), mode="eval")
-    assert len(found.names) == 41 and found.nullity == 10
-    assert found.names[:3] == ("0.weight[0,0]", "0.weight[0,1]", "0.weight[1,0]")
-    one = found.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
+    system = estimated_scalars(phi, 3 * torch.randn(30, 2), mode="eval")
+    assert len(system.names) == 41 and system.nullity == 10
+    assert system.names[:3] == ("0.weight[0,0]", "0.weight[0,1]", "0.weight[1,0]")
+    one = system.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
     assert [one[f"0.weight[3,{i}]"] for i in (0, 1)] == pytest.approx([0.1, 0.1])
     assert one["2.weight[0,3]"] == pytest.approx(0.9) and one["0.bias[5]"] == pytest.approx(0.4)
     assert one["2.bias[0]"] == pytest.approx(1)
@@ -95,7 +95,9 @@ def test_figure_3_by_scalar_by_tensor_and_by_rule() -> None:
 def test_scalars_through_batch_norm() -> None:
     """In train mode the scale of each unit is its γ's and β's; 2·3 weights and 3 biases before them are free by unit."""
     phi = lived_in(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1)))
-    found = estimated_scalars(phi, 2 * torch.randn(20, 2), mode="train")
+    system = estimated_scalars(phi, 2 * torch.randn(20, 2), mode="train")
     # A unit's weights scale together (1), its bias is free (1), γ and β together (1): 3 units.
-    assert found.nullity == 9
-    assert homogeneity.relative_error(phi, diagonal(found.solve()), torch.randn(9, 2), mode="train", eps=homogeneity.EPS) < 1e-8
+    assert system.nullity == 9
+    assert (
+        homogeneity.relative_error(phi, diagonal(system.solve()), torch.randn(9, 2), mode="train", eps=homogeneity.EPS) < 1e-8
+    )

@@ -12,7 +12,7 @@ from torch import nn
 from gbc import plain_yaml
 from gbc.__main__ import main
 from gbc.classifiers.architectures import Classifier
-from gbc.classifiers.checkpoints import read_weights
+from gbc.classifiers.weight_files import read_weights
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput

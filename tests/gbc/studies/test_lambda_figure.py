@@ -23,16 +23,16 @@ from tests.support.networks import SHAPE, lived_in
 
 def test_the_papers_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["homogeneity", "--out", str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["parameters"] == 41
-    assert list(found["ways"]) == ["last_layer", "min_norm", "uniform", BY_TENSOR, BY_SCALAR, CONTROL]
-    assert found["freedom"] == {"rules": 1, BY_TENSOR: 1, BY_SCALAR: 10}  # one unit is as free as another
-    for name, way in found["ways"].items():
+    figure = json.loads(capsys.readouterr().out)
+    assert figure["parameters"] == 41
+    assert list(figure["ways"]) == ["last_layer", "min_norm", "uniform", BY_TENSOR, BY_SCALAR, CONTROL]
+    assert figure["freedom"] == {"rules": 1, BY_TENSOR: 1, BY_SCALAR: 10}  # one unit is as free as another
+    for name, way in figure["ways"].items():
         assert (way["error"] > 1) if name == CONTROL else (way["error"] < 1e-12)  # degrees are rounded to 12 decimals
-    assert found["ways"]["uniform"]["degrees"] == pytest.approx({"0.weight": 0.5, "0.bias": 0.5, "2.weight": 0.5, "2.bias": 1})
+    assert figure["ways"]["uniform"]["degrees"] == pytest.approx({"0.weight": 0.5, "0.bias": 0.5, "2.weight": 0.5, "2.bias": 1})
     written = json.loads((tmp_path / "homogeneity.json").read_text())
     curves = written.pop("curves")
-    assert written == found
+    assert written == figure
     expected, alpha = np.array(curves["expected"]), np.array(curves["alpha"])
     assert expected.shape == (5, 41) and alpha[[0, 20, 40]] == pytest.approx([-1, 0, 1])
     np.testing.assert_allclose(expected, np.exp(alpha) * expected[:, [20]], rtol=1e-12)
@@ -44,13 +44,13 @@ def test_the_papers_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_any_classifier(tmp_path: Path, mode: str) -> None:
     phi = lived_in(architectures.build(ClassifierConfig(name="mlp_bn", hidden=12), SHAPE, 3))
-    found = lambda_figure.run(tmp_path, phi, 2 * torch.randn(120, *SHAPE), mode=mode, title="mlp_bn")
+    figure = lambda_figure.run(tmp_path, phi, 2 * torch.randn(120, *SHAPE), mode=mode, title="mlp_bn")
     freedom = {"train": 6, "eval": 2}[mode]
-    assert found["freedom"] == {"rules": freedom, BY_TENSOR: freedom}  # too many scalars for Eq. (10) by scalar
+    assert figure["freedom"] == {"rules": freedom, BY_TENSOR: freedom}  # too many scalars for Eq. (10) by scalar
     for name in ("last_layer", "min_norm", BY_TENSOR):
-        assert found["ways"][name]["error"] < 1e-8
+        assert figure["ways"][name]["error"] < 1e-8
     if mode == "eval":
-        assert "2: BatchNorm1d " in found["ways"]["uniform"]["refused"]
+        assert "2: BatchNorm1d " in figure["ways"]["uniform"]["refused"]
 
 
 def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_command_draws_a_classifier(tmp_path: Path, classifier_cache: Path, 
     command = ["homogeneity", "--out", str(tmp_path / "mine"), "--cache", str(classifier_cache), "--mode", "train"]
     assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
     assert ": 6 (rules)" in capsys.readouterr().out
-    found = json.loads((tmp_path / "mine" / "homogeneity.json").read_text())
-    assert found["batch_norm"] == "train" and found["freedom"]["rules"] == 6  # docs/method.md counts them
-    assert found["ways"]["last_layer"]["error"] < 1e-12 and (tmp_path / "mine" / "homogeneity.png").exists()
+    figure = json.loads((tmp_path / "mine" / "homogeneity.json").read_text())
+    assert figure["batch_norm"] == "train" and figure["freedom"]["rules"] == 6  # docs/method.md counts them
+    assert figure["ways"]["last_layer"]["error"] < 1e-12 and (tmp_path / "mine" / "homogeneity.png").exists()
     assert main(["homogeneity", "--out", str(tmp_path / "mine"), "--set", "classifier.name=mlpbn"]) == 2

@@ -127,6 +127,6 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         answers = f"127.0.0.1:{server.getsockname()[1]}"
         places = {"address": answers, "study_url": "postgresql://me:pa55@127.0.0.1:1/x", "tracking_uri": f"http://{answers}"}
-        (line,) = Places.parse(places, "test").unanswered()
+        (line,) = Places.parse(places, "test").unreachable_servers()
     assert line.startswith("--study-url postgresql+psycopg://me@127.0.0.1:1/x: ") and line.endswith("Connection refused")
-    assert list(Places(tracking_uri="sqlite:///mlflow.db", address="auto").unanswered()) == []
+    assert list(Places(tracking_uri="sqlite:///mlflow.db", address="auto").unreachable_servers()) == []

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gbc.classifiers.checkpoints import load_weights, read_weights
+from gbc.classifiers.weight_files import load_weights, read_weights
 from gbc.errors import BadInput
 from tests.support import missing
 
