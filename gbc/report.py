@@ -60,7 +60,10 @@ class Report:
     step: int
     metrics: Mapping[str, float]
     images: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """Picture as in section 5.2, [height, width] or [height, width, 3]: odd rows generated, even rows nearest real images."""
+    """Picture as in section 5.2, [height, width] or [height, width, 3]: odd rows generated, even rows nearest real images.
+
+    Without real images all rows are generated.
+    """
 
 
 def free_score(confidence: float, bn: float | None, rho: float | None) -> float:

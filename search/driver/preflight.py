@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import ReferenceSet
 from gbc.runtime import pick_device
 from gbc.training import tasks
 from gbc.training.tasks import TrialInputs
@@ -127,7 +126,7 @@ def check(config: SweepConfig) -> None:
     if (inputs := untrained_inputs(settings)) is None:
         return
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -149,7 +148,7 @@ def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]
     device = pick_device(settings.device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
     torch.cuda.empty_cache()
