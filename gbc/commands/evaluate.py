@@ -79,7 +79,9 @@ def _images(generator: ExportedGenerator, arguments: argparse.Namespace) -> tupl
     if arguments.per_class:
         raise BadInput("--per-class is for --images or --dataset; give one of them")
     if generator.settings.data_free:
-        raise BadInput(f"{arguments.model}: was trained without images, so there are none to compare with; give --images PATH")
+        raise BadInput(
+            f"{arguments.model}: was trained without images; to compare it with some give --images PATH or --dataset NAME"
+        )
     settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
     merged = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
     assert isinstance(merged, datasets.ImageDataset)

@@ -83,7 +83,7 @@ Settings that are not this package's defaults:
 {plain_yaml.dump(changed(generator.settings)).strip()}
 ```
 
-{_measured(generator) if data_free else _scores(generator, inputs)}
+{_without_images(name, generator) if data_free else _scores(generator, inputs)}
 
 {_NOT_MEASURED if data_free else _MEASURED}
 {_LIMITS}"""
@@ -221,7 +221,7 @@ At the end of training:
 {_last_metrics(metrics)}"""
 
 
-def _measured(generator: ExportedGenerator) -> str:
+def _without_images(name: str, generator: ExportedGenerator) -> str:
     """The section of scores where there were no images to compare with."""
     return f"""## Scores
 
@@ -229,7 +229,7 @@ def _measured(generator: ExportedGenerator) -> str:
 of their variety they have, and what another network learns from them is not known. Where there are images, this measures it:
 
 ```sh
-python -m gbc evaluate --model DIR --images PATH
+python -m gbc evaluate --model {name} --images PATH   # or --dataset NAME
 ```
 
 At the end of training the classifier alone said of {generator.settings.eval_per_class} images a class:

@@ -90,11 +90,13 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        console.print(
-            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        reached = (
+            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+            f"smallest margin {regime['margins']['min']:.2f}"
+            if "loss" in regime
+            else "weights as given; how far their training came cannot be measured without images"
+        )
+        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
     for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
