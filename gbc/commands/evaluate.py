@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from gbc import command_line
@@ -22,14 +21,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("evaluate", help="measure an exported generator again, and against real images")
     options.add_model(parser)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--images", metavar="PATH", help="compare with these: a folder with one folder a class, or an .npz")
-    source.add_argument("--dataset", metavar="NAME", help="compare with this data set (default: that of the classifier)")
-    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set for the comparison")
-    parser.add_argument(
-        "--per-class", type=command_line.positive, metavar="N",
-        help="with --images or --dataset: so many images of each class stand for training images (default: 50)",
-    )  # fmt: skip
+    options.add_real_images(parser)
     parser.add_argument(
         "--seed", type=command_line.seed, help="draw other samples for the table with control sets (default: those of training)"
     )
@@ -45,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.errors import Disagreement
 
     generator = export.load(arguments.model)
-    data, config = _images(generator, arguments)
+    data, config = options.real_images(generator, arguments)
     again = _remeasure(generator, data, arguments)
     result, text = _between_controls(generator, config, data, arguments)
     if arguments.json:
@@ -57,35 +49,6 @@ def run(arguments: argparse.Namespace) -> None:
             f"{', '.join(different)}: not as logged; the generator, its data and its classifiers have the same digests, so "
             "another version of torch or of this package gives other results"
         )
-
-
-def _images(generator: ExportedGenerator, arguments: argparse.Namespace) -> tuple[ImageDataset, DatasetConfig | None]:
-    """The images to compare with, and their settings if they are those of one task."""
-    from gbc.config import DatasetConfig
-    from gbc.data import datasets
-    from gbc.data.matching import matched
-    from gbc.errors import BadInput
-    from gbc.training import tasks
-
-    if arguments.images or arguments.dataset:
-        given = {"name": arguments.dataset or "images", "path": arguments.images, "data_root": arguments.data_root}
-        if arguments.per_class:
-            given["per_class"] = arguments.per_class
-        config = DatasetConfig.parse(given, "--images" if arguments.images else "--dataset")
-        data, remark = matched(config, generator.shape, generator.class_names)
-        if remark:
-            print(f"note: {remark}", file=sys.stderr)
-        return data, config
-    if arguments.per_class:
-        raise BadInput("--per-class is for --images or --dataset; give one of them")
-    if generator.settings.data_free:
-        raise BadInput(
-            f"{arguments.model}: was trained without images; to compare it with some give --images PATH or --dataset NAME"
-        )
-    settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
-    merged = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
-    assert isinstance(merged, datasets.ImageDataset)
-    return merged, settings.dataset if len({spec.task for spec in settings.classifiers()}) == 1 else None
 
 
 def _remeasure(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from gbc.config import DatasetConfig
@@ -33,4 +34,5 @@ def matched(config: DatasetConfig, shape: Sequence[int], class_names: Sequence[s
         return datasets.load(config.updated({"classes": order}, "dataset")), None
     pairs = [f"{mine} = {theirs}" for mine, theirs in zip(class_names, data.class_names, strict=True) if mine != theirs]
     more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
-    return data, f"classes are matched by their order: {', '.join(pairs[:5])}{more}"
+    renamed = dataclasses.replace(data, class_names=tuple(class_names))
+    return renamed, f"classes are matched by their order: {', '.join(pairs[:5])}{more}"

@@ -134,7 +134,27 @@ def test_other_commands_say_that_there_are_no_images(
     given = str(trained) if command[0] == "distil" else "dataset=none"
     assert main([*command, given, "--cache", str(classifier_cache)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and not missing(["none", "images"], lines[0])
+    assert len(lines) == 1 and "images" in lines[0]
+
+
+def test_a_student_is_taught_without_images_and_not_tested(
+    trained: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["distil", "--model", str(trained), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
+    words += ["--count", "50", "--steps", "10", "--out", str(tmp_path / "student.safetensors")]
+    assert main(words) == 0 and (tmp_path / "student.safetensors").exists()
+    assert not missing(["student.safetensors", "no images"], capsys.readouterr().out)
+    assert main([*words[:-1], str(tmp_path / "again.safetensors"), "--dataset", "fashion_mnist", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_images"] == 2000
+
+
+def test_a_baseline_needs_no_images(classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = without_images(classifier_cache)["classifier"]["weights"]
+    given = ["dataset=none", f"classifier.weights={weights}", "classifier.hidden=24", "steps=2", "report_every=2"]
+    words = [word for setting in given for word in ("--set", setting)]
+    out = tmp_path / "pixels"
+    assert main(["baseline", "bn-inversion", "--out", str(out), *words, "--cache", str(classifier_cache)]) == 0
+    assert "ssim/" not in capsys.readouterr().out and (out / "samples.png").exists()
 
 
 def test_images_that_come_later_measure_it(
