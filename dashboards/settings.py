@@ -58,6 +58,11 @@ class SweepSettings:
         return str(self.trial.get("dataset", {}).get("name", "unknown"))
 
     @property
+    def data_free(self) -> bool:
+        """True if there were no images: samples were compared with none."""
+        return self.dataset == "none"
+
+    @property
     def trial(self) -> dict[str, Any]:
         """Settings of every trial, where they are not searched."""
         return dict(self.data.get("trial") or {})

@@ -187,7 +187,9 @@ def _print_summary(
     for line in failure_lines(summary.failures):
         say(line)
     if summary.best_trial is not None:
-        scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
+        judged = "ssim/coverage" in summary.best_metrics
+        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if judged else ("free/score", "free/confidence", "free/bn")
+        scores = (*first, "classifier/accuracy", "kkt/rho")
         say(
             f"best: trial-{summary.best_trial:04d}  "
             + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics)

@@ -10,7 +10,7 @@ from dashboards.collapse import RULES, Signs
 from dashboards.cost import cost_of
 from dashboards.figures import search as figures
 from dashboards.figures.curves import curve_figures
-from dashboards.figures.scores import TABLE_METRICS
+from dashboards.figures.scores import table_metrics
 from dashboards.figures.workers import survival, timeline
 from dashboards.rendering import badge, format_number, render, sign_list
 from dashboards.sweep import Sweep, Trial
@@ -76,7 +76,7 @@ def cost(sweep: Sweep) -> Markup:
 def all_trials(sweep: Sweep, signs: Signs) -> Markup:
     """A table of all trials, the best first."""
     objective = sweep.objective.metric
-    logged = [metric for metric in TABLE_METRICS if any(trial.score(metric) is not None for trial in sweep.trials)]
+    logged = [metric for metric in table_metrics([sweep]) if any(trial.score(metric) is not None for trial in sweep.trials)]
     metrics = list(dict.fromkeys([objective, *logged]))
     names = [dimension.name for dimension in sweep.settings.space]
     rows = [

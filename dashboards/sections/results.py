@@ -9,7 +9,7 @@ from dashboards.collapse import Signs
 from dashboards.cost import cost_of
 from dashboards.evaluation import CEILING
 from dashboards.figures import scores
-from dashboards.figures.scores import TABLE_METRICS
+from dashboards.figures.scores import table_metrics
 from dashboards.pictures import Pixels, tile_side, webp
 from dashboards.rendering import STATE_WORDS, format_number, render
 from dashboards.sweep import Sweep
@@ -36,6 +36,8 @@ def verdict(sweep: Sweep) -> str:
     if evaluation and evaluation.trial == best.number:
         value = evaluation.scores[evaluation.generator].get(metric, value)
     line = f"Best: trial {best.number} with {metric} {format_number(value)}"
+    if sweep.settings.data_free:
+        return line + ". That is what the classifier says of its own samples, and no measure of quality."
     if evaluation is None:
         return line + "; without controls (no evaluation is logged) that number alone says little."
     floor, share = evaluation.floor(metric), evaluation.share(metric, value)
@@ -65,7 +67,7 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
         scores=scores.between_floor_and_ceiling(evaluation) if evaluation else None,
         metrics=metrics,
         score_rows=[[name, *[row.get(m) for m in metrics]] for name, row in evaluation.scores.items()] if evaluation else [],
-        last_scores=[[metric, best.score(metric)] for metric in TABLE_METRICS if best.score(metric) is not None],
+        last_scores=[[metric, best.score(metric)] for metric in table_metrics([sweep]) if best.score(metric) is not None],
         by_class=scores.scores_by_class(evaluation) if evaluation else [],
         signs=signs.get(best.number),
     )

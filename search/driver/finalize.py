@@ -75,7 +75,7 @@ def _noting_failures(say: Print, what: str) -> Iterator[None]:
 def _evaluate_best(
     config: SweepConfig, trials: Sequence[TrialRecord], chosen: TrialRecord, tracker: Tracker, say: Print
 ) -> dict[str, Any] | None:
-    """Measure the best and register it, and audit its classifiers; its evaluation, None where it cannot be exported."""
+    """Measure the best and register it, and audit its classifiers; its evaluation, None without an export or images."""
     settings, exported, audits = settings_of(config, chosen), None, None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
@@ -83,9 +83,10 @@ def _evaluate_best(
             exported = write_trial(config, trials, chosen, folder, ["torch"])
         if exported is None:
             return None
-        inputs = tasks.obtain(settings, CLASSIFIERS)
-        evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
-        tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
+        inputs, evaluation = tasks.obtain(settings, CLASSIFIERS), None
+        if not settings.data_free:
+            evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
+            tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
         with _noting_failures(say, "the best is not registered"):
             version = _register_best(config, chosen, folder, tracker)
             say(f"registered {version.describe()}")

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import ReferenceSet
 from gbc.runtime import pick_device
 from gbc.training import tasks
 from gbc.training.tasks import TrialInputs
@@ -91,11 +90,13 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        console.print(
-            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        reached = (
+            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+            f"smallest margin {regime['margins']['min']:.2f}"
+            if "loss" in regime
+            else "weights as given; how far their training came cannot be measured without images"
+        )
+        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
     for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
@@ -129,7 +130,7 @@ def check(config: SweepConfig) -> None:
     if (inputs := untrained_inputs(settings)) is None:
         return
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -151,7 +152,7 @@ def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]
     device = pick_device(settings.device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
     torch.cuda.empty_cache()

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gbc.report import IMAGE_METRICS
 from records.format import duration
 from records.rungs import rungs
 from search.spec.config import SweepConfig
@@ -115,7 +116,12 @@ class ProgressDisplay:
 
     def _columns(self) -> dict[str, str]:
         objectives = [objective.metric for objective in self._config.objectives]
-        return {metric: metric for metric in objectives if metric not in _COLUMNS} | _COLUMNS
+        usual = {
+            metric: title
+            for metric, title in _COLUMNS.items()
+            if not (self._config.trial.data_free and metric in IMAGE_METRICS)
+        }
+        return {metric: metric for metric in objectives if metric not in usual} | usual
 
     def _overall(self) -> str:
         finished = sum(line.state != "running" for line in self._lines.values())

@@ -17,7 +17,7 @@ from search.files.paths import LOG, PICTURE, files_folder, trial_folder
 from search.files.storage import Location
 from search.policy.budget import planning_ended_by
 from search.policy.ranking import pareto_front
-from search.policy.verdict import kkt_verdict, requirements_verdict
+from search.policy.verdict import data_free_verdict, kkt_verdict, requirements_verdict
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 
@@ -109,7 +109,11 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
         front=front_view(config, trials),
         failures=[failure_view(trial, home) for trial in trials if trial.state == "failed"],
         bytes=bytes_on_disk(folder, config),
-        verdict=[line for line in (kkt_verdict(found), requirements_verdict(config, trials)) if line],
+        verdict=[
+            line
+            for line in (kkt_verdict(found), requirements_verdict(config, trials), data_free_verdict(config) if best else None)
+            if line
+        ],
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gbc.config import MOST_STEPS, TrialConfig
 from gbc.errors import BadInput
-from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
+from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
 from records.rungs import first_rung
 from search.spec.locations import Places
@@ -178,6 +178,12 @@ class SweepConfig(Config):
         metrics = [objective.metric for objective in self.objectives]
         if self.second_objective and self.second_objective.require:
             raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
+        compared = [metric for metric in (*metrics, *(self.objective.require or {})) if metric in IMAGE_METRICS]
+        if self.trial.data_free and compared:
+            raise ValueError(
+                f"metric {compared[0]} compares with images, and dataset none has none; "
+                f"use another, for example {DATA_FREE_OBJECTIVE}"
+            )
         if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
             raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
         if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:

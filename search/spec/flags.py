@@ -55,7 +55,11 @@ _EVERY: Final = {"action": "append", "default": []}
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "what to search": (
-        Flag("--dataset", None, "name of the data set (default: fashion_mnist, or images with --images)", "NAME"),
+        Flag(
+            "--dataset", None,
+            "name of the data set, or none: a classifier without images (default: fashion_mnist, or images with --images)",
+            "NAME",
+        ),
         Flag("--preset", None, "configs/DATASET-PRESET.yaml: quick (default) or paper"),
         Flag("--config", None, "a sweep file of your own instead of a preset", "FILE", Path),
         Flag("--name", "name", "name of the sweep (default: DATASET-PRESET)"),
@@ -90,7 +94,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag("--scheduler", "scheduler.name", "what stops bad trials early", options={"choices": ["asha", "median", "none"]}),
         Flag(
-            "--objective", None, "default: ssim/coverage; two with a comma give a Pareto front", "METRIC[:min|max]"
+            "--objective", None,
+            "default: ssim/coverage, or free/score for dataset none; two with a comma give a Pareto front", "METRIC[:min|max]",
         ),
         Flag(
             "--require", None,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 CHAMPION: Final = "champion"
+_CLASSIFIERS: Final = "classifiers.digest"
+"""Tag of versions without images: what their classifiers say of them compares with no other classifier's word."""
 _SERVED: Final = Path(__file__).with_name("pyfunc_model.py")
 _NEEDS: Final = ("mlflow", "numpy", "pandas", "torch")
 
@@ -71,9 +73,9 @@ def register(
 ) -> Version:
     """Make the exported `folder` (with `generator.pt2`) a version of the model `name`, its files under the run `run_id`.
 
-    It takes the alias from a champion that was worse by the same objective. Of one with another objective nothing can be said:
-    that stays. One that misses what its sweep requires, in the words of `missed`, does not take it. The same generator of the
-    same trial is registered once.
+    It takes the alias from a champion that was worse by the same objective. Of one with another objective, or without images of
+    other classifiers, nothing can be said: that stays. One that misses what its sweep requires, in the words of `missed`, does
+    not take it. The same generator of the same trial is registered once.
 
     Raises:
         BadInput: MLflow refuses, or cannot be reached.
@@ -91,6 +93,8 @@ def register(
         "objective.direction": objective.direction,
         "objective.value": repr(score),
     }
+    if header["origin"]["data"]["name"] == "none":
+        tags[_CLASSIFIERS] = " ".join(entry["digest"] for entry in header["origin"]["classifiers"])
     try:
         with _quiet():
             client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
@@ -198,6 +202,8 @@ def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]
             False,
             f"{metric} does not compare with {theirs.get('objective.metric')} of the champion, version {champion.version}",
         )
+    if theirs.get(_CLASSIFIERS) != tags.get(_CLASSIFIERS):
+        return False, f"{metric} of other classifiers than those of the champion, version {champion.version}, does not compare"
     other = float(theirs["objective.value"])
     better = score > other if tags["objective.direction"] == "max" else score < other
     verb = "beats" if better else "does not beat"

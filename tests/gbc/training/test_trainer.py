@@ -200,7 +200,8 @@ def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any
     with pytest.raises(BadInput, match=r"bn_weight .*BatchNorm"):
         Trainer(config, [phi])
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
-    assert "ssim/coverage" not in without.metrics and without.images is None  # no reference, no real images
+    assert "ssim/coverage" not in without.metrics and without.images is not None  # no reference, no real images
+    assert without.images.shape == (5 * 30, 10 * 30)  # the samples alone, framed
 
 
 def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
