@@ -32,6 +32,7 @@ SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
 _ADDED_LATER: Final[dict[str, object]] = {
     name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")
 }
+_ADDED_TO_CARD: Final = ("resize",)
 
 
 def identity(config: ClassifierConfig, data: Dataset | None) -> str:
@@ -47,7 +48,8 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
         settings["source"] = custom.source_digest(config.factory)
     if config.weights:
         settings["weights"] = _file_digest(Path(config.weights))
-        settings["card"] = custom.read_card(config).model_dump(mode="json")
+        card = custom.read_card(config).model_dump(mode="json")
+        settings["card"] = {key: value for key, value in card.items() if key not in _ADDED_TO_CARD or value is not None}
     return digest({"schema": SCHEMA, "classifier": settings, "data": data.digest() if data else None})
 
 
@@ -106,7 +108,7 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
     module, _ = _new(config, card)
     adaptation.fold_parametrisations(module)
     regime = caches.restore(folder, module, _REGIME)
-    module = custom.with_normalisation(module, card).eval()
+    module = custom.with_preprocessing(module, card).eval()
     return Classifier(module, card.class_names, card.shape, card.samples), regime, folder
 
 
@@ -144,7 +146,7 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
 
 
 def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
-    """The network with the user's weights, without normalisation, its card, and its regime if there is data.
+    """The network with the user's weights, without preprocessing, its card, and its regime if there is data.
 
     Raises:
         BadInput: weights, card, network and data do not fit each other. The message names the first conflict.
@@ -154,18 +156,18 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     if data is None:
         return module, card, {"steps": 0} | _as_regime(changes)
     images, labels = data.train()
-    diagnosis = convergence.diagnose(custom.with_normalisation(module, card), images, labels, config.weight_decay, config.loss)
+    diagnosis = convergence.diagnose(custom.with_preprocessing(module, card), images, labels, config.weight_decay, config.loss)
     return module, card, diagnosis | {"steps": 0} | _as_regime(changes)
 
 
 def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
     """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
     module, card, _ = _new_or_given(config, data)
-    return Classifier(custom.with_normalisation(module, card), card.class_names, card.shape, card.samples)
+    return Classifier(custom.with_preprocessing(module, card), card.class_names, card.shape, card.samples)
 
 
 def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, list[str]]:
-    """A new network, or one with the user's weights, before normalisation; and the changes that were made to use it."""
+    """A new network, or one with the user's weights, before preprocessing; and the changes that were made to use it."""
     if config.weights is None:
         assert data is not None
         card = _card_of(data)
@@ -187,10 +189,14 @@ def _new(config: ClassifierConfig, card: Card) -> tuple[nn.Module, list[str]]:
     if config.loss == "exponential" and len(card.class_names) != 2:
         raise BadInput(f"classifier.loss is exponential, which is for two classes; there are {len(card.class_names)}")
     outputs = 1 if config.loss == "exponential" else len(card.class_names)
-    module = architectures.build(config, card.shape, outputs)
-    custom.check_outputs(module, card.shape, outputs, f"classifier {config.factory or config.name}")
-    changes = adaptation.take_off_softmax(module, card.shape)
-    return module, changes + adaptation.varying_outputs(module, card.shape)
+    shape = card.input_shape
+    module = architectures.build(config, shape, outputs)
+    custom.check_outputs(module, shape, outputs, f"classifier {config.factory or config.name}")
+    changes = adaptation.take_off_softmax(module, shape)
+    changes += adaptation.varying_outputs(module, shape)
+    if card.resize is not None:
+        changes.append(f"images of {list(card.shape)} are resized to {list(card.resize)} for the network")
+    return module, changes
 
 
 def _as_regime(changes: list[str]) -> Regime:
@@ -204,7 +210,8 @@ def _card_of(data: Dataset) -> Card:
 
 def _check_same_task(source: str, card: Card, data: Dataset) -> None:
     if card.shape != data.shape:
-        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}")
+        mend = f"; to resize them, write shape: {list(data.shape)} and resize: {list(card.input_shape)}"
+        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}{mend}")
     if len(card.class_names) != len(data.class_names):
         raise BadInput(f"{source}: {len(card.class_names)} class_names, but {data.name} has {len(data.class_names)} classes")
 
