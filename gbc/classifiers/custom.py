@@ -161,7 +161,7 @@ def read_card(config: ClassifierConfig) -> Card:
         BadInput: there is no card, or one of its fields is missing or invalid.
     """
     assert config.weights is not None
-    path = Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
+    path = card_path(config)
     if not Path(config.weights).exists():  # checked first: a card is of no use without its weights
         raise BadInput(f"{config.weights}: cannot be read: there is no such file")
     if not config.card and not path.exists():
@@ -169,6 +169,12 @@ def read_card(config: ClassifierConfig) -> Card:
             f"{config.weights}: no card {path.name} beside it; write class_names, shape and samples there, or give --card"
         )
     return Card.parse(load_yaml(path), str(path))
+
+
+def card_path(config: ClassifierConfig) -> Path:
+    """The card of `config.weights`: the one that is named, or the one beside them."""
+    assert config.weights is not None
+    return Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
 
 
 @torch.no_grad()

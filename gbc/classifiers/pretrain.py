@@ -175,7 +175,7 @@ def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Mo
         return module.eval(), card, changes
     card = custom.read_card(config)
     if data is not None:
-        _check_same_task(config.card or config.weights, card, data)
+        _check_same_task(str(custom.card_path(config)), card, data)
     weights = weight_files.read_weights(Path(config.weights))
     module, changes = _new(config, card)
     if prefix := weight_files.load_weights(module, weights, config.weights):
@@ -191,8 +191,9 @@ def _new(config: ClassifierConfig, card: Card) -> tuple[nn.Module, list[str]]:
     outputs = 1 if config.loss == "exponential" else len(card.class_names)
     shape = card.input_shape
     module = architectures.build(config, shape, outputs)
-    custom.check_outputs(module, shape, outputs, f"classifier {config.factory or config.name}")
-    changes = adaptation.take_off_softmax(module, shape)
+    described = f"{custom.card_path(config)} and " if config.weights else ""
+    custom.check_outputs(module, shape, outputs, f"{described}classifier {config.factory or config.name}")
+    changes = adaptation.take_off_softmax(module, shape) + adaptation.make_logits(module, shape)
     changes += adaptation.varying_outputs(module, shape)
     if card.resize is not None:
         changes.append(f"images of {list(card.shape)} are resized to {list(card.resize)} for the network")

@@ -328,11 +328,11 @@ def test_a_file_that_is_no_state_dict(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"class_names": ["a", "b"]}, ["net.safetensors: 2 class_names", "fashion_mnist", "10 classes"]),
+        ({"class_names": ["a", "b"]}, ["net.yaml: 2 class_names", "fashion_mnist", "10 classes"]),
         ({"class_names": ["a"]}, ["net.yaml: class_names: "]),
         ({"shape": [3, 32, 32]}, ["[3, 32, 32]", "fashion_mnist", "shape: [1, 28, 28]", "resize: [3, 32, 32]"]),
         ({"shape": [1, 8, 8], "resize": [1, 28, 28]}, ["[1, 8, 8]", "fashion_mnist", "shape: [1, 28, 28]"]),
-        ({"resize": [3, 32, 32]}, ["their_nets:network", "[3, 32, 32]"]),
+        ({"resize": [3, 32, 32]}, ["net.yaml", "their_nets:network", "[3, 32, 32]"]),
         ({"resize": [3, 32]}, ["net.yaml: resize", "three"]),
         ({"shape": [2, 28, 28], "resize": [3, 32, 32]}, ["net.yaml: resize", "3 channels", "2"]),
         ({"resize": [3, 32, 32], "mean": [0.5], "std": [0.5]}, ["net.yaml: mean", "resize", "3 channels"]),
@@ -352,6 +352,12 @@ def test_a_card_that_does_not_fit(
         pretrain.obtain(files(**changes), images, tmp_path / "cache")
     assert not missing(named, caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_contradicts_the_network_is_named(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(files(class_names=["a", "b", "c"]), None, tmp_path / "cache")
+    assert not missing(["net.yaml", "their_nets:network", "[2, 10]", "[2, 3]"], caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_files_are_named(files: Files, images: ImageDataset, tmp_path: Path) -> None:
