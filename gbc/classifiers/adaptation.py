@@ -30,6 +30,20 @@ def materialise(module: nn.Module, shape: tuple[int, ...], seed: int) -> None:
             module.eval()(torch.zeros(2, *shape))
 
 
+class Hardsigmoid(nn.Module):
+    """`nn.Hardsigmoid`, whose derivative torch cannot differentiate again, as a ReLU6, whose derivative it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """min(max(x + 3, 0), 6) / 6, any shape."""
+        return nn.functional.relu6(x + 3) / 6
+
+
+def replace_hardsigmoids(module: nn.Module) -> None:
+    """Replace every `nn.Hardsigmoid` inside `module` by one of the same function that has second derivatives."""
+    for name in [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Hardsigmoid)]:
+        module.set_submodule(name, Hardsigmoid())
+
+
 def fold_parametrisations(module: nn.Module) -> list[str]:
     """Replace weights that are computed from others (weight_norm, spectral_norm and their like) by their values.
 

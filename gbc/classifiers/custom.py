@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -126,11 +127,20 @@ def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
     module = _imported(path, factory)
     if not hasattr(module, name):
         raise BadInput(f"classifier {factory}: {path} has no {name!r}; {suggest(name, _public(module))}")
+    return new_network(getattr(module, name), factory, seed, shape)
+
+
+def new_network(make: Callable[[], Any], factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
+    """The network that `make` returns, for inputs of `shape`; `factory` names it in errors. The seed is as in `call_factory`.
+
+    Raises:
+        BadInput: as `call_factory`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            network = getattr(module, name)()
-        except torch.OutOfMemoryError:
+            network = make()
+        except (BadInput, torch.OutOfMemoryError):
             raise
         except Exception as fault:
             raise BadInput(
@@ -139,6 +149,7 @@ def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
     differentiable_attention()
     if not isinstance(network, nn.Module):
         raise BadInput(f"classifier {factory}: the factory returned {type(network).__name__}, not a torch.nn.Module")
+    adaptation.replace_hardsigmoids(network)
     try:
         adaptation.materialise(network, shape, seed)
     except Exception as fault:

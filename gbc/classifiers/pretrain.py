@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gbc import cache as caches
 from gbc import plain_yaml
-from gbc.classifiers import adaptation, architectures, convergence, custom, fit, weight_files
+from gbc.classifiers import adaptation, architectures, convergence, custom, fit, libraries, weight_files
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
@@ -45,7 +45,8 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
     # A setting that was added later is left out at its default, so that classifiers cached before it stay valid.
     settings = {key: value for key, value in settings.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]}
     if config.factory:
-        settings["source"] = custom.source_digest(config.factory)
+        library = libraries.is_library(config.factory)
+        settings["source"] = (libraries if library else custom).source_digest(config.factory)
     if config.weights:
         settings["weights"] = _file_digest(Path(config.weights))
         card = custom.read_card(config).model_dump(mode="json")
@@ -178,6 +179,10 @@ def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Mo
         _check_same_task(str(custom.card_path(config)), card, data)
     weights = weight_files.read_weights(Path(config.weights))
     module, changes = _new(config, card)
+    if config.factory and libraries.is_library(config.factory):
+        outputs = 1 if config.loss == "exponential" else len(card.class_names)
+        libraries.check_weights(module, card.input_shape, outputs, weights, (config.weights, str(custom.card_path(config))))
+        weights = libraries.renamed_weights(config.factory, Path(config.weights)) or weights
     if prefix := weight_files.load_weights(module, weights, config.weights):
         changes.append(f"{prefix!r} is taken off the names of the weights")
     changes += adaptation.fold_parametrisations(module)
