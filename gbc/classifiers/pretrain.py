@@ -157,7 +157,10 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     if data is None:
         return module, card, {"steps": 0} | _as_regime(changes)
     images, labels = data.train()
-    diagnosis = convergence.diagnose(custom.with_preprocessing(module, card), images, labels, config.weight_decay, config.loss)
+    whole = custom.with_preprocessing(module, card)
+    diagnosis = convergence.diagnose(whole, images, labels, config.weight_decay, config.loss)
+    # By the stored statistics, as its owner measured it.
+    diagnosis["accuracy"] = convergence.accuracy(whole, images, labels)
     return module, card, diagnosis | {"steps": 0} | _as_regime(changes)
 
 
