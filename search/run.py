@@ -81,8 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from search.driver import preflight
 
-        preflight.check(config)
-        for line in config.places.unreachable_servers():
+        for line in (*preflight.check(config), *config.places.unreachable_servers()):
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0

@@ -244,8 +244,6 @@ class Trainer:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
         if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
-        if self.config.bn_weight and not any(classifier.batch_norm_inputs.layers for classifier in self.classifiers):
-            raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
@@ -277,10 +275,13 @@ class Trainer:
     def _fit_multiplier_scale(self) -> None:
         """Set the factor on μ by least squares, so that the pull is nearest to the target and ρ does not start at 1."""
         for classifier in self.classifiers:
+            without_target = "stationarity" in classifier.off or not self.config.stationarity_weight
+            if without_target and not self.config.reconstruction_weight:
+                continue
             batch = self.batches.sample(classifier.task)
             first_pass = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
             target, pull = first_pass.target, first_pass.margin_gradient
-            if not self.config.stationarity_weight:
+            if without_target:
                 target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
                 fitted = losses.inner_product(target, pull) / losses.inner_product(pull, pull)
