@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from records.addresses import first_line
 from records.trial import TrialRecord
+from search.driver.control import BY_HAND, Control
 from search.driver.progress import ProgressDisplay
 from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
@@ -48,14 +49,22 @@ class Recorder:
     """
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, display: ProgressDisplay, folder: Location, rule: StoppingRule | None = None
+        self,
+        ledger: Ledger,
+        tracker: Tracker,
+        display: ProgressDisplay,
+        folder: Location,
+        rule: StoppingRule | None = None,
+        control: Control | None = None,
     ) -> None:
         """`folder` is where the sweep's trials keep their files (`search.files.paths.files_folder`).
 
         `rule` decides which trials stop early; by default it is the one that the sweep's settings name.
+        `control` knows the orders from outside.
         """
         self._ledger, self._tracker, self._display, self._folder = ledger, tracker, display, folder
         self._writer, self._retention = AsyncWriter(tracker), CheckpointRetention(folder, ledger.config)
+        self.control = control or Control(ledger, display)
         self._rule = rule or stopping_rule(ledger.config, ledger.entries())
         self._held: list[tuple[int, Progress]] = []
         self._tracked: dict[int, int] = {}
@@ -101,7 +110,7 @@ class Recorder:
         if number in self._failures:
             self._close(number, "failed", self._failures[number])
         elif outcome := self._ledger.entry(number).outcome(self._ledger.config.trial.steps):
-            self._close(number, outcome)
+            self._close(number, outcome, self._reason(number, outcome))
         elif number in self._out_of_memory:
             self._out_of_memory.remove(number)
             return True
@@ -109,6 +118,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Do what is due; called several times a second."""
+        self.control.poll()
         now = time.monotonic()
         if now - self._noted >= _NOTE_TIME_EVERY:
             self._ledger.set_seconds(self.elapsed())
@@ -139,8 +149,10 @@ class Recorder:
                 self._writer.show(trial.number, self._trial_folder(trial.number))
             elif trial.finished:
                 continue
-            if outcome := trial.outcome(horizon):
-                self._close(trial.number, outcome, trial.reason)
+            if outcome := trial.outcome(horizon) or ("stopped" if trial.number in self.control.ending else None):
+                if not trial.values:  # it may have been asked for and never started
+                    self._open(trial)
+                self._close(trial.number, outcome, trial.reason or self._reason(trial.number, outcome))
         self._retention.delete_unneeded(self._ledger.entries())
         self._writer.drain(faults.PATIENCE)
 
@@ -200,6 +212,8 @@ class Recorder:
         config, metrics = self._ledger.config, report.metrics
         value = metrics[config.objective.metric]
         decision = self._rule.decide(number, report.step, value)
+        if number in self.control.ending:
+            decision = Decision.STOP
         stop = decision is Decision.STOP and report.step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None
         missed = config.objective.missed(metrics) if config.objective.require else None
@@ -207,8 +221,14 @@ class Recorder:
         self._held.append((number, report))
         return decision
 
+    def _reason(self, number: int, outcome: str) -> str | None:
+        return BY_HAND if outcome == "stopped" and number in self.control.ending else None
+
     def _lost(self, number: int, failure: WorkerFailure) -> bool:
         silence = self._collect_hang(number)
+        if number in self.control.ending:
+            self._close(number, "stopped", BY_HAND)
+            return False
         if self._ledger.may_retry(number):
             self._ledger.count_lost_worker(number)
             return True

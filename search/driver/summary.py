@@ -15,7 +15,7 @@ from records.trial import TrialRecord
 from search.driver.retention import bytes_on_disk
 from search.files.paths import LOG, PICTURE, files_folder, trial_folder
 from search.files.storage import Location
-from search.policy.budget import planning_ended_by
+from search.policy.budget import ended_by
 from search.policy.ranking import pareto_front
 from search.policy.verdict import kkt_verdict, requirements_verdict
 from search.spec.config import SweepConfig
@@ -83,7 +83,7 @@ class Summary:
 def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
     """The summary of a sweep whose ledger is open; `metrics` gives a trial's last values."""
     trials, best = ledger.entries(), ledger.best()
-    reason = ended_by(config, trials, ledger.seconds)
+    reason = ended_by(config, trials, ledger.seconds, waiting=ledger.settings_wait())
     count = {state: sum(trial.state == state for trial in trials) for state in ("complete", "stopped", "failed", "running")}
     home = files_folder(config)
     picture = trial_folder(home, best.number) / PICTURE if best else None
@@ -123,11 +123,6 @@ def with_scale(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
         verdict=[*summary.verdict, *lines.values()],
         scale={metric: scale.position(metric, found[metric]) for metric in lines},
     )
-
-
-def ended_by(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> str | None:
-    """The budget that is used up; None while there is one left, or a trial open."""
-    return None if any(not trial.finished for trial in trials) else planning_ended_by(config, trials, seconds)
 
 
 def front_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:

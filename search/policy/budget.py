@@ -39,14 +39,21 @@ def planning_ended_by(config: SweepConfig, trials: Sequence[TrialRecord], second
         return reason
     if config.sampler == "grid" and sum(trial.origin is None for trial in trials) >= grid_size(config.space):
         return "grid"
-    return "trials" if len(trials) >= config.trials else None
+    return "trials" if sum(trial.counts for trial in trials) >= config.trials else None
 
 
-def has_work_left(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> bool:
-    """True if a trial is open and may go on, or may still start."""
+def ended_by(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float, *, waiting: bool = False) -> str | None:
+    """The budget that is used up; None while there is one left, a trial open, or a setting given by hand `waiting`."""
+    if any(not trial.finished for trial in trials):
+        return None
+    return exhausted_budget(config, trials, seconds) if waiting else planning_ended_by(config, trials, seconds)
+
+
+def has_work_left(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float, *, waiting: bool = False) -> bool:
+    """True if a trial is open and may go on, or may still start; `waiting`: a setting that was given by hand waits."""
     if exhausted_budget(config, trials, seconds):
         return False
-    return any(not trial.finished for trial in trials) or not planning_ended_by(config, trials, seconds)
+    return waiting or any(not trial.finished for trial in trials) or not planning_ended_by(config, trials, seconds)
 
 
 def remedy(config: SweepConfig, reason: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from records.trial import ORIGIN
+from records.trial import ENQUEUED, ORIGIN
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
 
@@ -62,24 +62,30 @@ class Proposer:
 
     def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """A new trial, running, to follow `trials`, which are all of the sweep's."""
-        from optuna.trial import TrialState, create_trial
-
+        given = sum(trial.user_attrs.get(ORIGIN) == ENQUEUED for trial in trials)
+        if len(trials) - given < len(self._prior.first):
+            return self.complete(trials, self._prior.first[len(trials) - given])
         attributes: dict[str, Any] = {}
-        user: dict[str, Any] = {}
-        if len(trials) < len(self._prior.first):
-            known = self._prior.first[len(trials)]
-            params, _ = self._sample(trials, known.params)
-            user[ORIGIN] = known.origin
-        elif sequence := SEQUENCES.get(self._config.sampler):
+        if sequence := SEQUENCES.get(self._config.sampler):
             params = sequence(self._config, sum(ORIGIN not in trial.user_attrs for trial in trials))
         else:
             params, attributes = self._sample(trials, {})
+        return self._running(params, {}, attributes)
+
+    def complete(self, trials: Sequence[FrozenTrial], known: SourceTrial) -> FrozenTrial:
+        """A new trial with known settings, running, to follow `trials`; what they leave open is sampled."""
+        params, _ = self._sample(trials, known.params)
+        return self._running(params, {ORIGIN: known.origin}, {})
+
+    def _running(self, params: dict[str, Any], user: dict[str, Any], system: dict[str, Any]) -> FrozenTrial:
+        from optuna.trial import TrialState, create_trial
+
         return create_trial(
             state=TrialState.RUNNING,
             params=params,
             distributions=self._distributions,
             user_attrs=user,
-            system_attrs=attributes,
+            system_attrs=system,
         )
 
     def _sample(self, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

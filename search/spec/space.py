@@ -75,7 +75,7 @@ class Dimension(Config):
         if self.choice is not None:
             return any(value == choice and type(value) is type(choice) for choice in self.choice)
         low, high = map(float, self.bounds())
-        return isinstance(value, int | float) and low <= value <= high
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
     def grid(self) -> tuple[Value, ...]:
         """The values that the grid sampler tries: every choice, or `points` values from end to end."""
@@ -135,11 +135,21 @@ def check_first_trials(first_trials: Sequence[Mapping[str, Value]], space: Mappi
     for index, settings in enumerate(first_trials):
         for key, value in settings.items():
             if key not in space:
-                raise ValueError(f"first_trials[{index}]: {key!r} is not in the space; {suggest(key, list(space))}")
+                raise ValueError(f"first_trials[{index}]: {unknown(key, space)}")
             if not space[key].holds(value):
-                ends = [f"{end:.6g}" if isinstance(end, float) else str(end) for end in space[key].bounds()]
-                among = f"one of {', '.join(ends)}" if space[key].choice is not None else f"between {' and '.join(ends)}"
-                raise ValueError(f"first_trials[{index}].{key}: {value} must be {among}, as in the space")
+                raise ValueError(f"first_trials[{index}].{key}: {outside(value, space[key])}")
+
+
+def unknown(key: str, space: Mapping[str, Dimension]) -> str:
+    """The fault of a setting that is not searched, in words."""
+    return f"{key!r} is not in the space; {suggest(key, list(space))}"
+
+
+def outside(value: object, dimension: Dimension) -> str:
+    """The fault of a value that `dimension` does not hold, in words."""
+    ends = [f"{end:.6g}" if isinstance(end, float) else str(end) for end in dimension.bounds()]
+    among = f"one of {', '.join(ends)}" if dimension.choice is not None else f"between {' and '.join(ends)}"
+    return f"{value} must be {among}, as in the space"
 
 
 def settle(trial: TrialConfig, sampled: Mapping[str, Any], seed: int) -> TrialConfig:
