@@ -22,6 +22,9 @@ LISTED: Final = "first_trials"
 ENQUEUED: Final = "enqueue"
 """The origin of settings that somebody gave by hand while the sweep was there."""
 ORDER: Final = "order"
+REPEATS: Final = "repeats"
+BY_HAND: Final = "by hand"
+"""The reason of a trial that somebody ended."""
 STATES: Final = ("complete", "stopped", "failed", "running")
 """States of a trial: it reached the full horizon, was stopped early, failed, or is open."""
 _OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
@@ -49,6 +52,8 @@ class TrialRecord:
     """The trial of another sweep whose settings it took (warm start), `LISTED` or `ENQUEUED`; None: they were sampled."""
     order: str | None = None
     """The key of the order that gave it its settings."""
+    repeats: int | None = None
+    """The number of the trial whose settings it runs again on a fresh seed."""
     lost: int = 0
     """The number of times that its worker died or raised and was replaced."""
     retried: int = 0
@@ -67,8 +72,8 @@ class TrialRecord:
 
     @property
     def counts(self) -> bool:
-        """True if it is one of the `trials` that the sweep plans; a setting given by hand comes on top of those."""
-        return self.origin != ENQUEUED
+        """True if it is one of the `trials` that the sweep plans: neither a setting given by hand nor a repetition."""
+        return self.origin != ENQUEUED and self.repeats is None
 
     @property
     def last_step(self) -> int:
@@ -120,6 +125,7 @@ def trial_from_optuna(
         missed=tuple(attributes.get(MISSED, ())),
         origin=attributes.get(ORIGIN),
         order=attributes.get(ORDER),
+        repeats=attributes.get(REPEATS),
         lost=attributes.get(LOST, 0),
         retried=attributes.get(RETRIED, 0),
         gpus=attributes.get(GPUS, 0.0),

@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from search.policy.budget import remedy
     from search.spec.config import MAY_CHANGE
 
-    explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
+    explicit = {key for key in MAY_CHANGE if getattr(arguments, key, None) is not None}
     if not (arguments.dry_run and config.places.study_url):  # a dry run asks no server
         config = sweep.settle_with_record(config, explicit)
     config.places.check_together()
@@ -241,6 +241,8 @@ def _print_summary(
     if summary.free_rank is not None:
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
+    if summary.finished and summary.complete > 1 and not summary.front and not summary.finalists:
+        say("  sure?     the same command with --finalists 3        (the best again on fresh seeds: one may be luck)")
     if not summary.finished:
         say(f"  continue  {shlex.join(['python', 'search/run.py', *map(redacted, arguments.words)])}")
     if server and server.startswith("http"):

@@ -7,6 +7,7 @@ from rich.console import Console
 from records.format import duration
 from search.driver.progress import expected_steps
 from search.driver.resources import Machine
+from search.policy.budget import planning_ended_by
 from search.policy.samplers import LEARNING, Prior
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
@@ -16,9 +17,11 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
     """Say what will run and how long it should take; `speed` is in steps/s of one trial alone."""
     trials = ledger.entries()
     counted = [trial for trial in trials if trial.counts]
-    planned = max(config.trials, len(counted))
+    over = planning_ended_by(config, trials, ledger.seconds) is not None
+    planned = len(counted) if over else max(config.trials, len(counted))
     left = planned - sum(trial.finished for trial in counted)
-    steps = left * expected_steps(config) - sum(e.last_step for e in trials if not e.finished)
+    steps = left * expected_steps(config) - sum(e.last_step for e in counted if not e.finished)
+    steps += max(0, config.finalist_steps - sum(e.last_step for e in trials if e.repeats is not None))
     if config.max_steps is not None:
         steps = min(steps, config.max_steps - sum(trial.last_step for trial in trials))
     seconds = max(steps, 0) / (speed * machine.concurrency)
@@ -31,9 +34,18 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
         f"{machine.concurrency} at a time on {machine.describe()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
-        "Ctrl-C is safe: the same command continues.",
+        f"Ctrl-C is safe: the same command continues.{_finalists(config)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _finalists(config: SweepConfig) -> str:
+    """What happens at the end, and the time that is kept for it."""
+    if not config.finalists:
+        return ""
+    minutes = config.finalist_time
+    kept = "" if minutes is None else f"; {duration(minutes * 60)} of the time budget are kept for that"
+    return f"\nAt the end its best {config.finalists} settings run again on {config.seeds} fresh seeds each{kept}."
 
 
 def warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:

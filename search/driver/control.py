@@ -10,8 +10,6 @@ from search.driver.progress import ProgressDisplay
 from search.study.ledger import Ledger
 from search.study.orders import Order
 
-BY_HAND: Final = "by hand"
-"""The reason of a trial that was ended by an order."""
 _EVERY: Final = 1.0  # seconds
 
 

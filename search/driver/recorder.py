@@ -7,17 +7,19 @@ of them, and their workers send them again.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from records.addresses import first_line
-from records.trial import TrialRecord
-from search.driver.control import BY_HAND, Control
+from records.trial import BY_HAND, TrialRecord
+from search.driver.control import Control
 from search.driver.progress import ProgressDisplay
 from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
 from search.files.paths import LOG, PICTURE, hang_report_file, sweep_folder, trial_folder
 from search.files.storage import Location
+from search.policy.budget import overdue
 from search.policy.early_stopping import Decision, StoppingRule, stopping_rule
 from search.spec import faults
 from search.study.ledger import Ledger
@@ -78,8 +80,9 @@ class Recorder:
 
     def started(self, assignment: Assignment) -> None:
         """Record that a worker took a trial."""
-        self._writer.open_trial(assignment["number"], assignment["settings"])
-        self._display.started(assignment["number"], assignment["acknowledged"])
+        number, repeats = assignment["number"], self._ledger.entry(assignment["number"]).repeats
+        self._writer.open_trial(number, assignment["settings"], repeats)
+        self._display.started(number, assignment["acknowledged"], repeats)
 
     def reported(self, assignment: Assignment, message: Message) -> Decision:
         """Record a worker's message, and answer whether its trial goes on."""
@@ -140,7 +143,7 @@ class Recorder:
         behind = {trial.number for trial in trials if self._tracker.lacks(trial.number, trial.last_step, trial.finished)}
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
-            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason)
+            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason, trial.repeats)
             if trial.number in behind:
                 self._open(trial)
                 for report in map(Progress.from_history, self._saved(trial.number)):
@@ -175,10 +178,10 @@ class Recorder:
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began
 
-    def close_open_trials(self) -> None:
-        """Close every open trial as stopped early, because a budget is exhausted."""
+    def close_open_trials(self, numbers: Collection[int] | None = None) -> None:
+        """Close open trials as stopped early, because a budget is exhausted: every one, or those with these `numbers`."""
         for trial in self._ledger.entries():
-            if not trial.finished:
+            if not trial.finished and (numbers is None or trial.number in numbers):
                 self._open(trial)  # it may have been asked for and never started
                 self._close(trial.number, "stopped")
 
@@ -196,7 +199,7 @@ class Recorder:
                 self._tracker.interrupt_trial(trial.number)
 
     def _open(self, trial: TrialRecord) -> None:
-        self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"))
+        self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"), trial.repeats)
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._flush()
@@ -211,8 +214,9 @@ class Recorder:
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics
         value = metrics[config.objective.metric]
-        decision = self._rule.decide(number, report.step, value)
-        if number in self.control.ending:
+        repetition = self._ledger.entry(number).repeats is not None
+        decision = Decision.KEEP if repetition else self._rule.decide(number, report.step, value)
+        if number in self.control.ending or number in overdue(config, self._ledger.entries(), self.elapsed()):
             decision = Decision.STOP
         stop = decision is Decision.STOP and report.step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None

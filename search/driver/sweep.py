@@ -34,7 +34,8 @@ from search.driver.retention import stale_files
 from search.driver.summary import Summary, summarise, with_scale
 from search.files import storage
 from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_study, sweep_folder, trial_folder
-from search.policy.budget import ended_by, exhausted_budget, has_work_left, remedy
+from search.policy.budget import ended_by, exhausted_budget, has_work_left, overdue, remedy
+from search.policy.finalists import minutes_needed, with_time
 from search.policy.samplers import Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
@@ -86,8 +87,23 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
     kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
+    kept |= _finalist_time(config.model_copy(update=kept), record)
     kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
     return config.model_copy(update=kept)
+
+
+def _finalist_time(config: SweepConfig, record: SweepConfig) -> dict[str, Any]:
+    """The time of the finalists, and of the whole sweep, as it is continued.
+
+    Other finalists are measured anew. Where they were given time on top of the budget (`with_time`), the budget that they were
+    put on top of, given again, does not take that back.
+    """
+    if (config.finalists, config.seeds) != (record.finalists, record.seeds):
+        return {"finalist_time": None}
+    if record.finalist_time is None or record.time_budget is None or config.time_budget is None:
+        return {}
+    search = record.time_budget - record.finalist_time
+    return {"time_budget": record.time_budget} if config.time_budget <= search else {}
 
 
 def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report: bool = True) -> Summary | None:
@@ -102,7 +118,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
     if not has_study(config) or (not retry_failed and _lost_records(config, folder)):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
-    more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
+    more = summary is not None and summary.ended_by == "trials" and summary.trials - summary.extra < config.planned
     if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
         return None  # reading a large study takes seconds, and the run reads it again
     ledger = Ledger(config, folder)
@@ -218,8 +234,10 @@ def _run(
                 speed = prepared.steps_per_second()
                 if config.warm_start:
                     announce.warm_start(config, prior, console)
+                config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
                 announce.run(config, machine, speed, ledger, console)
                 assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
+                recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
                 with display:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
@@ -234,6 +252,15 @@ def _run(
     halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker
+
+
+def _with_finalist_time(config: SweepConfig, ledger: Ledger, needed: float) -> SweepConfig:
+    """Settle the time that is kept for finalists, and put it on record."""
+    found = with_time(config, ledger.seconds, needed)
+    if found != config:
+        write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(found.record()).encode())
+        ledger.change(found)
+    return found
 
 
 def repair_command(name: str) -> str:

@@ -19,8 +19,10 @@ from records.addresses import redacted
 from records.trial import TrialRecord
 from search.driver.control import Control
 from search.driver.recorder import Recorder, WorkerFailure
-from search.policy.budget import NEGLIGIBLE, exhausted_budget, planning_ended_by
+from search.policy.budget import exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
+from search.policy.finalists import next_finalist
+from search.spec.config import NEGLIGIBLE
 from search.spec.faults import HaltMonitor, RayAbandoned
 from search.study.ledger import Ledger
 from search.worker import messages
@@ -155,8 +157,16 @@ class AssignmentSearcher(_NotSaved, Searcher):
         if (order := self._control.next_setting()) and not self._exhausted():
             return self._ledger.ask(order)
         if planning_ended_by(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
-            return None
+            return self._next_repetition()
         return self._ledger.ask()
+
+    def _next_repetition(self) -> TrialRecord | None:
+        """A finalist on a fresh seed, once no trial of the search is open that might still become one."""
+        trials = self._ledger.entries()
+        if self._exhausted() or any(not trial.finished and trial.repeats is None for trial in trials):
+            return None
+        finalist = next_finalist(self._ledger.config, trials)
+        return finalist and self._ledger.repeat(finalist.number)
 
     def _exhausted(self) -> str | None:
         return exhausted_budget(self._ledger.config, self._ledger.entries(), self._ledger.seconds)

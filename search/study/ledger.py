@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from records.study import record_of_trial
+from records.study import SETTINGS, record_of_trial
 from records.trial import (
     ENQUEUED,
     GPUS,
@@ -36,6 +36,9 @@ from search.spec.config import SweepConfig
 from search.study.orders import Order, pending
 from search.study.store import open_study, study_of
 from search.study.transaction import End, TableWriter, Value, writer
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 class Ledger:
@@ -80,6 +83,14 @@ class Ledger:
         else:
             trial = self._proposer.complete(self._trials, SourceTrial(ENQUEUED, order.settings, ()))
             trial.user_attrs[ORDER] = order.key
+        return self._add(trial)
+
+    def repeat(self, number: int) -> TrialRecord:
+        """Create a trial with the settings of another one; its seed, which follows from its own number, is fresh."""
+        self.flush()
+        return self._add(self._proposer.repeat(self._trials[number]))
+
+    def _add(self, trial: FrozenTrial) -> TrialRecord:
         trial.number = len(self._trials)
         trial._trial_id = self._writer.create(trial)
         self._trials.append(trial)
@@ -192,6 +203,11 @@ class Ledger:
     def withdraw(self, order: Order) -> None:
         """Take an order as carried out."""
         self.study.set_user_attr(order.key, None)
+
+    def change(self, config: SweepConfig) -> None:
+        """Go on with other settings, of those that may change; the study's copy follows."""
+        self.config = config
+        self.study.set_user_attr(SETTINGS, config.record())
 
     def best(self) -> TrialRecord | None:
         """Return the trial with the best (first) objective at the full horizon; None if none got there."""
