@@ -184,7 +184,7 @@ class SweepConfig(Config):
                 f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
             )
         if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
-            raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
+            raise ValueError("sampler cmaes needs a range in the space (log10, uniform or int); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
         if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
             raise ValueError(
