@@ -119,6 +119,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--no-report", None, "at the end, do not measure and register the best, and write no report",
             options={"action": "store_true"},
         ),
+        Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
+        Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
     ),
     "on what": (
