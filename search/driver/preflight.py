@@ -111,7 +111,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, findings, _measure_memory(config, inputs))
+            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
     except torch.OutOfMemoryError:
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(inputs, settings, findings)
@@ -155,9 +155,9 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
     """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
-    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+    settings = probe_settings(config)
     device = pick_device(settings.device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -166,6 +166,12 @@ def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
     torch.cuda.empty_cache()
     return need, torch.cuda.mem_get_info(device)[0]
+
+
+def probe_settings(config: SweepConfig) -> TrialConfig:
+    """The largest trial of a sweep, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
+    # Losses that start late would begin a new graph, which so few steps do not reach.
+    return largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0})
 
 
 def largest_trial(config: SweepConfig) -> TrialConfig:
