@@ -69,7 +69,7 @@ def pairs_png(upper: Tensor, lower: Tensor, rows: tuple[str, str], captions: Seq
     """A PNG of two rows of images [K, channels, height, width] in [0, 1], a name before each row, a caption below each pair."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.1 * len(upper) + 0.6, 3.0), layout="constrained")
+    figure = Figure(figsize=(1.1 * len(upper) + 0.6, 3.2), layout="constrained")
     axes = figure.subplots(2, len(upper), squeeze=False)
     for row, images, name in zip(axes, (upper, lower), rows, strict=True):
         for axis, image in zip(row, images.detach().cpu(), strict=True):

@@ -59,9 +59,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({**found.to_json(), "notes": notes}, indent=2))
         return
     print(found.text())
-    print(f"\n{'training image':>14}  {'class':16}{'SSIM':>6}{'feature distance':>18}{'sample':>8}")
+    print(f"\n{'training image':>14}  {'class':16}{'SSIM':>6}{'z':>6}{'feature distance':>18}{'sample':>8}")
     for case in found.ranking[: leak.WORST]:
-        print(f"{case.image:14}  {case.label:16}{case.ssim:6.3f}{case.feature_distance or 0.0:18.3f}{case.sample:8}")
+        scores = f"{case.ssim:6.3f}{case.z:6.2f}{case.feature_distance or 0.0:18.3f}"
+        print(f"{case.image:14}  {case.label:16}{scores}{case.sample:8}")
     for note in notes:
         print(f"note: {note}")
     if arguments.out is not None:

@@ -72,9 +72,9 @@ def caveats(generator: ExportedGenerator, data: ImageDataset) -> list[str]:
 
 
 def worst_cases(found: Leakage, data: ImageDataset, samples: Tensor) -> bytes:
-    """A PNG of the best reconstructed training images: each above the sample that is matched with it, and their SSIM."""
+    """A PNG of the training images that are most reconstructed: each above the sample matched with it, SSIM and z-score."""
     worst = found.ranking[:WORST]
     picked = [case.image for case in worst]
     real, _ = tensors(data.train_images[picked], data.train_labels[picked])
-    captions = [f"{case.label}\nSSIM {case.ssim:.2f}" for case in worst]
+    captions = [f"{case.label}\nSSIM {case.ssim:.2f}\nz {case.z:.1f}" for case in worst]
     return pictures.pairs_png(real, samples[[case.sample for case in worst]], ("training image", "reconstruction"), captions)

@@ -1,12 +1,14 @@
 """Leakage: whether a generated set resembles the images its classifier was trained on more than others of the same classes.
 
 Each real image is matched one-to-one with a generated image of its class, and scored by their similarity. A score that is
-higher for training images (members) than for held-out ones tells members from non-members: its AUC is above 0.5.
+higher for training images (members) than for held-out ones tells members from non-members: its AUC is above 0.5. Scores are
+compared within each class, because some classes are reconstructed better than others, trained on or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -34,41 +36,45 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a score tells members from non-members."""
+    """How well a score tells members from non-members of the same class."""
 
     auc: float
-    """Probability that a member has a higher score than a non-member; equal scores count one half."""
+    """Probability that a member has a higher score than a non-member of its class; equal scores count one half."""
     low: float
     high: float
     """95% interval of DeLong et al. (1988). It takes scores for independent, which those of one matching are not quite."""
     caught: float
-    """Share of members above all but `FALSE_ALARMS` of the non-members (Carlini et al. 2022)."""
+    """Share of members whose z-score (`standardised`) is above those of all but `FALSE_ALARMS` of the non-members (Carlini et
+    al. 2022)."""
 
     @classmethod
-    def of(cls, members: Tensor, others: Tensor) -> Separation:
-        """Separation of the scores `members` [M] from `others` [K]; at least two of each."""
-        pairs = members.double()[:, None] - others.double()[None]
-        wins = (pairs > 0).double() + 0.5 * (pairs == 0)  # [M, K]
-        auc = wins.mean().item()
-        error = (wins.mean(dim=1).var() / len(members) + wins.mean(dim=0).var() / len(others)).sqrt().item()
-        allowed = int(FALSE_ALARMS * len(others))
-        threshold = others.sort(descending=True).values[allowed]
-        return cls(
-            auc, max(0.0, auc - _QUANTILE * error), min(1.0, auc + _QUANTILE * error),
-            (members > threshold).float().mean().item(),
-        )  # fmt: skip
+    def of(cls, classes: Sequence[tuple[Tensor, Tensor]]) -> Separation:
+        """Separation of the scores (members [M], non-members [K]) of each class, weighted by its members; at least two each."""
+        total = sum(len(members) for members, _ in classes)
+        auc, variance = 0.0, 0.0
+        for members, others in classes:
+            pairs = members.double()[:, None] - others.double()[None]
+            wins = (pairs > 0).double() + 0.5 * (pairs == 0)  # [M, K]
+            weight = len(members) / total
+            auc += weight * wins.mean().item()
+            error = wins.mean(dim=1).var() / len(members) + wins.mean(dim=0).var() / len(others)
+            variance += weight**2 * error.item()
+        inside = torch.cat([standardised(members, others) for members, others in classes])
+        outside = torch.cat([standardised(others, others) for _, others in classes])
+        threshold = outside.sort(descending=True).values[int(FALSE_ALARMS * len(outside))]
+        reach = _QUANTILE * math.sqrt(variance)
+        caught = (inside > threshold).float().mean().item()
+        return cls(auc, max(0.0, auc - reach), min(1.0, auc + reach), caught)
 
     def verdict(self) -> str:
         """The meaning of the interval in words."""
         if self.low > 0.5:
-            return "differs from 0.5: training images are reconstructed better than held-out ones"
-        if self.high < 0.5:
-            return "differs from 0.5, but downwards: held-out images are reconstructed better than training ones"
-        return "does not differ from 0.5: it does not tell training images from held-out ones"
+            return "differs from 0.5, training images score higher"
+        return "differs from 0.5, held-out images score higher" if self.high < 0.5 else "does not differ from 0.5"
 
     def text(self) -> str:
         """AUC, interval and verdict in one line."""
-        return f"AUC {self.auc:.3f} (95% interval {self.low:.3f} to {self.high:.3f}) {self.verdict()}"
+        return f"AUC {self.auc:.3f} (95% interval {self.low:.3f} to {self.high:.3f}): {self.verdict()}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Reconstruction:
     sample: int
     """Index of the generated image."""
     ssim: float
+    z: float
+    """z-score of this SSIM among those of the held-out images of the class."""
     feature_distance: float | None
     """Distance to its match by features, which may be another generated image; None without a feature network."""
 
@@ -102,8 +110,10 @@ class Leakage:
     control: Separation
     """By SSIM to real images instead of generated ones, test images that no other set here contains: what chance, and any
     difference between training and test images, give alone."""
+    by_class: dict[str, Separation]
+    """By SSIM, for each class alone."""
     ranking: list[Reconstruction]
-    """Training images by SSIM, best reconstructed first."""
+    """Training images by `z`, the one most reconstructed first."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -122,13 +132,15 @@ class Leakage:
                 f"{int(FALSE_ALARMS * self.members):17}",
                 "",
                 *(f"{name:30}  {separation.text()}" for name, separation in scores.items() if separation),
+                "",
+                *(f"{'SSIM, ' + name:30}  {separation.text()}" for name, separation in self.by_class.items()),
             ]
         )
 
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """Indices of the images of one class that are compared, three different sets of equal size."""
+    """Indices of the images of a class that are compared, three different sets of equal size."""
 
     members: NDArray[np.intp]
     """Training images."""
@@ -142,17 +154,17 @@ def compared(data: ImageDataset) -> list[ComparedImages]:
     """The images of each class that are compared: the first of each set, as many as all three have, at most `MOST_PER_CLASS`.
 
     Raises:
-        BadInput: there are fewer than two.
+        BadInput: a class has fewer than two of a set.
     """
     other, spare = features.halves(data.test_labels)
     chosen = []
-    for label in range(len(data.class_names)):
+    for label, name in enumerate(data.class_names):
         sets = [np.flatnonzero(data.train_labels == label)]
         sets += [half[data.test_labels[half] == label] for half in (spare, other)]
         count = min(MOST_PER_CLASS, *map(len, sets))
+        if count < 2:
+            raise BadInput(f"{data.name}: class {name} has too few images: leakage needs two training and four test images")
         chosen.append(ComparedImages(*(indices[:count] for indices in sets)))
-    if sum(len(each.members) for each in chosen) < 2:
-        raise BadInput(f"{data.name}: too few test images: leakage is measured against images that were not trained on")
     return chosen
 
 
@@ -181,7 +193,8 @@ def measure(
         known = SSIMFeatures(real)
         members, held_out = _similarity(known, images[rows]).split(count)
         scores, matches = one_to_one(members)
-        by_score["ssim"].append((scores, one_to_one(held_out)[0]))
+        others, _ = one_to_one(held_out)
+        by_score["ssim"].append((scores, others))
         members, held_out = _similarity(known, _images(data.test_images, indices.control)).split(count)
         by_score["control"].append((one_to_one(members)[0], one_to_one(held_out)[0]))
         distances = list[float | None]([None] * count)
@@ -191,21 +204,28 @@ def measure(
             by_score["features"].append((near, one_to_one(held_out)[0]))
             distances = (-near).tolist()
         ranking += [
-            Reconstruction(int(image), name, int(rows[match]), score, distance)
-            for image, match, score, distance in zip(indices.members, matches, scores.tolist(), distances, strict=True)
+            Reconstruction(int(image), name, int(rows[match]), score, z, distance)
+            for image, match, score, z, distance in zip(
+                indices.members, matches, scores.tolist(), standardised(scores, others).tolist(), distances, strict=True
+            )
         ]
         progress(label + 1, len(chosen))
-    pooled = {
-        name: tuple(torch.cat(parts) for parts in zip(*classes, strict=True)) for name, classes in by_score.items() if classes
-    }
-    inside, outside = pooled["ssim"]
+    inside, outside = (torch.cat(parts) for parts in zip(*by_score["ssim"], strict=True))
     return Leakage(
         members=len(inside), training_images=len(data.train_labels), samples=len(images),
         reconstructed=int((inside > RECONSTRUCTED).sum()), reconstructed_held_out=int((outside > RECONSTRUCTED).sum()),
-        ssim=Separation.of(inside, outside), control=Separation.of(*pooled["control"]),
-        feature_distance=Separation.of(*pooled["features"]) if "features" in pooled else None,
-        ranking=sorted(ranking, key=lambda each: -each.ssim),
+        ssim=Separation.of(by_score["ssim"]), control=Separation.of(by_score["control"]),
+        feature_distance=Separation.of(by_score["features"]) if network is not None else None,
+        by_class={
+            name: Separation.of([scores]) for name, scores in zip(data.class_names, by_score["ssim"], strict=True)
+        },
+        ranking=sorted(ranking, key=lambda each: -each.z),
     )  # fmt: skip
+
+
+def standardised(scores: Tensor, others: Tensor) -> Tensor:
+    """z-scores of `scores` [M] by the mean and the standard deviation of `others` [K], the non-members of the class; [M]."""
+    return (scores - others.mean()) / others.std().clamp_min(1e-6)
 
 
 def one_to_one(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ def test_the_command(
     shown = capsys.readouterr()
     found = json.loads(shown.out)
     assert (found["members"], found["samples"], found["threshold"], found["notes"]) == (100, 100, 0.4, [])
-    scores = [case["ssim"] for case in found["ranking"]]
+    scores = [case["z"] for case in found["ranking"]]
     assert scores == sorted(scores, reverse=True) and len({case["sample"] for case in found["ranking"]}) == 100
     assert {"ssim", "feature_distance", "control"} <= set(found) and not missing(["10 of 10"], shown.err)
     assert main([*command, "--out", str(tmp_path / "leak.png")]) == 0
