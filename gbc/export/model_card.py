@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc import plain_yaml
 from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.export import leak
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
+from gbc.metrics.leakage import FALSE_ALARMS
 from gbc.metrics.scores import METRICS, controls
+from gbc.metrics.statistics import RECONSTRUCTED
 from gbc.training.tasks import TrialInputs
 
 if TYPE_CHECKING:
@@ -78,7 +82,9 @@ Settings that are not this package's defaults:
 
 {_scores(generator, inputs)}
 
-{_LIMITS}"""
+{_LIMITS}
+{_leakage(generator, inputs)}
+"""
 
 
 def changed(settings: TrialConfig) -> dict[str, Any]:
@@ -209,3 +215,26 @@ At the end of training:
 | metric | value |
 |---|---|
 {others}"""
+
+
+def _leakage(generator: ExportedGenerator, inputs: TrialInputs) -> str:
+    """How well samples reconstruct training images, by SSIM alone: a feature network would have to be trained first."""
+    try:
+        found, _ = leak.measure(generator, inputs.images)
+    except BadInput as fault:
+        return f"Not measured: how well samples reconstruct training images ({fault})."
+    strongest = max(found.by_class, key=lambda name: found.by_class[name].auc)
+    notes = "".join(f"\n- {note}" for note in leak.caveats(generator, inputs.images))
+    return f"""How well {found.samples} samples reconstruct {found.members} training images, and as many held-out images of
+the same classes, each image matched with a sample of its own:
+
+| | training images | held-out images |
+|---|---|---|
+| matched with SSIM above {RECONSTRUCTED} | {found.reconstructed} | {found.reconstructed_held_out} |
+| caught at 1% false alarms | {round(found.ssim.caught * found.members)} | {int(FALSE_ALARMS * found.members)} |
+
+- SSIM as a test of membership: {found.ssim.text()}
+- The highest of {len(found.by_class)} classes, {strongest}: {found.by_class[strongest].text()}
+- Control, real images in place of samples: {found.control.text()}{notes}
+
+This is no proof of privacy: it speaks of these samples and of SSIM. `python -m gbc leak` measures more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from PIL import Image
 
 from gbc import export
 from gbc.__main__ import main
+from gbc.data import datasets
+from gbc.export import leak, model_card
+from gbc.training import tasks
 from tests.support import missing
 from tests.support.exports import Trained, trained
 
@@ -66,3 +70,21 @@ def test_bad_input_is_one_line(
     assert main(["leak", "--model", str(made.folder), "--cache", str(tmp_path / "cache"), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert not missing(named, line) and not (tmp_path / "cache").exists()
+
+
+def test_the_card_has_the_numbers_of_the_export(made: Trained) -> None:
+    generator = export.load(made.folder)
+    found, samples = leak.measure(generator, datasets.load(generator.settings.dataset))
+    assert len(samples) == found.samples == 4 * found.members == 400
+    _, _, privacy = (made.folder / export.CARD).read_text().partition("## Privacy")
+    named = [found.ssim.text(), found.control.text(), f"| {found.reconstructed} | {found.reconstructed_held_out} |"]
+    assert not missing([*named, "400", "100", "python -m gbc leak"], privacy)
+
+
+def test_a_card_without_test_images_says_so(made: Trained, classifier_cache: Path) -> None:
+    generator = export.load(made.folder)
+    inputs = tasks.obtain(generator.settings, classifier_cache)
+    few = inputs.images.test_labels.argsort(kind="stable")[:203]  # of the second class three, of others none
+    data = replace(inputs.images, test_images=inputs.images.test_images[few], test_labels=inputs.images.test_labels[few])
+    card = model_card.text("model", generator, replace(inputs, data=data), pictured=False, files=[])
+    assert not missing(["Trouser"], card.partition("## Privacy")[2])
