@@ -196,7 +196,8 @@ def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tu
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
             return flag, ".".join(path[end:])
-    return source, ".".join(path)
+    inside = [flag for key, flag in origins.items() if key.startswith(".".join((*path, "")))] if path else []
+    return (inside[0] if len(inside) == 1 else source), ".".join(path)
 
 
 def _kind(value: object) -> str:

@@ -114,14 +114,16 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
 def check(config: SweepConfig) -> None:
     """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
 
-    Data that would have to be downloaded first are not looked at. No server is asked: a sweep of a cluster may be checked far
-    from it.
+    Data that would have to be downloaded first are not looked at. No server is asked, and no folder of a cluster is looked
+    for: its sweep may be checked far from it.
 
     Raises:
         BadInput: what `prepare`, or a start of the sweep, would refuse.
     """
     if config.places.address is None:
         Machine.local(config.resources)
+        if config.places.storage is not None and isinstance(at := storage.open_storage(config.places.storage), Path):
+            storage.check_folder(at)
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:

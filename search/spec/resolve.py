@@ -42,6 +42,7 @@ def resolve(
     for key, value in flags.items():
         assign(data, key, value, origins[key], SweepConfig)
     for key, value in assignments.items():
+        _check_belongs_to_a_trial(key)
         for settings in (data.get("space", {}), *data.get("first_trials", ())):
             settings.pop(key, None)
         assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
@@ -97,6 +98,16 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
             raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
         found[f"objective.require.{metric}"] = value
     return found
+
+
+def _check_belongs_to_a_trial(key: str) -> None:
+    """Refuse a setting of the sweep in `--set`, and name its flag, or the file where it can stand."""
+    first = key.partition(".")[0]
+    if first in TrialConfig.model_fields or first not in SweepConfig.model_fields:
+        return
+    flag = flag_origins([key], [])[key]
+    mend = f"write {flag}" if flag.startswith("--") else "write it in a file and run --config FILE"
+    raise BadInput(f"--set {key}: is a setting of the sweep, not of its trials; {mend}")
 
 
 def _preset(dataset: str, preset: str) -> Path:
