@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.config import ClassifierConfig
     from gbc.data import datasets
     from gbc.errors import BadInput
-    from gbc.studies import distillation
+    from gbc.metrics import distillation
     from gbc.training import tasks
 
     if not arguments.temperature > 0:

@@ -26,6 +26,10 @@ from gbc.optimisers import Adam
 BATCH: Final = 128
 TEMPERATURE: Final = 4.0
 LR: Final = 1e-3
+STUDENT: Final = ClassifierConfig(name="conv", hidden=128)
+"""The student of the full evaluation, and of the command unless another is named."""
+STEPS: Final = 400
+"""Training steps of the student of the full evaluation, as many as of `tstr/cnn`. The command makes more."""
 _PART: Final = 1000
 _EVERY: Final = 100
 
@@ -79,24 +83,52 @@ def distil(
     Raises:
         BadInput: the teachers have different classes, or an unknown student.
     """
-    names = {teacher.class_names for teacher in teachers}
-    if len(names) != 1 or names != {data.class_names}:
+    if not same_classes(teachers, data.class_names):
         raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-    modules = [teacher.module.eval() for teacher in teachers]
-
-    def teach(pool: Tensor, who: str) -> nn.Module:
-        network = architectures.build(student, data.shape, len(data.class_names)).train()
-        _train(network, pool, _probabilities(modules, pool, temperature), temperature, student.seed, steps, progress, who)
-        return network.eval()
-
-    learned, best = teach(images, "on generated images"), teach(data.train()[0], "on the training images")
+    pools = {"on generated images": images, "on the training images": data.train()[0]}
+    learned, best = (
+        teach(pool, teachers, student, steps=steps, temperature=temperature, progress=progress, who=who)
+        for who, pool in pools.items()
+    )
     test, labels = data.test()
-    answers = _probabilities(modules, test, 1.0).argmax(dim=1)
-    theirs, ceiling = _classes(learned, test), _classes(best, test)
+    answers, theirs, ceiling = answers_of(teachers, test), classes_of(learned, test), classes_of(best, test)
     return Distillation(
         teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
         ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
     ), learned  # fmt: skip
+
+
+def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
+    """True if there are teachers, and all have these classes."""
+    return {teacher.class_names for teacher in teachers} == {class_names}
+
+
+def teach(
+    images: Tensor,
+    teachers: Sequence[Classifier],
+    student: ClassifierConfig = STUDENT,
+    *,
+    steps: int,
+    temperature: float = TEMPERATURE,
+    progress: Progress = lambda *_: None,
+    who: str = "",
+) -> nn.Module:
+    """A student in eval mode, taught by `teachers` of the same classes on `images` [K, channels, height, width]."""
+    network = architectures.build(student, teachers[0].shape, len(teachers[0].class_names)).train()
+    targets = _probabilities(teachers, images, temperature)
+    _train(network, images, targets, temperature, student.seed, steps, progress, who)
+    return network.eval()
+
+
+def answers_of(teachers: Sequence[Classifier], images: Tensor) -> Tensor:
+    """The class with the largest mean probability of the teachers for each image, [K]."""
+    return _probabilities(teachers, images, 1.0).argmax(dim=1)
+
+
+@torch.no_grad()
+def classes_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image by the network, [K]."""
+    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
 
 
 def _train(
@@ -119,18 +151,14 @@ def _train(
 
 
 @torch.no_grad()
-def _probabilities(modules: Sequence[nn.Module], images: Tensor, temperature: float) -> Tensor:
+def _probabilities(teachers: Sequence[Classifier], images: Tensor, temperature: float) -> Tensor:
     """The mean of the teachers' probabilities at a temperature, [K, C]."""
+    modules = [teacher.module.cpu().eval() for teacher in teachers]  # training may have left one on a GPU
     parts = [
         torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
         for part in images.split(_PART)
     ]
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def _classes(network: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
 
 
 def _share(hits: Tensor) -> float:

@@ -16,7 +16,7 @@ from gbc.classifiers.weight_files import read_weights
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.studies.distillation import distil
+from gbc.metrics.distillation import distil
 from tests.conftest import TINY
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
