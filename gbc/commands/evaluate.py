@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=command_line.seed, help="draw other samples for the table with control sets (default: those of training)"
     )
-    parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
+    parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (minutes)")
     options.add_cache(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)

@@ -48,6 +48,7 @@ class Distillation:
     ceiling: float
     """Accuracy of the same student when the teacher's training images take the place of the generated ones."""
     ceiling_agreement: float
+    training_images: int
     test_images: int
 
     def to_json(self) -> dict[str, Any]:
@@ -56,11 +57,12 @@ class Distillation:
 
     def text(self) -> str:
         """A line for each network."""
+        real = f"the same student, on {self.training_images} real images"
         return (
             f"{'':42}{'test accuracy':>15}{'agreement':>12}\n"
             f"{'teacher':42}{self.teacher:15.3f}{'':12}\n"
             f"{'student, taught on generated images':42}{self.student:15.3f}{self.agreement:12.3f}\n"
-            f"{'the same student, on the training images':42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
+            f"{real:42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
             f"{self.test_images} real test images, which neither has seen"
         )
 
@@ -94,7 +96,8 @@ def distil(
     answers, theirs, ceiling = answers_of(teachers, test), classes_of(learned, test), classes_of(best, test)
     return Distillation(
         teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
-        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
+        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
+        training_images=len(data.train_labels), test_images=len(labels),
     ), learned  # fmt: skip
 
 

@@ -62,7 +62,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag(
             "--set", None, "fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000", "KEY=VALUE", options=_EVERY
         ),
-        Flag("--classifier", None, "conv, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
+        Flag("--classifier", None, "conv, lenet5, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
         Flag("--card", None, "YAML about the weights (default: beside them, with suffix .yaml)", "FILE"),
         Flag("--images", "trial.dataset.path", "your own: a folder with one folder a class, or an .npz", "PATH", absolute),
