@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--count", type=positive, help="samples (default: four for each training image that is compared)")
     parser.add_argument("--seed", type=seed, default=0, help="of the samples (default: 0)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the ten worst cases, .png")
-    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set, for more held-out images")
+    options.add_real_images(parser)
     options.add_cache(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
@@ -34,20 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from gbc import export
     from gbc.checkpoint import write_atomic
-    from gbc.data import datasets
-    from gbc.data.samples import ImageDataset
     from gbc.export import leak
     from gbc.metrics import features
-    from gbc.training import tasks
 
     generator = export.load(arguments.model)
-    settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
-    data = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
-    assert isinstance(data, ImageDataset)
+    data, config = options.real_images(generator, arguments)
     count = leak.sample_count(data, arguments.count)
-    single_task = len({spec.task for spec in settings.classifiers()}) == 1
     print("feature network: from the cache, or trained now (half a minute)", file=sys.stderr)
-    oracle = features.obtain(settings.dataset if single_task else None, data, arguments.cache)
+    oracle = features.obtain(config, data, arguments.cache)
     found, samples = leak.measure(
         generator, data, count=count, seed=arguments.seed, network=oracle.network,
         progress=lambda done, classes: print(f"compared {done} of {classes} classes", file=sys.stderr),

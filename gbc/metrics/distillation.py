@@ -67,38 +67,45 @@ class Distillation:
         )
 
 
-def distil(
-    images: Tensor,
-    teachers: Sequence[Classifier],
-    data: ImageDataset,
-    student: ClassifierConfig,
-    *,
-    steps: int,
-    temperature: float = TEMPERATURE,
-    progress: Progress = lambda *_: None,
-) -> tuple[Distillation, nn.Module]:
-    """Teach two students, one on `images` [K, channels, height, width] and one on the training images of `data`.
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher and the way in which students learn from it."""
 
-    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has architecture and seed.
-    Returns the measurements and the student of `images`.
+    teachers: Sequence[Classifier]
+    """Classifiers of the same classes; their probabilities are averaged."""
+    student: ClassifierConfig
+    """Its architecture and seed."""
+    steps: int
+    temperature: float = TEMPERATURE
+    progress: Progress = lambda *_: None
 
-    Raises:
-        BadInput: the teachers have different classes, or an unknown student.
-    """
-    if not same_classes(teachers, data.class_names):
-        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-    pools = {"on generated images": images, "on the training images": data.train()[0]}
-    learned, best = (
-        teach(pool, teachers, student, steps=steps, temperature=temperature, progress=progress, who=who)
-        for who, pool in pools.items()
-    )
-    test, labels = data.test()
-    answers, theirs, ceiling = answers_of(teachers, test), classes_of(learned, test), classes_of(best, test)
-    return Distillation(
-        teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
-        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
-        training_images=len(data.train_labels), test_images=len(labels),
-    ), learned  # fmt: skip
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, temperature: float) -> Tensor:
+        """The mean of the teachers' probabilities at a temperature, [K, C]."""
+        modules = [teacher.module.cpu().eval() for teacher in self.teachers]  # training may have left one on a GPU
+        parts = [
+            torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
+            for part in images.split(_PART)
+        ]
+        return torch.cat(parts)
+
+    def answers(self, images: Tensor) -> Tensor:
+        """The class with the largest mean probability of the teachers for each image, [K]."""
+        return self.probabilities(images, 1.0).argmax(dim=1)
+
+    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
+        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+
+        Raises:
+            BadInput: the teachers have different classes, or an unknown student.
+        """
+        if len({teacher.class_names for teacher in self.teachers}) != 1:
+            raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+        teacher = self.teachers[0]
+        network = architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        targets = self.probabilities(pool, self.temperature)
+        _train(network, pool, targets, self.temperature, self.student.seed, self.steps, self.progress, who)
+        return network.eval()
 
 
 def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
@@ -106,32 +113,23 @@ def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -
     return {teacher.class_names for teacher in teachers} == {class_names}
 
 
-def teach(
-    images: Tensor,
-    teachers: Sequence[Classifier],
-    student: ClassifierConfig = STUDENT,
-    *,
-    steps: int,
-    temperature: float = TEMPERATURE,
-    progress: Progress = lambda *_: None,
-    who: str = "",
-) -> nn.Module:
-    """A student in eval mode, taught by `teachers` of the same classes on `images` [K, channels, height, width]."""
-    network = architectures.build(student, teachers[0].shape, len(teachers[0].class_names)).train()
-    targets = _probabilities(teachers, images, temperature)
-    _train(network, images, targets, temperature, student.seed, steps, progress, who)
-    return network.eval()
+def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillation:
+    """Measure the student `learned` on the test images of `data`, beside one that is taught on its training images.
 
-
-def answers_of(teachers: Sequence[Classifier], images: Tensor) -> Tensor:
-    """The class with the largest mean probability of the teachers for each image, [K]."""
-    return _probabilities(teachers, images, 1.0).argmax(dim=1)
-
-
-@torch.no_grad()
-def classes_of(network: nn.Module, images: Tensor) -> Tensor:
-    """The class of each image by the network, [K]."""
-    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
+    Raises:
+        BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
+    """
+    if not same_classes(lesson.teachers, data.class_names):
+        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+    best = lesson.teach(data.train()[0], "on the training images")
+    test, labels = data.test()
+    answers = lesson.answers(test)
+    theirs, ceiling = classes_of(learned, test), classes_of(best, test)
+    return Distillation(
+        teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
+        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
+        training_images=len(data.train_labels), test_images=len(labels),
+    )  # fmt: skip
 
 
 def _train(
@@ -154,14 +152,9 @@ def _train(
 
 
 @torch.no_grad()
-def _probabilities(teachers: Sequence[Classifier], images: Tensor, temperature: float) -> Tensor:
-    """The mean of the teachers' probabilities at a temperature, [K, C]."""
-    modules = [teacher.module.cpu().eval() for teacher in teachers]  # training may have left one on a GPU
-    parts = [
-        torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
-        for part in images.split(_PART)
-    ]
-    return torch.cat(parts)
+def classes_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image by the network, [K]."""
+    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
 
 
 def _share(hits: Tensor) -> float:

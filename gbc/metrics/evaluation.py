@@ -74,7 +74,8 @@ class Evaluation(ScoredSamples):
         """
         super().__init__(evaluator.reference, images, labels)
         self.evaluator = evaluator
-        self.teachers = teachers if distillation.same_classes(teachers, evaluator.class_names) else ()
+        same = distillation.same_classes(teachers, evaluator.class_names)
+        self.lesson = distillation.Lesson(teachers, distillation.STUDENT, distillation.STEPS) if same else None
 
     @cached_property
     def features(self) -> Tensor:
@@ -107,7 +108,7 @@ class Evaluation(ScoredSamples):
 
     def scores(self) -> dict[str, float]:
         """Every measure of `MEASURES`, and with teachers of `DISTILLATION`. Compare only sets of equal size."""
-        measures = {**MEASURES, **DISTILLATION} if self.teachers else MEASURES
+        measures = {**MEASURES, **DISTILLATION} if self.lesson else MEASURES
         return {name: float(measure.function(self)) for name, measure in measures.items()}
 
     def by_class(self) -> dict[str, dict[str, float]]:
@@ -198,15 +199,17 @@ MEASURES: Final[dict[str, Measure]] = {
 
 def teacher_accuracy(evaluation: Evaluation) -> Tensor:
     """Accuracy of the teachers together on the test images: what a student of theirs can reach."""
-    reference = evaluation.reference
-    return (distillation.answers_of(evaluation.teachers, reference.test_images) == reference.test_labels).float().mean()
+    reference, lesson = evaluation.reference, evaluation.lesson
+    assert lesson is not None
+    return (lesson.answers(reference.test_images) == reference.test_labels).float().mean()
 
 
 def student_accuracy(evaluation: Evaluation) -> Tensor:
     """Accuracy on the test images of a student of the teachers that has seen the generated set alone, without its labels."""
-    reference = evaluation.reference
-    pupil = distillation.teach(evaluation.images, evaluation.teachers, steps=distillation.STEPS)
-    return (distillation.classes_of(pupil, reference.test_images) == reference.test_labels).float().mean()
+    reference, lesson = evaluation.reference, evaluation.lesson
+    assert lesson is not None
+    answers = distillation.classes_of(lesson.teach(evaluation.images), reference.test_images)
+    return (answers == reference.test_labels).float().mean()
 
 
 _OF_TEACHERS: Final = {"distil/teacher": teacher_accuracy, "distil/student": student_accuracy}

@@ -219,6 +219,7 @@ FILES: Final[dict[str, tuple[Callable[[list[str]], int], str]]] = {
     "mlruns/sweeps/other/study.db": (report.main, "--sweep other"),
     "model/config.json": (gbc, "sample --model model --out new.npz"),
     "model/generator.safetensors": (gbc, "evaluate --model model"),
+    "set.npz": (gbc, "distil --samples set.npz --config trial.yaml"),
 }
 CARD: Final = {"class_names": list("0123456789"), "shape": [1, 28, 28], "samples": 100}
 

@@ -39,6 +39,21 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_says_what_lambda_and_the_losses_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gelu_net.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--dry-run"]) == 0
+    shown, notes = capsys.readouterr()
+    off, limits = notes.splitlines()
+    assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
+    assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
+    assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
+
+
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
     assert main([*places, "--dry-run"]) == 0

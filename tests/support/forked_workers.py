@@ -1,4 +1,4 @@
-"""Ray workers forked from a process that has the libraries loaded, for drivers of `tests.support.drivers`.
+"""Ray workers, and Ray's agents, forked from a process that has the libraries loaded, for drivers of `tests.support.drivers`.
 
 A worker spends five seconds of a CPU on imports, more than on the trials of a tiny sweep. Ray starts a worker by a command
 that begins with `sys.executable`; here that is a few lines which ask a server to fork, wait for the fork and end as it ends.
@@ -31,6 +31,9 @@ import psutil
 
 FIRST_JOB: Final = "01000000"
 """Of a Ray that a driver started for itself. Ray's core reads the job of a worker when it is loaded, so forks have no other."""
+_WORKER: Final = "/setup_worker.py"
+_FILES: Final = (_WORKER, "/ray/dashboard/agent.py", "/runtime_env/agent/main.py", "/dashboards/report.py")
+"""Programs of Ray's, and the driver's own report, that are forked."""
 _LENGTH: Final = 8  # bytes of the size of a request
 
 _EXECUTABLE: Final = """#!/bin/sh
@@ -39,15 +42,15 @@ exec {python!r} -IS {script!r} "$@"
 _SCRIPT: Final = """
 import json, os, socket, sys
 
-words = [*sys.argv[1:], ""]
+words = [word for word in sys.argv[1:] if word != "-u"]
 server = socket.socket(socket.AF_UNIX)
 try:
-    if not words[0].endswith("/setup_worker.py") or os.environ.get("RAY_JOB_ID") != {job!r}:
+    if not words or not words[0].endswith({files!r}) or os.environ.get("RAY_JOB_ID", {job!r}) != {job!r}:
         raise OSError
     server.connect({address!r})
 except OSError:
-    os.execv({python!r}, [{python!r}, *words[:-1]])
-request = json.dumps([words[:-1], dict(os.environ), os.getcwd()]).encode()
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+request = json.dumps([words, dict(os.environ), os.getcwd()]).encode()
 socket.send_fds(server, [len(request).to_bytes({length}, "big")], [0, 1, 2])
 server.sendall(request)
 status = server.recv(4)
@@ -63,7 +66,9 @@ class WorkerServer:
         self._folder = tempfile.TemporaryDirectory(prefix="gbc-workers-")
         folder = Path(self._folder.name)
         address, script, executable = folder / "server", folder / "worker.py", folder / "python"
-        script.write_text(_SCRIPT.format(address=str(address), python=sys.executable, length=_LENGTH, job=FIRST_JOB))
+        script.write_text(
+            _SCRIPT.format(address=str(address), python=sys.executable, length=_LENGTH, job=FIRST_JOB, files=_FILES)
+        )
         executable.write_text(_EXECUTABLE.format(python=sys.executable, script=str(script)))
         executable.chmod(stat.S_IRWXU)
         self.executable = str(executable)
@@ -130,11 +135,14 @@ def _be_a_worker(asking: socket.socket, size: int, streams: list[int]) -> None:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        threading.Thread(target=_die_with, args=(asking, int(environment["RAY_RAYLET_PID"])), daemon=True).start()
+        raylet = int(os.environ.get("RAY_RAYLET_PID", os.getppid()))
+        os.environ["RAY_RAYLET_PID"] = str(os.getppid())  # what Ray's agents take for their parent
+        threading.Thread(target=_die_with, args=(asking, raylet), daemon=True).start()
         code = _work(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -155,18 +163,19 @@ def _die_with(asking: socket.socket, raylet: int) -> None:
 
 
 def _work(words: list[str]) -> int:
-    """Do what `setup_worker.py` and the process that it becomes do."""
+    """Run a program with its arguments; a worker's is what `setup_worker.py` becomes."""
     import ray._raylet
     from ray._private.runtime_env.context import RuntimeEnvContext
     from ray._private.utils import update_envs
     from ray._private.workers import setup_worker
 
     ray._raylet.Config.initialize("")  # Ray read the server's environment when it was loaded
-    about, rest = setup_worker.parser.parse_known_args(words[1:])
-    context = RuntimeEnvContext.deserialize(about.serialized_runtime_env_context or "{}")
-    update_envs(context.env_vars)
+    if words[0].endswith(_WORKER):
+        about, words = setup_worker.parser.parse_known_args(words[1:])
+        context = RuntimeEnvContext.deserialize(about.serialized_runtime_env_context or "{}")
+        update_envs(context.env_vars)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = rest
-    sys.path[:0] = [str(Path(rest[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    runpy.run_path(rest[0], run_name="__main__")
+    sys.argv = words
+    sys.path[:0] = [str(Path(words[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    runpy.run_path(words[0], run_name="__main__")
     return 0

@@ -16,7 +16,8 @@ MODULES: Final = (
     "optuna.storages._rdb.storage", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite", "safetensors.torch",
     "torch.nested._internal.nested_tensor", "PIL.PngImagePlugin", "PIL.WebPImagePlugin", "rich._emoji_codes",
     "gbc.training.tasks", "search.run", "search.driver.sweep", "search.driver.tune_adapter", "search.driver.finalize",
-    "search.status", "search.export", "search.worker.trial", "ray._private.workers.setup_worker",
+    "search.status", "search.export", "search.worker.trial", "dashboards.report", "dashboards.sweep_page",
+    "ray._private.workers.setup_worker", "ray._private.process_watcher", "ray.dashboard.agent",
 )  # fmt: skip
 
 # Ray's core reads these when it is loaded, and never again. Workers that are forked need them (tests.support.forked_workers).

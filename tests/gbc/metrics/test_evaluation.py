@@ -273,8 +273,8 @@ def test_teachers_of_other_classes_are_left_out(evaluator: Evaluator, classifier
     reference = evaluator.reference
     other = replace(classifier, class_names=tuple("abcdefghij"))
     for teachers in ([], [other], [classifier, other]):
-        assert not Evaluation(evaluator, reference.train_images, reference.train_labels, teachers).teachers
-    assert Evaluation(evaluator, reference.train_images, reference.train_labels, [classifier]).teachers
+        assert not Evaluation(evaluator, reference.train_images, reference.train_labels, teachers).lesson
+    assert Evaluation(evaluator, reference.train_images, reference.train_labels, [classifier]).lesson
 
 
 def test_the_training_set_is_its_own_best_neighbour(result: EvaluationResult) -> None:
