@@ -55,8 +55,8 @@ be misused for false news, fraud or identity theft (Yu & Wang, Generator Born fr
 That no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat
 this generator as private too, and let it out only where the data might go.
 """
-_LEAKAGE_NOT_MEASURED: Final = """How near samples come to the images of the classifier is not known: there were none to compare with.
-Where they are, `python -m gbc leak --images PATH` measures it."""
+_LEAKAGE_NOT_MEASURED: Final = """How near samples come to the images of the classifier is not known: there were none to
+compare with. Where they are, `python -m gbc leak --images PATH` measures it."""
 
 
 def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured: bool, files: Sequence[str]) -> str:
