@@ -23,6 +23,7 @@ from search.driver.continuation import check_against_mlflow, lost_records
 from search.driver.control import Control
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
+from search.driver.live_report import LiveReport, begin_report
 from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
@@ -119,6 +120,8 @@ def run_sweep(
             conclude(config, trials, tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
+        elif report and config.report_every and summary.complete:
+            begin_report(config.name)  # the page says that the sweep rests, and reloads itself no more
         return summary
 
 
@@ -181,7 +184,7 @@ def _run(
                 announce.run(config, machine, speed, ledger, console)
                 assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
                 recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
-                with display:
+                with display, LiveReport(config, ledger, display.note):
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
                 recorder.close_open_trials()

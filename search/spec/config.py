@@ -28,6 +28,7 @@ MAY_CHANGE: Final = (
     "finalists",
     "seeds",
     "finalist_time",
+    "report_every",
 )
 """Settings of a sweep that may change when it is continued. They stay as they were when no new value is given."""
 NEGLIGIBLE: Final = 2.0
@@ -166,6 +167,9 @@ class SweepConfig(Config):
     seeds: int = Field(3, ge=2, le=1000, description="how often each of them runs again")
     finalist_time: float | None = Field(
         None, gt=0, le=_CENTURY, description="minutes of the time budget kept for them; measured at the start"
+    )
+    report_every: float | None = Field(
+        None, ge=0, le=_CENTURY, description="minutes after which the report is written again while the sweep runs; 0: not then"
     )
 
     @field_validator("name", "preset")

@@ -125,6 +125,10 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--no-report", None, "at the end, do not measure and register the best, and write no report",
             options={"action": "store_true"},
         ),
+        Flag(
+            "--report-every", "report_every", "write the report while the sweep runs too, e.g. 5m (default: at its end alone)",
+            "TIME", minutes,
+        ),
         Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
         Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
