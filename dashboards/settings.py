@@ -91,7 +91,7 @@ class SweepSettings:
     def space(self) -> tuple[RecordedDimension, ...]:
         """The searched settings, in the order of the file."""
         return tuple(
-            RecordedDimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
+            RecordedDimension(name, log="log10" in kind or bool(kind.get("log")), choices=tuple(kind.get("choice") or ()))
             for name, kind in (self.data.get("space") or {}).items()
         )
 

@@ -15,7 +15,7 @@ from dashboards.figures.workers import survival, timeline
 from dashboards.rendering import badge, format_number, render, sign_list
 from dashboards.sweep import Sweep, Trial
 from records.format import duration
-from records.trial import LISTED, STATES
+from records.trial import ENQUEUED, LISTED, STATES
 
 
 def training(sweep: Sweep) -> tuple[Markup, dict[str, Any] | None]:
@@ -98,5 +98,7 @@ def _states(sweep: Sweep) -> list[str]:
 
 
 def _remark(trial: Trial) -> str:
-    source = "the sweep's file" if trial.origin == LISTED else trial.origin
-    return f"failed: {trial.reason}" if trial.reason else f"settings of {source}" if source else ""
+    source = {LISTED: "the sweep's file", ENQUEUED: "an order by hand"}.get(trial.origin or "", trial.origin)
+    if trial.reason:
+        return f"failed: {trial.reason}" if trial.state == "failed" else f"stopped {trial.reason}"
+    return f"settings of {source}" if source else ""

@@ -25,7 +25,10 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of a trial's settings: `--config`, `--set`, and the user's own classifier."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
     add_set(parser)
-    parser.add_argument("--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own")
+    parser.add_argument(
+        "--classifier", metavar="NAME",
+        help="conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
+    )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
     parser.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")
 

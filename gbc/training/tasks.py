@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,12 @@ from gbc.classifiers import custom, pretrain
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig, TrialClassifierConfig, TrialConfig
+from gbc.config import LOSS_WEIGHTS, ClassifierConfig, TrialClassifierConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.data_free import DataFreeTask, TaskData, data_free_task
 from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
 from gbc.errors import BadInput
-from gbc.kkt import row_space
+from gbc.kkt import availability, row_space
 from gbc.kkt.spectrum import spectra
 from gbc.metrics.scores import ReferenceSet
 
@@ -171,6 +172,33 @@ def merged(sets: Sequence[TaskData]) -> TaskData:
         np.concatenate([part.test_images for part in pictures]),
         np.concatenate([renumbered(part, part.test_labels) for part in pictures]),
     )
+
+
+def findings(config: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]]:
+    """Λ of each classifier and the losses that it cannot have, as plain data (`gbc.kkt.availability.findings`)."""
+    return [availability.findings(classifier, config) for classifier in inputs.classifiers]
+
+
+def remarks(found: Sequence[Mapping[str, Any]], config: TrialConfig, searched: Container[str] = ()) -> Iterator[str]:
+    """Lines about `findings`: losses of the settings that are off, and Λ where a layer limits it.
+
+    `searched` are the settings that a sweep varies. BatchNorm statistics are off only if no classifier has any.
+    """
+    wanted = [setting for setting in LOSS_WEIGHTS.values() if setting in searched or getattr(config, setting)]
+    for number, one in enumerate(found, start=1):
+        who = f"classifier {number}: " if len(found) > 1 else ""
+        settings_of: dict[str, list[str]] = {}
+        for setting, reason in one.get("off", {}).items():
+            shared = setting != "bn_weight" or all(setting in other.get("off", {}) for other in found)
+            if setting in wanted and shared:
+                settings_of.setdefault(reason, []).append(setting)
+        for reason, settings in settings_of.items():
+            vain = " ".join(f"--set {setting}=0" for setting in settings if setting in searched)
+            mend = f" (out of the space: {vain})" if vain else ""
+            yield f"{who}off: {' and '.join(settings)}, because {reason}{mend}"
+        limits = one.get("lambda", {})
+        if limits.get("limited_by") and "stationarity_weight" in wanted:
+            yield f"{who}{limits['sentence']}"
 
 
 def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:

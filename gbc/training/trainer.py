@@ -104,12 +104,13 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._replayed_step = GraphReplay(self._device_step, self.rng, self._changing_tensors)
+        self._replayed_step = GraphReplay[tuple[list[Batch], list[LastPass], tuple[str, ...]]](self.rng)
 
     def step(self) -> None:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        self._last_batches, self._last_passes, names = self._replayed_step(late_losses_count(self.config, self.step_count))
+        late = late_losses_count(self.config, self.step_count)
+        self._last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -202,6 +203,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
+        self._forget_passes()
         with_multipliers = [
             bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
@@ -244,8 +246,6 @@ class Trainer:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
         if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
             raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
-        if self.config.bn_weight and not any(classifier.batch_norm_inputs.layers for classifier in self.classifiers):
-            raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
@@ -277,10 +277,13 @@ class Trainer:
     def _fit_multiplier_scale(self) -> None:
         """Set the factor on μ by least squares, so that the pull is nearest to the target and ρ does not start at 1."""
         for classifier in self.classifiers:
+            without_target = "stationarity" in classifier.off or not self.config.stationarity_weight
+            if without_target and not self.config.reconstruction_weight:
+                continue
             batch = self.batches.sample(classifier.task)
             first_pass = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
             target, pull = first_pass.target, first_pass.margin_gradient
-            if not self.config.stationarity_weight:
+            if without_target:
                 target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
                 fitted = losses.inner_product(target, pull) / losses.inner_product(pull, pull)
@@ -288,6 +291,16 @@ class Trainer:
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
+            self._forget_passes()
+
+    def _forget_passes(self) -> None:
+        """Let go of the graph of the last forward passes.
+
+        It would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+        new ones. It would also keep memory.
+        """
+        for classifier in self.classifiers:
+            classifier.forget_pass()
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
@@ -323,6 +336,7 @@ class Trainer:
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
+        self._forget_passes()
         scores, picture = judge(self.reference, evaluated, len(self.class_names), self.config.student_steps)
         metrics |= scores | {"time/steps_per_s": speed}
         return Report(self.step_count, metrics, picture)

@@ -101,4 +101,6 @@ def _range(dimension: Dimension) -> str:
         return "10^[{:g}, {:g}]".format(*dimension.log10)
     if dimension.uniform is not None:
         return "[{:g}, {:g}]".format(*dimension.uniform)
+    if dimension.int is not None:
+        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "")
     return ", ".join(map(str, dimension.choice or ()))

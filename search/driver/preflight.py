@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -18,8 +18,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.runtime import pick_device
+from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
+from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
@@ -41,19 +42,28 @@ class Preparation:
     inputs: TrialInputs
     settings: TrialConfig
     """Those that are not searched."""
+    findings: tuple[dict[str, Any], ...]
+    """Λ of each classifier, and the losses that it cannot have."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone; nothing else should be going on."""
         trainer = Trainer(self.settings, self.inputs.classifiers)
-        trainer.step()  # the first one allocates
+        on_gpu = trainer.device.type == "cuda"
+        for _ in range(STEPS_BEFORE_REPLAY if on_gpu else 1):  # the first one allocates
+            trainer.step()
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
             trainer.step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return _PROBE_STEPS / (time.perf_counter() - began)
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
+        speed = _PROBE_STEPS / (time.perf_counter() - began)
+        del trainer
+        release_memory()  # this process lives beside the trials
+        return speed
 
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
@@ -68,10 +78,9 @@ class Preparation:
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, by folder name, as JSON."""
-        return json.dumps(
-            {folder.name: regime for folder, regime in zip(self.inputs.folders, self.inputs.regimes, strict=True)}, indent=2
-        )
+        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
+        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
+        return json.dumps({folder.name: {**regime, **found} for folder, regime, found in of_each}, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
@@ -99,21 +108,29 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
-    for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
+    findings = tuple(tasks.findings(settings, inputs))
+    for line in (
+        *tasks.remarks(findings, settings, config.space),
+        *tasks.row_space_remarks(with_largest_row_space(config), inputs),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, _measure_memory(config, inputs))
-    except torch.OutOfMemoryError:
+            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Preparation(inputs, settings)
+    return Preparation(inputs, settings, findings)
 
 
-def check(config: SweepConfig) -> None:
+def check(config: SweepConfig) -> list[str]:
     """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
+
+    Returns lines about losses that are off, and about Λ.
 
     Data that would have to be downloaded first are not looked at. No server is asked, and no folder of a cluster is looked
     for: its sweep may be checked far from it.
@@ -128,9 +145,11 @@ def check(config: SweepConfig) -> None:
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:
-        return
+        return []
+    remarks = list(tasks.remarks(tasks.findings(settings, inputs), settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
+    return remarks
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -146,17 +165,26 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
-    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
-    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
+
+    Of several GPUs it is the least that is free on one.
+    """
+    settings = probe_settings(config)
     device = pick_device(settings.device)
-    torch.cuda.empty_cache()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(device)
     for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
-    torch.cuda.empty_cache()
-    return need, torch.cuda.mem_get_info(device)[0]
+    release_memory()
+    return need, min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+
+
+def probe_settings(config: SweepConfig) -> TrialConfig:
+    """The largest trial of a sweep, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
+    # Losses that start late would begin a new graph, which so few steps do not reach.
+    return largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0})
 
 
 def largest_trial(config: SweepConfig) -> TrialConfig:

@@ -66,7 +66,11 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag(
             "--set", None, "fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000", "KEY=VALUE", options=_EVERY
         ),
-        Flag("--classifier", None, "conv, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
+        Flag(
+            "--classifier", None,
+            "conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
+            "NAME",
+        ),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
         Flag("--card", None, "YAML about the weights (default: beside them, with suffix .yaml)", "FILE"),
         Flag("--images", "trial.dataset.path", "your own: a folder with one folder a class, or an .npz", "PATH", absolute),
@@ -115,6 +119,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--no-report", None, "at the end, do not measure and register the best, and write no report",
             options={"action": "store_true"},
         ),
+        Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
+        Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
     ),
     "on what": (
