@@ -76,7 +76,7 @@ def test_every_command_is_understood(command: str) -> None:
 def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
     from search.spec.resolve import resolve
 
-    blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL)
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" not in block]
     assert len(blocks) == 2
     found = []
     for number, block in enumerate(blocks):
@@ -85,6 +85,16 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
     assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
     assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
+
+
+def test_the_card_of_the_manual_is_a_card(tmp_path: Path) -> None:
+    from gbc.classifiers.custom import Card
+    from gbc.settings import load_yaml
+
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" in block]
+    (tmp_path / "net.yaml").write_text(block)
+    card = Card.parse(load_yaml(tmp_path / "net.yaml"), "net.yaml")
+    assert (card.shape, card.input_shape) == ((1, 28, 28), (3, 32, 32))
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow says so of itself when it is imported

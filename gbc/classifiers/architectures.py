@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gbc.classifiers import custom
+from gbc.classifiers import custom, libraries
 from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.settings import suggest
@@ -43,6 +44,9 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
         BadInput: an unknown name, or a factory that cannot be used.
     """
     if config.factory:
+        if libraries.is_library(config.factory):
+            make = functools.partial(libraries.make, config.factory, shape, classes)
+            return custom.new_network(make, config.factory, config.seed, shape)
         return custom.call_factory(config.factory, config.seed, shape)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")

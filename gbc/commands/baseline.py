@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = baselines.settings_of(arguments.name, options.assignments(arguments), "--set")
 
     def say(report: Report) -> None:
-        shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in ("loss/total", "ssim/coverage", "tstr/1nn"))
+        names = [name for name in ("loss/total", "ssim/coverage", "tstr/1nn") if name in report.metrics]
+        shown = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in names)
         print(f"step {report.step}/{settings.steps}  {shown}", file=sys.stderr)
 
     outcome = experiment.run(settings, tasks.obtain(settings, arguments.cache, options.announce), say)
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(text)
         return
-    for name in ("ssim/coverage", "tstr/1nn", "ssim/nearest", "cost/seconds_per_image", "cost/parameters"):
-        print(f"{name:24} {metrics[name]:.4g}")
+    for name in ("ssim/coverage", "tstr/1nn", "ssim/nearest", "free/score", "cost/seconds_per_image", "cost/parameters"):
+        if name in metrics:
+            print(f"{name:24} {metrics[name]:.4g}")
     print(arguments.out / "samples.png")

@@ -28,17 +28,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("--temperature", type=real, default=4.0, help="of the teacher's probabilities (default: 4)")
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the student's weights, safetensors")
-    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set, for its test images")
+    options.add_real_images(parser)
     options.add_cache(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the accuracies of teacher and student on real test images."""
+    """Print the accuracies of teacher and student on real test images; where there are none, only teach and say so."""
     from gbc import cache, checkpoint, export
     from gbc.config import ClassifierConfig
-    from gbc.data import datasets
     from gbc.errors import BadInput
     from gbc.studies import distillation
     from gbc.training import tasks
@@ -52,15 +51,27 @@ def run(arguments: argparse.Namespace) -> None:
     generator = export.load(arguments.model)
     named = {**ClassifierConfig.named(arguments.student), "hidden": arguments.hidden, "seed": arguments.seed}
     student = ClassifierConfig.parse(named, "--student")
-    inputs = tasks.obtain(generator.settings, arguments.cache, options.announce)
+    blind = generator.settings.data_free and not (arguments.images or arguments.dataset)
+    if blind and arguments.out is None:
+        raise BadInput(
+            f"{arguments.model}: was trained without images; give --out FILE for the student, or --images PATH to test it"
+        )
     # The teachers are those of the generator; other test images make no other teacher.
-    data = datasets.load(generator.settings.rooted(arguments.data_root).dataset) if arguments.data_root else inputs.images
+    data = None if blind else options.real_images(generator, arguments)[0]
+    inputs = tasks.obtain(generator.settings, arguments.cache, options.announce)
     classes = len(generator.class_names)
     images = generator.sample([number % classes for number in range(arguments.count)], arguments.seed)
-    result, network = distillation.distil(
-        images, inputs.classifiers, data, student, steps=arguments.steps, temperature=arguments.temperature,
-        progress=lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
+    lesson = distillation.Lesson(
+        inputs.classifiers, student, arguments.steps, arguments.temperature,
+        lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
     )  # fmt: skip
+    network = lesson.teach(images, "on generated images")
     if arguments.out is not None:
         checkpoint.write_atomic(arguments.out, cache.weights_as_bytes(network))
+    if data is None:
+        print(
+            json.dumps({"out": str(arguments.out)}) if arguments.json else f"{arguments.out}  not tested: there are no images"
+        )
+        return
+    result = distillation.measure(lesson, network, data)
     print(json.dumps(result.to_json(), indent=2) if arguments.json else result.text())

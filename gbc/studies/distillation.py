@@ -61,42 +61,59 @@ class Distillation:
         )
 
 
-def distil(
-    images: Tensor,
-    teachers: Sequence[Classifier],
-    data: ImageDataset,
-    student: ClassifierConfig,
-    *,
-    steps: int,
-    temperature: float = TEMPERATURE,
-    progress: Progress = lambda *_: None,
-) -> tuple[Distillation, nn.Module]:
-    """Teach two students, one on `images` [K, channels, height, width] and one on the training images of `data`.
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher and the way in which students learn from it."""
 
-    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has architecture and seed.
-    Returns the measurements and the student of `images`.
+    teachers: Sequence[Classifier]
+    """Classifiers of the same classes; their probabilities are averaged."""
+    student: ClassifierConfig
+    """Its architecture and seed."""
+    steps: int
+    temperature: float = TEMPERATURE
+    progress: Progress = lambda *_: None
 
-    Raises:
-        BadInput: the teachers have different classes, or an unknown student.
-    """
-    names = {teacher.class_names for teacher in teachers}
-    if len(names) != 1 or names != {data.class_names}:
-        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-    modules = [teacher.module.eval() for teacher in teachers]
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, temperature: float) -> Tensor:
+        """The mean of the teachers' probabilities at a temperature, [K, C]."""
+        modules = [teacher.module.eval() for teacher in self.teachers]
+        parts = [
+            torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
+            for part in images.split(_PART)
+        ]
+        return torch.cat(parts)
 
-    def teach(pool: Tensor, who: str) -> nn.Module:
-        network = architectures.build(student, data.shape, len(data.class_names)).train()
-        _train(network, pool, _probabilities(modules, pool, temperature), temperature, student.seed, steps, progress, who)
+    def teach(self, pool: Tensor, who: str) -> nn.Module:
+        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+
+        Raises:
+            BadInput: the teachers have different classes, or an unknown student.
+        """
+        if len({teacher.class_names for teacher in self.teachers}) != 1:
+            raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+        teacher = self.teachers[0]
+        network = architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        targets = self.probabilities(pool, self.temperature)
+        _train(network, pool, targets, self.temperature, self.student.seed, self.steps, self.progress, who)
         return network.eval()
 
-    learned, best = teach(images, "on generated images"), teach(data.train()[0], "on the training images")
+
+def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillation:
+    """Measure the student `learned` on the test images of `data`, beside one that is taught on its training images.
+
+    Raises:
+        BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
+    """
+    if {teacher.class_names for teacher in lesson.teachers} != {data.class_names}:
+        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+    best = lesson.teach(data.train()[0], "on the training images")
     test, labels = data.test()
-    answers = _probabilities(modules, test, 1.0).argmax(dim=1)
+    answers = lesson.probabilities(test, 1.0).argmax(dim=1)
     theirs, ceiling = _classes(learned, test), _classes(best, test)
     return Distillation(
         teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
         ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
-    ), learned  # fmt: skip
+    )  # fmt: skip
 
 
 def _train(
@@ -116,16 +133,6 @@ def _train(
         optimiser.step()
         if (step + 1) % _EVERY == 0 or step + 1 == steps:
             progress(who, step + 1, steps)
-
-
-@torch.no_grad()
-def _probabilities(modules: Sequence[nn.Module], images: Tensor, temperature: float) -> Tensor:
-    """The mean of the teachers' probabilities at a temperature, [K, C]."""
-    parts = [
-        torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
-        for part in images.split(_PART)
-    ]
-    return torch.cat(parts)
 
 
 @torch.no_grad()

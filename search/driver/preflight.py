@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import ReferenceSet
 from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
 from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
@@ -43,6 +42,8 @@ class Preparation:
     inputs: TrialInputs
     settings: TrialConfig
     """Those that are not searched."""
+    findings: tuple[dict[str, Any], ...]
+    """Λ of each classifier, and the losses that it cannot have."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
@@ -77,10 +78,9 @@ class Preparation:
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, by folder name, as JSON."""
-        return json.dumps(
-            {folder.name: regime for folder, regime in zip(self.inputs.folders, self.inputs.regimes, strict=True)}, indent=2
-        )
+        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
+        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
+        return json.dumps({folder.name: {**regime, **found} for folder, regime, found in of_each}, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
@@ -99,45 +99,57 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        console.print(
-            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        reached = (
+            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+            f"smallest margin {regime['margins']['min']:.2f}"
+            if "loss" in regime
+            else "weights as given; how far their training came cannot be measured without images"
+        )
+        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
-    for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
+    findings = tuple(tasks.findings(settings, inputs))
+    for line in (
+        *tasks.remarks(findings, settings, config.space),
+        *tasks.row_space_remarks(with_largest_row_space(config), inputs),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, measure_memory(config, inputs))
+            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
     except RuntimeError as fault:
         if not is_out_of_memory(fault):
             raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Preparation(inputs, settings)
+    return Preparation(inputs, settings, findings)
 
 
-def check(config: SweepConfig) -> None:
+def check(config: SweepConfig) -> list[str]:
     """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
 
-    Data that would have to be downloaded first are not looked at. No server is asked: a sweep of a cluster may be checked far
-    from it.
+    Returns lines about losses that are off, and about Λ.
+
+    Data that would have to be downloaded first are not looked at. No server is asked, and no folder of a cluster is looked
+    for: its sweep may be checked far from it.
 
     Raises:
         BadInput: what `prepare`, or a start of the sweep, would refuse.
     """
     if config.places.address is None:
         Machine.local(config.resources)
+        if config.places.storage is not None and isinstance(at := storage.open_storage(config.places.storage), Path):
+            storage.check_folder(at)
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:
-        return
+        return []
+    remarks = list(tasks.remarks(tasks.findings(settings, inputs), settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
+    return remarks
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -162,7 +174,7 @@ def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
     device = pick_device(settings.device)
     release_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
     release_memory()

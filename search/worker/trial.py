@@ -149,7 +149,6 @@ def _trial_location(assignment: Assignment, root: str | None) -> Location:
 def _train(assignment: Assignment, root: str | None) -> Iterator[Progress]:
     import torch
 
-    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
@@ -158,7 +157,7 @@ def _train(assignment: Assignment, root: str | None) -> Iterator[Progress]:
     settings = TrialConfig.parse(assignment["settings"], f"trial {assignment['number']}")
     cache = Path(assignment["cache"]) if assignment["cache"] else shared_classifiers.node_cache()
     inputs = tasks.obtain(settings, cache, other_cache=shared_classifiers.storage_source(root) if root else None)
-    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
+    trainer = Trainer(settings, inputs.classifiers, inputs.reference(pick_device(settings.device)))
     checkpoints = TrialCheckpoints(assignment, settings, root)
     if state := checkpoints.load():
         trainer.load_state_dict(state)

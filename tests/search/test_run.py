@@ -13,9 +13,8 @@ import yaml
 
 from gbc.data import datasets
 from gbc.errors import BadInput
-from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from search.driver import sweep
-from search.driver.preflight import largest_trial, probe_settings
+from search.driver.preflight import largest_trial
 from search.driver.resources import Machine
 from search.run import main, parser
 from search.spec import flags
@@ -23,7 +22,7 @@ from search.spec.config import Resources, SweepConfig
 from search.spec.flags import minutes
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
-from tests.support import ROOT
+from tests.support import ROOT, missing
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +39,21 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_says_what_lambda_and_the_losses_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gelu_net.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--dry-run"]) == 0
+    shown, notes = capsys.readouterr()
+    off, limits = notes.splitlines()
+    assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
+    assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
+    assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
+
+
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
     assert main([*places, "--dry-run"]) == 0
@@ -50,6 +64,15 @@ def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: py
         "tracking_uri": "http://me@host:5000",
     }
     assert "word" not in shown
+
+
+def test_a_dry_run_tries_the_place_of_the_files_and_writes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").write_text("a file in the way")
+    assert main(["--storage", str(tmp_path / "files"), "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["--storage", str(tmp_path / "notes" / "files"), "--dry-run"]) == 2
+    assert not missing(["--storage", str(tmp_path / "notes")], capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
 
 
 def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +128,9 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both .*kkt/rho"),
         (["--max-steps", "0"], "--max-steps: 0 "),
         (["--patience", "-1"], "--patience: -1 "),
+        (["--set", "resources.cpus_per_trial=2"], "--set resources.cpus_per_trial: .*--cpus-per-trial"),
+        (["--set", "scheduler.grace=2"], "--set scheduler.grace: .*--config"),
+        (["--set", "nonsense.part=2"], "--set nonsense.part: .*'trial.nonsense'"),
         (["--set", "lrr=1"], "'trial.lrr'.*'lr'"),
         (["--set", "lr=-1"], "--set lr: -1 "),
         (["--set", "lr=fast"], "--set lr: 'fast'.*number"),
@@ -314,14 +340,6 @@ def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
     largest = largest_trial(config)
     assert (largest.batch_size, largest.width) == (32, config.trial.width)
-
-
-def test_the_measured_trial_has_all_that_takes_memory(config: SweepConfig) -> None:
-    """Losses that start late begin a new CUDA graph, and no graph is made in the first steps."""
-    late = config.model_copy(update={"trial": config.trial.updated({"kkt_from": 0.5}, "test")})
-    probe = probe_settings(late)
-    assert probe.kkt_from == 0 and probe.steps > STEPS_BEFORE_REPLAY and probe.report_every == probe.steps
-    assert probe.batch_size == largest_trial(config).batch_size
 
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:

@@ -16,7 +16,7 @@ from gbc.classifiers.weight_files import read_weights
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.studies.distillation import distil
+from gbc.studies.distillation import Lesson, measure
 from tests.conftest import TINY
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
@@ -26,8 +26,10 @@ def test_a_student_of_good_images_is_near_its_teacher_and_one_of_noise_is_not(
     classifier: Classifier, images: ImageDataset
 ) -> None:
     real, _ = images.train()
-    good, student = distil(real, [classifier], images, STUDENT, steps=150)
-    bad, _ = distil(torch.rand(100, 1, 28, 28), [classifier], images, STUDENT, steps=150)
+    lesson = Lesson([classifier], STUDENT, steps=150)
+    student = lesson.teach(real, "on real images")
+    good = measure(lesson, student, images)
+    bad = measure(lesson, lesson.teach(torch.rand(100, 1, 28, 28), "on noise"), images)
     assert good.student == good.ceiling and good.agreement == good.ceiling_agreement  # the same images for both
     assert good.teacher - 0.15 < good.student and bad.student < good.student - 0.15
     assert (bad.teacher, bad.ceiling, bad.test_images) == (good.teacher, good.ceiling, 2000)
@@ -35,7 +37,7 @@ def test_a_student_of_good_images_is_near_its_teacher_and_one_of_noise_is_not(
     assert (student(test).argmax(dim=1) == labels).float().mean().item() == pytest.approx(good.student)
 
 
-def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifier: Classifier) -> None:
+def test_the_teachers_probabilities_are_averaged(classifier: Classifier) -> None:
     """Two teachers that are sure of different classes leave the student with both."""
 
     def sure(label: int) -> Classifier:
@@ -45,7 +47,7 @@ def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifie
             layer.bias.copy_(30 * nn.functional.one_hot(torch.tensor(label), 10))
         return Classifier(nn.Sequential(nn.Flatten(), layer), classifier.class_names, classifier.shape, classifier.samples)
 
-    _, student = distil(torch.rand(50, 1, 28, 28), [sure(1), sure(4)], images, STUDENT, steps=200, temperature=1.0)
+    student = Lesson([sure(1), sure(4)], STUDENT, 200, temperature=1.0).teach(torch.rand(50, 1, 28, 28), "on noise")
     probabilities = student(torch.rand(5, 1, 28, 28)).softmax(dim=1).mean(dim=0)
     assert probabilities[[1, 4]].tolist() == pytest.approx([0.5, 0.5], abs=0.05)
 
@@ -53,7 +55,9 @@ def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifie
 def test_classifiers_of_different_classes_are_refused(images: ImageDataset, classifier: Classifier) -> None:
     other = Classifier(classifier.module, tuple("abcdefghij"), classifier.shape, classifier.samples)
     with pytest.raises(BadInput, match="classes"):
-        distil(torch.rand(9, 1, 28, 28), [classifier, other], images, STUDENT, steps=1)
+        Lesson([classifier, other], STUDENT, 1).teach(torch.rand(9, 1, 28, 28), "on noise")
+    with pytest.raises(BadInput, match="classes"):
+        measure(Lesson([other], STUDENT, 1), nn.Identity(), images)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ class Far(Workplace):
     uri: str
     before: None = None
     dataset: str = "fashion_mnist"
+    fresh_workers: bool = False
 
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
