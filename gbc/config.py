@@ -84,8 +84,10 @@ class ClassifierConfig(Config):
     loss: Literal["cross_entropy", "exponential"] = Field(
         "cross_entropy", description="exponential: one output for two classes, supplement B.2"
     )
-    optimiser: Literal["gd", "converge"] = Field(
-        "gd", description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS"
+    optimiser: Literal["gd", "converge", "sgd"] = Field(
+        "gd",
+        description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS; "
+        "sgd: momentum and cosine decay on mini-batches of 128",
     )
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)

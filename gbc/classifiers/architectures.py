@@ -91,6 +91,26 @@ def conv(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+def lenet5(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling; `hidden` is the width of its last hidden layer, 84 in the paper.
+
+    The other widths, 6 and 16 channels and 120 units, are in proportion. The literature on distillation without data has it
+    as a teacher, and with half of the widths as a student.
+    """
+    depth, height, width = shape
+    first, second, units = (max(1, round(size * config.hidden / 84)) for size in (6, 16, 120))
+    padding = 0 if min(height, width) >= 12 else 2  # a small image is smaller than the kernel after the first pooling
+    rows, columns = ((side // 2 - 4 + 2 * padding) // 2 for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(depth, first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * rows * columns, units), nn.ReLU(),
+        nn.Linear(units, config.hidden), nn.ReLU(),
+        nn.Linear(config.hidden, classes),
+    )  # fmt: skip
+
+
 class Residual(nn.Module):
     """ReLU(body(x) + shortcut(x)) with two convolutions in the body (He et al. 2016, Fig. 2)."""
 
@@ -128,6 +148,7 @@ CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]
     "mlp_bn": mlp_bn,
     "mlp": mlp,
     "conv": conv,
+    "lenet5": lenet5,
     "resnet": resnet,
 }
 

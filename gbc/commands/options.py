@@ -27,7 +27,7 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     parser.add_argument(
         "--classifier", metavar="NAME",
-        help="conv, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a folder of transformers, or package.module:factory",
+        help="conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
     )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
     parser.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")

@@ -68,7 +68,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag(
             "--classifier", None,
-            "conv, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a folder of transformers, or package.module:factory",
+            "conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
             "NAME",
         ),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
