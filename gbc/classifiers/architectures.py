@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,17 +242,25 @@ class LayerInputs:
     """Records the inputs of some layers of a classifier in its last forward pass."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        """Adds hooks to `layers`, which are never removed."""
+        """Adds hooks to `layers`, which are removed when this object is gone."""
         self.layers = layers
         self._inputs: dict[int, Tensor] = {}
         for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._recorder(index))
+            handle = layer.register_forward_pre_hook(_recorder(self._inputs, index))
+            weakref.finalize(self, handle.remove)
 
-    def _recorder(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._inputs[index] = inputs[0]
+    def forget(self) -> None:
+        """Drop the inputs: they keep the whole graph of the forward pass alive."""
+        self._inputs.clear()
 
-        return hook
+
+def _recorder(inputs: dict[int, Tensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that writes a layer's input into `inputs`. It knows no more, so that it keeps nothing else alive."""
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[index] = given[0]
+
+    return hook
 
 
 class BatchNormInputs(LayerInputs):
@@ -260,7 +269,7 @@ class BatchNormInputs(LayerInputs):
     layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
 
     def __init__(self, module: nn.Module) -> None:
-        """Adds hooks to those layers of `module`, which are never removed."""
+        """Adds hooks to those layers of `module`, as `LayerInputs`."""
         super().__init__([one for one in module.modules() if isinstance(one, BATCH_NORMS) and one.running_mean is not None])
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

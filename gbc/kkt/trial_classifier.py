@@ -75,6 +75,12 @@ class TrialClassifier:
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
 
+    def forget_pass(self) -> None:
+        """Drop what was recorded of the last forward pass, and with it that pass's graph."""
+        self.batch_norm_inputs.forget()
+        if self.row_spaces:
+            self.row_spaces.forget()
+
 
 class ForwardPass:
     """A batch's forward pass through one classifier. Each quantity is computed at its first use: unused losses cost nothing."""

@@ -104,12 +104,13 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._replayed_step = GraphReplay(self._device_step, self.rng, self._changing_tensors)
+        self._replayed_step = GraphReplay[tuple[list[Batch], list[LastPass], tuple[str, ...]]](self.rng)
 
     def step(self) -> None:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        self._last_batches, self._last_passes, names = self._replayed_step(late_losses_count(self.config, self.step_count))
+        late = late_losses_count(self.config, self.step_count)
+        self._last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -202,6 +203,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
+        self._forget_passes()
         with_multipliers = [
             bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
@@ -289,6 +291,16 @@ class Trainer:
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
+            self._forget_passes()
+
+    def _forget_passes(self) -> None:
+        """Let go of the graph of the last forward passes.
+
+        It would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+        new ones. It would also keep memory.
+        """
+        for classifier in self.classifiers:
+            classifier.forget_pass()
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
@@ -324,6 +336,7 @@ class Trainer:
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
+        self._forget_passes()
         scores, picture = judge(self.reference, evaluated, len(self.class_names), self.config.student_steps)
         metrics |= scores | {"time/steps_per_s": speed}
         return Report(self.step_count, metrics, picture)

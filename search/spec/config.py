@@ -191,6 +191,7 @@ class SweepConfig(Config):
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
+        self._check_device()
         if self.warm_start_trials and not self.warm_start:
             raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
         if self.finalists > self.keep:
@@ -227,6 +228,20 @@ class SweepConfig(Config):
             if self.sampler == "cmaes":
                 raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
+
+    def _check_device(self) -> None:
+        """Ray gives each trial its share of GPUs, and a trial sees no others."""
+        device, share = self.trial.device, self.resources.gpus_per_trial
+        if device.startswith("cuda") and share == 0:
+            raise ValueError(
+                f"device {device} needs a GPU, and gpus_per_trial is 0; leave it out, or set device to cpu or auto"
+            )
+        if device.partition(":")[2] not in ("", "0"):
+            number = device.partition(":")[2]
+            raise ValueError(
+                f"device {device}: each trial sees the GPU that it is given as the first; set device to cuda, and "
+                f"CUDA_VISIBLE_DEVICES={number} in the environment to use that one alone"
+            )
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

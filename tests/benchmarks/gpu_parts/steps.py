@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from gbc.training.trainer import Trainer
 from tests.benchmarks.harness import (
     PRESETS,
@@ -44,9 +45,6 @@ COLUMNS: Final = (
     Column("arithmetic_ms", "arithmetic, ms", ".2f"),
     Column("gflop", "GFLOP", ".2f"),
 )
-WARM_UP: Final = 6
-"""Steps after which a graph has been made, where there is one."""
-
 _LAUNCHES: Final = 1000
 
 
@@ -67,7 +65,7 @@ def new_trainer(size: str, batch: int, options: Options, *, replayed: bool) -> T
 
 def warm(trainer: Trainer) -> Trainer:
     """The trainer after its first steps."""
-    for _ in range(WARM_UP):
+    for _ in range(STEPS_BEFORE_REPLAY + 1):
         trainer.step()
     return trainer
 

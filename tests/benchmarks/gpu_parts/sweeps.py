@@ -83,7 +83,7 @@ class Run:
 def rows(options: Options) -> Iterator[Row]:
     """Ours first, which says how many trials fit."""
     on_gpu = pick(options).type == "cuda"
-    seconds = 20.0 if options.quick else _SECONDS
+    seconds = 45.0 if options.quick else _SECONDS
     with tempfile.TemporaryDirectory() as place:
         prepared, whole, every = _prepared(Path(place), options, seconds)
         ray = ["tests/benchmarks/peer_ray.py", "sweep.yaml", "--seconds", str(seconds)]

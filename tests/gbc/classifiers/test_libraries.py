@@ -103,6 +103,7 @@ def test_a_card_that_contradicts_the_weights_is_named_with_the_tensor(
     [
         ("torchvision:resnet81", ["torchvision:resnet81", "'resnet18'"]),
         ("torchvision:fcn_resnet50", ["torchvision:fcn_resnet50"]),  # it segments
+        ("torchvision:vit_b_16", ["torchvision:vit_b_16", "[1, 8, 8]", "patch size"]),  # in patches of 16
         ("torchvision:squeezenet1_1", ["torchvision:squeezenet1_1", "[1, 8, 8]"]),  # pooled too often
     ],
 )
