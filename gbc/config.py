@@ -205,6 +205,7 @@ class TrialConfig(Config):
     closed_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the closed form wd·ζ = −∇CE")
     row_space_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the row space of the first layer")
     diversity_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the diversity loss")
+    border_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the edges between samples and the black around them")
     reconstruction_weight: float = Field(0.0, ge=0, le=1e6, description="weight of Haim et al.'s loss, with free multipliers")
 
     # the KKT conditions

@@ -65,6 +65,10 @@ def test_every_command_is_understood(command: str) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif words[0] in ("createdb", "export", "ray") or words[:2] in (["mlflow", "ui"], ["mlflow", "server"]):
         pass  # others' own
+    elif words[0] == "sbatch":  # what follows the script is the driver's
+        script = next(word for word in words if word.endswith(".sh"))
+        assert (ROOT / script).exists()
+        importlib.import_module("search.run").parser().parse_args(words[words.index(script) + 1 :])
     elif words[:3] == ["python", "-m", "gbc"]:
         importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
     else:
@@ -83,7 +87,7 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
         path = tmp_path / f"readme-{number}.yaml"
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
-    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
+    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
     assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
 
 

@@ -75,12 +75,6 @@ class TrialClassifier:
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
 
-    def forget_pass(self) -> None:
-        """Drop what was recorded of the last forward pass, and with it that pass's graph."""
-        self.batch_norm_inputs.forget()
-        if self.row_spaces:
-            self.row_spaces.forget()
-
 
 class ForwardPass:
     """A batch's forward pass through one classifier. Each quantity is computed at its first use: unused losses cost nothing."""
@@ -215,6 +209,18 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     if inputs.layers:
         metrics["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
     return metrics
+
+
+def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
+    """Drop what was recorded of the last forward passes, and with it their graphs.
+
+    These would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+    new ones. They would also keep memory.
+    """
+    for classifier in classifiers:
+        classifier.batch_norm_inputs.forget()
+        if classifier.row_spaces:
+            classifier.row_spaces.forget()
 
 
 def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ class Resources(Config):
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, ge=0.001)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+        "auto",
+        description="auto: as many trials as a GPU's memory holds, measured (not yet run on a GPU); 0 where there is no GPU",
     )
 
     @field_validator("gpus_per_trial")

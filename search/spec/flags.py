@@ -128,7 +128,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--cpus-per-trial", "resources.cpus_per_trial", "CPUs, and threads, of a trial (default: 1)", type=real),
         Flag(
             "--gpus-per-trial", "resources.gpus_per_trial",
-            "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
+            "share of a GPU, or several (default: auto, measured: what its memory holds; not yet run on a GPU)", "N|auto", gpus,
         ),
         Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
         Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),

@@ -13,9 +13,8 @@ import yaml
 
 from gbc.data import datasets
 from gbc.errors import BadInput
-from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from search.driver import sweep
-from search.driver.preflight import largest_trial, probe_settings
+from search.driver.preflight import largest_trial
 from search.driver.resources import Machine
 from search.run import main, parser
 from search.spec import flags
@@ -344,14 +343,6 @@ def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
     largest = largest_trial(config)
     assert (largest.batch_size, largest.width) == (32, config.trial.width)
-
-
-def test_the_measured_trial_has_all_that_takes_memory(config: SweepConfig) -> None:
-    """Losses that start late begin a new CUDA graph, and no graph is made in the first steps."""
-    late = config.model_copy(update={"trial": config.trial.updated({"kkt_from": 0.5}, "test")})
-    probe = probe_settings(late)
-    assert probe.kkt_from == 0 and probe.steps > STEPS_BEFORE_REPLAY and probe.report_every == probe.steps
-    assert probe.batch_size == largest_trial(config).batch_size
 
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:
