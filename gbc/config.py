@@ -18,7 +18,10 @@ _TRANSFORMERS: Final = "huggingface"
 
 
 class DatasetConfig(Config):
-    """Training data of a classifier. Without `data_root` it comes with this package or one of its dependencies."""
+    """Training data of a classifier; Without `data_root` it comes with this package or one of its dependencies.
+
+    `none` stands for a classifier of whose images there are none.
+    """
 
     name: str = "fashion_mnist"
     per_class: int = Field(50, ge=1, le=10_000_000, description="training images of each class (the paper: 50)")
@@ -31,6 +34,13 @@ class DatasetConfig(Config):
     path: str | None = Field(None, description="of images: a folder with one folder a class, or an .npz file")
     resize: int | None = Field(None, ge=4, le=512, multiple_of=4, description="of images: the side of the square they become")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
+    shape: tuple[int, ...] | None = Field(None, description="of none: [channels, height, width]; default: the card's")
+    class_names: tuple[str, ...] | None = Field(None, description="of none; default: the card's")
+
+    @property
+    def data_free(self) -> bool:
+        """True if there are no images: samples are compared with none."""
+        return self.name == "none"
 
     @classmethod
     def named(cls, text: str) -> dict[str, Any]:
@@ -74,8 +84,10 @@ class ClassifierConfig(Config):
     loss: Literal["cross_entropy", "exponential"] = Field(
         "cross_entropy", description="exponential: one output for two classes, supplement B.2"
     )
-    optimiser: Literal["gd", "converge"] = Field(
-        "gd", description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS"
+    optimiser: Literal["gd", "converge", "sgd"] = Field(
+        "gd",
+        description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS; "
+        "sgd: momentum and cosine decay on mini-batches of 128",
     )
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
@@ -287,6 +299,11 @@ class TrialConfig(Config):
             task = task_of.setdefault(data.digest(), len(task_of))
             specs.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
         return specs
+
+    @property
+    def data_free(self) -> bool:
+        """True if a classifier has no images: samples are then compared with none."""
+        return any(spec.dataset.data_free for spec in self.classifiers())
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each loss in the total, {name: weight}: Eq. (7) and our further losses."""

@@ -109,16 +109,16 @@ def assign(data: dict[str, Any], dotted: str, value: object, source: str, model:
         data[last] = value
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` as (key, value), which is YAML.
+def parse_assignment(text: str, flag: str = "--set") -> tuple[str, Any]:
+    """`KEY=VALUE` as (key, value), which is YAML; `flag` is what a message names.
 
     Raises:
         BadInput: there is no `=`, no key, or the value is no YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
-        raise BadInput(f"--set {text!r}: expected KEY=VALUE, for example lr=1e-3")
-    return key, plain_yaml.parse(value, f"--set {key}")
+        raise BadInput(f"{flag} {text!r}: expected KEY=VALUE, for example lr=1e-3")
+    return key, plain_yaml.parse(value, f"{flag} {key}")
 
 
 def digest(data: object) -> str:

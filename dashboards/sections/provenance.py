@@ -70,6 +70,8 @@ def _sentence(regime: Mapping[str, Any]) -> str:
     def listed(values: Mapping[str, Any], digits: int = 4) -> str:
         return ", ".join(f"{key} {format_number(v, digits) if isinstance(v, float) else v}" for key, v in values.items())
 
+    if "loss" not in regime:
+        return "weights as given; how far their training came cannot be measured without images"
     margins = listed(regime.get("margins") or {}, 3)
     return listed({key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}) + (
         f"; margins {margins}" if margins else ""

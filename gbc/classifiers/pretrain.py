@@ -164,7 +164,7 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     return module, card, diagnosis | {"steps": 0} | _as_regime(changes)
 
 
-def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
+def untrained(config: ClassifierConfig, data: Dataset | None) -> Classifier:
     """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
     module, card, _ = _new_or_given(config, data)
     return Classifier(custom.with_preprocessing(module, card), card.class_names, card.shape, card.samples)

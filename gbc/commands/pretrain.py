@@ -43,12 +43,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
-    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
-    print(
-        f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
-    )
+    print(folder)
     for change in regime.get("changes", ()):
         print(change)
+    if "loss" not in regime:
+        print("the weights are as given; how far their training came cannot be measured without images")
+        return
+    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
+    print(f"steps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}")
     print("relative stationarity residual of each tensor (0: converged with weight decay), cosine of the two sides")
     for name, value in regime["residuals"].items():
         cosine = f"{regime['cosines'][name]:8.4f}" if name in regime["cosines"] else "   (before BatchNorm)"

@@ -211,6 +211,18 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     return metrics
 
 
+def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
+    """Drop what was recorded of the last forward passes, and with it their graphs.
+
+    These would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+    new ones. They would also keep memory.
+    """
+    for classifier in classifiers:
+        classifier.batch_norm_inputs.forget()
+        if classifier.row_spaces:
+            classifier.row_spaces.forget()
+
+
 def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:
     """The class names of all classifiers, each once, in order of first appearance: the labels of the generator."""
     return tuple(dict.fromkeys(name for classifier in classifiers for name in classifier.class_names))

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import ReferenceSet
-from gbc.runtime import pick_device
+from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
+from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
@@ -56,13 +56,20 @@ class Preparation:
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone; nothing else should be going on."""
         trainer = Trainer(self.settings, self.inputs.classifiers)
-        trainer.step()  # the first one allocates
+        on_gpu = trainer.device.type == "cuda"
+        for _ in range(STEPS_BEFORE_REPLAY if on_gpu else 1):  # the first one allocates
+            trainer.step()
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
             trainer.step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return _PROBE_STEPS / (time.perf_counter() - began)
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
+        speed = _PROBE_STEPS / (time.perf_counter() - began)
+        del trainer
+        release_memory()  # this process lives beside the trials
+        return speed
 
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
@@ -98,11 +105,13 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        console.print(
-            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        reached = (
+            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+            f"smallest margin {regime['margins']['min']:.2f}"
+            if "loss" in regime
+            else "weights as given; how far their training came cannot be measured without images"
+        )
+        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
     findings = tuple(tasks.findings(settings, inputs))
@@ -117,8 +126,10 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, findings, _measure_memory(config, inputs))
-    except torch.OutOfMemoryError:
+            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(inputs, settings, findings)
 
@@ -159,7 +170,7 @@ def check(config: SweepConfig) -> list[str]:
     _check_objectives(config, findings)
     remarks = list(tasks.remarks(findings, settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
     return remarks
 
 
@@ -176,17 +187,26 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
-    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
-    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
+
+    Of several GPUs it is the least that is free on one.
+    """
+    settings = probe_settings(config)
     device = pick_device(settings.device)
-    torch.cuda.empty_cache()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
-    torch.cuda.empty_cache()
-    return need, torch.cuda.mem_get_info(device)[0]
+    release_memory()
+    return need, min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+
+
+def probe_settings(config: SweepConfig) -> TrialConfig:
+    """The largest trial of a sweep, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
+    # Losses that start late would begin a new graph, which so few steps do not reach.
+    return largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0})
 
 
 def largest_trial(config: SweepConfig) -> TrialConfig:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
-from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
+from gbc.report import DATA_FREE_OBJECTIVE, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
 from gbc.settings import assign, load_yaml, shown, suggest
 from search.spec.config import MOST_TRIALS, Objective, Resources, SweepConfig
 from search.spec.flags import origins as flag_origins
@@ -34,6 +34,11 @@ def resolve(
     Raises:
         BadInput: anything that does not fit, named.
     """
+    if "none" in (
+        assignments.get("dataset"),
+        assignments.get("dataset.name"),
+    ):  # else another preset's objective would need images
+        dataset = "none"
     path = config or _preset(dataset, preset or "quick")
     source, origins = str(path), flag_origins([*flags], [*assignments])
     data = SweepConfig.shaped(load_yaml(path), source)
@@ -49,6 +54,8 @@ def resolve(
     data = SweepConfig.shaped(data, source, origins)
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")
+    if data["trial"]["dataset"]["name"] == "none":
+        data.setdefault("objective", {}).setdefault("metric", DATA_FREE_OBJECTIVE)
     _fit_reports(data, flags)
     _add_students(data)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")

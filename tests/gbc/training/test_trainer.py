@@ -201,7 +201,8 @@ def test_batch_norm_matching_is_off_without_batch_norm(settings: TrialConfig, im
     assert config.bn_weight and "BatchNorm" in with_weight.classifiers[0].off["bn"]
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
     assert numbers([next(with_weight.run())]) == numbers([without])
-    assert "ssim/coverage" not in without.metrics and without.images is None  # no reference, no real images
+    assert "ssim/coverage" not in without.metrics and without.images is not None  # no reference, no real images
+    assert without.images.shape == (5 * 30, 10 * 30)  # the samples alone, framed
 
 
 def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
