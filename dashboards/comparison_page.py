@@ -12,7 +12,7 @@ from dashboards import pictures
 from dashboards.cost import cost_of
 from dashboards.figures import search
 from dashboards.figures.panel import Json, Panel
-from dashboards.figures.scores import IMAGE_METRICS, TABLE_METRICS
+from dashboards.figures.scores import IMAGE_METRICS, table_metrics
 from dashboards.rendering import render, render_page
 from dashboards.sections.results import verdict
 from dashboards.sweep import Sweep
@@ -32,6 +32,7 @@ def comparison_page(sweeps: Sequence[Sweep]) -> str:
         title=title,
         verdicts=[(sweep.name, verdict(sweep)) for sweep in sweeps],
         datasets=sorted({sweep.settings.dataset for sweep in sweeps}),
+        data_free=[sweep.name for sweep in sweeps if sweep.settings.data_free],
         unfinished=[sweep.name for sweep in sweeps if not sweep.finished],
     )
     shown = [metric for metric in IMAGE_METRICS if all(sweep.best.score(metric) is not None for sweep in sweeps)]
@@ -63,7 +64,7 @@ def _results(sweeps: Sequence[Sweep]) -> list[list[object]]:
         ["steps/s of the median trial", *[cost.speed for cost in costs]],
         ["best trial", *[sweep.best.number for sweep in sweeps]],
     ]
-    for metric in TABLE_METRICS:
+    for metric in table_metrics(sweeps):
         values = [sweep.best.score(metric) for sweep in sweeps]
         if any(value is not None for value in values):
             rows.append([f"its {metric}", *values])
@@ -82,7 +83,10 @@ def _pictures(sweeps: Sequence[Sweep]) -> list[tuple[Sweep, str]]:
     """The generated images of each best trial, as a `data:` URL."""
     images = [(sweep, sweep.runs.picture(sweep.best.run.id)) for sweep in sweeps]
     return [
-        (sweep, pictures.webp(pictures.generated_rows(pictures.to_pixels(image)), quality=75))
+        (
+            sweep,
+            pictures.webp(pictures.generated_rows(pictures.to_pixels(image), paired=not sweep.settings.data_free), quality=75),
+        )
         for sweep, image in images
         if image is not None
     ]

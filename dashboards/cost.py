@@ -37,10 +37,10 @@ def cost_of(sweep: Sweep) -> Cost:
     usual = float(np.median(list(speeds.values()))) if speeds else float("nan")
     left = {trial.number: sweep.settings.full_steps - trial.last_step for trial in sweep.trials_in("stopped")}
     return Cost(
-        steps=sum(trial.last_step for trial in sweep.trials),
+        steps=sum(trial.last_step for trial in (*sweep.trials, *sweep.repetitions)),
         saved_steps=sum(left.values()),
         saved=float(sum(steps / speeds.get(number, usual) for number, steps in left.items())),
-        busy=sum(end - begin for trial in sweep.trials for begin, end in busy_spans(trial)),
+        busy=sum(end - begin for trial in (*sweep.trials, *sweep.repetitions) for begin, end in busy_spans(trial)),
         speed=usual,
     )
 

@@ -81,10 +81,11 @@ def _sheets(sweep: Sweep, trial: Trial) -> list[Sheet]:
     images = list(sweep.runs.step_images(trial.run.id).items()) or [(trial.last_step, "samples.png")]
     picked = np.unique(np.linspace(0, len(images) - 1, min(_FRAMES, len(images))).round().astype(int))
     pictures = [(images[i][0], sweep.runs.picture(trial.run.id, images[i][1])) for i in picked]
-    return [(step, _first_rows(to_pixels(image))) for step, image in pictures if image is not None]
+    paired = not sweep.settings.data_free
+    return [(step, _first_rows(to_pixels(image), paired=paired)) for step, image in pictures if image is not None]
 
 
-def _first_rows(sheet: Pixels) -> Pixels:
+def _first_rows(sheet: Pixels, *, paired: bool) -> Pixels:
     side = tile_side(sheet)
-    made = generated_rows(sheet)
+    made = generated_rows(sheet, paired=paired)
     return made if side is None else made[: _ROWS * side]

@@ -41,33 +41,39 @@ def tile_side(sheet: Pixels) -> int | None:
     return None
 
 
-def generated_rows(sheet: Pixels) -> Pixels:
-    """The odd rows, which are the generated images; the whole sheet where no pairs of rows are found."""
-    side = tile_side(sheet)
+def generated_rows(sheet: Pixels, *, paired: bool = True) -> Pixels:
+    """The odd rows, which are the generated images; the whole sheet where no pairs of rows are found.
+
+    Without real images rows are not `paired`: all are generated.
+    """
+    side = tile_side(sheet) if paired else None
     if side is None or sheet.shape[0] // side % 2:
         return sheet
     rows = sheet.reshape(-1, side, *sheet.shape[1:])[::2]
     return rows.reshape(-1, *sheet.shape[1:])
 
 
-def generated_images(sheet: Pixels) -> NDArray[np.float64] | None:
-    """Generated images [rows, columns, pixels] in [0, 1], unframed; a column holds one class. None without a grid."""
+def generated_images(sheet: Pixels, *, paired: bool = True) -> NDArray[np.float64] | None:
+    """Generated images [rows, columns, pixels] in [0, 1], unframed; a column holds one class. None without a grid.
+
+    `paired` as for `generated_rows`.
+    """
     side = tile_side(sheet)
     if side is None:
         return None
-    made = generated_rows(sheet)
+    made = generated_rows(sheet, paired=paired)
     rows, columns = made.shape[0] // side, made.shape[1] // side
     grid = made.reshape(rows, side, columns, side, -1).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
     return grid.reshape(rows, columns, -1).astype(float) / 255
 
 
-def variety(sheet: Pixels) -> tuple[float, float] | None:
+def variety(sheet: Pixels, *, paired: bool = True) -> tuple[float, float] | None:
     """The distances between generated images: (within a class, over all), root mean square of grey levels in [0, 1].
 
     The larger of these over classes, respectively over all images, so that 0 means: all are the same. None where the sheet
-    has no grid or fewer than two images of a class.
+    has no grid or fewer than two images of a class. `paired` as for `generated_rows`.
     """
-    images = generated_images(sheet)
+    images = generated_images(sheet, paired=paired)
     if images is None or len(images) < 2:
         return None
     filled: NDArray[np.bool_] = np.any(images < _WHITE / 255, axis=2)  # the last row is filled up with white

@@ -58,6 +58,11 @@ class SweepSettings:
         return str(self.trial.get("dataset", {}).get("name", "unknown"))
 
     @property
+    def data_free(self) -> bool:
+        """True if there were no images: samples were compared with none."""
+        return self.dataset == "none"
+
+    @property
     def trial(self) -> dict[str, Any]:
         """Settings of every trial, where they are not searched."""
         return dict(self.data.get("trial") or {})
@@ -86,7 +91,7 @@ class SweepSettings:
     def space(self) -> tuple[RecordedDimension, ...]:
         """The searched settings, in the order of the file."""
         return tuple(
-            RecordedDimension(name, log="log10" in kind, choices=tuple(kind.get("choice") or ()))
+            RecordedDimension(name, log="log10" in kind or bool(kind.get("log")), choices=tuple(kind.get("choice") or ()))
             for name, kind in (self.data.get("space") or {}).items()
         )
 

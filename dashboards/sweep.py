@@ -13,6 +13,7 @@ from dashboards.errors import ReportError
 from dashboards.evaluation import RecordedEvaluation
 from dashboards.mlflow_runs import RecordedRun, SweepRuns
 from dashboards.settings import RecordedObjective, SweepSettings, read_settings
+from records.repetitions import Repeated, repeated
 from records.trial import STATES, TrialRecord
 
 
@@ -44,7 +45,7 @@ class Sweep:
 
     settings: SweepSettings
     trials: list[Trial]
-    """By number."""
+    """By number; without repetitions."""
     seconds: float
     """Wall time, all runs of the sweep together."""
     runs: SweepRuns
@@ -55,6 +56,8 @@ class Sweep:
     """The progress of each classifier's training, by its name."""
     verdict: Any = None
     """`verdict.json`: the number of the best `trial`, and the verdict on it, a sentence each, in `lines`."""
+    repetitions: list[Trial] = field(default_factory=list)
+    """Trials that ran settings of others again, on fresh seeds."""
 
     @property
     def name(self) -> str:
@@ -98,8 +101,14 @@ class Sweep:
 
     @property
     def best(self) -> Trial:
-        """The best full trial; `read_sweep` makes sure that there is one."""
-        return self.ranked[0]
+        """The best full trial, where settings ran again by their means; `read_sweep` makes sure that there is one."""
+        number = self.repeated[0].trial if self.repeated else self.ranked[0].number
+        return next(trial for trial in self.trials if trial.number == number)
+
+    @cached_property
+    def repeated(self) -> list[Repeated]:
+        """Settings that ran again on fresh seeds, the best mean first."""
+        return repeated(self.repetitions, self.objective.sign)
 
     @property
     def verdict_lines(self) -> list[str]:
@@ -127,17 +136,18 @@ def read_sweep(name: str) -> Sweep:
         raise ReportError(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
     runs = SweepRuns(settings)
     by_number = runs.trials(*(objective.metric for objective in settings.objectives))
-    trials = [Trial(**vars(entry), run=by_number.get(entry.number, RecordedRun())) for entry in entries]
+    all_trials = [Trial(**vars(entry), run=by_number.get(entry.number, RecordedRun())) for entry in entries]
     audits, regimes = runs.document("audit.json"), runs.document("classifier.json")
     sweep = Sweep(
         settings,
-        trials,
+        [trial for trial in all_trials if trial.repeats is None],
         seconds,
         runs,
         RecordedEvaluation.of(runs.document("evaluation.json")),
         [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
         regimes if isinstance(regimes, dict) else {},
         runs.document("verdict.json"),
+        [trial for trial in all_trials if trial.repeats is not None],
     )
     if not sweep.ranked:
         raise ReportError(f"sweep {name!r}: no full trial has a finite {settings.objective.metric}; there is nothing to show")

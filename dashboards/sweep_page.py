@@ -30,11 +30,11 @@ def sweep_page(sweep: Sweep) -> str:
 
 def _judge_pictures(sweep: Sweep) -> tuple[Signs, Pixels | None]:
     """Signs of collapse by trial, from its curves and its last picture; and the picture of the best trial."""
-    signs, best = {}, None
+    signs, best, paired = {}, None, not sweep.settings.data_free
     for trial in sweep.trials:
         image = sweep.runs.picture(trial.run.id)
         sheet = None if image is None else pictures.to_pixels(image)
-        signs[trial.number] = signs_of(trial, None if sheet is None else pictures.variety(sheet))
+        signs[trial.number] = signs_of(trial, None if sheet is None else pictures.variety(sheet, paired=paired))
         if trial.number == sweep.best.number:
             best = sheet
     return signs, best

@@ -14,10 +14,14 @@ from gbc.settings import Config
 ClassIndex = Annotated[int, Field(ge=0, le=255)]
 LAST_SEED: Final = 2**63 - 1
 MOST_STEPS: Final = 10**9
+_TRANSFORMERS: Final = "huggingface"
 
 
 class DatasetConfig(Config):
-    """Training data of a classifier. Without `data_root` it comes with this package or one of its dependencies."""
+    """Training data of a classifier; Without `data_root` it comes with this package or one of its dependencies.
+
+    `none` stands for a classifier of whose images there are none.
+    """
 
     name: str = "fashion_mnist"
     per_class: int = Field(50, ge=1, le=10_000_000, description="training images of each class (the paper: 50)")
@@ -30,6 +34,13 @@ class DatasetConfig(Config):
     path: str | None = Field(None, description="of images: a folder with one folder a class, or an .npz file")
     resize: int | None = Field(None, ge=4, le=512, multiple_of=4, description="of images: the side of the square they become")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
+    shape: tuple[int, ...] | None = Field(None, description="of none: [channels, height, width]; default: the card's")
+    class_names: tuple[str, ...] | None = Field(None, description="of none; default: the card's")
+
+    @property
+    def data_free(self) -> bool:
+        """True if there are no images: samples are compared with none."""
+        return self.name == "none"
 
     @classmethod
     def named(cls, text: str) -> dict[str, Any]:
@@ -73,8 +84,10 @@ class ClassifierConfig(Config):
     loss: Literal["cross_entropy", "exponential"] = Field(
         "cross_entropy", description="exponential: one output for two classes, supplement B.2"
     )
-    optimiser: Literal["gd", "converge"] = Field(
-        "gd", description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS"
+    optimiser: Literal["gd", "converge", "sgd"] = Field(
+        "gd",
+        description="gd: gradient descent, as the paper; converge: momentum, cosine decay, then L-BFGS; "
+        "sgd: momentum and cosine decay on mini-batches of 128",
     )
     lr: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=1)
@@ -89,27 +102,41 @@ class ClassifierConfig(Config):
         1.0, gt=0, le=1, description="factor on the initial weights of the first layer; not used for a factory"
     )
 
-    factory: str | None = Field(None, description="package.module:factory of your own network; called without arguments")
+    factory: str | None = Field(
+        None, description="package.module:factory of your own network, torchvision:NAME, timm:NAME or huggingface:FOLDER"
+    )
     weights: str | None = Field(None, description="a safetensors file or a torch state dict; then nothing is trained")
     card: str | None = Field(None, description="YAML about the weights; by default beside them, with suffix .yaml")
 
     @classmethod
     def named(cls, text: str) -> dict[str, Any]:
-        """A classifier by its name alone: one with a colon is a factory."""
-        return {"factory": text} if ":" in text else {"name": text, "factory": None}
+        """A classifier by its name alone: one with a colon is a factory, a folder with config.json is one of transformers.
+
+        The weights of such a folder are its model.safetensors, if it has that.
+        """
+        library, _, folder = text.rpartition(":")
+        if library == _TRANSFORMERS or (text and not library and os.path.isfile(os.path.join(folder, "config.json"))):
+            folder = os.path.abspath(os.path.expanduser(folder))  # workers run in other folders
+            weights = os.path.join(folder, "model.safetensors")
+            found = {"weights": weights} if os.path.exists(weights) else {}
+            return {"factory": f"{_TRANSFORMERS}:{folder}", **found}
+        return {"factory": text} if library else {"name": text, "factory": None}
 
     @model_validator(mode="before")
     @classmethod
     def _a_name_with_a_colon_is_a_factory(cls, data: Any) -> Any:
         if isinstance(data, dict) and ":" in str(data.get("name")) and not data.get("factory"):
-            return {**data, **cls.named(str(data["name"])), "name": cls.model_fields["name"].default}
+            named = {key: value for key, value in cls.named(str(data["name"])).items() if not data.get(key)}
+            return {**data, **named, "name": cls.model_fields["name"].default}
         return data
 
     @field_validator("factory")
     @classmethod
     def _factory_is_module_and_name(cls, factory: str | None) -> str | None:
+        if factory is not None and factory.startswith(f"{_TRANSFORMERS}:/"):
+            return factory
         if factory is not None and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", factory):
-            raise ValueError("must be written package.module:factory")
+            raise ValueError("must be written package.module:factory, torchvision:NAME, timm:NAME or huggingface:FOLDER")
         return factory
 
     @model_validator(mode="after")
@@ -121,7 +148,7 @@ class ClassifierConfig(Config):
     @property
     def label(self) -> str:
         """Name for people: that of the factory, or of the entry in `CLASSIFIERS`."""
-        return self.factory.partition(":")[2] if self.factory else self.name
+        return re.sub(r"[^\w.-]", "_", re.split("[:/]", self.factory)[-1]) if self.factory else self.name
 
 
 def classifier_flags(classifier: str | None, weights: str | None, card: str | None) -> dict[str, str | None]:
@@ -273,6 +300,11 @@ class TrialConfig(Config):
             task = task_of.setdefault(data.digest(), len(task_of))
             specs.append(TrialClassifierConfig(classifier=expert.classifier, dataset=data, task=task, weights=expert.weights))
         return specs
+
+    @property
+    def data_free(self) -> bool:
+        """True if a classifier has no images: samples are then compared with none."""
+        return any(spec.dataset.data_free for spec in self.classifiers())
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each loss in the total, {name: weight}: Eq. (7) and our further losses."""

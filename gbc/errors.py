@@ -22,7 +22,7 @@ class NotQuasiHomogeneous(BadInput):
     def __init__(self, layer: str, why: str) -> None:
         """`layer` names the module at fault, `why` gives the reason."""
         super().__init__(f"the classifier is not quasi-homogeneous: {layer}: {why}")
-        self.layer = layer
+        self.layer, self.why = layer, why
 
 
 class Diverged(Exception):

@@ -20,6 +20,10 @@ STUDENT_METRIC: Final = "tstr/cnn"
 """Metric that trains a network at each report (`gbc.metrics.student`). It is measured only if `student_steps` is above 0."""
 STUDENT_STEPS: Final = 50
 """Training steps of that network if a sweep optimises the metric and does not set `student_steps`."""
+IMAGE_METRICS: Final = ("ssim/nearest", "ssim/coverage", "tstr/1nn", STUDENT_METRIC)
+"""Metrics that compare samples with real images; a trial without images does not report them."""
+DATA_FREE_OBJECTIVE: Final = "free/score"
+"""Metric that a sweep without images optimises unless it is told otherwise."""
 
 # Every metric that a trial reports, and its better direction. None: neither direction is better.
 METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
@@ -52,6 +56,9 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "time/steps_per_s": "max",
 }
 
+DISTILLATION_DIRECTIONS: Final[dict[str, Direction]] = {"distil/teacher": "max", "distil/student": "max"}
+"""Metrics of the full evaluation that need the classifiers, and their better direction. Trials do not report them."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -60,7 +67,10 @@ class Report:
     step: int
     metrics: Mapping[str, float]
     images: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """Picture as in section 5.2, [height, width] or [height, width, 3]: odd rows generated, even rows nearest real images."""
+    """Picture as in section 5.2, [height, width] or [height, width, 3]: odd rows generated, even rows nearest real images.
+
+    Without real images all rows are generated.
+    """
 
 
 def free_score(confidence: float, bn: float | None, rho: float | None) -> float:

@@ -109,16 +109,16 @@ def assign(data: dict[str, Any], dotted: str, value: object, source: str, model:
         data[last] = value
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` as (key, value), which is YAML.
+def parse_assignment(text: str, flag: str = "--set") -> tuple[str, Any]:
+    """`KEY=VALUE` as (key, value), which is YAML; `flag` is what a message names.
 
     Raises:
         BadInput: there is no `=`, no key, or the value is no YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
-        raise BadInput(f"--set {text!r}: expected KEY=VALUE, for example lr=1e-3")
-    return key, plain_yaml.parse(value, f"--set {key}")
+        raise BadInput(f"{flag} {text!r}: expected KEY=VALUE, for example lr=1e-3")
+    return key, plain_yaml.parse(value, f"{flag} {key}")
 
 
 def digest(data: object) -> str:
@@ -196,7 +196,8 @@ def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tu
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
             return flag, ".".join(path[end:])
-    return source, ".".join(path)
+    inside = [flag for key, flag in origins.items() if key.startswith(".".join((*path, "")))] if path else []
+    return (inside[0] if len(inside) == 1 else source), ".".join(path)
 
 
 def _kind(value: object) -> str:

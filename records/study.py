@@ -13,7 +13,7 @@ import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ from records.errors import Damaged, Unreadable
 from records.trial import TrialRecord, seconds_spent, trial_from_optuna
 
 if TYPE_CHECKING:
+    from optuna.study import Study as OptunaStudy
     from optuna.trial import FrozenTrial
 
 SETTINGS: Final = "sweep"
@@ -44,7 +45,8 @@ _COMMON: Final = (
     f"WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, step",
     f"SELECT trial_id, key, value_json FROM trial_user_attributes WHERE trial_id IN ({_TRIALS})",
 )
-_FOR_RECORDS: Final = (*_COMMON, "SELECT key, value_json FROM study_user_attributes WHERE {which}")
+_ATTRIBUTES: Final = "SELECT key, value_json FROM study_user_attributes WHERE {which}"
+_FOR_RECORDS: Final = (*_COMMON, _ATTRIBUTES)
 _FOR_OPTUNA: Final = (
     *_COMMON,
     f"SELECT trial_id, key, value_json FROM trial_system_attributes WHERE trial_id IN ({_TRIALS})",
@@ -86,6 +88,15 @@ class Study:
             for trial, number, state, began, ended in trials
         ]
         return found, seconds_spent({key: json.loads(text) for key, text in shared})
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the study itself, by name; raises as `trials`."""
+        try:
+            (rows,) = self._tables((_ATTRIBUTES,))
+        except schema.UnknownSchema:
+            with self._through_optuna() as study:
+                return dict(study.user_attrs)
+        return {key: json.loads(text) for key, text in rows}
 
     def frozen_trials(self) -> list[FrozenTrial]:
         """Return every trial, by number, as Optuna would give it.
@@ -131,9 +142,12 @@ class Study:
         return _file_tables(self.file, queries)
 
     def _trials_through_optuna(self) -> tuple[list[TrialRecord], float]:
-        url, name = (self.url, self.name) if self.url else (sqlite_url(self.file), None)  # the only study in its file
-        with study_through_optuna(url, name) as study:
+        with self._through_optuna() as study:
             return [record_of_trial(trial) for trial in study.get_trials(deepcopy=False)], seconds_spent(study.user_attrs)
+
+    def _through_optuna(self) -> AbstractContextManager[OptunaStudy]:
+        url, name = (self.url, self.name) if self.url else (sqlite_url(self.file), None)  # the only study in its file
+        return study_through_optuna(url, name)
 
 
 def settings_in_file(path: Path) -> dict[str, Any] | None:

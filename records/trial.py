@@ -19,6 +19,12 @@ ORIGIN: Final = "warm_start"
 """Attribute of a trial whose settings were not sampled: the sweep and trial they come from, or `LISTED`."""
 LISTED: Final = "first_trials"
 """The origin of settings that the sweep's own file lists."""
+ENQUEUED: Final = "enqueue"
+"""The origin of settings that somebody gave by hand while the sweep was there."""
+ORDER: Final = "order"
+REPEATS: Final = "repeats"
+BY_HAND: Final = "by hand"
+"""The reason of a trial that somebody ended."""
 STATES: Final = ("complete", "stopped", "failed", "running")
 """States of a trial: it reached the full horizon, was stopped early, failed, or is open."""
 _OF_OPTUNA: Final = {"RUNNING": "running", "WAITING": "running", "COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
@@ -43,7 +49,11 @@ class TrialRecord:
     missed: tuple[str, ...] = ()
     """The requirements of the sweep that its last report misses, a line each."""
     origin: str | None = None
-    """The trial of another sweep whose settings it took (warm start)."""
+    """The trial of another sweep whose settings it took (warm start), `LISTED` or `ENQUEUED`; None: they were sampled."""
+    order: str | None = None
+    """The key of the order that gave it its settings."""
+    repeats: int | None = None
+    """The number of the trial whose settings it runs again on a fresh seed."""
     lost: int = 0
     """The number of times that its worker died or raised and was replaced."""
     retried: int = 0
@@ -59,6 +69,11 @@ class TrialRecord:
     def name(self) -> str:
         """The name of its MLflow run."""
         return f"trial-{self.number:04d}"
+
+    @property
+    def counts(self) -> bool:
+        """True if it is one of the `trials` that the sweep plans: neither a setting given by hand nor a repetition."""
+        return self.origin != ENQUEUED and self.repeats is None
 
     @property
     def last_step(self) -> int:
@@ -109,6 +124,8 @@ def trial_from_optuna(
         second=attributes.get(SECOND),
         missed=tuple(attributes.get(MISSED, ())),
         origin=attributes.get(ORIGIN),
+        order=attributes.get(ORDER),
+        repeats=attributes.get(REPEATS),
         lost=attributes.get(LOST, 0),
         retried=attributes.get(RETRIED, 0),
         gpus=attributes.get(GPUS, 0.0),

@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as a file: our folder must not shadow top-l
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     sys.path.insert(1, str(Path.cwd()))  # where `python -m` would look for a factory of the user's
 
-from gbc.command_line import Parser, guarded
+from gbc.command_line import Parser, guarded, whole
 from search.spec import flags
 
 if TYPE_CHECKING:
@@ -31,10 +31,21 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python search/run.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     flags.declare(cli)
-    look = cli.add_argument_group("look at sweeps instead of running one").add_mutually_exclusive_group()
+    look = cli.add_argument_group(
+        "look at sweeps, or tell one something, instead of running one"
+    ).add_mutually_exclusive_group()
     look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
     look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
     look.add_argument("--check", metavar="NAME", help="compare its study, MLflow runs and files; exit code 1 if they disagree")
+    look.add_argument(
+        "--stop", metavar="NAME", help="end the driver of a sweep as Ctrl-C does; with --trial end one trial, for good"
+    )
+    look.add_argument("--pause", metavar="NAME", help="begin no new trial, and end when those that run have ended")
+    look.add_argument(
+        "--enqueue", nargs="+", metavar=("NAME", "KEY=VALUE,…"),
+        help="try this setting next, in a sweep that runs or rests; what it leaves open is sampled",
+    )  # fmt: skip
+    cli.add_argument("--trial", type=whole, metavar="N", help="with --stop: only this trial, as stopped early")
     cli.add_argument("--repair", action="store_true", help="with --check: mend what can be mended, and say what was done")
     cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep and run nothing")
     cli.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
@@ -64,6 +75,8 @@ def _stoppable(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.stop or arguments.pause or arguments.enqueue or arguments.trial is not None:
+        return _order(arguments)
     if arguments.list or arguments.status or arguments.check or arguments.repair:
         return _look(arguments)
     from rich.console import Console
@@ -74,15 +87,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from search.policy.budget import remedy
     from search.spec.config import MAY_CHANGE
 
-    explicit = {key for key in MAY_CHANGE if getattr(arguments, key) is not None}
+    explicit = {key for key in MAY_CHANGE if getattr(arguments, key, None) is not None}
     if not (arguments.dry_run and config.places.study_url):  # a dry run asks no server
         config = sweep.settle_with_record(config, explicit)
     config.places.check_together()
     if arguments.dry_run:
         from search.driver import preflight
 
-        preflight.check(config)
-        for line in config.places.unreachable_servers():
+        for line in (*preflight.check(config), *config.places.unreachable_servers()):
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0
@@ -121,6 +133,27 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.status:
         return status.show_status(arguments.status, as_json=arguments.json)
     return status.show_list(as_json=arguments.json)
+
+
+def _order(arguments: argparse.Namespace) -> int:
+    from gbc.errors import BadInput
+    from search import control
+
+    as_json = arguments.json
+    if arguments.trial is not None:
+        if not arguments.stop:
+            raise BadInput("--trial needs to know what to do with it; write --stop NAME --trial N")
+        return control.end_trial(arguments.stop, arguments.trial, as_json=as_json)
+    if arguments.stop:
+        return control.stop(arguments.stop, as_json=as_json)
+    if arguments.pause:
+        return control.pause(arguments.pause, as_json=as_json)
+    *name, setting = arguments.enqueue
+    if arguments.name:
+        name.append(arguments.name)
+    if len(name) != 1:
+        raise BadInput("--enqueue needs one sweep and one setting; write --enqueue NAME lr=5e-3,beta=0.01")
+    return control.enqueue(name[0], setting, as_json=as_json)
 
 
 def _resolve(arguments: argparse.Namespace) -> SweepConfig:
@@ -187,7 +220,9 @@ def _print_summary(
     for line in failure_lines(summary.failures):
         say(line)
     if summary.best_trial is not None:
-        scores = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "kkt/rho")
+        judged = "ssim/coverage" in summary.best_metrics
+        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if judged else ("free/score", "free/confidence", "free/bn")
+        scores = (*first, "classifier/accuracy", "kkt/rho")
         say(
             f"best: trial-{summary.best_trial:04d}  "
             + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics)
@@ -207,6 +242,8 @@ def _print_summary(
     if summary.free_rank is not None:
         say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
     say("\nnext:")
+    if summary.finished and summary.complete > 1 and not summary.front and not summary.finalists:
+        say("  sure?     the same command with --finalists 3        (the best again on fresh seeds: one may be luck)")
     if not summary.finished:
         say(f"  continue  {shlex.join(['python', 'search/run.py', *map(redacted, arguments.words)])}")
     if server and server.startswith("http"):

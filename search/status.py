@@ -11,14 +11,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gbc.errors import BadInput
+from records import repetitions
 from records.addresses import public
 from records.format import duration, size
-from records.trial import LISTED
+from records.trial import ENQUEUED, LISTED
 from search.driver.retention import bytes_on_disk
-from search.driver.summary import ended_by, failure_view, front_view
+from search.driver.summary import failure_view, finalists_view, front_view
 from search.files.paths import existing_sweep, files_folder, recorded_config, sweep_folder, sweep_names
-from search.policy.budget import remedy
+from search.policy.budget import ended_by, remedy
+from search.policy.finalists import finalist_results, repetitions_left
 from search.policy.ranking import best_trial, trials_since_improvement
+from search.study.orders import recorded_orders
 from search.study.store import recorded_trials, running_driver
 
 
@@ -63,6 +66,18 @@ class Overview:
     patience_left: int | None = None
     """Full trials without a better one that may still follow, if `patience` is set."""
     trials_left: int = 0
+    by_hand: int = 0
+    """The number of trials, beyond `trials`, whose settings were given by hand."""
+    finalists: list[dict[str, Any]] = field(default_factory=list)
+    """Settings that ran again on fresh seeds, as in the summary."""
+    seeds: list[str] = field(default_factory=list)
+    """The verdict on them, in words."""
+    repetitions: int = 0
+    """The number of repetitions that have ended."""
+    repetitions_left: int = 0
+    """The number of repetitions to begin when the search is over; as long as it is not, of those that are finalists now."""
+    orders: list[str] = field(default_factory=list)
+    """The orders that are not carried out, in words."""
     bytes: int = 0
     driver: dict[str, Any] | None = None
     """Process, host and start of the one that runs it."""
@@ -87,8 +102,11 @@ def look(name: str) -> Overview:
     config = recorded_config(sweep)
     driver, home = running_driver(config, sweep), files_folder(config)
     entries, seconds = recorded_trials(config, sweep)
-    count = {state: sum(entry.state == state for entry in entries) for state in ("complete", "stopped", "failed", "running")}
-    reason, leader = ended_by(config, entries, seconds), best_trial(config, entries)
+    orders = [one for one in recorded_orders(config, sweep, entries) if driver or not one.to_driver]
+    own = [entry for entry in entries if entry.repeats is None]
+    count = {state: sum(entry.state == state for entry in own) for state in ("complete", "stopped", "failed", "running")}
+    waiting = any(order.kind == "enqueue" for order in orders)
+    reason, leader = ended_by(config, entries, seconds, waiting=waiting), best_trial(config, entries)
     if driver:  # it may raise a budget, and writes its record first
         reason = None
     budget = None if config.time_budget is None else config.time_budget * 60
@@ -115,13 +133,19 @@ def look(name: str) -> Overview:
         best_params=leader.params if leader else {},
         front=front_view(config, entries),
         warm_start=config.warm_start,
-        borrowed=sum(entry.origin not in (None, LISTED) for entry in entries),
+        borrowed=sum(entry.origin not in (None, LISTED, ENQUEUED) for entry in entries),
         steps=steps,
         seconds=round(seconds, 1),
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
         steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
         patience_left=None if patience is None else max(0, patience - trials_since_improvement(config, entries)),
-        trials_left=max(0, config.trials - len(entries)),
+        by_hand=sum(not entry.counts for entry in own),
+        finalists=finalists_view(config, entries),
+        seeds=repetitions.verdict(config.objective.metric, finalist_results(config, entries)),
+        repetitions=sum(entry.repeats is not None and entry.finished for entry in entries),
+        repetitions_left=repetitions_left(config, entries),
+        orders=[order.describe() for order in orders],
+        trials_left=max(0, config.trials - sum(entry.counts for entry in entries)),
         bytes=bytes_on_disk(sweep, config),
         driver=asdict(driver) if driver else None,
         running=[
@@ -182,6 +206,8 @@ def show_status(name: str, *, as_json: bool) -> int:
     print(f"time      {duration(found.seconds)} used")
     if found.mend:
         print(f"ended     {found.mend}")
+    for order in found.orders:
+        print(f"order     {order}")
     if found.warm_start:
         print(f"warm      {found.borrowed} of the trials took settings of sweep {found.warm_start}")
     print(f"best      {_best(found)}")
@@ -193,6 +219,8 @@ def show_status(name: str, *, as_json: bool) -> int:
                 for key, value in found.best_params.items()
             )
         )
+    for line in found.seeds:
+        print(f"          {line}")
     for line in front_lines(found.front):
         print(line)
     print(f"on disk   {size(found.bytes)} in {found.folder}" + (f" and {found.storage}" if found.storage else ""))
@@ -237,12 +265,14 @@ def _counts(one: Overview) -> str:
     parts = [f"{one.complete} complete", f"{one.stopped} stopped early", f"{one.failed} failed"]
     if one.open:
         parts.append(f"{one.open} {'running' if one.driver else 'open'}")
-    return f"{done} of {one.trials} ({', '.join(parts)})"
+    return f"{done} of {one.trials + one.by_hand} ({', '.join(parts)})"
 
 
 def _left(one: Overview) -> list[str]:
     """The rest of each budget, in words for people."""
     left = [f"{one.trials_left} trials to start" if one.state != "finished" else "no trial left"]
+    if one.repetitions or one.repetitions_left:
+        left.append(f"{one.repetitions} repetitions of finalists ended, {one.repetitions_left} to start")
     if one.steps_left is not None:
         left.append(f"{one.steps_left} steps left")
     if one.patience_left is not None:

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 README = (ROOT / "README.md").read_text()
 MANUAL = "".join(
     (ROOT / "docs" / f"{page}.md").read_text()
-    for page in ("search", "resume", "cluster", "compare", "export", "classifiers", "ensembles", "experiments")
+    for page in ("search", "resume", "cluster", "compare", "export", "classifiers", "ensembles", "experiments", "leak")
 )
 
 
@@ -65,6 +65,10 @@ def test_every_command_is_understood(command: str) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif words[0] in ("createdb", "export", "ray") or words[:2] in (["mlflow", "ui"], ["mlflow", "server"]):
         pass  # others' own
+    elif words[0] == "sbatch":  # what follows the script is the driver's
+        script = next(word for word in words if word.endswith(".sh"))
+        assert (ROOT / script).exists()
+        importlib.import_module("search.run").parser().parse_args(words[words.index(script) + 1 :])
     elif words[:3] == ["python", "-m", "gbc"]:
         importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
     else:
@@ -76,15 +80,25 @@ def test_every_command_is_understood(command: str) -> None:
 def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
     from search.spec.resolve import resolve
 
-    blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL)
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" not in block]
     assert len(blocks) == 2
     found = []
     for number, block in enumerate(blocks):
         path = tmp_path / f"readme-{number}.yaml"
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
-    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
+    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
     assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
+
+
+def test_the_card_of_the_manual_is_a_card(tmp_path: Path) -> None:
+    from gbc.classifiers.custom import Card
+    from gbc.settings import load_yaml
+
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" in block]
+    (tmp_path / "net.yaml").write_text(block)
+    card = Card.parse(load_yaml(tmp_path / "net.yaml"), "net.yaml")
+    assert (card.shape, card.input_shape) == ((1, 28, 28), (3, 32, 32))
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow says so of itself when it is imported

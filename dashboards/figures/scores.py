@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from dashboards.evaluation import CEILING, RecordedEvaluation
 from dashboards.figures.panel import Json, Panel
+from dashboards.sweep import Sweep
 
 IMAGE_METRICS: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest")
 """Metrics that judge images, the most telling first."""
 TABLE_METRICS: Final = (*IMAGE_METRICS, "classifier/accuracy", "kkt/rho")
 """Metrics of a trial that tables show, where they are logged."""
+DATA_FREE_METRICS: Final = ("free/score", "free/confidence", "free/bn", *TABLE_METRICS)
+"""The same where a sweep had no images."""
+
+
+def table_metrics(sweeps: Sequence[Sweep]) -> list[str]:
+    """The metrics that tables of these sweeps show."""
+    return list(DATA_FREE_METRICS if any(sweep.settings.data_free for sweep in sweeps) else TABLE_METRICS)
 
 
 def between_floor_and_ceiling(evaluation: RecordedEvaluation) -> Panel:

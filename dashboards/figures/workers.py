@@ -41,7 +41,7 @@ def survival(sweep: Sweep) -> Panel:
 
 def timeline(sweep: Sweep) -> Panel | None:
     """Trials as bars in time, a row a worker; None where no trial has a start."""
-    spans = [(trial, busy_spans(trial)) for trial in sweep.trials]
+    spans = [(trial, busy_spans(trial)) for trial in (*sweep.trials, *sweep.repetitions)]
     spans = [(trial, parts) for trial, parts in spans if parts]
     if not spans:
         return None

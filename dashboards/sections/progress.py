@@ -10,12 +10,12 @@ from dashboards.collapse import RULES, Signs
 from dashboards.cost import cost_of
 from dashboards.figures import search as figures
 from dashboards.figures.curves import curve_figures
-from dashboards.figures.scores import TABLE_METRICS
+from dashboards.figures.scores import table_metrics
 from dashboards.figures.workers import survival, timeline
 from dashboards.rendering import badge, format_number, render, sign_list
 from dashboards.sweep import Sweep, Trial
 from records.format import duration
-from records.trial import LISTED, STATES
+from records.trial import ENQUEUED, LISTED, STATES
 
 
 def training(sweep: Sweep) -> tuple[Markup, dict[str, Any] | None]:
@@ -76,7 +76,7 @@ def cost(sweep: Sweep) -> Markup:
 def all_trials(sweep: Sweep, signs: Signs) -> Markup:
     """A table of all trials, the best first."""
     objective = sweep.objective.metric
-    logged = [metric for metric in TABLE_METRICS if any(trial.score(metric) is not None for trial in sweep.trials)]
+    logged = [metric for metric in table_metrics([sweep]) if any(trial.score(metric) is not None for trial in sweep.trials)]
     metrics = list(dict.fromkeys([objective, *logged]))
     names = [dimension.name for dimension in sweep.settings.space]
     rows = [
@@ -98,5 +98,7 @@ def _states(sweep: Sweep) -> list[str]:
 
 
 def _remark(trial: Trial) -> str:
-    source = "the sweep's file" if trial.origin == LISTED else trial.origin
-    return f"failed: {trial.reason}" if trial.reason else f"settings of {source}" if source else ""
+    source = {LISTED: "the sweep's file", ENQUEUED: "an order by hand"}.get(trial.origin or "", trial.origin)
+    if trial.reason:
+        return f"failed: {trial.reason}" if trial.state == "failed" else f"stopped {trial.reason}"
+    return f"settings of {source}" if source else ""

@@ -17,8 +17,23 @@ def classifiers(sweep: Sweep) -> Markup:
     return render(
         "sections/classifier.html",
         audits=[(audit, *_conditions(audit), _policies(audit.get("lambda") or {})) for audit in sweep.audits],
-        regimes={name: _sentence(regime) for name, regime in sweep.regimes.items() if isinstance(regime, dict)},
+        regimes={
+            name: [_sentence(regime), *_limits(regime)] for name, regime in sweep.regimes.items() if isinstance(regime, dict)
+        },
     )
+
+
+def _limits(regime: Mapping[str, Any]) -> list[str]:
+    """Lines about a classifier: Λ, losses that it cannot have, and what was changed to use it."""
+    found, off, changes = regime.get("lambda"), regime.get("off"), regime.get("changes")
+    return [
+        *([str(found["sentence"])] if isinstance(found, dict) and "sentence" in found else []),
+        *(
+            f"Without effect: {setting}, because {reason}."
+            for setting, reason in (off if isinstance(off, dict) else {}).items()
+        ),
+        *(f"Changed: {change}." for change in (changes if isinstance(changes, list) else [])),
+    ]
 
 
 def _conditions(audit: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
@@ -55,6 +70,8 @@ def _sentence(regime: Mapping[str, Any]) -> str:
     def listed(values: Mapping[str, Any], digits: int = 4) -> str:
         return ", ".join(f"{key} {format_number(v, digits) if isinstance(v, float) else v}" for key, v in values.items())
 
+    if "loss" not in regime:
+        return "weights as given; how far their training came cannot be measured without images"
     margins = listed(regime.get("margins") or {}, 3)
     return listed({key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}) + (
         f"; margins {margins}" if margins else ""

@@ -9,10 +9,11 @@ from dashboards.collapse import Signs
 from dashboards.cost import cost_of
 from dashboards.evaluation import CEILING
 from dashboards.figures import scores
-from dashboards.figures.scores import TABLE_METRICS
+from dashboards.figures.scores import table_metrics
 from dashboards.pictures import Pixels, tile_side, webp
 from dashboards.rendering import STATE_WORDS, format_number, render
 from dashboards.sweep import Sweep
+from records import repetitions
 from records.trial import STATES
 
 
@@ -36,6 +37,8 @@ def verdict(sweep: Sweep) -> str:
     if evaluation and evaluation.trial == best.number:
         value = evaluation.scores[evaluation.generator].get(metric, value)
     line = f"Best: trial {best.number} with {metric} {format_number(value)}"
+    if sweep.settings.data_free:
+        return line + ". That is what the classifier says of its own samples, and no measure of quality."
     if evaluation is None:
         return line + "; without controls (no evaluation is logged) that number alone says little."
     floor, share = evaluation.floor(metric), evaluation.share(metric, value)
@@ -55,7 +58,7 @@ def verdict(sweep: Sweep) -> str:
 
 def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
     """The best trial: its picture, its scores beside controls, by class, its settings."""
-    best, evaluation = sweep.best, sweep.evaluation
+    best, evaluation, metric = sweep.best, sweep.evaluation, sweep.objective.metric
     metrics = list(dict.fromkeys(m for row in evaluation.scores.values() for m in row)) if evaluation else []
     return render(
         "sections/best.html",
@@ -65,7 +68,12 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
         scores=scores.between_floor_and_ceiling(evaluation) if evaluation else None,
         metrics=metrics,
         score_rows=[[name, *[row.get(m) for m in metrics]] for name, row in evaluation.scores.items()] if evaluation else [],
-        last_scores=[[metric, best.score(metric)] for metric in TABLE_METRICS if best.score(metric) is not None],
+        last_scores=[[metric, best.score(metric)] for metric in table_metrics([sweep]) if best.score(metric) is not None],
+        repeated=[
+            [f"trial {one.trial}", next(trial.value for trial in sweep.trials if trial.number == one.trial), one.describe()]
+            for one in sweep.repeated
+        ],
+        on_seeds=repetitions.verdict(metric, sweep.repeated)[1:],
         by_class=scores.scores_by_class(evaluation) if evaluation else [],
         signs=signs.get(best.number),
     )

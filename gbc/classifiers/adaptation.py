@@ -1,16 +1,24 @@
 """Changes that make a user's network one that the method can use, without a change of its function.
 
 Lazy layers get their sizes, parametrised weights become plain ones, and a Softmax at the end is taken off, because the method
-needs logits. Names of tensors are those of the plain network afterwards.
+needs logits. If forward itself computes probabilities, logits are made from these. Names of tensors are those of the plain
+network afterwards.
 """
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+
+_PROBABILITIES: Final = "probabilities"
+_LOGARITHMS: Final = "logarithms of probabilities"
+_ROUNDING: Final = 1e-4
+"""Probabilities in float32 may miss a sum of one by less than this."""
 
 
 @torch.no_grad()
@@ -20,6 +28,20 @@ def materialise(module: nn.Module, shape: tuple[int, ...], seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module.eval()(torch.zeros(2, *shape))
+
+
+class Hardsigmoid(nn.Module):
+    """`nn.Hardsigmoid`, whose derivative torch cannot differentiate again, as a ReLU6, whose derivative it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """min(max(x + 3, 0), 6) / 6, any shape."""
+        return nn.functional.relu6(x + 3) / 6
+
+
+def replace_hardsigmoids(module: nn.Module) -> None:
+    """Replace every `nn.Hardsigmoid` inside `module` by one of the same function that has second derivatives."""
+    for name in [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Hardsigmoid)]:
+        module.set_submodule(name, Hardsigmoid())
 
 
 def fold_parametrisations(module: nn.Module) -> list[str]:
@@ -44,9 +66,13 @@ def fold_parametrisations(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def take_off_softmax(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """Replace an nn.Softmax or nn.LogSoftmax that gives the network's output by nn.Identity; returns a line that says so."""
+    """Replace the nn.Softmax, nn.LogSoftmax or, for one output, nn.Sigmoid at the network's end by nn.Identity.
+
+    Returns a line that says so.
+    """
     outputs: list[tuple[str, Tensor]] = []
-    ends = {name: layer for name, layer in module.named_modules() if name and isinstance(layer, nn.Softmax | nn.LogSoftmax)}
+    kinds = nn.Softmax | nn.LogSoftmax | nn.Sigmoid
+    ends = {name: layer for name, layer in module.named_modules() if name and isinstance(layer, kinds)}
     if not ends:
         return []
     hooks = [
@@ -57,10 +83,50 @@ def take_off_softmax(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
     for hook in hooks:
         hook.remove()
     names = [name for name, output in outputs if output is result]
-    if not names:
+    if not names or (isinstance(ends[names[-1]], nn.Sigmoid) and result.shape[1] != 1):
         return []
     module.set_submodule(names[-1], nn.Identity())
     return [f"{names[-1]}: {type(ends[names[-1]]).__name__} is taken off the end; its input are the logits"]
+
+
+@torch.no_grad()
+def make_logits(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """Make logits from the outputs of a network that computes probabilities, or their logarithms, in its forward pass.
+
+    They are log p_c − mean_c log p_c. For p = softmax(z) that is z_c − mean_c z_c: differences between classes, which are all
+    that the losses use, and Λ are those of z. Returns a line that says so; none if the outputs for random images are others.
+    """
+    images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    kind = _kind(module.eval()(images))
+    if kind is None:
+        return []
+    with torch.random.fork_rng(devices=[]):  # for dropout
+        in_training = _kind(copy.deepcopy(module).train()(images))
+
+    def centred_logarithms(network: nn.Module, _: object, outputs: Tensor) -> Tensor:
+        if network.training and in_training is None:  # many networks have their softmax in eval mode alone
+            return outputs
+        if kind == _PROBABILITIES:
+            # Second derivatives of the logarithm hold 1/p², which must stay finite.
+            outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny ** 0.5).log()
+        return outputs - outputs.mean(dim=1, keepdim=True)
+
+    # A hook, not a module around the network: names of tensors stay.
+    module.register_forward_hook(centred_logarithms)
+    made = "their logarithms, less the mean over classes," if kind == _PROBABILITIES else "less their mean over classes they"
+    return [
+        f"the outputs are {kind}: {made} are the logits; differences between classes and Λ are those before the softmax, "
+        "but lambda_policy last_layer alone sees through it"
+    ]
+
+
+def _kind(outputs: Tensor) -> str | None:
+    """What the outputs [M, C] of a classifier are, if not logits."""
+    if outputs.shape[1] > 1 and (outputs >= 0).all() and ((outputs.sum(dim=1) - 1).abs() < _ROUNDING).all():
+        return _PROBABILITIES
+    if outputs.shape[1] > 1 and (outputs.logsumexp(dim=1).abs() < _ROUNDING).all():
+        return _LOGARITHMS
+    return None
 
 
 @torch.no_grad()

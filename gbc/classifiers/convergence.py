@@ -34,6 +34,13 @@ def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: fl
     }
 
 
+@torch.no_grad()
+def accuracy(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of `images` that Φ classifies as `labels` say; BatchNorm by its stored statistics."""
+    with normalising_by(module, "eval"):
+        return (losses.margins(module(images), labels) > 0).float().mean().item()
+
+
 def residuals(
     module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float, loss: str = "cross_entropy"
 ) -> dict[str, float]:

@@ -8,6 +8,8 @@
     samples: 500              # N, the number of its training images
     mean: [0.286]             # of each channel; leave out mean and std if it takes images in [0, 1] unchanged
     std: [0.353]
+    resize: [3, 32, 32]       # if the network takes other images than those of `shape`: they are resized for it, bilinearly,
+                              # and grey is repeated for each of its channels; mean and std then have a number for each of these
 
 Files are only read. The only code that runs is the user's factory.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,45 +39,80 @@ class Card(Config):
     class_names: tuple[str, ...] = Field(min_length=2)
     shape: tuple[int, ...] = Field(description="(channels, height, width) of one image, or (d,) of one point")
     samples: int = Field(ge=1, description="N, the number of its training images")
+    resize: tuple[int, ...] | None = Field(None, description="what the network takes, if it is not `shape`: images are resized")
     mean: tuple[float, ...] | None = Field(None, description="of each channel, subtracted from images in [0, 1]")
     std: tuple[float, ...] | None = Field(None, description="of each channel, divides the difference")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the images that the network itself takes; those that are judged and generated have `shape`."""
+        return self.resize or self.shape
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if len(self.shape) not in (1, 3) or min(self.shape) < 1:
+            raise ValueError("shape must be three numbers above 0: channels, height, width")
+        if self.resize is not None and (len(self.resize) != 3 or len(self.shape) != 3 or min(self.resize) < 1):
+            raise ValueError("resize must be three numbers above 0: channels, height, width of what the network takes")
+        if self.resize is not None and self.shape[0] not in (1, self.resize[0]):
+            raise ValueError(f"resize has {self.resize[0]} channels, shape {self.shape[0]}: only one channel can be repeated")
+        return self
 
     @model_validator(mode="after")
     def _normalisation_fits(self) -> Self:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together; give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.shape[0]:
-                raise ValueError(f"{name} has {len(values)} numbers, but shape has {self.shape[0]} channels")
+            if values is not None and len(values) != self.input_shape[0]:
+                source = "resize" if self.resize else "shape"
+                raise ValueError(f"{name} has {len(values)} numbers, but {source} has {self.input_shape[0]} channels")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be above 0")
-        if len(self.shape) not in (1, 3) or min(self.shape) < 1:
-            raise ValueError("shape must be three numbers above 0: channels, height, width")
         return self
 
 
-class Normalised(nn.Module):
-    """Φ((x − mean) / std): a network trained on normalised images, for images in [0, 1] as generators make them."""
+class Preprocessed(nn.Module):
+    """Φ((resized x − mean) / std): a network for the images of its training, on images in [0, 1] as generators make them.
 
-    mean: Tensor
-    std: Tensor
+    It is linear in x and has no parameters, so Λ stays as it is. The row space is that of the images as the network sees them.
+    """
 
-    def __init__(self, module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """`mean` and `std` have one number for each channel."""
+    mean: Tensor | None
+    std: Tensor | None
+    rows: Tensor | None
+    columns: Tensor | None
+
+    def __init__(self, module: nn.Module, card: Card) -> None:
+        """`card` describes what `module` takes."""
         super().__init__()
         self.module = module
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.channels = card.input_shape[0]
+        for name, values in (("mean", card.mean), ("std", card.std)):
+            self.register_buffer(name, None if values is None else torch.tensor(values)[:, None, None])
+        for axis, name in ((1, "rows"), (2, "columns")):
+            self.register_buffer(name, _interpolation(card.shape[axis], card.resize[axis]) if card.resize else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [M, channels, height, width] in [0, 1] to logits."""
-        logits: Tensor = self.module((x - self.mean) / self.std)
+        if self.rows is not None and self.columns is not None:
+            # Products with matrices, because torch's own resizing adds up gradients in a random order on a GPU.
+            x = (self.rows @ x @ self.columns.t()).expand(-1, self.channels, -1, -1)
+        if self.mean is not None and self.std is not None:
+            x = (x - self.mean) / self.std
+        logits: Tensor = self.module(x)
         return logits
 
 
-def with_normalisation(module: nn.Module, card: Card) -> nn.Module:
-    """`module` after the card's normalisation, if the card has one."""
-    return module if card.mean is None or card.std is None else Normalised(module, card.mean, card.std)
+def _interpolation(inside: int, outside: int) -> Tensor:
+    """The matrix [outside, inside] of bilinear resizing along one axis; weights of a smaller image are widened, as PIL does."""
+    identity = torch.eye(inside)[None, None]
+    size = (outside, inside)
+    return nn.functional.interpolate(identity, size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+
+def with_preprocessing(module: nn.Module, card: Card) -> nn.Module:
+    """`module` after the card's resizing and normalisation, if the card has one of them."""
+    return module if card.mean is None and card.resize is None else Preprocessed(module, card)
 
 
 def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
@@ -89,11 +127,20 @@ def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
     module = _imported(path, factory)
     if not hasattr(module, name):
         raise BadInput(f"classifier {factory}: {path} has no {name!r}; {suggest(name, _public(module))}")
+    return new_network(getattr(module, name), factory, seed, shape)
+
+
+def new_network(make: Callable[[], Any], factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
+    """The network that `make` returns, for inputs of `shape`; `factory` names it in errors. The seed is as in `call_factory`.
+
+    Raises:
+        BadInput: as `call_factory`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            network = getattr(module, name)()
-        except torch.OutOfMemoryError:
+            network = make()
+        except (BadInput, torch.OutOfMemoryError):
             raise
         except Exception as fault:
             raise BadInput(
@@ -102,6 +149,7 @@ def call_factory(factory: str, seed: int, shape: tuple[int, ...]) -> nn.Module:
     differentiable_attention()
     if not isinstance(network, nn.Module):
         raise BadInput(f"classifier {factory}: the factory returned {type(network).__name__}, not a torch.nn.Module")
+    adaptation.replace_hardsigmoids(network)
     try:
         adaptation.materialise(network, shape, seed)
     except Exception as fault:
@@ -124,7 +172,7 @@ def read_card(config: ClassifierConfig) -> Card:
         BadInput: there is no card, or one of its fields is missing or invalid.
     """
     assert config.weights is not None
-    path = Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
+    path = card_path(config)
     if not Path(config.weights).exists():  # checked first: a card is of no use without its weights
         raise BadInput(f"{config.weights}: cannot be read: there is no such file")
     if not config.card and not path.exists():
@@ -132,6 +180,12 @@ def read_card(config: ClassifierConfig) -> Card:
             f"{config.weights}: no card {path.name} beside it; write class_names, shape and samples there, or give --card"
         )
     return Card.parse(load_yaml(path), str(path))
+
+
+def card_path(config: ClassifierConfig) -> Path:
+    """The card of `config.weights`: the one that is named, or the one beside them."""
+    assert config.weights is not None
+    return Path(config.card) if config.card else Path(config.weights).with_suffix(".yaml")
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gbc import cache as caches
 from gbc import plain_yaml
-from gbc.classifiers import adaptation, architectures, convergence, custom, fit, weight_files
+from gbc.classifiers import adaptation, architectures, convergence, custom, fit, libraries, weight_files
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
@@ -32,6 +32,7 @@ SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
 _ADDED_LATER: Final[dict[str, object]] = {
     name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")
 }
+_ADDED_TO_CARD: Final = ("resize",)
 
 
 def identity(config: ClassifierConfig, data: Dataset | None) -> str:
@@ -44,10 +45,12 @@ def identity(config: ClassifierConfig, data: Dataset | None) -> str:
     # A setting that was added later is left out at its default, so that classifiers cached before it stay valid.
     settings = {key: value for key, value in settings.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]}
     if config.factory:
-        settings["source"] = custom.source_digest(config.factory)
+        library = libraries.is_library(config.factory)
+        settings["source"] = (libraries if library else custom).source_digest(config.factory)
     if config.weights:
         settings["weights"] = _file_digest(Path(config.weights))
-        settings["card"] = custom.read_card(config).model_dump(mode="json")
+        card = custom.read_card(config).model_dump(mode="json")
+        settings["card"] = {key: value for key, value in card.items() if key not in _ADDED_TO_CARD or value is not None}
     return digest({"schema": SCHEMA, "classifier": settings, "data": data.digest() if data else None})
 
 
@@ -106,7 +109,7 @@ def load(folder: Path, config: ClassifierConfig) -> tuple[Classifier, Regime, Pa
     module, _ = _new(config, card)
     adaptation.fold_parametrisations(module)
     regime = caches.restore(folder, module, _REGIME)
-    module = custom.with_normalisation(module, card).eval()
+    module = custom.with_preprocessing(module, card).eval()
     return Classifier(module, card.class_names, card.shape, card.samples), regime, folder
 
 
@@ -144,7 +147,7 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
 
 
 def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
-    """The network with the user's weights, without normalisation, its card, and its regime if there is data.
+    """The network with the user's weights, without preprocessing, its card, and its regime if there is data.
 
     Raises:
         BadInput: weights, card, network and data do not fit each other. The message names the first conflict.
@@ -154,18 +157,21 @@ def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[n
     if data is None:
         return module, card, {"steps": 0} | _as_regime(changes)
     images, labels = data.train()
-    diagnosis = convergence.diagnose(custom.with_normalisation(module, card), images, labels, config.weight_decay, config.loss)
+    whole = custom.with_preprocessing(module, card)
+    diagnosis = convergence.diagnose(whole, images, labels, config.weight_decay, config.loss)
+    # By the stored statistics, as its owner measured it.
+    diagnosis["accuracy"] = convergence.accuracy(whole, images, labels)
     return module, card, diagnosis | {"steps": 0} | _as_regime(changes)
 
 
-def untrained(config: ClassifierConfig, data: Dataset) -> Classifier:
+def untrained(config: ClassifierConfig, data: Dataset | None) -> Classifier:
     """The classifier for `data` before its training; one with the user's weights has them. Raises as `obtain`."""
     module, card, _ = _new_or_given(config, data)
-    return Classifier(custom.with_normalisation(module, card), card.class_names, card.shape, card.samples)
+    return Classifier(custom.with_preprocessing(module, card), card.class_names, card.shape, card.samples)
 
 
 def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, list[str]]:
-    """A new network, or one with the user's weights, before normalisation; and the changes that were made to use it."""
+    """A new network, or one with the user's weights, before preprocessing; and the changes that were made to use it."""
     if config.weights is None:
         assert data is not None
         card = _card_of(data)
@@ -173,9 +179,13 @@ def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Mo
         return module.eval(), card, changes
     card = custom.read_card(config)
     if data is not None:
-        _check_same_task(config.card or config.weights, card, data)
+        _check_same_task(str(custom.card_path(config)), card, data)
     weights = weight_files.read_weights(Path(config.weights))
     module, changes = _new(config, card)
+    if config.factory and libraries.is_library(config.factory):
+        outputs = 1 if config.loss == "exponential" else len(card.class_names)
+        libraries.check_weights(module, card.input_shape, outputs, weights, (config.weights, str(custom.card_path(config))))
+        weights = libraries.renamed_weights(config.factory, Path(config.weights)) or weights
     if prefix := weight_files.load_weights(module, weights, config.weights):
         changes.append(f"{prefix!r} is taken off the names of the weights")
     changes += adaptation.fold_parametrisations(module)
@@ -187,10 +197,15 @@ def _new(config: ClassifierConfig, card: Card) -> tuple[nn.Module, list[str]]:
     if config.loss == "exponential" and len(card.class_names) != 2:
         raise BadInput(f"classifier.loss is exponential, which is for two classes; there are {len(card.class_names)}")
     outputs = 1 if config.loss == "exponential" else len(card.class_names)
-    module = architectures.build(config, card.shape, outputs)
-    custom.check_outputs(module, card.shape, outputs, f"classifier {config.factory or config.name}")
-    changes = adaptation.take_off_softmax(module, card.shape)
-    return module, changes + adaptation.varying_outputs(module, card.shape)
+    shape = card.input_shape
+    module = architectures.build(config, shape, outputs)
+    described = f"{custom.card_path(config)} and " if config.weights else ""
+    custom.check_outputs(module, shape, outputs, f"{described}classifier {config.factory or config.name}")
+    changes = adaptation.take_off_softmax(module, shape) + adaptation.make_logits(module, shape)
+    changes += adaptation.varying_outputs(module, shape)
+    if card.resize is not None:
+        changes.append(f"images of {list(card.shape)} are resized to {list(card.resize)} for the network")
+    return module, changes
 
 
 def _as_regime(changes: list[str]) -> Regime:
@@ -204,7 +219,8 @@ def _card_of(data: Dataset) -> Card:
 
 def _check_same_task(source: str, card: Card, data: Dataset) -> None:
     if card.shape != data.shape:
-        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}")
+        mend = f"; to resize them, write shape: {list(data.shape)} and resize: {list(card.input_shape)}"
+        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}{mend}")
     if len(card.class_names) != len(data.class_names):
         raise BadInput(f"{source}: {len(card.class_names)} class_names, but {data.name} has {len(data.class_names)} classes")
 

@@ -63,7 +63,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """
     expected = module.state_dict()
     prefix = _common_prefix(weights, expected)
-    named = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    # A network of transformers is inside `libraries.Logits`, its weights are saved without that.
+    inner = "" if prefix else _common_prefix(expected, weights)
+    named = {inner + name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     faults = []
     if missing := [name for name in expected if name not in named]:
         faults.append(f"{_listed(missing)} is missing")

@@ -31,11 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
     specs = options.trial(arguments).classifiers()
     for number, spec in enumerate(specs, start=1):
         config = spec.classifier
+        blind = arguments.no_data or spec.dataset.data_free
         # The user's weights need no data; another classifier has to be trained on data first.
-        needed = not arguments.no_data or config.weights is None
-        data = datasets.load(spec.dataset) if needed else None
+        data = None if blind and config.weights else datasets.load(spec.dataset)
         classifier, regime, _ = pretrain.obtain(config, data, arguments.cache, options.announce(config))
-        result = audit.audit_classifier(config, classifier, regime, None if arguments.no_data else data)
+        result = audit.audit_classifier(config, classifier, regime, None if blind else data)
         if arguments.out:
             name = f"audit-{number}" if len(specs) > 1 else "audit"
             write_atomic(arguments.out / f"{name}.json", json.dumps(result.to_json(), indent=2).encode())

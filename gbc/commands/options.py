@@ -14,7 +14,9 @@ from gbc.command_line import positive, seed
 
 if TYPE_CHECKING:
     from gbc.classifiers.fit import ProgressCallback
-    from gbc.config import ClassifierConfig, TrialConfig
+    from gbc.config import ClassifierConfig, DatasetConfig, TrialConfig
+    from gbc.data.samples import ImageDataset
+    from gbc.export.drawing import ExportedGenerator
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -23,7 +25,10 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of a trial's settings: `--config`, `--set`, and the user's own classifier."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with a trial's settings")
     add_set(parser)
-    parser.add_argument("--classifier", metavar="NAME", help="conv, mlp, mlp_bn, resnet, or package.module:factory of your own")
+    parser.add_argument(
+        "--classifier", metavar="NAME",
+        help="conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
+    )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of that classifier: safetensors or a torch state dict")
     parser.add_argument("--card", metavar="FILE", help="YAML about the weights (default: beside them, with suffix .yaml)")
 
@@ -57,6 +62,51 @@ def add_figure(parser: argparse.ArgumentParser, name: str) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare `--model DIR`."""
     parser.add_argument("--model", required=True, metavar="DIR", type=Path, help="folder of the exported generator")
+
+
+def add_real_images(parser: argparse.ArgumentParser) -> None:
+    """Declare `--images`, `--dataset`, `--data-root` and `--per-class`: real images for an exported generator."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--images", metavar="PATH", help="real images: a folder with one folder a class, or an .npz")
+    source.add_argument("--dataset", metavar="NAME", help="real images of this data set (default: the classifier's)")
+    parser.add_argument("--data-root", metavar="DIR", help="torchvision root with the full data set")
+    parser.add_argument(
+        "--per-class", type=positive, metavar="N",
+        help="with --images or --dataset: so many images of each class stand for training images (default: 50)",
+    )  # fmt: skip
+
+
+def real_images(generator: ExportedGenerator, arguments: argparse.Namespace) -> tuple[ImageDataset, DatasetConfig | None]:
+    """The images that the flags of `add_real_images` name, else the classifier's; and their settings if they are of one task.
+
+    Raises:
+        BadInput: images that do not fit the generator, or none are named for a generator that was trained without.
+    """
+    from gbc.config import DatasetConfig
+    from gbc.data import datasets
+    from gbc.data.matching import matched
+    from gbc.errors import BadInput
+    from gbc.training import tasks
+
+    if arguments.images or arguments.dataset:
+        given = {"name": arguments.dataset or "images", "path": arguments.images, "data_root": arguments.data_root}
+        if arguments.per_class:
+            given["per_class"] = arguments.per_class
+        config = DatasetConfig.parse(given, "--images" if arguments.images else "--dataset")
+        data, remark = matched(config, generator.shape, generator.class_names)
+        if remark:
+            print(f"note: {remark}", file=sys.stderr)
+        return data, config
+    if arguments.per_class:
+        raise BadInput("--per-class is for --images or --dataset; give one of them")
+    if generator.settings.data_free:
+        raise BadInput(
+            f"{arguments.model}: was trained without images; to compare it with some give --images PATH or --dataset NAME"
+        )
+    settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
+    merged = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
+    assert isinstance(merged, datasets.ImageDataset)
+    return merged, settings.dataset if len({spec.task for spec in settings.classifiers()}) == 1 else None
 
 
 def trial(arguments: argparse.Namespace) -> TrialConfig:

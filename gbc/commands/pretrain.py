@@ -24,22 +24,33 @@ def run(arguments: argparse.Namespace) -> None:
     """Train the classifiers, or take them from the cache, and print their regimes."""
     from gbc.training import tasks
 
-    inputs = tasks.obtain(options.trial(arguments), arguments.cache, options.announce)
+    settings = options.trial(arguments)
+    inputs = tasks.obtain(settings, arguments.cache, options.announce)
+    found = tasks.findings(settings, inputs)
     if arguments.json:
-        rows = [{"folder": str(folder), **regime} for folder, regime in zip(inputs.folders, inputs.regimes, strict=True)]
+        rows = [
+            {"folder": str(folder), **regime, **one}
+            for folder, regime, one in zip(inputs.folders, inputs.regimes, found, strict=True)
+        ]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=2))
         return
-    for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
+    for folder, regime, one in zip(inputs.folders, inputs.regimes, found, strict=True):
         _print_regime(folder, regime)
+        if "lambda" in one:
+            print(one["lambda"]["sentence"])
+        for setting, reason in one.get("off", {}).items():
+            print(f"without effect: {setting}, because {reason}")
 
 
 def _print_regime(folder: Path, regime: dict[str, Any]) -> None:
-    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
-    print(
-        f"{folder}\nsteps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}"
-    )
+    print(folder)
     for change in regime.get("changes", ()):
         print(change)
+    if "loss" not in regime:
+        print("the weights are as given; how far their training came cannot be measured without images")
+        return
+    margins = "  ".join(f"{name} {value:.2f}" for name, value in regime["margins"].items())
+    print(f"steps {regime['steps']}  loss {regime['loss']:.5f}  accuracy {regime['accuracy']:.4f}\nmargins  {margins}")
     print("relative stationarity residual of each tensor (0: converged with weight decay), cosine of the two sides")
     for name, value in regime["residuals"].items():
         cosine = f"{regime['cosines'][name]:8.4f}" if name in regime["cosines"] else "   (before BatchNorm)"

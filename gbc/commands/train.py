@@ -28,7 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc import checkpoint, export, pictures
     from gbc.config import TrialConfig
     from gbc.errors import BadInput
-    from gbc.metrics.scores import ReferenceSet
     from gbc.runtime import pick_device
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
@@ -36,9 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     settings, out = options.trial(arguments), arguments.out
     export.check(out, settings)
     inputs = tasks.obtain(settings, arguments.cache, options.announce)
-    for line in tasks.row_space_remarks(settings, inputs):
+    for line in (*tasks.remarks(tasks.findings(settings, inputs), settings), *tasks.row_space_remarks(settings, inputs)):
         print(line, file=sys.stderr)
-    trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(settings.device)))
+    trainer = Trainer(settings, inputs.classifiers, inputs.reference(pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")
     history: list[dict[str, float]] = []
     if unfinished.exists():
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint.save(unfinished, state)
         if report.images is not None:
             checkpoint.write_atomic(picture, pictures.png(report.images))
-        shown = ("loss/total", "kkt/rho", "kkt/alpha", "ssim/coverage", "tstr/1nn", "time/steps_per_s")
+        shown = ("loss/total", "kkt/rho", "kkt/alpha", "ssim/coverage", "tstr/1nn", "free/score", "time/steps_per_s")
         values = "  ".join(f"{name} {report.metrics[name]:.3f}" for name in shown if name in report.metrics)
         print(f"step {report.step}/{settings.steps}  {values}", file=sys.stderr)
     scores = {name: value for name, value in history[-1].items() if name != "step"}

@@ -66,9 +66,11 @@ def load(config: DatasetConfig) -> ImageDataset:
 
 def load_any(config: DatasetConfig) -> Dataset:
     """The data set of images or points that `config` names. Raises as `load`, but also accepts points."""
+    if config.data_free:
+        raise BadInput("dataset none: there are no images, and this needs some; name a data set that has them")
     registry: dict[str, Callable[[DatasetConfig], Dataset]] = {**DATASETS, **POINT_DATASETS}
     if config.name not in registry:
-        raise BadInput(f"unknown dataset {config.name!r}; {suggest(config.name, list(registry))}")
+        raise BadInput(f"unknown dataset {config.name!r}; {suggest(config.name, [*registry, 'none'])}")
     for setting, owner in _OWNERS.items():
         if getattr(config, setting) is not None and config.name != owner:
             raise BadInput(f"dataset.{setting} is a setting of {owner}; leave it out for {config.name}")
@@ -148,7 +150,9 @@ POINT_DATASETS: Final[dict[str, Callable[[DatasetConfig], PointDataset]]] = {"ci
 SHIPPED: Final = ("fashion_mnist", "mnist")
 """Data sets with a file in `ASSETS`."""
 
-_OWNERS: Final = {"attribute": "celeba", "part": "circle", "path": "images", "resize": "images"}
+_OWNERS: Final = {
+    "attribute": "celeba", "part": "circle", "path": "images", "resize": "images", "shape": "none", "class_names": "none",
+}  # fmt: skip
 
 
 def unused(config: DatasetConfig) -> Split | None:

@@ -153,6 +153,19 @@ def _npz(config: DatasetConfig, path: Path) -> ImageDataset:
     return task_dataset(config, names, (train[0][picked], train[1][picked]), test)
 
 
+def read_set(path: Path) -> Split:
+    """(images, labels) of an .npz that holds both, as `python -m gbc sample` writes it.
+
+    Raises:
+        BadInput: it does not hold them, or in another form.
+        CorruptFile: it is damaged.
+    """
+    arrays = _arrays(path)
+    if not {"images", "labels"} <= arrays.keys():
+        raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected images and labels")
+    return _pairs(arrays, "images", "labels", path)
+
+
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:

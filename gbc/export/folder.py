@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gbc.checkpoint import write_atomic
 from gbc.config import TrialConfig
-from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.export.drawing import ExportedGenerator
 from gbc.settings import digest
@@ -44,7 +43,7 @@ def write(
     formats: Sequence[str] = (),
     threads: int = 1,
 ) -> Path:
-    """Write the folder `out` atomically. Its model card has the scores of control sets on the task's data.
+    """Write the folder `out` atomically. Its model card has the scores of control sets on the task's data, if there are any.
 
     `generator` are the weights, `origin` is a sentence about where they come from, `threads` is the number of torch threads in
     training. `formats` are written in addition to safetensors, see `formats.FORMATS`.
@@ -61,7 +60,8 @@ def write(
 
     check(out, settings)
     require_packages(formats)
-    data = inputs.images  # raises for points, before anything is written
+    if not settings.data_free:
+        _ = inputs.images  # raises for points, before anything is written
     weights = {name: tensor.contiguous() for name, tensor in generator.items()}
     names, task_labels = all_class_names(inputs.classifiers), labels_of_task(settings.classifiers(), inputs.classifiers)
     header: dict[str, Any] = {
@@ -72,7 +72,7 @@ def write(
         "settings": settings.model_dump(mode="json"),
         "metrics": dict(metrics),
         "judged": EvaluationLatents.of(settings, task_labels, len(names), threads).to_json(),
-        "origin": {"says": origin, **data_and_classifiers(inputs, data)},
+        "origin": {"says": origin, **data_and_classifiers(inputs)},
         "weights": weights_digest(weights),
         "files": {},
     }
@@ -172,7 +172,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest({name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in weights.items()})
 
 
-def data_and_classifiers(inputs: TrialInputs, data: ImageDataset) -> dict[str, Any]:
+def data_and_classifiers(inputs: TrialInputs) -> dict[str, Any]:
     """Name and digest of the data, and of each classifier digest, name, samples and, if known, regime; plain data."""
     classifiers = []
     for number, (classifier, regime) in enumerate(zip(inputs.classifiers, inputs.regimes, strict=True)):
@@ -183,7 +183,7 @@ def data_and_classifiers(inputs: TrialInputs, data: ImageDataset) -> dict[str, A
         if "margins" in regime:
             entry["smallest_margin"] = regime["margins"]["min"]
         classifiers.append(entry)
-    return {"data": {"name": data.name, "digest": data.digest()}, "classifiers": classifiers}
+    return {"data": {"name": inputs.data.name, "digest": inputs.data.digest()}, "classifiers": classifiers}
 
 
 def file_digest(path: Path) -> str:

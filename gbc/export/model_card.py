@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc import plain_yaml
 from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.export import leak
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
+from gbc.metrics.leakage import FALSE_ALARMS
 from gbc.metrics.scores import METRICS, controls
+from gbc.metrics.statistics import RECONSTRUCTED
 from gbc.training.tasks import TrialInputs
 
 if TYPE_CHECKING:
@@ -31,12 +35,17 @@ LICENCES: Final = {
 }
 _UNKNOWN: Final = Licence("other", "licence not known to this package")
 
-_LIMITS: Final = """## Limits
+_MEASURED: Final = """## Limits
 
 - Quality differs between classes, and no score here sees everything: read each beside its controls. Black images are no worse
   at `ssim/nearest` than some generators.
-- It knows the classes above and nothing else, at this size alone; where its classifier was wrong, so is it.
-- It was measured against the data of its classifier. How well it serves to train other models is what `tstr/1nn` hints at.
+- It was measured against the data of its classifier. How well it serves to train other models is what `tstr/1nn` hints at."""
+_NOT_MEASURED: Final = """## Limits
+
+- It was compared with no image. Its classifier can be sure of images that people do not recognise, and of one image a class
+  made over and over: look at many samples before you use them.
+- Quality differs between classes. Nothing here says how well it serves to train other models."""
+_LIMITS: Final = """- It knows the classes above and nothing else, at this size alone; where its classifier was wrong, so is it.
 
 ## Privacy
 
@@ -46,19 +55,23 @@ be misused for false news, fraud or identity theft (Yu & Wang, Generator Born fr
 That no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat
 this generator as private too, and let it out only where the data might go.
 """
+_LEAKAGE_NOT_MEASURED: Final = """How near samples come to the images of the classifier is not known: there were none to
+compare with. Where they are, `python -m gbc leak --images PATH` measures it."""
 
 
 def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured: bool, files: Sequence[str]) -> str:
     """The model card of the folder `name` in Markdown; `files` are those of further formats in it."""
-    sets = list(dict.fromkeys(spec.dataset.name for spec in generator.settings.classifiers()))
+    data_free = generator.settings.data_free
+    sets = [] if data_free else list(dict.fromkeys(spec.dataset.name for spec in generator.settings.classifiers()))
     labels = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
     size = "×".join(map(str, generator.shape[1:]))
-    picture = "![Odd rows: generated; even rows: the nearest training image](samples.png)\n\n" if pictured else ""
+    caption = "Generated images" if data_free else "Odd rows: generated; even rows: the nearest training image"
+    picture = f"![{caption}](samples.png)\n\n" if pictured else ""
     return f"""{_front_matter(sets)}
 # {name}
 
-An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier of
-{inputs.data.name}, without an image. {generator.origin["says"]} Images are {size} pixels.
+An image generator born from a classifier (Yu & Wang, NeurIPS 2023): it was trained from the parameters of a classifier
+{"" if data_free else f"of {inputs.data.name}, "}without an image. {generator.origin["says"]} Images are {size} pixels.
 
 Labels: {labels}.
 
@@ -76,9 +89,12 @@ Settings that are not this package's defaults:
 {plain_yaml.dump(changed(generator.settings)).strip()}
 ```
 
-{_scores(generator, inputs)}
+{_without_images(name, generator) if data_free else _scores(generator, inputs)}
 
-{_LIMITS}"""
+{_NOT_MEASURED if data_free else _MEASURED}
+{_LIMITS}
+{_LEAKAGE_NOT_MEASURED if data_free else _leakage(generator, inputs)}
+"""
 
 
 def changed(settings: TrialConfig) -> dict[str, Any]:
@@ -103,7 +119,7 @@ def _front_matter(sets: Sequence[str]) -> str:
         "license": licences.pop() if len(licences) == 1 else "other",
         "library_name": "gbc-search",
         "tags": ["image-generation", "class-conditional", "generator-born-from-classifier", "pytorch"],
-        "datasets": list(sets),
+        **({"datasets": list(sets)} if sets else {}),
     }
     return f"---\n{plain_yaml.dump(head)}---\n"
 
@@ -167,19 +183,28 @@ def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
             regime = f"training accuracy {entry['accuracy']:.3f}"
         if "smallest_margin" in entry:
             regime += f", smallest margin {entry['smallest_margin']:.2f}"
-        if "steps" in entry:
+        if "accuracy" in entry and "steps" in entry:
             regime += f", {entry['steps']} steps" + (f", loss {entry['loss']:.4f}" if "loss" in entry else "")
         weights = "the user's weights" if spec.classifier.weights else "trained by this package"
+        source = "" if spec.dataset.data_free else f"{spec.dataset.name}, "
         rows.append(
-            f"| {spec.classifier.label} | {weights} | {spec.dataset.name}, {entry['samples']} images | {regime} "
-            f"| `{entry['digest']}` |"
+            f"| {spec.classifier.label} | {weights} | {source}{entry['samples']} images | {regime} | `{entry['digest']}` |"
         )
-    notices = "\n".join(f"- {LICENCES.get(name, _UNKNOWN).notice}{'' if name in LICENCES else f' ({name})'}" for name in sets)
     return f"""| classifier | weights | trained on | regime | digest |
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-Data (digest `{generator.origin["data"]["digest"]}`), whose licence and notices go with what was born from it:
+{_licences(generator, sets)}"""
+
+
+def _licences(generator: ExportedGenerator, sets: Sequence[str]) -> str:
+    if not sets:
+        return (
+            "The images that the classifier was trained on were not given, and so their licence is not known. It goes with\n"
+            "what was born from them."
+        )
+    notices = "\n".join(f"- {LICENCES.get(name, _UNKNOWN).notice}{'' if name in LICENCES else f' ({name})'}" for name in sets)
+    return f"""Data (digest `{generator.origin["data"]["digest"]}`), whose licence and notices go with what was born from it:
 
 {notices}"""
 
@@ -191,11 +216,6 @@ def _scores(generator: ExportedGenerator, inputs: TrialInputs) -> str:
         f"| {row} | " + " | ".join(f"{values[key]:.3f}" if key in values else "" for key in METRICS) + " |"
         for row, values in rows.items()
     )
-    others = "\n".join(
-        f"| {key} | {value:.4g} |"
-        for key, value in sorted(metrics.items())
-        if key not in METRICS and not key.startswith("time/")
-    )
     return f"""## Scores
 
 {per_class} images a class. These compare with real images and were not seen in training.
@@ -206,6 +226,52 @@ def _scores(generator: ExportedGenerator, inputs: TrialInputs) -> str:
 
 At the end of training:
 
-| metric | value |
-|---|---|
-{others}"""
+{_last_metrics(metrics)}"""
+
+
+def _without_images(name: str, generator: ExportedGenerator) -> str:
+    """The section of scores where there were no images to compare with."""
+    return f"""## Scores
+
+**Nothing was measured against images**, because there were none (data set `none`). How near these come to real ones, how much
+of their variety they have, and what another network learns from them is not known. Where there are images, this measures it:
+
+```sh
+python -m gbc evaluate --model {name} --images PATH   # or --dataset NAME
+```
+
+At the end of training the classifier alone said of {generator.settings.eval_per_class} images a class:
+
+{_last_metrics(generator.metrics)}"""
+
+
+def _last_metrics(metrics: Mapping[str, float]) -> str:
+    rows = [
+        f"| {key} | {value:.4g} |"
+        for key, value in sorted(metrics.items())
+        if key not in METRICS and not key.startswith("time/")
+    ]
+    return "\n".join(["| metric | value |", "|---|---|", *rows])
+
+
+def _leakage(generator: ExportedGenerator, inputs: TrialInputs) -> str:
+    """How well samples reconstruct training images, by SSIM alone: a feature network would have to be trained first."""
+    try:
+        found, _ = leak.measure(generator, inputs.images)
+    except BadInput as fault:
+        return f"Not measured: how well samples reconstruct training images ({fault})."
+    strongest = max(found.by_class, key=lambda name: found.by_class[name].auc)
+    notes = "".join(f"\n- {note}" for note in leak.caveats(generator, inputs.images))
+    return f"""How well {found.samples} samples reconstruct {found.members} training images, and as many held-out images of
+the same classes, each image matched with a sample of its own:
+
+| | training images | held-out images |
+|---|---|---|
+| matched with SSIM above {RECONSTRUCTED} | {found.reconstructed} | {found.reconstructed_held_out} |
+| caught at 1% false alarms | {round(found.ssim.caught * found.members)} | {int(FALSE_ALARMS * found.members)} |
+
+- SSIM as a test of membership: {found.ssim.text()}
+- The highest of {len(found.by_class)} classes, {strongest}: {found.by_class[strongest].text()}
+- Control, real images in place of samples: {found.control.text()}{notes}
+
+This is no proof of privacy: it speaks of these samples and of SSIM. `python -m gbc leak` measures more."""

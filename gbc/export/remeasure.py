@@ -5,7 +5,6 @@ Metrics that need the multipliers (ρ, and with it free/score) or a training bat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +23,8 @@ from gbc.runtime import pick_device
 
 TOLERANCE: Final = 0.01
 """Largest accepted difference, relative to a logged value above 1. On the machine of the training there is none. Elsewhere
-rounding differs: a GPU's convolutions change pixels by up to 1e-3, and scores by some thousandths."""
+rounding differs. Convolutions with ten bits (TF32, torch's default on a GPU) are expected to change pixels by up to 1e-3, and
+scores by some thousandths; not yet run on a GPU."""
 OF_CLASSIFIER: Final = ("classifier/accuracy", "free/confidence", "free/bn")
 
 
@@ -67,9 +67,12 @@ class Remeasured:
         """A table, then the notes."""
         differences, lines = self.differences(), [f"{'':26}{'logged':>12}{'now':>12}{'difference':>14}"]
         for name, value in self.now.items():
-            logged, difference = self.logged.get(name, math.nan), differences.get(name, math.nan)
+            if name not in self.logged:
+                lines.append(f"{name:26}{'–':>12}{value:12.4f}{'–':>14}")
+                continue
             # In this format only a difference of exactly 0 is printed as 0.
-            lines.append(f"{name:26}{logged:12.4f}{value:12.4f}{f'{difference:.1e}' if difference else '0':>14}")
+            difference = f"{differences[name]:.1e}" if differences[name] else "0"
+            lines.append(f"{name:26}{self.logged[name]:12.4f}{value:12.4f}{difference:>14}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -89,6 +92,8 @@ def remeasure(
             now |= _classifier_metrics(generator, classifiers, images, labels)
     if data.digest() == generator.origin["data"]["digest"]:
         compared |= set(METRICS)
+    elif generator.settings.data_free:
+        notes.append("in training it was compared with no images: its scores against images are new")
     else:
         notes.append("these are not the data that it was judged against in training: scores against images may differ")
     if classifiers is None:

@@ -14,13 +14,10 @@ from gbc import losses
 from gbc.classifiers import convergence
 from gbc.classifiers.architectures import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
 from gbc.config import TrialClassifierConfig, TrialConfig
-from gbc.errors import BadInput, NotQuasiHomogeneous
-from gbc.kkt import homogeneity
+from gbc.errors import BadInput
+from gbc.kkt import availability
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
-
-# A wrong Λ has errors of tens of per cent; float64 rounding through three layers stays below 1e-9.
-_LAMBDA_TOLERANCE: Final = 1e-8
 
 
 class TrialClassifier:
@@ -37,19 +34,22 @@ class TrialClassifier:
     ) -> None:
         """`index` counts classifiers; `class_names` are those of the generator, which has the labels of all classifiers.
 
+        Losses that the classifier cannot have get weight 0 (`gbc.kkt.availability`).
+
         Raises:
-            NotQuasiHomogeneous: Λ does not satisfy its definition on this classifier.
+            NotQuasiHomogeneous: Λ of a policy other than `last_layer` does not satisfy its definition on this classifier.
             BadInput: the trial uses the row space, and the classifier has none.
         """
         self.loaded, self.config, self.index, self.task = loaded, config, index, spec.task
         self.phi = loaded.module.to(device)
-        probe = torch.rand(32, *loaded.shape, generator=torch.Generator().manual_seed(0)).to(device)
-        degrees = homogeneity.POLICIES[config.lambda_policy](self.phi, config.bn_mode, config.lambda_values or {}, probe)
-        self._check(degrees, probe)
+        probe = availability.probe(loaded.shape, device)
+        available = availability.availability(self.phi, config, probe)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
-        self.target = losses.Target(self.zeta, [degrees[name] for name, _ in self.phi.named_parameters()], loaded.samples)
+        self.target = losses.Target(
+            self.zeta, [available.degrees[name] for name, _ in self.phi.named_parameters()], loaded.samples
+        )
         self.batch_norm_inputs = BatchNormInputs(self.phi)
 
         # The closed form does not apply to weights whose scale has no effect on Φ: gradient descent leads these to ∇ = 0.
@@ -69,17 +69,11 @@ class TrialClassifier:
         if config.alpha == "last_layer":
             self.alpha.register_hook(torch.zeros_like)
         self.weights = {name: weight * spec.factor(name) for name, weight in config.loss_weights().items()}
-        if not self.batch_norm_inputs.layers:
-            self.weights["bn"] = 0.0
+        self.off = available.off
+        self.weights |= dict.fromkeys(self.off, 0.0)
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
-
-    def _check(self, degrees: homogeneity.Degrees, probe: Tensor) -> None:
-        # With the ideal normalisation: a λ that relies on scale invariance is right, although eps makes it inexact.
-        error = homogeneity.relative_error(self.phi, degrees, probe, mode=self.config.bn_mode, eps=homogeneity.EPS)
-        if not error < _LAMBDA_TOLERANCE:
-            raise NotQuasiHomogeneous(self.config.lambda_policy, f"Φ(x; e^(αΛ)ζ) is off by {error:.1e} (relative)")
 
 
 class ForwardPass:
@@ -215,6 +209,18 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     if inputs.layers:
         metrics["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
     return metrics
+
+
+def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
+    """Drop what was recorded of the last forward passes, and with it their graphs.
+
+    These would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+    new ones. They would also keep memory.
+    """
+    for classifier in classifiers:
+        classifier.batch_norm_inputs.forget()
+        if classifier.row_spaces:
+            classifier.row_spaces.forget()
 
 
 def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:

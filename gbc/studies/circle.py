@@ -23,6 +23,7 @@ from gbc import pictures
 from gbc.checkpoint import write_atomic
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
+from gbc.data.samples import PointDataset
 from gbc.training import tasks
 from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
@@ -94,8 +95,8 @@ def run(
         if name == "g1+2":
             for task in (0, 1):
                 panels[f"g1+2, t={task + 1}"] = draw_points(trainer, rng, task)
-    truths = {name: inputs_by_name["g1+2" if name.startswith("g1+2") else name].data.train() for name in panels}
-    truths |= {f"g1+2, t={part}": inputs_by_name[f"g{part}"].data.train() for part in (1, 2)}
+    truths = {name: _points(inputs_by_name["g1+2" if name.startswith("g1+2") else name]) for name in panels}
+    truths |= {f"g1+2, t={part}": _points(inputs_by_name[f"g{part}"]) for part in (1, 2)}
     scores = {name: score(points, labels, *truths[name]) for name, (points, labels) in panels.items()}
     for name in ("g", "g1", "g2"):
         control = confident_points(inputs_by_name[name].classifier, rng)
@@ -103,6 +104,12 @@ def run(
     write_atomic(out / "circle.json", json.dumps(scores, indent=2).encode())
     _draw(out / "circle.png", panels, truths, inputs_by_name, scores)
     return scores
+
+
+def _points(inputs: TrialInputs) -> tuple[Tensor, Tensor]:
+    """The training points [N, 2] of all classifiers, and their labels [N]."""
+    assert isinstance(inputs.data, PointDataset)
+    return inputs.data.train()
 
 
 def draw_points(trainer: Trainer, rng: torch.Generator, task: int | None = None) -> tuple[Tensor, Tensor]:

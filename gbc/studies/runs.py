@@ -179,9 +179,9 @@ def _execute(run: Run, threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
     inputs = tasks.obtain(run.settings, run.cache)
+    evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)  # before the training: there may be no images
     outcome = experiment.run(run.settings, inputs)
-    evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)
-    evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels)
+    evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels, inputs.classifiers)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
         scores=evaluated.scores(), by_class=evaluated.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gbc.config import TrialConfig
-from gbc.metrics.scores import ReferenceSet
 from gbc.report import Report
 from gbc.runtime import pick_device
 from gbc.training.tasks import TrialInputs
@@ -48,7 +47,7 @@ def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] 
     Raises:
         BadInput, NotQuasiHomogeneous, Diverged: as `Trainer`.
     """
-    trainer = Trainer(config, inputs.classifiers, ReferenceSet.of(inputs.images, pick_device(config.device)))
+    trainer = Trainer(config, inputs.classifiers, inputs.reference(pick_device(config.device)))
     began = time.perf_counter()
     for report in trainer.run():
         if say:

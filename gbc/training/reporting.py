@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gbc import losses
+from gbc import losses, pictures
 from gbc.kkt.multipliers import Multipliers
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, classifier_metrics
-from gbc.report import free_score
+from gbc.metrics import student
+from gbc.metrics.scores import NEAREST, ReferenceSet, ScoredSamples
+from gbc.report import STUDENT_METRIC, free_score
 
 # Samples for free/rho, as many as in a large batch: more would only cost time at every report.
 _RHO_SAMPLES: Final = 512
@@ -54,6 +58,26 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) 
     margins = torch.cat([last_pass.margins for last_pass in last])
     quantiles = torch.quantile(margins, torch.tensor([0.05, 0.5, 0.95], device=margins.device))
     return metrics | dict(zip(("margin/q05", "margin/q50", "margin/q95"), quantiles.tolist(), strict=True))
+
+
+def judge(
+    reference: ReferenceSet | None, evaluated: EvaluationImages, classes: int, student_steps: int
+) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
+    """Scores of the evaluated samples against real images, and their picture above the nearest of these.
+
+    Without `reference` there are no scores, and the picture has the samples alone; of points there is none.
+    """
+    images, columns = evaluated.images, pictures.columns_for(classes)
+    if reference is None:
+        return {}, pictures.grid(images[:NEAREST], columns) if images.ndim == 4 else None
+    samples = ScoredSamples(reference, images, evaluated.labels)
+    metrics = samples.scores()
+    if student_steps:
+        with torch.enable_grad():
+            correct = student.classified_correctly(samples, classes, steps=student_steps)
+        metrics[STUDENT_METRIC] = correct.mean().item()
+    nearest = reference.train_images[samples.nearest[0]]
+    return metrics, pictures.pair_grid(images[: len(nearest)], nearest, columns)
 
 
 def data_free_metrics(

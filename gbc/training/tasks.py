@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from gbc.classifiers import pretrain
+from gbc.classifiers import custom, pretrain
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig, TrialClassifierConfig, TrialConfig
+from gbc.config import LOSS_WEIGHTS, ClassifierConfig, TrialClassifierConfig, TrialConfig
 from gbc.data import datasets
+from gbc.data.data_free import DataFreeTask, TaskData, data_free_task
 from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
 from gbc.errors import BadInput
-from gbc.kkt import row_space
+from gbc.kkt import availability, row_space
 from gbc.kkt.spectrum import spectra
+from gbc.metrics.scores import ReferenceSet
 
 Announce = Callable[[ClassifierConfig], ProgressCallback]
 """Called before a classifier is obtained; returns the function that receives the progress of its training."""
@@ -32,7 +35,7 @@ class TrialInputs:
     regimes: tuple[Regime, ...]
     folders: tuple[Path, ...]
     """Folder of each classifier in the cache."""
-    data: Dataset
+    data: TaskData
     """Data of all classifiers together. Samples are compared with it, never trained on it."""
 
     @property
@@ -40,11 +43,17 @@ class TrialInputs:
         """The data, if they are images.
 
         Raises:
-            BadInput: they are points.
+            BadInput: they are points, or there are none.
         """
+        if isinstance(self.data, DataFreeTask):
+            raise BadInput("dataset none: there are no images to compare with; name a data set that has them")
         if not isinstance(self.data, ImageDataset):
             raise BadInput(f"{self.data.name} holds points, not images; draw it with `python -m gbc circle`")
         return self.data
+
+    def reference(self, device: torch.device | str) -> ReferenceSet | None:
+        """The images that samples are compared with, on `device`; None where there are none. Raises as `images` for points."""
+        return None if isinstance(self.data, DataFreeTask) else ReferenceSet.of(self.images, device)
 
     @property
     def classifier(self) -> Classifier:
@@ -61,24 +70,23 @@ def obtain(
         BadInput, CorruptFile, Diverged: as `datasets.load` and `pretrain.obtain`.
         BadInput: the trial uses a row space, and a classifier has none. Raised before any classifier is trained.
     """
-    specs = config.classifiers()
-    sets = [datasets.load_any(spec.dataset) for spec in specs]
+    specs, sets = config.classifiers(), _sets_of(config)
     for spec, data in zip(specs, sets, strict=True):
         if uses_row_space(config, spec):
-            row_space.row_space_layers(pretrain.untrained(spec.classifier, data).module, torch.zeros(2, *data.shape))
+            module = pretrain.untrained(spec.classifier, _training_set(data)).module
+            row_space.row_space_layers(module, torch.zeros(2, *data.shape))
     obtained = []
     for spec, data in zip(specs, sets, strict=True):
         progress = announce and announce(spec.classifier)
-        obtained.append(pretrain.obtain(spec.classifier, data, cache, progress, other_cache))
+        obtained.append(pretrain.obtain(spec.classifier, _training_set(data), cache, progress, other_cache))
     classifiers, regimes, folders = zip(*obtained, strict=True)
     return TrialInputs(classifiers, regimes, folders, merged(sets))
 
 
 def untrained(config: TrialConfig) -> TrialInputs:
     """The inputs that `obtain` gives, but with classifiers before their training, no regimes and no folders. Writes nothing."""
-    specs = config.classifiers()
-    sets = [datasets.load_any(spec.dataset) for spec in specs]
-    classifiers = [pretrain.untrained(spec.classifier, data) for spec, data in zip(specs, sets, strict=True)]
+    specs, sets = config.classifiers(), _sets_of(config)
+    classifiers = [pretrain.untrained(spec.classifier, _training_set(data)) for spec, data in zip(specs, sets, strict=True)]
     return TrialInputs(tuple(classifiers), (), (), merged(sets))
 
 
@@ -94,18 +102,47 @@ def cached(config: TrialConfig, cache: Path) -> bool:
         BadInput: as `datasets.load`, or the weights of the user's own classifier cannot be read.
     """
     return all(
-        pretrain.classifier_folder(spec.classifier, datasets.load_any(spec.dataset), cache).exists()
-        for spec in config.classifiers()
+        pretrain.classifier_folder(spec.classifier, _training_set(data), cache).exists()
+        for spec, data in zip(config.classifiers(), _sets_of(config), strict=True)
     )
 
 
-def merged(sets: Sequence[Dataset]) -> Dataset:
+def data_of(spec: TrialClassifierConfig) -> TaskData:
+    """The data of a classifier; for data set `none`, what the classifier's card says of them.
+
+    Raises:
+        BadInput: as `datasets.load`; without images, a classifier without weights, or a card that `data_free_task` refuses.
+    """
+    if not spec.dataset.data_free:
+        return datasets.load_any(spec.dataset)
+    if spec.classifier.weights is None:
+        raise BadInput("dataset none: a classifier cannot be trained without images; give its weights with --weights FILE")
+    card = custom.read_card(spec.classifier)
+    source = spec.classifier.card or f"card of {spec.classifier.weights}"
+    return data_free_task(spec.dataset, card.shape, card.class_names, source)
+
+
+def _sets_of(config: TrialConfig) -> list[TaskData]:
+    """The data of each classifier of a trial: images for all of them, or for none."""
+    sets = [data_of(spec) for spec in config.classifiers()]
+    if len({isinstance(data, DataFreeTask) for data in sets}) > 1:
+        raise BadInput("experts: dataset none beside others; give images for each classifier, or dataset none for all")
+    if config.data_free and config.student_steps:
+        raise BadInput(f"student_steps is {config.student_steps}: dataset none has no images to test students on; leave it out")
+    return sets
+
+
+def _training_set(data: TaskData) -> Dataset | None:
+    return None if isinstance(data, DataFreeTask) else data
+
+
+def merged(sets: Sequence[TaskData]) -> TaskData:
     """The samples of several data sets, each different set once. Labels number the class names in order of first appearance.
 
     Raises:
         BadInput: their samples differ in shape.
     """
-    different: dict[str, Dataset] = {}
+    different: dict[str, TaskData] = {}
     for data in sets:
         different.setdefault(data.digest(), data)
     parts = list(different.values())
@@ -115,15 +152,18 @@ def merged(sets: Sequence[Dataset]) -> Dataset:
     if len(parts) == 1:
         return parts[0]
 
-    def renumbered(part: Dataset, labels: Labels) -> Labels:
+    def renumbered(part: ImageDataset | PointDataset, labels: Labels) -> Labels:
         return np.array([names.index(name) for name in part.class_names], dtype=np.uint8)[labels]
 
     title = "+".join(dict.fromkeys(part.name for part in parts))
-    train_labels = np.concatenate([renumbered(part, part.train_labels) for part in parts])
-    points = [part for part in parts if isinstance(part, PointDataset)]
+    labelled = [part for part in parts if not isinstance(part, DataFreeTask)]
+    if not labelled:
+        return DataFreeTask(title, names, parts[0].shape)
+    train_labels = np.concatenate([renumbered(part, part.train_labels) for part in labelled])
+    points = [part for part in labelled if isinstance(part, PointDataset)]
     if points:
         return PointDataset(title, names, np.concatenate([part.train_points for part in points]), train_labels)
-    pictures = [part for part in parts if isinstance(part, ImageDataset)]
+    pictures = [part for part in labelled if isinstance(part, ImageDataset)]
     return ImageDataset(
         title,
         names,
@@ -132,6 +172,33 @@ def merged(sets: Sequence[Dataset]) -> Dataset:
         np.concatenate([part.test_images for part in pictures]),
         np.concatenate([renumbered(part, part.test_labels) for part in pictures]),
     )
+
+
+def findings(config: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]]:
+    """Λ of each classifier and the losses that it cannot have, as plain data (`gbc.kkt.availability.findings`)."""
+    return [availability.findings(classifier, config) for classifier in inputs.classifiers]
+
+
+def remarks(found: Sequence[Mapping[str, Any]], config: TrialConfig, searched: Container[str] = ()) -> Iterator[str]:
+    """Lines about `findings`: losses of the settings that are off, and Λ where a layer limits it.
+
+    `searched` are the settings that a sweep varies. BatchNorm statistics are off only if no classifier has any.
+    """
+    wanted = [setting for setting in LOSS_WEIGHTS.values() if setting in searched or getattr(config, setting)]
+    for number, one in enumerate(found, start=1):
+        who = f"classifier {number}: " if len(found) > 1 else ""
+        settings_of: dict[str, list[str]] = {}
+        for setting, reason in one.get("off", {}).items():
+            shared = setting != "bn_weight" or all(setting in other.get("off", {}) for other in found)
+            if setting in wanted and shared:
+                settings_of.setdefault(reason, []).append(setting)
+        for reason, settings in settings_of.items():
+            vain = " ".join(f"--set {setting}=0" for setting in settings if setting in searched)
+            mend = f" (out of the space: {vain})" if vain else ""
+            yield f"{who}off: {' and '.join(settings)}, because {reason}{mend}"
+        limits = one.get("lambda", {})
+        if limits.get("limited_by") and "stationarity_weight" in wanted:
+            yield f"{who}{limits['sentence']}"
 
 
 def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from gbc import losses, pictures
+from gbc import losses
 from gbc.classifiers.architectures import Classifier, kaiming
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, Diverged
@@ -23,23 +23,22 @@ from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
 from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
-from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, labels_of_task
-from gbc.metrics import student
-from gbc.metrics.scores import ReferenceSet, ScoredSamples
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task
+from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
-from gbc.report import STUDENT_METRIC, Report
+from gbc.report import Report
 from gbc.runtime import derive_seed, keep_freed_memory, pick_device
 from gbc.training.batches import BatchSampler, tasks_for
 from gbc.training.cuda_graph import GraphReplay
 from gbc.training.generator import EVALUATION_SEED, Pixels, build
-from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics, kkt_state
+from gbc.training.reporting import EvaluationImages, LastPass, data_free_metrics, judge, kkt_state
 
 
 class Trainer:
     """One run of Algorithm 1 or 2. A run that continues from `state_dict()` gives the same numbers as one without a break."""
 
     def __init__(self, config: TrialConfig, classifiers: Sequence[Classifier], reference: ReferenceSet | None = None) -> None:
-        """`classifiers` are those of `config.classifiers()`, in order. Samples are scored against `reference` at each report.
+        """`classifiers` are those of `config.classifiers()`, in order. Reports score samples against `reference`, if any.
 
         Raises:
             BadInput: a device that this machine lacks, or settings that do not fit the classifiers.
@@ -105,12 +104,13 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._replayed_step = GraphReplay(self._device_step, self.rng, self._changing_tensors)
+        self._replayed_step = GraphReplay[tuple[list[Batch], list[LastPass], tuple[str, ...]]](self.rng)
 
     def step(self) -> None:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        self._last_batches, self._last_passes, names = self._replayed_step(late_losses_count(self.config, self.step_count))
+        late = late_losses_count(self.config, self.step_count)
+        self._last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -203,6 +203,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
+        forget_passes(self.classifiers)
         with_multipliers = [
             bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
@@ -246,8 +247,6 @@ class Trainer:
         pixels = self.config.generator == "pixels"
         if max(map(len, shapes)) == 1 and (pixels or self.config.tv_weight or self.config.border_weight):
             raise BadInput("points are no images: set tv_weight and border_weight to 0 and generator to convolutional")
-        if self.config.bn_weight and not any(classifier.batch_norm_inputs.layers for classifier in self.classifiers):
-            raise BadInput(f"bn_weight is {self.config.bn_weight}, but no classifier has a BatchNorm layer; set it to 0")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
@@ -279,10 +278,13 @@ class Trainer:
     def _fit_multiplier_scale(self) -> None:
         """Set the factor on μ by least squares, so that the pull is nearest to the target and ρ does not start at 1."""
         for classifier in self.classifiers:
+            without_target = "stationarity" in classifier.off or not self.config.stationarity_weight
+            if without_target and not self.config.reconstruction_weight:
+                continue
             batch = self.batches.sample(classifier.task)
             first_pass = ForwardPass(classifier, self.multipliers, batch.images, batch.labels, batch.noise)
             target, pull = first_pass.target, first_pass.margin_gradient
-            if not self.config.stationarity_weight:
+            if without_target:
                 target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
                 fitted = losses.inner_product(target, pull) / losses.inner_product(pull, pull)
@@ -290,6 +292,7 @@ class Trainer:
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
+            forget_passes(self.classifiers)
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
@@ -325,17 +328,9 @@ class Trainer:
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
-        picture = None
-        if self.reference:
-            samples = ScoredSamples(self.reference, images, self.evaluation_labels)
-            metrics |= samples.scores()
-            if steps := self.config.student_steps:
-                with torch.enable_grad():
-                    correct = student.classified_correctly(samples, len(self.class_names), steps=steps)
-                metrics[STUDENT_METRIC] = correct.mean().item()
-            nearest = self.reference.train_images[samples.nearest[0]]
-            picture = pictures.pair_grid(images[: len(nearest)], nearest, pictures.columns_for(len(self.class_names)))
-        metrics["time/steps_per_s"] = speed
+        forget_passes(self.classifiers)
+        scores, picture = judge(self.reference, evaluated, len(self.class_names), self.config.student_steps)
+        metrics |= scores | {"time/steps_per_s": speed}
         return Report(self.step_count, metrics, picture)
 
     @torch.enable_grad()

@@ -9,8 +9,8 @@ from pathlib import Path
 from records.trial import TrialRecord
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
-from search.driver.summary import ended_by
 from search.files.storage import Location
+from search.policy.budget import ended_by
 from search.policy.ranking import result_trials
 from search.spec.config import SweepConfig
 

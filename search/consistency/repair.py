@@ -24,10 +24,10 @@ from search.consistency.comparisons import is_beginning
 from search.consistency.findings import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import read_history
-from search.driver.summary import ended_by
 from search.files import storage
 from search.files.paths import CHECKPOINT, CLASSIFIERS, HISTORY, LOG, PICTURE, PREVIOUS, WARM_START, trial_folder
 from search.files.storage import Location
+from search.policy.budget import ended_by
 from search.policy.ranking import result_trials
 from search.study import warm_start
 from search.study.ledger import Ledger

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gbc.errors import BadInput
 from records.mlflow_store import BEST_TRIAL, FRONT, TRIAL
+from records.trial import ENQUEUED
 from search.consistency.findings import Finding, SweepAudit
 from search.driver.retention import stale_files
 from search.files import storage
@@ -65,8 +66,8 @@ def first_trial_findings(audit: SweepAudit) -> Iterator[Finding]:
             return
         if len(audit.parents) == 1 and not attached and not audit.live:
             yield Finding(None, f"the sweep's MLflow run has no {WARM_START}", "parent")
-    for entry in audit.entries:
-        known = prior.first[entry.number] if entry.number < len(prior.first) else None
+    for index, entry in enumerate(entry for entry in audit.entries if entry.origin != ENQUEUED):
+        known = prior.first[index] if index < len(prior.first) else None
         if entry.origin != (known.origin if known else None):
             given = known.origin if known else "no other"
             yield Finding(

@@ -27,7 +27,8 @@ def audits_of(settings: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]
     for spec, classifier, regime, folder in every[:_AUDITED]:
         path = _AUDITS / f"{folder.name}.json"
         if not path.exists():
-            seen = audit.audit_classifier(spec.classifier, classifier, regime, datasets.load(spec.dataset))
+            data = None if spec.dataset.data_free else datasets.load(spec.dataset)
+            seen = audit.audit_classifier(spec.classifier, classifier, regime, data)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps({"classifier": folder.name, **seen.to_json()}).encode())
         found.append(json.loads(path.read_text()))

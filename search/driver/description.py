@@ -20,11 +20,12 @@ def question(config: SweepConfig) -> str:
     wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
     classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in config.trial.classifiers()))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
+    source = "without any image" if config.trial.data_free else f"of **{config.trial.dataset.name}**"
     if config.objective.require:
         wanted += f" with {config.objective.required}"
     return (
-        f"Which settings make a generator, born from nothing but a classifier ({classifiers}) of "
-        f"**{config.trial.dataset.name}**, reach the best {wanted} within {config.trial.steps} steps?\n\n"
+        f"Which settings make a generator, born from nothing but a classifier ({classifiers}) "
+        f"{source}, reach the best {wanted} within {config.trial.steps} steps?\n\n"
         f"Sampler `{config.sampler}`, scheduler `{config.scheduler.name}`, seed {config.seed}.\n\n"
         f"| searched | from |\n|---|---|\n{rows}\n"
     )
@@ -32,9 +33,9 @@ def question(config: SweepConfig) -> str:
 
 def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluation: Mapping[str, Any] | None) -> str:
     """The question and what came of it; `evaluation` is `gbc.export.scorecard`'s, with the number of the best trial."""
-    parts = [_outcome(summary, evaluation)]
+    parts = [_outcome(config, summary, evaluation)]
     if summary.best_trial is not None:
-        parts += _best(summary, tracker)
+        parts += _best(config, summary, tracker)
     if evaluation is not None:
         parts += _controls(evaluation)
     if summary.front:
@@ -52,29 +53,32 @@ def description(config: SweepConfig, summary: Summary, tracker: Tracker, evaluat
     return "\n".join(parts)
 
 
-def _outcome(summary: Summary, evaluation: Mapping[str, Any] | None) -> str:
+def _outcome(config: SweepConfig, summary: Summary, evaluation: Mapping[str, Any] | None) -> str:
     counts = f"{summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
     spent = f"{counts} in {duration(summary.seconds)}.\n"
-    if summary.best_trial is None or evaluation is None:
+    if summary.best_trial is None or summary.best_value is None:
         return spent
-    scores: Mapping[str, Mapping[str, float]] = evaluation["scores"]
-    found = ", ".join(f"{metric} {value:.3f}" for metric, value in scores["generator"].items())
+    scores: Mapping[str, float] = (
+        evaluation["scores"]["generator"] if evaluation else {config.objective.metric: summary.best_value}
+    )
+    found = ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items())
     return f"**trial-{summary.best_trial:04d} is the best: {found}.** {spent}"
 
 
-def _best(summary: Summary, tracker: Tracker) -> list[str]:
+def _best(config: SweepConfig, summary: Summary, tracker: Tracker) -> list[str]:
     assert summary.best_trial is not None
     name, run = f"trial-{summary.best_trial:04d}", tracker.run(summary.best_trial)
     settings = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in summary.best_params.items()
     )
     link = f"[{name}](#/experiments/{tracker.experiment}/runs/{run})" if run else name
+    caption = "generated" if config.trial.data_free else "odd rows: generated; even rows: the nearest training images"
     picture = f"get-artifact?path=samples.png&run_uuid={tracker.parent}"
     return [
         f"## Best: {link}\n",
         f"{settings}\n",
         *(f"{sentence(line)}\n" for line in summary.verdict),
-        f"![odd rows: generated; even rows: the nearest training images]({picture})\n",
+        f"![{caption}]({picture})\n",
     ]
 
 
@@ -97,4 +101,6 @@ def _range(dimension: Dimension) -> str:
         return "10^[{:g}, {:g}]".format(*dimension.log10)
     if dimension.uniform is not None:
         return "[{:g}, {:g}]".format(*dimension.uniform)
+    if dimension.int is not None:
+        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "")
     return ", ".join(map(str, dimension.choice or ()))

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,14 @@ from gbc.errors import BadInput
 from gbc.export.scorecard import scorecard
 from gbc.training import tasks
 from records.paths import REPORT
+from records.repetitions import Repeated
 from records.trial import TrialRecord
 from search.driver.classifier_audits import audits_of
 from search.driver.description import description
 from search.driver.summary import Summary
 from search.driver.trial_export import write_trial
 from search.files.paths import CLASSIFIERS, sweep_folder
+from search.policy.finalists import finalist_results
 from search.policy.ranking import best_trial
 from search.policy.verdict import sentence
 from search.spec.config import SweepConfig
@@ -75,7 +77,7 @@ def _noting_failures(say: Print, what: str) -> Iterator[None]:
 def _evaluate_best(
     config: SweepConfig, trials: Sequence[TrialRecord], chosen: TrialRecord, tracker: Tracker, say: Print
 ) -> dict[str, Any] | None:
-    """Measure the best and register it, and audit its classifiers; its evaluation, None where it cannot be exported."""
+    """Measure the best and register it, and audit its classifiers; its evaluation, None without an export or images."""
     settings, exported, audits = settings_of(config, chosen), None, None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / f"{config.name}-trial-{chosen.number:04d}"
@@ -83,11 +85,13 @@ def _evaluate_best(
             exported = write_trial(config, trials, chosen, folder, ["torch"])
         if exported is None:
             return None
-        inputs = tasks.obtain(settings, CLASSIFIERS)
-        evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
-        tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
+        inputs, evaluation = tasks.obtain(settings, CLASSIFIERS), None
+        if not settings.data_free:
+            evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
+            tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
         with _noting_failures(say, "the best is not registered"):
-            version = _register_best(config, chosen, folder, tracker)
+            again = {one.trial: one for one in finalist_results(config, trials)}
+            version = _register_best(config, chosen, folder, tracker, again)
             say(f"registered {version.describe()}")
         with _noting_failures(say, "the classifier is not audited"):
             audits = audits_of(settings, inputs)
@@ -96,11 +100,13 @@ def _evaluate_best(
     return evaluation
 
 
-def _register_best(config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker) -> registry.Version:
+def _register_best(
+    config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker, again: Mapping[int, Repeated]
+) -> registry.Version:
     assert chosen.value is not None
     return registry.register(
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
-        trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed,
+        trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed, again=again,
     )  # fmt: skip
 
 

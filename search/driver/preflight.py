@@ -6,10 +6,11 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -18,9 +19,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gbc.classifiers.fit import ProgressCallback
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.errors import BadInput
-from gbc.metrics.scores import ReferenceSet
-from gbc.runtime import pick_device
+from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
+from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
@@ -31,6 +32,11 @@ from search.study import warm_start
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
+_METRICS_OF: Final = {
+    "stationarity_weight": ("kkt/rho", "free/rho", "loss/stationarity"), "beta": ("loss/duality",),
+    "bn_weight": ("loss/bn", "free/bn"),
+}  # fmt: skip
+"""The metrics that are reported only with the loss of a setting."""
 _CONTEXT: Final = 600 * 2**20  # bytes of a process on a GPU before its first tensor: CUDA's context, cuBLAS, cuDNN
 _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
@@ -42,19 +48,28 @@ class Preparation:
     inputs: TrialInputs
     settings: TrialConfig
     """Those that are not searched."""
+    findings: tuple[dict[str, Any], ...]
+    """Λ of each classifier, and the losses that it cannot have."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
 
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone; nothing else should be going on."""
         trainer = Trainer(self.settings, self.inputs.classifiers)
-        trainer.step()  # the first one allocates
+        on_gpu = trainer.device.type == "cuda"
+        for _ in range(STEPS_BEFORE_REPLAY if on_gpu else 1):  # the first one allocates
+            trainer.step()
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
             trainer.step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return _PROBE_STEPS / (time.perf_counter() - began)
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
+        speed = _PROBE_STEPS / (time.perf_counter() - began)
+        del trainer
+        release_memory()  # this process lives beside the trials
+        return speed
 
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
@@ -69,10 +84,9 @@ class Preparation:
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, by folder name, as JSON."""
-        return json.dumps(
-            {folder.name: regime for folder, regime in zip(self.inputs.folders, self.inputs.regimes, strict=True)}, indent=2
-        )
+        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
+        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
+        return json.dumps({folder.name: {**regime, **found} for folder, regime, found in of_each}, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
@@ -91,43 +105,73 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for folder in inputs.folders:
             shared_classifiers.upload(storage.open_storage(shared_at), folder)
     for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        console.print(
-            f"classifier {folder.name}: {regime['steps']} steps, loss {regime['loss']:.4f}, "
-            f"training accuracy {regime['accuracy']:.3f}, smallest margin {regime['margins']['min']:.2f}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        reached = (
+            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+            f"smallest margin {regime['margins']['min']:.2f}"
+            if "loss" in regime
+            else "weights as given; how far their training came cannot be measured without images"
+        )
+        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
-    for line in tasks.row_space_remarks(with_largest_row_space(config), inputs):
+    findings = tuple(tasks.findings(settings, inputs))
+    _check_objectives(config, findings)
+    for line in (
+        *tasks.remarks(findings, settings, config.space),
+        *tasks.row_space_remarks(with_largest_row_space(config), inputs),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, _measure_memory(config, inputs))
-    except torch.OutOfMemoryError:
+            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Preparation(inputs, settings)
+    return Preparation(inputs, settings, findings)
 
 
-def check(config: SweepConfig) -> None:
+def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the losses of the objectives are not off for all classifiers.
+
+    Raises:
+        BadInput: a metric that no trial would report.
+    """
+    wanted = [metric for objective in config.objectives for metric in (objective.metric, *(objective.require or {}))]
+    off = [one.get("off", {}) for one in findings]
+    for setting, metrics in _METRICS_OF.items():
+        if all(setting in one for one in off) and (lost := [metric for metric in wanted if metric in metrics]):
+            raise BadInput(f"objective {lost[0]} is not reported, because {off[0][setting]}; choose another --objective")
+
+
+def check(config: SweepConfig) -> list[str]:
     """Refuse what can be refused without training a classifier, starting Ray or writing a file: a trial takes a step.
 
-    Data that would have to be downloaded first are not looked at. No server is asked: a sweep of a cluster may be checked far
-    from it.
+    Returns lines about losses that are off, and about Λ.
+
+    Data that would have to be downloaded first are not looked at. No server is asked, and no folder of a cluster is looked
+    for: its sweep may be checked far from it.
 
     Raises:
         BadInput: what `prepare`, or a start of the sweep, would refuse.
     """
     if config.places.address is None:
         Machine.local(config.resources)
+        if config.places.storage is not None and isinstance(at := storage.open_storage(config.places.storage), Path):
+            storage.check_folder(at)
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:
-        return
+        return []
+    findings = tasks.findings(settings, inputs)
+    _check_objectives(config, findings)
+    remarks = list(tasks.remarks(findings, settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).step()
+    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
+    return remarks
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -143,17 +187,26 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def _measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
-    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
-    settings = largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS})
+def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
+
+    Of several GPUs it is the least that is free on one.
+    """
+    settings = probe_settings(config)
     device = pick_device(settings.device)
-    torch.cuda.empty_cache()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, device)).run():
+    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
-    torch.cuda.empty_cache()
-    return need, torch.cuda.mem_get_info(device)[0]
+    release_memory()
+    return need, min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+
+
+def probe_settings(config: SweepConfig) -> TrialConfig:
+    """The largest trial of a sweep, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
+    # Losses that start late would begin a new graph, which so few steps do not reach.
+    return largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0})
 
 
 def largest_trial(config: SweepConfig) -> TrialConfig:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gbc.report import IMAGE_METRICS
 from records.format import duration
 from records.rungs import rungs
 from search.spec.config import SweepConfig
@@ -35,6 +36,7 @@ class _Line:
     began_at: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
+    repeats: int | None = None
 
 
 class ProgressDisplay:
@@ -58,15 +60,16 @@ class ProgressDisplay:
         if self._live:
             self._live.stop()
 
-    def add_earlier(self, number: int, state: str, step: int, reason: str | None) -> None:
+    def add_earlier(self, number: int, state: str, step: int, reason: str | None, repeats: int | None = None) -> None:
         """Add a trial of an earlier run of the same sweep; a plain console shows nothing."""
-        self._lines[number] = _Line(state, step, step, reason=reason)
+        self._lines[number] = _Line(state, step, step, reason=reason, repeats=repeats)
 
-    def started(self, number: int, step: int) -> None:
-        """Show that a worker took the trial, from `step`."""
+    def started(self, number: int, step: int, repeats: int | None = None) -> None:
+        """Show that a worker took the trial, from `step`; as a repetition it has the number of the trial that it `repeats`."""
         line = self._lines.setdefault(number, _Line())
-        line.state, line.began_at = "running", step
-        self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}")
+        line.state, line.began_at, line.repeats = "running", step, repeats
+        again = "" if repeats is None else f" (trial {repeats:04d} on a fresh seed)"
+        self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}{again}")
 
     def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Show a report."""
@@ -100,7 +103,9 @@ class ProgressDisplay:
         horizon = self._config.trial.steps
         # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
         mean = (expected_steps(self._config) + sum(line.step for line in done)) / (1 + len(done))
-        waiting = max(0, self._config.trials - len(self._lines)) * mean
+        again = sum(line.repeats is not None for line in self._lines.values())
+        waiting = max(0, self._config.trials - len(self._lines) + again) * mean
+        waiting += max(0, self._config.finalists * self._config.seeds - again) * horizon
         running = sum(
             max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
             for line in self._lines.values()
@@ -115,13 +120,22 @@ class ProgressDisplay:
 
     def _columns(self) -> dict[str, str]:
         objectives = [objective.metric for objective in self._config.objectives]
-        return {metric: metric for metric in objectives if metric not in _COLUMNS} | _COLUMNS
+        usual = {
+            metric: title
+            for metric, title in _COLUMNS.items()
+            if not (self._config.trial.data_free and metric in IMAGE_METRICS)
+        }
+        return {metric: metric for metric in objectives if metric not in usual} | usual
 
     def _overall(self) -> str:
         finished = sum(line.state != "running" for line in self._lines.values())
         left = self.seconds_left()
-        text = f"{finished} of {self._config.trials} trials, {duration(time.monotonic() - self._began)} so far"
-        return text + (f", about {duration(left)} left" if left is not None and finished < self._config.trials else "")
+        text = f"{finished} of {self._total} trials, {duration(time.monotonic() - self._began)} so far"
+        return text + (f", about {duration(left)} left" if left is not None and finished < self._total else "")
+
+    @property
+    def _total(self) -> int:
+        return self._config.trials + self._config.finalists * self._config.seeds
 
     def _say(self, text: str) -> None:
         if not self._live:
@@ -149,7 +163,7 @@ class ProgressDisplay:
             )
             table.add_row(f"{number:04d}", f"{line.step}/{self._config.trial.steps}", *values, state)
         finished = len(ended) + sum(line.step for _, line in running) / self._config.trial.steps
-        bar = ProgressBar(total=self._config.trials, completed=min(finished, self._config.trials), width=40)
+        bar = ProgressBar(total=self._total, completed=min(finished, self._total), width=40)
         overall = Table.grid(padding=(0, 2))
         overall.add_row(bar, self._overall())
         return Group(table, overall)

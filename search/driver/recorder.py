@@ -7,16 +7,19 @@ of them, and their workers send them again.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from records.addresses import first_line
-from records.trial import TrialRecord
+from records.trial import BY_HAND, TrialRecord
+from search.driver.control import Control
 from search.driver.progress import ProgressDisplay
 from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
 from search.files.paths import LOG, PICTURE, hang_report_file, sweep_folder, trial_folder
 from search.files.storage import Location
+from search.policy.budget import overdue
 from search.policy.early_stopping import Decision, StoppingRule, stopping_rule
 from search.spec import faults
 from search.study.ledger import Ledger
@@ -48,14 +51,22 @@ class Recorder:
     """
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, display: ProgressDisplay, folder: Location, rule: StoppingRule | None = None
+        self,
+        ledger: Ledger,
+        tracker: Tracker,
+        display: ProgressDisplay,
+        folder: Location,
+        rule: StoppingRule | None = None,
+        control: Control | None = None,
     ) -> None:
         """`folder` is where the sweep's trials keep their files (`search.files.paths.files_folder`).
 
         `rule` decides which trials stop early; by default it is the one that the sweep's settings name.
+        `control` knows the orders from outside.
         """
         self._ledger, self._tracker, self._display, self._folder = ledger, tracker, display, folder
         self._writer, self._retention = AsyncWriter(tracker), CheckpointRetention(folder, ledger.config)
+        self.control = control or Control(ledger, display)
         self._rule = rule or stopping_rule(ledger.config, ledger.entries())
         self._held: list[tuple[int, Progress]] = []
         self._tracked: dict[int, int] = {}
@@ -69,8 +80,9 @@ class Recorder:
 
     def started(self, assignment: Assignment) -> None:
         """Record that a worker took a trial."""
-        self._writer.open_trial(assignment["number"], assignment["settings"])
-        self._display.started(assignment["number"], assignment["acknowledged"])
+        number, repeats = assignment["number"], self._ledger.entry(assignment["number"]).repeats
+        self._writer.open_trial(number, assignment["settings"], repeats)
+        self._display.started(number, assignment["acknowledged"], repeats)
 
     def reported(self, assignment: Assignment, message: Message) -> Decision:
         """Record a worker's message, and answer whether its trial goes on."""
@@ -101,7 +113,7 @@ class Recorder:
         if number in self._failures:
             self._close(number, "failed", self._failures[number])
         elif outcome := self._ledger.entry(number).outcome(self._ledger.config.trial.steps):
-            self._close(number, outcome)
+            self._close(number, outcome, self._reason(number, outcome))
         elif number in self._out_of_memory:
             self._out_of_memory.remove(number)
             return True
@@ -109,6 +121,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Do what is due; called several times a second."""
+        self.control.poll()
         now = time.monotonic()
         if now - self._noted >= _NOTE_TIME_EVERY:
             self._ledger.set_seconds(self.elapsed())
@@ -130,7 +143,7 @@ class Recorder:
         behind = {trial.number for trial in trials if self._tracker.lacks(trial.number, trial.last_step, trial.finished)}
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
-            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason)
+            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason, trial.repeats)
             if trial.number in behind:
                 self._open(trial)
                 for report in map(Progress.from_history, self._saved(trial.number)):
@@ -139,8 +152,10 @@ class Recorder:
                 self._writer.show(trial.number, self._trial_folder(trial.number))
             elif trial.finished:
                 continue
-            if outcome := trial.outcome(horizon):
-                self._close(trial.number, outcome, trial.reason)
+            if outcome := trial.outcome(horizon) or ("stopped" if trial.number in self.control.ending else None):
+                if not trial.values:  # it may have been asked for and never started
+                    self._open(trial)
+                self._close(trial.number, outcome, trial.reason or self._reason(trial.number, outcome))
         self._retention.delete_unneeded(self._ledger.entries())
         self._writer.drain(faults.PATIENCE)
 
@@ -163,10 +178,10 @@ class Recorder:
         """Wall seconds spent on the sweep, this run and earlier ones."""
         return self._before + time.monotonic() - self._began
 
-    def close_open_trials(self) -> None:
-        """Close every open trial as stopped early, because a budget is exhausted."""
+    def close_open_trials(self, numbers: Collection[int] | None = None) -> None:
+        """Close open trials as stopped early, because a budget is exhausted: every one, or those with these `numbers`."""
         for trial in self._ledger.entries():
-            if not trial.finished:
+            if not trial.finished and (numbers is None or trial.number in numbers):
                 self._open(trial)  # it may have been asked for and never started
                 self._close(trial.number, "stopped")
 
@@ -184,7 +199,7 @@ class Recorder:
                 self._tracker.interrupt_trial(trial.number)
 
     def _open(self, trial: TrialRecord) -> None:
-        self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"))
+        self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"), trial.repeats)
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._flush()
@@ -199,7 +214,10 @@ class Recorder:
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics
         value = metrics[config.objective.metric]
-        decision = self._rule.decide(number, report.step, value)
+        repetition = self._ledger.entry(number).repeats is not None
+        decision = Decision.KEEP if repetition else self._rule.decide(number, report.step, value)
+        if number in self.control.ending or number in overdue(config, self._ledger.entries(), self.elapsed()):
+            decision = Decision.STOP
         stop = decision is Decision.STOP and report.step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None
         missed = config.objective.missed(metrics) if config.objective.require else None
@@ -207,8 +225,14 @@ class Recorder:
         self._held.append((number, report))
         return decision
 
+    def _reason(self, number: int, outcome: str) -> str | None:
+        return BY_HAND if outcome == "stopped" and number in self.control.ending else None
+
     def _lost(self, number: int, failure: WorkerFailure) -> bool:
         silence = self._collect_hang(number)
+        if number in self.control.ending:
+            self._close(number, "stopped", BY_HAND)
+            return False
         if self._ledger.may_retry(number):
             self._ledger.count_lost_worker(number)
             return True

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.checkpoint import write_atomic
 from gbc.report import rank_correlation
+from records import repetitions
 from records.trial import TrialRecord
 from search.driver.retention import bytes_on_disk
 from search.files.paths import LOG, PICTURE, files_folder, trial_folder
 from search.files.storage import Location
-from search.policy.budget import planning_ended_by
+from search.policy.budget import ended_by
+from search.policy.finalists import finalist_results
 from search.policy.ranking import pareto_front
-from search.policy.verdict import kkt_verdict, requirements_verdict
+from search.policy.verdict import data_free_verdict, kkt_verdict, requirements_verdict
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
 
@@ -52,6 +54,10 @@ class Summary:
     """The budget that is used up: `trials`, `time`, `steps`, `patience` or `grid`; None when it can be continued as it is."""
     front: list[dict[str, Any]] = field(default_factory=list)
     """With two objectives the trials that no other beats, best by the first one first: `trial`, `values`, `params`."""
+    finalists: list[dict[str, Any]] = field(default_factory=list)
+    """Settings that ran again on fresh seeds, the best mean first: `trial`, `values`, `mean`, `deviation`, `lost`, `missed`."""
+    extra: int = 0
+    """Trials that do not count as one of the sweep's: repetitions, and settings given by hand."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     """The failed trials, each with `trial`, `reason`, `retries` and `log`, the file with the traceback."""
     bytes: int = 0
@@ -83,20 +89,23 @@ class Summary:
 def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict[str, float]], folder: Path) -> Summary:
     """The summary of a sweep whose ledger is open; `metrics` gives a trial's last values."""
     trials, best = ledger.entries(), ledger.best()
-    reason = ended_by(config, trials, ledger.seconds)
-    count = {state: sum(trial.state == state for trial in trials) for state in ("complete", "stopped", "failed", "running")}
+    reason = ended_by(config, trials, ledger.seconds, waiting=ledger.settings_wait())
+    own = [trial for trial in trials if trial.repeats is None]
+    count = {state: sum(trial.state == state for trial in own) for state in ("complete", "stopped", "failed", "running")}
     home = files_folder(config)
     picture = trial_folder(home, best.number) / PICTURE if best else None
-    last = {trial.number: metrics(trial.number) for trial in trials if trial.state == "complete"}
+    last = {trial.number: metrics(trial.number) for trial in own if trial.state == "complete"}
     found = (last.get(best.number) or metrics(best.number)) if best else {}
+    again = repetitions.verdict(config.objective.metric, finalist_results(config, trials))
     return Summary(
         name=config.name,
         folder=str(folder),
         trials=len(trials),
+        extra=sum(not trial.counts for trial in trials),
         complete=count["complete"],
         stopped=count["stopped"],
         failed=count["failed"],
-        open=count["running"],
+        open=sum(not trial.finished for trial in trials),
         seconds=round(ledger.seconds, 1),
         finished=reason is not None,
         best_trial=best.number if best else None,
@@ -107,9 +116,15 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
         free_rank=free_rank(list(last.values())),
         ended_by=reason,
         front=front_view(config, trials),
+        finalists=finalists_view(config, trials),
         failures=[failure_view(trial, home) for trial in trials if trial.state == "failed"],
         bytes=bytes_on_disk(folder, config),
-        verdict=[line for line in (kkt_verdict(found), requirements_verdict(config, trials)) if line],
+        verdict=[
+            line
+            for line in (kkt_verdict(found), requirements_verdict(config, trials), data_free_verdict(config) if best else None)
+            if line
+        ]
+        + again,
     )
 
 
@@ -125,11 +140,6 @@ def with_scale(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
     )
 
 
-def ended_by(config: SweepConfig, trials: Sequence[TrialRecord], seconds: float) -> str | None:
-    """The budget that is used up; None while there is one left, or a trial open."""
-    return None if any(not trial.finished for trial in trials) else planning_ended_by(config, trials, seconds)
-
-
 def front_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The Pareto front for people and programs; empty with one objective."""
     if config.second_objective is None:
@@ -139,6 +149,12 @@ def front_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[
         {"trial": trial.number, "values": dict(zip(metrics, trial.objectives, strict=True)), "params": trial.params}
         for trial in pareto_front(config, trials)
     ]
+
+
+def finalists_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """The settings that ran again, for people and programs; the best mean first."""
+    found = finalist_results(config, trials)
+    return [asdict(one) | {"mean": one.mean, "deviation": one.deviation} for one in found]
 
 
 def failure_view(trial: TrialRecord, home: Location) -> dict[str, Any]:

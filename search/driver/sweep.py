@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,27 +18,30 @@ from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import TrialInputs
 from records.addresses import public
-from records.format import duration, listed
+from records.format import listed
 from records.mlflow_store import missing, reach
 from records.paths import RECORD, STUDY_FILE
 from records.trial import TrialRecord
-from search.driver import processes
+from search.driver import announce, processes
+from search.driver.control import Control
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.preflight import prepare, untrained_inputs
-from search.driver.progress import ProgressDisplay, expected_steps
+from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
 from search.driver.retention import stale_files
-from search.driver.summary import Summary, ended_by, summarise, with_scale
+from search.driver.summary import Summary, summarise, with_scale
 from search.files import storage
 from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_study, sweep_folder, trial_folder
-from search.policy.budget import exhausted_budget, has_work_left, remedy
-from search.policy.samplers import LEARNING, Prior
+from search.policy.budget import ended_by, exhausted_budget, has_work_left, overdue, remedy
+from search.policy.finalists import minutes_needed, with_time
+from search.policy.samplers import Prior
 from search.spec.config import MAY_CHANGE, SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
+from search.study.orders import Order, recorded_orders
 from search.study.record import check_study, settings_on_record
 from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
 from search.tracking import relocation
@@ -84,8 +87,23 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
     if differences := config.differences(record):
         raise SweepMismatch(config.name, differences)
     kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
+    kept |= _finalist_time(config.model_copy(update=kept), record)
     kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
     return config.model_copy(update=kept)
+
+
+def _finalist_time(config: SweepConfig, record: SweepConfig) -> dict[str, Any]:
+    """The time of the finalists, and of the whole sweep, as it is continued.
+
+    Other finalists are measured anew. Where they were given time on top of the budget (`with_time`), the budget that they were
+    put on top of, given again, does not take that back.
+    """
+    if (config.finalists, config.seeds) != (record.finalists, record.seeds):
+        return {"finalist_time": None}
+    if record.finalist_time is None or record.time_budget is None or config.time_budget is None:
+        return {}
+    search = record.time_budget - record.finalist_time
+    return {"time_budget": record.time_budget} if config.time_budget <= search else {}
 
 
 def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report: bool = True) -> Summary | None:
@@ -100,17 +118,17 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
     if not has_study(config) or (not retry_failed and _lost_records(config, folder)):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
-    more = summary is not None and summary.ended_by == "trials" and summary.trials < config.planned
+    more = summary is not None and summary.ended_by == "trials" and summary.trials - summary.extra < config.planned
     if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
         return None  # reading a large study takes seconds, and the run reads it again
     ledger = Ledger(config, folder)
-    trials, seconds = ledger.entries(), ledger.seconds
+    trials, seconds, waiting = ledger.entries(), ledger.seconds, ledger.settings_wait()
     ledger.close()
     if retry_failed and any(trial.state == "failed" for trial in trials):
         if reason := exhausted_budget(config, trials, seconds):  # they would be closed as they were opened
             raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
-    reason = ended_by(config, trials, seconds)
+    reason = ended_by(config, trials, seconds, waiting=waiting)
     if reason is None or _lost_records(config, folder):
         return None
     if summary is None or not summary.finished or summary.trials != len(trials):
@@ -133,6 +151,7 @@ def run_sweep(
     tracking_uri = address(config)
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
+        stale = _orders(config, folder)  # of which those to a driver were to the one before
         _delete_leftovers(folder)
         for line in _lost_records(config, folder):
             console.print(line, highlight=False, soft_wrap=True)
@@ -150,7 +169,7 @@ def run_sweep(
             untrained_inputs(config.trial)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
-            summary, trials, tracker = _run(config, machine, console, prior, begun, halt, retry_failed=retry_failed)
+            summary, trials, tracker = _run(config, machine, console, prior, begun, halt, stale, retry_failed=retry_failed)
         if report and summary.finished:
             from search.driver.finalize import conclude  # seconds that a start need not wait
 
@@ -165,7 +184,12 @@ def _has_work(config: SweepConfig, folder: Path) -> bool:
     if not has_study(config):
         return True
     trials, seconds = recorded_trials(config, folder)
-    return has_work_left(config, trials, seconds)
+    waiting = any(order.kind == "enqueue" for order in _orders(config, folder))
+    return has_work_left(config, trials, seconds, waiting=waiting)
+
+
+def _orders(config: SweepConfig, folder: Path) -> list[Order]:
+    return recorded_orders(config, folder, recorded_trials(config, folder)[0]) if has_study(config) else []
 
 
 def _run(
@@ -175,6 +199,7 @@ def _run(
     prior: Prior,
     begun: RayStart | None,
     halt: HaltMonitor,
+    stale: Sequence[Order],
     *,
     retry_failed: bool,
 ) -> tuple[Summary, list[TrialRecord], Tracker]:
@@ -191,7 +216,8 @@ def _run(
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
     display = ProgressDisplay(config, console)
-    recorder = Recorder(ledger, tracker, display, files_folder(config))
+    control = Control(ledger, display, stale)
+    recorder = Recorder(ledger, tracker, display, files_folder(config), control=control)
     try:
         with halt.guard():
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -199,26 +225,42 @@ def _run(
             tracker.describe(question(config))
             if retry_failed:
                 recorder.reopen_failed()
+            control.poll()
             recorder.reconcile()
-            if has_work_left(config, ledger.entries(), recorder.elapsed()):
+            waiting = control.next_setting() is not None
+            if not control.stopping and has_work_left(config, ledger.entries(), recorder.elapsed(), waiting=waiting):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
                 speed = prepared.steps_per_second()
                 if config.warm_start:
-                    _announce_warm_start(config, prior, console)
-                _announce(config, machine, speed, ledger, console)
+                    announce.warm_start(config, prior, console)
+                config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
+                announce.run(config, machine, speed, ledger, console)
                 assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
+                recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
                 with display:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
                 recorder.close_open_trials()
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
-        summary = None if halt.records_fail else _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
+        summary = None
+        if not halt.records_fail:
+            control.close()
+            summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
         ledger.close()
     halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker
+
+
+def _with_finalist_time(config: SweepConfig, ledger: Ledger, needed: float) -> SweepConfig:
+    """Settle the time that is kept for finalists, and put it on record."""
+    found = with_time(config, ledger.seconds, needed)
+    if found != config:
+        write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(found.record()).encode())
+        ledger.change(found)
+    return found
 
 
 def repair_command(name: str) -> str:
@@ -290,7 +332,8 @@ def _finish(
             summary = with_scale(summary, config, Scale.obtain(inputs.images, settings.eval_per_class, CLASSIFIERS))
     best = summary.best_trial
     picture = trial_folder(files_folder(config), best) / PICTURE if best is not None else None
-    status, front = "FINISHED" if summary.finished else "KILLED", [point["trial"] for point in summary.front]
+    status = "FINISHED" if ended_by(config, ledger.entries(), ledger.seconds) else "KILLED"
+    front = [point["trial"] for point in summary.front]
     tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
     summary.write(folder)
     return summary
@@ -302,46 +345,3 @@ def _delete_leftovers(folder: Path) -> None:
     processes.delete_session(folder / SCRATCH)
     for path in stale_files(folder):
         storage.delete(path)
-
-
-def _announce(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, console: Console) -> None:
-    """Say what will run and how long it should take; `speed` is in steps/s of one trial alone."""
-    trials = ledger.entries()
-    planned = max(config.trials, len(trials))
-    left = planned - sum(trial.finished for trial in trials)
-    steps = left * expected_steps(config) - sum(e.last_step for e in trials if not e.finished)
-    if config.max_steps is not None:
-        steps = min(steps, config.max_steps - sum(trial.last_step for trial in trials))
-    seconds = max(steps, 0) / (speed * machine.concurrency)
-    if config.time_budget is not None:
-        seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
-    what = f"continues with {left} of {planned}" if trials else f"{planned}"
-    stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
-    console.print(
-        f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
-        f"{machine.concurrency} at a time on {machine.describe()}; "
-        f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
-        f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
-        "Ctrl-C is safe: the same command continues.",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-
-
-def _announce_warm_start(config: SweepConfig, prior: Prior, console: Console) -> None:
-    learns, taken = config.sampler in LEARNING, len(prior.first) - len(config.first_trials)
-    console.print(
-        f"warm start: {taken} of the first trials take settings of sweep {config.warm_start}; "
-        f"sampler {config.sampler} "
-        + (f"knows {len(prior.history)} of its full trials" if learns else "does not learn from it"),
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-
-
-def _limits(config: SweepConfig) -> str:
-    """Requirements on the best, and budgets other than trials and time, in words for people."""
-    limits = [f"the best needs {config.objective.required}"] if config.objective.require else []
-    if config.max_steps is not None:
-        limits.append(f"at most {config.max_steps} steps in all")
-    if config.patience is not None:
-        limits.append(f"ends after {config.patience} full trials without a better one")
-    return "".join(f"; {limit}" for limit in limits)

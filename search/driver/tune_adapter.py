@@ -17,9 +17,12 @@ from ray.tune.search import Searcher
 
 from records.addresses import redacted
 from records.trial import TrialRecord
+from search.driver.control import Control
 from search.driver.recorder import Recorder, WorkerFailure
-from search.policy.budget import NEGLIGIBLE, exhausted_budget, planning_ended_by
+from search.policy.budget import exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
+from search.policy.finalists import next_finalist
+from search.spec.config import NEGLIGIBLE
 from search.spec.faults import HaltMonitor, RayAbandoned
 from search.study.ledger import Ledger
 from search.worker import messages
@@ -48,11 +51,11 @@ class TuneAdapter:
         nodes_may_die: bool = False,
     ) -> None:
         """`assign` gives the assignment of a trial on record. Once `halt` has a reason, nothing is written or begun."""
-        self.searcher = AssignmentSearcher(ledger, assign, halt)
+        self.searcher = AssignmentSearcher(ledger, assign, halt, recorder.control)
         events = GuardedRecorder(recorder, halt)
         self.scheduler = DecisionScheduler(events)
         self.callback = EventCallback(events, self.searcher, nodes_may_die=nodes_may_die)
-        self.stopper = BudgetStopper(ledger, recorder.elapsed, halt)
+        self.stopper = BudgetStopper(ledger, recorder.elapsed, halt, recorder.control)
 
 
 class GuardedRecorder:
@@ -117,12 +120,17 @@ class _NotSaved:
 class AssignmentSearcher(_NotSaved, Searcher):
     """Hands out assignments: first of the trials that an earlier run left open, then of new ones."""
 
-    def __init__(self, ledger: Ledger, assign: Callable[[TrialRecord], Assignment], halt: HaltMonitor) -> None:
-        """`assign` gives the assignment of a trial on record."""
+    def __init__(
+        self, ledger: Ledger, assign: Callable[[TrialRecord], Assignment], halt: HaltMonitor, control: Control
+    ) -> None:
+        """`assign` gives the assignment of a trial on record; `control` knows the orders from outside."""
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
-        self._ledger, self._assign, self._halt = ledger, assign, halt
+        self._ledger, self._assign, self._halt, self._control = ledger, assign, halt, control
         self._open = [trial.number for trial in ledger.entries() if not trial.finished]
+        """Trials to hand out before any new one, by number."""
+        self._again: set[int] = set()
+        """Those of them that ran already since this run began."""
         self._running: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -137,13 +145,31 @@ class AssignmentSearcher(_NotSaved, Searcher):
     def run_again(self, number: int) -> None:
         """Hand out a trial once more, before any new one."""
         self._open.append(number)
+        self._again.add(number)
 
     def _next(self) -> TrialRecord | None:
-        if self._open:
-            return self._ledger.entry(self._open.pop(0))
-        if planning_ended_by(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
+        may_begin = [number for number in self._open if number in self._again or not self._control.pausing]
+        if may_begin and not self._control.stopping:
+            self._open.remove(may_begin[0])
+            return self._ledger.entry(may_begin[0])
+        if self._control.pausing:
             return None
+        if (order := self._control.next_setting()) and not self._exhausted():
+            return self._ledger.ask(order)
+        if planning_ended_by(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
+            return self._next_repetition()
         return self._ledger.ask()
+
+    def _next_repetition(self) -> TrialRecord | None:
+        """A finalist on a fresh seed, once no trial of the search is open that might still become one."""
+        trials = self._ledger.entries()
+        if self._exhausted() or any(not trial.finished and trial.repeats is None for trial in trials):
+            return None
+        finalist = next_finalist(self._ledger.config, trials)
+        return finalist and self._ledger.repeat(finalist.number)
+
+    def _exhausted(self) -> str | None:
+        return exhausted_budget(self._ledger.config, self._ledger.entries(), self._ledger.seconds)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take note that a trial no longer runs. Tune calls this right before the callback that may run it again."""
@@ -210,9 +236,9 @@ class EventCallback(_NotSaved, tune.Callback):
 class BudgetStopper(_NotSaved, tune.Stopper):
     """Ends Tune's run when a budget of the sweep is spent, or when the sweep cannot go on."""
 
-    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: HaltMonitor) -> None:
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: HaltMonitor, control: Control) -> None:
         """`elapsed` gives the wall seconds spent on the sweep so far: trials may be silent for long."""
-        self._ledger, self._elapsed, self._halt = ledger, elapsed, halt
+        self._ledger, self._elapsed, self._halt, self._control = ledger, elapsed, halt, control
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -227,6 +253,8 @@ class BudgetStopper(_NotSaved, tune.Stopper):
         if self._halt.reason is not None:
             if not self._halt.records_fail:
                 raise RayAbandoned
+            return True
+        if self._control.stopping:
             return True
         return exhausted_budget(self._ledger.config, self._ledger.entries(), self._elapsed() - NEGLIGIBLE) is not None
 

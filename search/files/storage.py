@@ -164,6 +164,19 @@ def _file_system(url: str) -> tuple[Any, str]:
     return system, path
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which no file could be written, without writing one.
+
+    Raises:
+        BadInput: a file is in the way, or the user may not write there.
+    """
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise BadInput(f"--storage {folder}: {nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"--storage {folder}: this user may not write in {nearest}")
+
+
 def check_writable(location: Location) -> None:
     """Try to write, read and delete a file there.
 

@@ -123,7 +123,8 @@ class MedianRule:
 
 
 def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> StoppingRule:
-    """The rule that `config` names, as far as `trials` have come."""
+    """The rule that `config` names, as far as `trials` have come. Repetitions are not compared with, and not stopped."""
+    trials = [trial for trial in trials if trial.repeats is None]
     match config.scheduler.name:
         case "asha":
             return ASHA(config, trials)

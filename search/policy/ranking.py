@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from records.repetitions import repeated
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
@@ -30,15 +31,20 @@ def rank_key(config: SweepConfig, trial: TrialRecord) -> RankKey:
 
 
 def full_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that reached the full horizon, with a value of each objective."""
-    return [trial for trial in trials if trial.state == "complete" and len(trial.objectives) == len(config.objectives)]
+    """Trials that reached the full horizon, with a value of each objective. Repetitions are none: they are of their trial."""
+    full = [trial for trial in trials if trial.state == "complete" and trial.repeats is None]
+    return [trial for trial in full if len(trial.objectives) == len(config.objectives)]
 
 
 def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """The full trial that is best by the first objective, by the second among equals. It lies on the front.
 
-    Where none meets what is required, it is the best of all.
+    Where none meets what is required, it is the best of all. Where settings ran again on fresh seeds, it is the trial of the
+    one with the best mean.
     """
+    sign = 1.0 if config.objective.direction == "max" else -1.0
+    if found := repeated(trials, sign):
+        return next(trial for trial in trials if trial.number == found[0].trial)
     return max(full_trials(config, trials), key=lambda trial: rank_key(config, trial), default=None)
 
 
@@ -60,17 +66,23 @@ def ranked_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[Tr
 
 
 def trials_to_keep(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The `keep` best, and with two objectives the whole front however long it is: each of it is a result."""
+    """The `keep` best, and with two objectives the whole front however long it is: each of it is a result.
+
+    What ran again on fresh seeds stays as well: a mean is not beaten by a single value.
+    """
     count = config.keep
     if config.second_objective is not None:
         count = max(count, len(pareto_front(config, trials)))
-    return ranked_trials(config, trials)[:count]
+    again = {trial.repeats for trial in trials}
+    return [trial for rank, trial in enumerate(ranked_trials(config, trials)) if rank < count or trial.number in again]
 
 
 def result_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The results of a sweep: the best trial, with two objectives the front. The best comes first."""
-    found = pareto_front(config, trials)
-    return found if config.second_objective is not None else found[:1]
+    if config.second_objective is not None:
+        return pareto_front(config, trials)
+    best = best_trial(config, trials)
+    return [] if best is None else [best]
 
 
 def trials_since_improvement(config: SweepConfig, trials: Sequence[TrialRecord]) -> int:

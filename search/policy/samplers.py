@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from records.trial import ORIGIN
+from records.trial import ENQUEUED, ORIGIN, REPEATS
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
 
@@ -62,24 +62,34 @@ class Proposer:
 
     def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """A new trial, running, to follow `trials`, which are all of the sweep's."""
-        from optuna.trial import TrialState, create_trial
-
+        own = [one for one in trials if REPEATS not in one.user_attrs and one.user_attrs.get(ORIGIN) != ENQUEUED]
+        if len(own) < len(self._prior.first):
+            return self.complete(trials, self._prior.first[len(own)])
         attributes: dict[str, Any] = {}
-        user: dict[str, Any] = {}
-        if len(trials) < len(self._prior.first):
-            known = self._prior.first[len(trials)]
-            params, _ = self._sample(trials, known.params)
-            user[ORIGIN] = known.origin
-        elif sequence := SEQUENCES.get(self._config.sampler):
-            params = sequence(self._config, sum(ORIGIN not in trial.user_attrs for trial in trials))
+        if sequence := SEQUENCES.get(self._config.sampler):
+            params = sequence(self._config, sum(ORIGIN not in trial.user_attrs for trial in own))
         else:
             params, attributes = self._sample(trials, {})
+        return self._running(params, {}, attributes)
+
+    def complete(self, trials: Sequence[FrozenTrial], known: SourceTrial) -> FrozenTrial:
+        """A new trial with known settings, running, to follow `trials`; what they leave open is sampled."""
+        params, _ = self._sample(trials, known.params)
+        return self._running(params, {ORIGIN: known.origin}, {})
+
+    def repeat(self, trial: FrozenTrial) -> FrozenTrial:
+        """A new trial, running, with the settings of another one."""
+        return self._running(trial.params, {REPEATS: trial.number}, {})
+
+    def _running(self, params: dict[str, Any], user: dict[str, Any], system: dict[str, Any]) -> FrozenTrial:
+        from optuna.trial import TrialState, create_trial
+
         return create_trial(
             state=TrialState.RUNNING,
             params=params,
             distributions=self._distributions,
             user_attrs=user,
-            system_attrs=attributes,
+            system_attrs=system,
         )
 
     def _sample(self, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -140,9 +150,14 @@ class Proposer:
         self._states[number] = state
 
     def _visible_state(self, trial: FrozenTrial) -> TrialState:
-        """The state that samplers see: with two objectives they cannot rank a trial that a budget cut short."""
+        """The state that samplers see: with two objectives they cannot rank a trial that a budget cut short.
+
+        Repetitions are no news to them: the best settings would count several times.
+        """
         from optuna.trial import TrialState
 
+        if REPEATS in trial.user_attrs:
+            return TrialState.FAIL
         cut = trial.state == TrialState.PRUNED and self._config.second_objective is not None
         return TrialState.FAIL if cut else trial.state
 

@@ -34,6 +34,16 @@ def kkt_verdict(metrics: Mapping[str, float]) -> str | None:
     return f"the KKT conditions took {part} in it: kkt/active {active:.2f}{source}"
 
 
+def data_free_verdict(config: SweepConfig) -> str | None:
+    """What is not known of a sweep without images, in a line; None where there are images."""
+    if not config.trial.data_free:
+        return None
+    return (
+        "the samples were compared with no image: their likeness to real ones, their variety beside these and their worth as "
+        "training data are not known"
+    )
+
+
 def requirements_verdict(config: SweepConfig, trials: Sequence[TrialRecord]) -> str | None:
     """The number of full trials that meet what the sweep requires, in a line; None without requirements or full trials."""
     full = full_trials(config, trials)

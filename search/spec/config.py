@@ -11,14 +11,27 @@ from pydantic import Field, field_validator, model_validator
 
 from gbc.config import MOST_STEPS, TrialConfig
 from gbc.errors import BadInput
-from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
+from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
 from records.rungs import first_rung
 from search.spec.locations import Places
 from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
 
-MAY_CHANGE: Final = ("trials", "time_budget", "max_steps", "patience", "retries", "hang_limit", "keep")
+MAY_CHANGE: Final = (
+    "trials",
+    "time_budget",
+    "max_steps",
+    "patience",
+    "retries",
+    "hang_limit",
+    "keep",
+    "finalists",
+    "seeds",
+    "finalist_time",
+)
 """Settings of a sweep that may change when it is continued. They stay as they were when no new value is given."""
+NEGLIGIBLE: Final = 2.0
+"""Seconds of a time budget that are not worth starting Ray or a trial for."""
 MOST_TRIALS: Final = 1_000_000
 _CENTURY: Final = 60 * 24 * 36525.0  # minutes
 
@@ -42,7 +55,8 @@ class Resources(Config):
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, ge=0.001)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+        "auto",
+        description="auto: as many trials as a GPU's memory holds, measured (not yet run on a GPU); 0 where there is no GPU",
     )
 
     @field_validator("gpus_per_trial")
@@ -149,6 +163,11 @@ class SweepConfig(Config):
         None, ge=0.01, le=_CENTURY, description="minutes without a report until a worker is replaced"
     )
     keep: int = Field(5, ge=1, le=10**9, description="how many of the best generators stay on disk")
+    finalists: int = Field(0, ge=0, le=1000, description="how many of the best settings run again at the end, on fresh seeds")
+    seeds: int = Field(3, ge=2, le=1000, description="how often each of them runs again")
+    finalist_time: float | None = Field(
+        None, gt=0, le=_CENTURY, description="minutes of the time budget kept for them; measured at the start"
+    )
 
     @field_validator("name", "preset")
     @classmethod
@@ -166,18 +185,36 @@ class SweepConfig(Config):
                 f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
             )
         if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
-            raise ValueError("sampler cmaes needs a range in the space (log10 or uniform); use tpe, random or grid")
+            raise ValueError("sampler cmaes needs a range in the space (log10, uniform or int); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
         if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
             raise ValueError(
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
+        self._check_device()
         if self.warm_start_trials and not self.warm_start:
             raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
+        if self.finalists > self.keep:
+            raise ValueError(f"finalists {self.finalists}: only the best {self.keep} keep their generator; raise keep to that")
+        if self.finalists and self.second_objective:
+            raise ValueError("finalists are for one objective, whose mean can be compared; leave them out with two")
+        if self.max_steps is not None and self.finalists and self.max_steps <= self.finalist_steps:
+            raise ValueError(
+                f"max_steps {self.max_steps} leaves nothing for the search: the repetitions of {self.finalists} finalists "
+                f"take {self.finalist_steps}"
+            )
+        if self.time_budget is not None and self.finalist_time is not None and self.finalist_time >= self.time_budget:
+            raise ValueError(f"finalist_time {self.finalist_time:g} must be below time_budget {self.time_budget:g}")
         metrics = [objective.metric for objective in self.objectives]
         if self.second_objective and self.second_objective.require:
             raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
+        compared = [metric for metric in (*metrics, *(self.objective.require or {})) if metric in IMAGE_METRICS]
+        if self.trial.data_free and compared:
+            raise ValueError(
+                f"metric {compared[0]} compares with images, and dataset none has none; "
+                f"use another, for example {DATA_FREE_OBJECTIVE}"
+            )
         if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
             raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
         if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
@@ -193,6 +230,20 @@ class SweepConfig(Config):
                 raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
 
+    def _check_device(self) -> None:
+        """Ray gives each trial its share of GPUs, and a trial sees no others."""
+        device, share = self.trial.device, self.resources.gpus_per_trial
+        if device.startswith("cuda") and share == 0:
+            raise ValueError(
+                f"device {device} needs a GPU, and gpus_per_trial is 0; leave it out, or set device to cpu or auto"
+            )
+        if device.partition(":")[2] not in ("", "0"):
+            number = device.partition(":")[2]
+            raise ValueError(
+                f"device {device}: each trial sees the GPU that it is given as the first; set device to cuda, and "
+                f"CUDA_VISIBLE_DEVICES={number} in the environment to use that one alone"
+            )
+
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives of the sweep: one or two."""
@@ -204,6 +255,11 @@ class SweepConfig(Config):
         if self.sampler != "grid":
             return self.trials
         return min(self.trials, grid_size(self.space) + self.not_sampled)
+
+    @property
+    def finalist_steps(self) -> int:
+        """Optimiser steps of all repetitions of the finalists."""
+        return self.finalists * self.seeds * self.trial.steps
 
     @property
     def borrowed(self) -> int:

@@ -55,14 +55,22 @@ _EVERY: Final = {"action": "append", "default": []}
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
     "what to search": (
-        Flag("--dataset", None, "name of the data set (default: fashion_mnist, or images with --images)", "NAME"),
+        Flag(
+            "--dataset", None,
+            "name of the data set, or none: a classifier without images (default: fashion_mnist, or images with --images)",
+            "NAME",
+        ),
         Flag("--preset", None, "configs/DATASET-PRESET.yaml: quick (default) or paper"),
         Flag("--config", None, "a sweep file of your own instead of a preset", "FILE", Path),
         Flag("--name", "name", "name of the sweep (default: DATASET-PRESET)"),
         Flag(
             "--set", None, "fix a trial's setting, e.g. lr=1e-3 or classifier.hidden=1000", "KEY=VALUE", options=_EVERY
         ),
-        Flag("--classifier", None, "conv, mlp, mlp_bn, resnet, or package.module:factory of your own", "NAME"),
+        Flag(
+            "--classifier", None,
+            "conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
+            "NAME",
+        ),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
         Flag("--card", None, "YAML about the weights (default: beside them, with suffix .yaml)", "FILE"),
         Flag("--images", "trial.dataset.path", "your own: a folder with one folder a class, or an .npz", "PATH", absolute),
@@ -90,7 +98,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag("--scheduler", "scheduler.name", "what stops bad trials early", options={"choices": ["asha", "median", "none"]}),
         Flag(
-            "--objective", None, "default: ssim/coverage; two with a comma give a Pareto front", "METRIC[:min|max]"
+            "--objective", None,
+            "default: ssim/coverage, or free/score for dataset none; two with a comma give a Pareto front", "METRIC[:min|max]",
         ),
         Flag(
             "--require", None,
@@ -110,6 +119,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--no-report", None, "at the end, do not measure and register the best, and write no report",
             options={"action": "store_true"},
         ),
+        Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
+        Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
     ),
     "on what": (
@@ -117,7 +128,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--cpus-per-trial", "resources.cpus_per_trial", "CPUs, and threads, of a trial (default: 1)", type=real),
         Flag(
             "--gpus-per-trial", "resources.gpus_per_trial",
-            "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
+            "share of a GPU, or several (default: auto, measured: what its memory holds; not yet run on a GPU)", "N|auto", gpus,
         ),
         Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
         Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),

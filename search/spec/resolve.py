@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
-from gbc.report import METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
+from gbc.report import DATA_FREE_OBJECTIVE, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
 from gbc.settings import assign, load_yaml, shown, suggest
 from search.spec.config import MOST_TRIALS, Objective, Resources, SweepConfig
 from search.spec.flags import origins as flag_origins
@@ -34,6 +34,11 @@ def resolve(
     Raises:
         BadInput: anything that does not fit, named.
     """
+    if "none" in (
+        assignments.get("dataset"),
+        assignments.get("dataset.name"),
+    ):  # else another preset's objective would need images
+        dataset = "none"
     path = config or _preset(dataset, preset or "quick")
     source, origins = str(path), flag_origins([*flags], [*assignments])
     data = SweepConfig.shaped(load_yaml(path), source)
@@ -42,12 +47,15 @@ def resolve(
     for key, value in flags.items():
         assign(data, key, value, origins[key], SweepConfig)
     for key, value in assignments.items():
+        _check_belongs_to_a_trial(key)
         for settings in (data.get("space", {}), *data.get("first_trials", ())):
             settings.pop(key, None)
         assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
     data = SweepConfig.shaped(data, source, origins)
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")
+    if data["trial"]["dataset"]["name"] == "none":
+        data.setdefault("objective", {}).setdefault("metric", DATA_FREE_OBJECTIVE)
     _fit_reports(data, flags)
     _add_students(data)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
@@ -97,6 +105,16 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
             raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
         found[f"objective.require.{metric}"] = value
     return found
+
+
+def _check_belongs_to_a_trial(key: str) -> None:
+    """Refuse a setting of the sweep in `--set`, and name its flag, or the file where it can stand."""
+    first = key.partition(".")[0]
+    if first in TrialConfig.model_fields or first not in SweepConfig.model_fields:
+        return
+    flag = flag_origins([key], [])[key]
+    mend = f"write {flag}" if flag.startswith("--") else "write it in a file and run --config FILE"
+    raise BadInput(f"--set {key}: is a setting of the sweep, not of its trials; {mend}")
 
 
 def _preset(dataset: str, preset: str) -> Path:

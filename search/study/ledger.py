@@ -12,16 +12,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from records.study import record_of_trial
-from records.trial import GPUS, LOST, MISSED, REASON, RETRIED, SECOND, SECONDS, STOPPED, TrialRecord, seconds_spent
+from records.study import SETTINGS, record_of_trial
+from records.trial import (
+    ENQUEUED,
+    GPUS,
+    LOST,
+    MISSED,
+    ORDER,
+    REASON,
+    RETRIED,
+    SECOND,
+    SECONDS,
+    STOPPED,
+    TrialRecord,
+    seconds_spent,
+)
 from search.policy.ranking import best_trial
-from search.policy.samplers import Prior, Proposer
+from search.policy.samplers import Prior, Proposer, SourceTrial
 from search.spec import faults
 from search.spec.config import SweepConfig
+from search.study.orders import Order, pending
 from search.study.store import open_study, study_of
 from search.study.transaction import End, TableWriter, Value, writer
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 
 class Ledger:
@@ -54,14 +71,26 @@ class Ledger:
         """Return trial `number`."""
         return self._entries[number]
 
-    def ask(self) -> TrialRecord:
-        """Create a trial with sampled settings; it is in the study before anybody hears of it.
+    def ask(self, order: Order | None = None) -> TrialRecord:
+        """Create a trial with sampled settings, or those of an order; it is in the study before anybody hears of it.
 
         A function of the seed and the trials so far (`search.policy.samplers`): a sweep that was continued does not repeat
         itself and, one trial at a time, samples what an unbroken sweep samples.
         """
         self.flush()
-        trial = self._proposer.propose(self._trials)
+        if order is None:
+            trial = self._proposer.propose(self._trials)
+        else:
+            trial = self._proposer.complete(self._trials, SourceTrial(ENQUEUED, order.settings, ()))
+            trial.user_attrs[ORDER] = order.key
+        return self._add(trial)
+
+    def repeat(self, number: int) -> TrialRecord:
+        """Create a trial with the settings of another one; its seed, which follows from its own number, is fresh."""
+        self.flush()
+        return self._add(self._proposer.repeat(self._trials[number]))
+
+    def _add(self, trial: FrozenTrial) -> TrialRecord:
         trial.number = len(self._trials)
         trial._trial_id = self._writer.create(trial)
         self._trials.append(trial)
@@ -162,6 +191,23 @@ class Ledger:
         trial = self._trials[number]
         trial.state, trial.datetime_complete = TrialState.RUNNING, None
         self._update_entry(number)
+
+    def orders(self) -> list[Order]:
+        """Return the orders that are not carried out, the earliest first. The study is asked: others write them."""
+        return pending(self.study.user_attrs, self._entries)
+
+    def settings_wait(self) -> bool:
+        """Return whether a setting that was given by hand waits to be tried."""
+        return any(order.kind == "enqueue" for order in self.orders())
+
+    def withdraw(self, order: Order) -> None:
+        """Take an order as carried out."""
+        self.study.set_user_attr(order.key, None)
+
+    def change(self, config: SweepConfig) -> None:
+        """Go on with other settings, of those that may change; the study's copy follows."""
+        self.config = config
+        self.study.set_user_attr(SETTINGS, config.record())
 
     def best(self) -> TrialRecord | None:
         """Return the trial with the best (first) objective at the full horizon; None if none got there."""

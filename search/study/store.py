@@ -50,12 +50,8 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         BadInput: it cannot be written, or the database cannot be reached.
     """
     import optuna
-    from sqlalchemy.exc import DatabaseError, OperationalError
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url, path = config.places.study_url, folder / STUDY_FILE
-    try:
-        storage = _in_database(url) if url else _in_file(path)
+    with _storage(config, folder) as storage:
         study = optuna.create_study(
             study_name=config.name,
             storage=storage,
@@ -64,6 +60,34 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         )
         if study.user_attrs.get(SETTINGS) != config.record():
             study.set_user_attr(SETTINGS, config.record())
+        return study, storage
+
+
+@faults.readable()
+def set_study_attribute(config: SweepConfig, folder: Path, key: str, value: Any) -> None:
+    """Set an attribute of a study that exists, also while a driver runs the sweep; raises as `open_study`."""
+    from optuna.exceptions import StorageInternalError
+
+    with _storage(config, folder) as storage:
+        try:
+            storage.set_study_user_attr(storage.get_study_id_from_name(config.name), key, value)
+        except StorageInternalError as fault:
+            raise (fault.__cause__ or fault) from None
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+@contextmanager
+def _storage(config: SweepConfig, folder: Path) -> Iterator[optuna.storages.RDBStorage]:
+    """Open the storage of a sweep's study; raises as `open_study` for whatever goes wrong in the context."""
+    import optuna
+    from sqlalchemy.exc import DatabaseError, OperationalError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url, path = config.places.study_url, folder / STUDY_FILE
+    try:
+        yield _in_database(url) if url else _in_file(path)
     except RuntimeError as fault:  # so Optuna says that it does not know the layout of the tables
         raise of_another_version(public(url) if url else path, fault) from None
     except OperationalError as fault:
@@ -72,7 +96,6 @@ def open_study(config: SweepConfig, folder: Path) -> tuple[optuna.Study, optuna.
         if url:
             raise unusable_database(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
-    return study, storage
 
 
 def _in_file(path: Path) -> optuna.storages.RDBStorage:

@@ -35,9 +35,9 @@ class AsyncWriter:
         self.since = 0.0
         """The moment of `time.monotonic` since which it refuses."""
 
-    def open_trial(self, number: int, settings: Mapping[str, Any]) -> None:
+    def open_trial(self, number: int, settings: Mapping[str, Any], repeats: int | None = None) -> None:
         """Queue `Tracker.open_trial`."""
-        self._add(number, partial(self._tracker.open_trial, number, settings))
+        self._add(number, partial(self._tracker.open_trial, number, settings, repeats))
 
     def log(self, number: int, report: Progress) -> None:
         """Queue `Tracker.log` for one report."""

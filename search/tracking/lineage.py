@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from gbc.data.data_free import DataFreeTask
 from gbc.data.samples import ImageDataset
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Inputs:
     def __init__(self, inputs: TrialInputs, settings: TrialConfig) -> None:
         self._data = _data(inputs, settings)
         self._classifiers = [
-            (_UNFIT.sub("-", folder.name), {"steps": regime["steps"], "accuracy": regime["accuracy"]} | dict(shape))
+            (_UNFIT.sub("-", folder.name), {key: regime[key] for key in ("steps", "accuracy") if key in regime} | dict(shape))
             for folder, regime, shape in zip(inputs.folders, inputs.regimes, map(_about, settings.classifiers()), strict=True)
         ]
         self._models: list[Any] | None = None
@@ -62,12 +63,14 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
 
 
 def _data(inputs: TrialInputs, settings: TrialConfig) -> Sequence[DatasetInput]:
-    """The images that the classifiers were trained on, and the real ones that samples are judged by."""
+    """The images that the classifiers were trained on, and the real ones that samples are judged by, if there are any."""
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = inputs.data
+    if isinstance(data, DataFreeTask):
+        return []
     source = CodeDatasetSource({"path": settings.dataset.data_root or "gbc/data/assets"})
     parts: dict[str, tuple[Any, Any]] = {}
     if isinstance(data, ImageDataset):

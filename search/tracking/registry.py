@@ -27,8 +27,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from records.repetitions import Repeated
+
 
 CHAMPION: Final = "champion"
+_CLASSIFIERS: Final = "classifiers.digest"
+"""Tag of versions without images: what their classifiers say of them compares with no other classifier's word."""
+_MEAN: Final = "objective.mean"
+_SEEDS: Final = "objective.seeds"
 _SERVED: Final = Path(__file__).with_name("pyfunc_model.py")
 _NEEDS: Final = ("mlflow", "numpy", "pandas", "torch")
 
@@ -68,12 +74,15 @@ def register(
     objective: Objective,
     score: float,
     missed: Sequence[str] = (),
+    again: Mapping[int, Repeated] | None = None,
 ) -> Version:
     """Make the exported `folder` (with `generator.pt2`) a version of the model `name`, its files under the run `run_id`.
 
-    It takes the alias from a champion that was worse by the same objective. Of one with another objective nothing can be said:
-    that stays. One that misses what its sweep requires, in the words of `missed`, does not take it. The same generator of the
-    same trial is registered once.
+    It takes the alias from a champion that was worse by the same objective. Of one with another objective, or without images of
+    other classifiers, nothing can be said: that stays. One that misses what its sweep requires, in the words of `missed`, does
+    not take it. Versions of this sweep whose settings ran `again` on fresh seeds, by trial, get the mean and the deviation as
+    tags, also those of earlier ends of it, and two that have a mean are compared by it. The same generator of the same trial is
+    registered once.
 
     Raises:
         BadInput: MLflow refuses, or cannot be reached.
@@ -91,6 +100,11 @@ def register(
         "objective.direction": objective.direction,
         "objective.value": repr(score),
     }
+    if header["origin"]["data"]["name"] == "none":
+        tags[_CLASSIFIERS] = " ".join(entry["digest"] for entry in header["origin"]["classifiers"])
+    again = again or {}
+    if trial in again:
+        tags |= _seed_tags(again[trial])
     try:
         with _quiet():
             client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
@@ -99,6 +113,7 @@ def register(
             if created := found is None:
                 found = _add(client, folder, name, run_id, tags, header)
             assert found is not None
+            _tag_repeated(client, name, sweep, again)
             won, reason = (
                 (False, f"not the champion: it misses {', '.join(missed)}")
                 if missed
@@ -125,15 +140,29 @@ def _ensure(client: MlflowClient, name: str) -> None:
 def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
     """The version of this trial, if its files were all written."""
     same = {key: tags[key] for key in (NAME, TRIAL, "weights.digest")}
+    return next((version for version in _versions(client, name) if same.items() <= version.tags.items()), None)
+
+
+def _tag_repeated(client: MlflowClient, name: str, sweep: str, again: Mapping[int, Repeated]) -> None:
+    """Give the versions of a sweep what fresh seeds say of them: the luckiest of an earlier end may be the champion."""
+    for one in _versions(client, name) if again else ():
+        if one.tags.get(NAME) == sweep and (found := again.get(int(one.tags[TRIAL]))):
+            for key, value in _seed_tags(found).items():
+                client.set_model_version_tag(name, one.version, key, value)
+
+
+def _seed_tags(found: Repeated) -> dict[str, str]:
+    return {_MEAN: repr(found.mean), "objective.deviation": repr(found.deviation), _SEEDS: str(len(found.values))}
+
+
+def _versions(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
     token: str | None = None
     while True:
         found = client.search_model_versions(f"name = '{name}'", page_token=token)
-        for candidate in found:
-            if same.items() <= candidate.tags.items():
-                return candidate
+        yield from found
         token = found.token
         if not token:
-            return None
+            return
 
 
 def _add(
@@ -187,18 +216,23 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 
 def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]) -> tuple[bool, str]:
     """(True if the version `number` is to have the alias, the reason)."""
-    metric, score = tags["objective.metric"], float(tags["objective.value"])
+    theirs = champion.tags if champion is not None else {}
+    measure = _MEAN if tags.keys() & {_MEAN} and (champion is None or theirs.keys() & {_MEAN}) else "objective.value"
+    metric, score = tags["objective.metric"], float(tags[measure])
+    if measure == _MEAN:
+        metric = f"{metric}, the mean over {tags[_SEEDS]} seeds,"
     if champion is None:
         return True, f"{metric} {score:.4g}, the first"
     if champion.version == number:
         return True, f"{metric} {score:.4g}, as before"
-    theirs = champion.tags
     if any(theirs.get(key) != tags[key] for key in ("objective.metric", "objective.direction")):
         return (
             False,
             f"{metric} does not compare with {theirs.get('objective.metric')} of the champion, version {champion.version}",
         )
-    other = float(theirs["objective.value"])
+    if theirs.get(_CLASSIFIERS) != tags.get(_CLASSIFIERS):
+        return False, f"{metric} of other classifiers than those of the champion, version {champion.version}, does not compare"
+    other = float(theirs[measure])
     better = score > other if tags["objective.direction"] == "max" else score < other
     verb = "beats" if better else "does not beat"
     return better, f"{metric} {score:.4g} {verb} {other:.4g} of version {champion.version}"

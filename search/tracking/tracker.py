@@ -61,8 +61,11 @@ class Tracker:
                 runs[number] = run
         self._loaded_runs = runs  # at once: a half-filled table would have another thread create runs that exist
 
-    def open_trial(self, number: int, settings: Mapping[str, Any] | None) -> None:
-        """Find or create the run of a trial and mark it as running; `settings` become its parameters once."""
+    def open_trial(self, number: int, settings: Mapping[str, Any] | None, repeats: int | None = None) -> None:
+        """Find or create the run of a trial and mark it as running; `settings` become its parameters once.
+
+        A repetition is tagged with the number of the trial that it `repeats`.
+        """
         trial_run = self._run_of(number)
         if trial_run is None:
             tags = {
@@ -70,6 +73,7 @@ class Tracker:
                 mlflow_store.NAME: self.config.name,
                 mlflow_store.ROLE: "trial",
                 mlflow_store.TRIAL: str(number),
+                **({} if repeats is None else {mlflow_store.REPEATS: str(repeats)}),
                 **_SOURCE,
             }
             run = self._client.create_run(self.experiment, run_name=f"trial-{number:04d}", tags=tags).info.run_id

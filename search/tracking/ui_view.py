@@ -10,14 +10,18 @@ import base64
 import json
 import uuid
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final
 
+from gbc.report import IMAGE_METRICS
 from records.mlflow_store import OUTCOME, runs_query
 from search.spec.config import SweepConfig
 from search.tracking.step_images import KEY
 
 TAG: Final = "mlflow.sharedViewState."
 _SCORES: Final = ("ssim/coverage", "tstr/1nn", "ssim/nearest", "kkt/rho", "classifier/accuracy")
+_DATA_FREE: Final = ("free/score", "free/confidence", "free/bn")
+"""Shown in the place of scores against images where there are none."""
 _CURVES: Final = {
     "KKT losses": ("kkt/rho", "loss/stationarity", "loss/duality", "kkt/alpha", "kkt/mu_active", "margin/q50"),
     "Scores": ("ssim/coverage", "tstr/1nn", "ssim/nearest", "classifier/accuracy", "loss/bn", "loss/total"),
@@ -72,13 +76,19 @@ def state(config: SweepConfig, parent: str) -> str:
 
 def _columns(config: SweepConfig) -> list[str]:
     objectives = [objective.metric for objective in config.objectives]
-    metrics = [*objectives, *(name for name in _SCORES if name not in objectives)]
+    metrics = [*objectives, *(name for name in _measured(config, _SCORES) if name not in objectives)]
     return [
         "attributes.`Duration`",
         f"tags.`{OUTCOME}`",
         *(f"metrics.`{name}`" for name in metrics),
         *(f"params.`{name}`" for name in config.space),
     ]
+
+
+def _measured(config: SweepConfig, metrics: Sequence[str]) -> list[str]:
+    """The metrics that trials report; without images, others in place of those that compare with images."""
+    kept = [metric for metric in metrics if not (config.trial.data_free and metric in IMAGE_METRICS)]
+    return kept if len(kept) == len(metrics) else [*_DATA_FREE, *kept]
 
 
 def _charts(config: SweepConfig) -> dict[str, Any]:
@@ -109,7 +119,7 @@ def _charts(config: SweepConfig) -> dict[str, Any]:
     )  # fmt: skip
     for name, metrics in _CURVES.items():
         section_id = section(name)
-        for metric in metrics:
+        for metric in _measured(config, metrics):
             card(
                 "LINE", section_id, metricKey=metric, selectedMetricKeys=[metric], runsCountToCompare=20, lineSmoothness=0,
                 xAxisKey="step", xAxisScaleType="linear", scaleType="log" if metric in _LOG else "linear",

@@ -50,7 +50,7 @@ def work(file: str, trials: int, threads: int) -> None:
 
 def main() -> None:
     """Make the study and the experiment, then start the workers."""
-    arguments = command_line(__doc__)
+    arguments = command_line(__doc__).parse_args()
     sweep = sweep_of(arguments.file)
     optuna.create_study(study_name=STUDY, storage=STORAGE, direction="maximize")
     mlflow.set_tracking_uri(TRACKING)

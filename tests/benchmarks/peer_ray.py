@@ -1,8 +1,9 @@
 """The sweep as one would write it with Ray Tune's own parts: OptunaSearch, ASHAScheduler, MLflowLoggerCallback.
 
-    python tests/benchmarks/peer_ray.py SWEEP.yaml [--threads N]
+    python tests/benchmarks/peer_ray.py SWEEP.yaml [--threads N] [--slots N] [--seconds N]
 
-`peers_sweep.py` runs it. All parts as they come; the first rung is the horizon, so that no trial is stopped early.
+`peers_sweep.py` and `gpu_proof.py` run it. All parts as they come. The first rung is the file's `grace`; where that is the
+horizon, no trial is stopped early.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ def train(sampled: dict[str, Any], file: str, threads: int) -> None:
 
 def main() -> None:
     """Run the sweep."""
-    arguments = command_line(__doc__)
+    cli = command_line(__doc__)
+    cli.add_argument("--slots", type=int, help="trials at a time, which share the GPUs evenly (default: the file's, or 1)")
+    cli.add_argument("--seconds", type=float, help="budget of time")
+    arguments = cli.parse_args()
     sweep, file = sweep_of(arguments.file), str(Path(arguments.file).resolve())
-    slots, objective, steps = sweep.resources.concurrency or 1, sweep.objective, sweep.trial.steps
+    objective, steps, rungs = sweep.objective, sweep.trial.steps, sweep.scheduler
+    slots = arguments.slots or sweep.resources.concurrency or 1
     space: dict[str, Any] = {}
     for name, dimension in sweep.space.items():
         if dimension.choice is not None:
@@ -48,10 +53,16 @@ def main() -> None:
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=sweep.trials,
+            time_budget_s=arguments.seconds,
             max_concurrent_trials=slots,
             search_alg=OptunaSearch(metric=objective.metric, mode=objective.direction),
             scheduler=ASHAScheduler(
-                time_attr="step", metric=objective.metric, mode=objective.direction, max_t=steps, grace_period=steps
+                time_attr="step",
+                metric=objective.metric,
+                mode=objective.direction,
+                max_t=steps,
+                grace_period=min(rungs.grace or steps, steps),
+                reduction_factor=rungs.reduction_factor,
             ),
         ),
         run_config=tune.RunConfig(

@@ -22,12 +22,12 @@ def sweep_of(file: str | Path) -> SweepConfig:
     return SweepConfig.parse(load_yaml(Path(file)), str(file))
 
 
-def command_line(about: str) -> argparse.Namespace:
+def command_line(about: str) -> argparse.ArgumentParser:
     """FILE and `--threads` of one trial."""
     cli = argparse.ArgumentParser(description=about.partition("\n")[0])
     cli.add_argument("file", help="a sweep file of ours")
     cli.add_argument("--threads", type=int, default=1)
-    return cli.parse_args()
+    return cli
 
 
 def reports(file: str | Path, sampled: Mapping[str, Any], seed: int, threads: int) -> Iterator[Report]:

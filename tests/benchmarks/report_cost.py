@@ -23,6 +23,7 @@ from unittest import mock
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from gbc.config import TrialConfig
 from gbc.training import tasks
 from search.worker import trial
 from search.worker.messages import Assignment, Progress
@@ -40,10 +41,10 @@ COLUMNS: Final = (
 PARTS: Final = {
     "judging (real images)": ("gbc.metrics.scores:ScoredSamples.scores", "gbc.metrics.scores:ScoredSamples.__init__"),
     "samples": ("gbc.training.trainer:Trainer.sample",),
-    "free scores": ("gbc.training.trainer:without_data",),
+    "free scores": ("gbc.training.trainer:data_free_metrics",),
     "share of the KKT conditions": ("gbc.training.trainer:Trainer._gradient_shares",),
     "picture": ("gbc.pictures:pair_grid", "gbc.pictures:png"),
-    "checkpoint": ("search.files.storage:save", "gbc.training.trainer:Trainer.state_dict"),
+    "checkpoint": ("search.files.storage:save_checkpoint", "gbc.training.trainer:Trainer.state_dict"),
 }
 """What is wrapped, by the name of its part."""
 
@@ -56,7 +57,12 @@ def rows(options: Options) -> Iterator[Row]:
     every = 50 if options.quick else 150
     reports = 3 if options.quick else 8
     changes = {"batch_size": 128, "report_every": every, "steps": reports * every, "classifier.steps": _CLASSIFIER}
-    settings = settings_of("default", options, **changes)
+    yield from rows_of(settings_of("default", options, **changes), settings_of("default", options).report_every, options)
+
+
+def rows_of(settings: TrialConfig, usual: int, options: Options) -> Iterator[Row]:
+    """The rows of a trial with these settings, in shares of one that reports every `usual` steps."""
+    every = settings.report_every
     spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as wrapped:
         tasks.obtain(settings, Path(folder, "cache"))
@@ -79,9 +85,7 @@ def rows(options: Options) -> Iterator[Row]:
             found.append((steps, now - began - steps, dict(spent)))
             spent.update(dict.fromkeys(spent, 0.0))
             began = now
-    # A preset reports every 150 steps; so does the share, however often this run did.
-    usual = settings_of("default", options).report_every / every
-    shares = [report / (steps * usual + report) for steps, report, _ in found]
+    shares = [report / (steps * usual / every + report) for steps, report, _ in found]
     report = statistics.median(report for _, report, _ in found)
     share = statistics.median(shares)
     verdict = f"{'within' if share <= _MOST else 'ABOVE'} {_MOST:.0%}"

@@ -41,6 +41,8 @@ def test_every_command_is_in_the_readme_and_in_the_help() -> None:
         "peer_optuna",
         "peer_ray",
         "test_run",
+        "gpu_record",
+        "test_gpu_proof",
         *run.GROUPS,
     }
     for path in HERE.glob("*.py"):

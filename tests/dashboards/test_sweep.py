@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from dashboards.cost import cost_of
 from dashboards.figures import search
+from dashboards.sections.results import best_trial
 from tests.dashboards.small_sweeps import full, stopped, sweep
+from tests.support import missing
 
 
 @pytest.mark.parametrize(("direction", "best", "line"), [("max", 1, [0.3, 0.5, 0.5]), ("min", 2, [0.3, 0.3, 0.1])])
@@ -26,6 +31,15 @@ def test_a_trial_without_a_finite_value_is_never_the_best() -> None:
     found = sweep(full(0, float("nan")), full(1, 0.2), stopped(2, 30))
     assert [trial.number for trial in found.ranked] == [1]
     assert [trial.number for trial in found.ranked_all] == [1, 0, 2]
+
+
+def test_what_ran_again_is_ranked_by_its_mean_and_is_in_no_figure() -> None:
+    again = [full(2 + n, value, repeats=of) for n, (of, value) in enumerate([(1, 0.1), (1, 0.3), (0, 0.28), (0, 0.32)])]
+    found = replace(sweep(full(0, 0.3), full(1, 0.5)), repetitions=again)
+    assert found.best.number == 0 and list(search.best_so_far(found)) == [0.3, 0.5]
+    assert cost_of(found).steps == 6 * 90
+    page = best_trial(found, None, {})
+    assert missing(["0.300 ± 0.028", "0.200 ± 0.141", "trial 1", "cannot be told apart"], page) == []
 
 
 def test_rungs_are_where_asha_decides() -> None:

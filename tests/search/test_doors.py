@@ -156,7 +156,7 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
     from ray._raylet import GcsClient
     from ray.exceptions import AuthenticationError
 
-    place = Workplace(folder, before=distrustful)
+    place = Workplace(folder, before=distrustful, fresh_workers=True)
     process = place.start("--config", place.file("closed", trials=1, scheduler={"name": "none"}))
     output = place.wait_for(process, "  step ")
 

@@ -22,7 +22,7 @@ from search.spec.config import Resources, SweepConfig
 from search.spec.flags import minutes
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
-from tests.support import ROOT
+from tests.support import ROOT, missing
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,24 @@ def test_a_dry_run_prints_the_resolved_sweep_and_touches_nothing(tmp_path: Path,
     assert json.loads(capsys.readouterr().out)["name"] == "fashion_mnist-quick"
 
 
+def test_a_dry_run_says_what_lambda_and_the_losses_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gelu_net.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--dry-run"]) == 0
+    shown, notes = capsys.readouterr()
+    off, limits = notes.splitlines()
+    assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
+    assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
+    assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--objective", "loss/bn", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert not missing(["objective loss/bn", "BatchNorm", "--objective"], error) and error.count("\n") == 1
+
+
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
     assert main([*places, "--dry-run"]) == 0
@@ -49,6 +67,15 @@ def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: py
         "tracking_uri": "http://me@host:5000",
     }
     assert "word" not in shown
+
+
+def test_a_dry_run_tries_the_place_of_the_files_and_writes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").write_text("a file in the way")
+    assert main(["--storage", str(tmp_path / "files"), "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["--storage", str(tmp_path / "notes" / "files"), "--dry-run"]) == 2
+    assert not missing(["--storage", str(tmp_path / "notes")], capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
 
 
 def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +131,9 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both .*kkt/rho"),
         (["--max-steps", "0"], "--max-steps: 0 "),
         (["--patience", "-1"], "--patience: -1 "),
+        (["--set", "resources.cpus_per_trial=2"], "--set resources.cpus_per_trial: .*--cpus-per-trial"),
+        (["--set", "scheduler.grace=2"], "--set scheduler.grace: .*--config"),
+        (["--set", "nonsense.part=2"], "--set nonsense.part: .*'trial.nonsense'"),
         (["--set", "lrr=1"], "'trial.lrr'.*'lr'"),
         (["--set", "lr=-1"], "--set lr: -1 "),
         (["--set", "lr=fast"], "--set lr: 'fast'.*number"),

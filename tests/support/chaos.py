@@ -64,7 +64,7 @@ class Run:
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         start_server()  # with the true clock
         with patch.dict(os.environ, environment):
-            self.process = Driver("run", [*command, "--no-report"], folder, set_clock)
+            self.process = Driver("run", [*command, "--no-report"], folder, set_clock, fresh_workers=True)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

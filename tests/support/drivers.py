@@ -16,15 +16,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TextIO
 
 from tests.support import ROOT
+from tests.support.forked_workers import WorkerServer
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.support.preloaded", __name__])
+_server.set_forkserver_preload(["tests.support.preloaded", "tests.support.forked_workers", __name__])
 
 
 def start_server() -> None:
@@ -34,14 +36,28 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
+@cache
+def _worker_server() -> WorkerServer:
+    return WorkerServer(_server)
+
+
 class Driver:
     """A command of `search/` that runs. It is used as `subprocess.Popen` with text and one stream for all output."""
 
-    def __init__(self, command: str, arguments: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> None:
-        """`before`, a function of a module, is what the process does first."""
+    def __init__(
+        self,
+        command: str,
+        arguments: Sequence[str],
+        folder: Path,
+        before: Callable[[], None] | None = None,
+        *,
+        fresh_workers: bool = False,
+    ) -> None:
+        """`before`, a function of a module, is what the process does first. `fresh_workers` are started as a user's are."""
         start_server()
+        executable = sys.executable if fresh_workers else _worker_server().executable
         reading, writing = _server.Pipe(duplex=False)
-        what = (command, list(arguments), str(folder), dict(os.environ), before, writing)
+        what = (command, list(arguments), str(folder), dict(os.environ), executable, before, writing)
         self._process = _server.Process(target=_run, args=what)
         self._process.start()
         writing.close()
@@ -85,6 +101,7 @@ def _run(
     arguments: list[str],
     folder: str,
     environment: Mapping[str, str],
+    executable: str,
     before: Callable[[], None] | None,
     output: Connection,
 ) -> None:
@@ -99,6 +116,7 @@ def _run(
     output.close()
     # Python's own may be of a file, which a pipe is not.
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))
+    sys.executable = executable  # Ray starts its workers with it
     file = ROOT / "search" / f"{command}.py"
     sys.argv = [str(file), *arguments]
     sys.path[:0] = [str(ROOT), folder]

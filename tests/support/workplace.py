@@ -26,9 +26,16 @@ EXPORT = str(ROOT / "search" / "export.py")
 class Workplace:
     """A folder in which sweeps are run by the command line."""
 
-    def __init__(self, folder: Path, before: Callable[[], None] | None = None, dataset: str = "fashion_mnist") -> None:
-        """`before` is called first in each driver; the sweeps are of `dataset`."""
-        self.folder, self.before, self.dataset = folder, before, dataset
+    def __init__(
+        self,
+        folder: Path,
+        before: Callable[[], None] | None = None,
+        dataset: str = "fashion_mnist",
+        *,
+        fresh_workers: bool = False,
+    ) -> None:
+        """`before` is called first in each driver; the sweeps are of `dataset`; see `Driver` for `fresh_workers`."""
+        self.folder, self.before, self.dataset, self.fresh_workers = folder, before, dataset, fresh_workers
 
     def file(self, name: str, **changes: Any) -> str:
         path = self.folder / f"{name}.yaml"
@@ -44,7 +51,7 @@ class Workplace:
 
     def start(self, *arguments: str, report: bool = False) -> Driver:
         arguments = arguments if report else (*arguments, "--no-report")  # what follows a sweep takes longer than a tiny one
-        return Driver("run", arguments, self.folder, self.before)
+        return Driver("run", arguments, self.folder, self.before, fresh_workers=self.fresh_workers)
 
     def run(self, *arguments: str, timeout: float = 240, report: bool = False) -> tuple[int, str]:
         process = self.start(*arguments, report=report)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from gbc.kkt.homogeneity.check import EPS, Curves, curves, flat_degrees, relative_error
 from gbc.kkt.homogeneity.estimate import diagonal, estimated, estimated_scalars
 from gbc.kkt.homogeneity.policies import AUTOMATIC, POLICIES, Policy, given, last_layer, min_norm, uniform
+from gbc.kkt.homogeneity.reach import Reach, reach
 from gbc.kkt.homogeneity.structure import exported, structural, traced
 from gbc.kkt.homogeneity.system import Degrees, Equation, System
 
@@ -20,6 +21,7 @@ __all__ = [
     "Degrees",
     "Equation",
     "Policy",
+    "Reach",
     "System",
     "curves",
     "diagonal",
@@ -30,6 +32,7 @@ __all__ = [
     "given",
     "last_layer",
     "min_norm",
+    "reach",
     "relative_error",
     "structural",
     "traced",

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from gbc.classifiers.architectures import normalising_by
 from gbc.errors import NotQuasiHomogeneous
+from gbc.kkt.homogeneity.rules import keeps_degree
 from gbc.kkt.homogeneity.structure import structural
 from gbc.kkt.homogeneity.system import Degrees
 
 
-def last_layer(module: nn.Module) -> Degrees:
-    """λ = 1 for the weight and bias of the last linear layer, 0 for all other tensors.
+def last_layer(module: nn.Module, example: Tensor | None = None) -> Degrees:
+    """λ = 1 for the weight and bias of the last linear or convolutional layer, 0 for all other tensors.
 
-    Exact for every network that ends in a linear layer, in either BatchNorm mode.
+    Exact for every network that ends in such a layer, in either BatchNorm mode; pooling, ReLU and their like may follow it. The
+    order is that of a forward pass of `example`, without it that in which layers are registered.
 
     Raises:
-        NotQuasiHomogeneous: the network does not end in a linear layer.
+        NotQuasiHomogeneous: the network ends in something else.
     """
-    *_, (name, layer) = ((name, layer) for name, layer in module.named_modules() if not list(layer.children()))
-    if not isinstance(layer, nn.Linear):
-        raise NotQuasiHomogeneous(name, f"the last layer is {type(layer).__name__}, last_layer needs a Linear")
-    return {key: float(key.rpartition(".")[0] == name) for key, _ in module.named_parameters()}
+    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    for name, layer in reversed(leaves if example is None else _in_order_of_use(module, leaves, example)):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            return {key: float(key.rpartition(".")[0] == name) for key, _ in module.named_parameters()}
+        if list(layer.parameters()) or not keeps_degree(layer):
+            kind = type(layer).__name__
+            raise NotQuasiHomogeneous(name, f"the last layer is {kind}, last_layer needs a linear or convolutional one")
+    raise NotQuasiHomogeneous(type(module).__name__, "it has no linear or convolutional layer")
+
+
+@torch.no_grad()
+def _in_order_of_use(
+    module: nn.Module, layers: Sequence[tuple[str, nn.Module]], example: Tensor
+) -> list[tuple[str, nn.Module]]:
+    """Those of the named layers that a forward pass of `example` uses, in its order."""
+    used: list[tuple[str, nn.Module]] = []
+    handles = [pair[1].register_forward_hook(lambda *_, pair=pair: used.append(pair)) for pair in layers]
+    try:
+        with normalising_by(module, "eval"):
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return used
 
 
 def min_norm(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
@@ -68,7 +92,7 @@ class Policy(Protocol):
 
 
 POLICIES: Final[dict[str, Policy]] = {
-    "last_layer": lambda module, mode, values, example=None: last_layer(module),
+    "last_layer": lambda module, mode, values, example=None: last_layer(module, example),
     "min_norm": lambda module, mode, values, example=None: min_norm(module, mode, example),
     "uniform": lambda module, mode, values, example=None: uniform(module, mode, example),
     "given": given,

@@ -221,6 +221,12 @@ MODULES: Final[dict[Any, Rule]] = {
     **dict.fromkeys((nn.ELU, nn.SELU, nn.Softplus, nn.Mish, nn.ReLU6, nn.Hardtanh, nn.Hardswish), _degree_0),
 }
 
+
+def keeps_degree(layer: nn.Module) -> bool:
+    """True for a layer without parameters whose output has the degree of its input, whatever that is."""
+    return MODULES.get(type(layer)) in (_homogeneous, _shift_equivariant, _average_pooling, _flatten)
+
+
 FUNCTIONS: Final[dict[Any, Rule]] = {
     **dict.fromkeys((F.linear, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d), _affine),
     **dict.fromkeys((F.batch_norm, F.layer_norm, F.group_norm), _normalisation),
@@ -234,6 +240,7 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
     torch.flatten: _flatten,
     **dict.fromkeys((F.gelu, F.silu, torch.sigmoid, torch.tanh, torch.softmax, torch.log_softmax), _degree_0),
     **dict.fromkeys((F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.elu, F.softplus), _degree_0),
+    **dict.fromkeys((F.selu, F.mish, F.relu6, F.hardtanh, F.hardswish), _degree_0),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, operator.sub, torch.sub), _sum),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     torch.stack: _stack,

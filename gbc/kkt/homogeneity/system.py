@@ -126,6 +126,14 @@ class System:
         # Λ̃ of Eq. (4) compares degrees for equality, so equal ones must not differ by rounding.
         return dict(zip(self.names, solution.round(12).clip(min=0).tolist(), strict=True))
 
+    def can_be_positive(self) -> tuple[str, ...]:
+        """The names whose λ is above 0 somewhere on the solution set.
+
+        Raises:
+            NotQuasiHomogeneous: the set is empty.
+        """
+        return tuple(name for name, possible in zip(self.names, self._may_be_positive(), strict=True) if possible)
+
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The least and the greatest value (perhaps infinite) that each λ takes on the solution set.
 

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gbc import losses
-from gbc.classifiers import custom, pretrain
+from gbc.classifiers import adaptation, custom, pretrain
 from gbc.config import ClassifierConfig, TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.training.trainer import Trainer
+from tests.support import missing
 
 NETWORKS = """
 import torch
@@ -47,6 +48,34 @@ def softmax():
 
 def log_softmax():
     return body(nn.Linear(12, 10), nn.LogSoftmax(dim=1))
+
+class InsideForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = body(nn.Linear(12, 10))
+
+class FunctionalSoftmax(InsideForward):
+    def forward(self, x):
+        return torch.softmax(self.layers(x), dim=1)
+
+class FunctionalLogSoftmax(InsideForward):
+    def forward(self, x):
+        return nn.functional.log_softmax(self.layers(x), dim=-1)
+
+class SoftmaxWhenUsed(InsideForward):
+    def forward(self, x):
+        logits = self.layers(x)
+        return logits if self.training else nn.functional.softmax(logits, dim=1)
+
+class MeanOfTwo(InsideForward):
+    def __init__(self):
+        super().__init__()
+        self.others = body(nn.Linear(12, 10))
+    def forward(self, x):
+        return (self.layers(x).softmax(dim=1) + self.others(x).softmax(dim=1)) / 2
+
+def sigmoid():
+    return body(nn.Linear(12, 1), nn.Sigmoid())
 
 def weight_normed():
     return body(weight_norm(nn.Linear(12, 10)))
@@ -123,6 +152,53 @@ def test_a_softmax_at_the_end_is_taken_off(name: str, images: ImageDataset, tmp_
     probabilities: Tensor = theirs(x[:9]) if name == "softmax" else theirs(x[:9]).exp()
     torch.testing.assert_close(ours.module(x[:9]).softmax(dim=1), probabilities)
     assert ours.module(x[:9]).min() < 0 and len(regime["changes"]) == 1
+
+
+@pytest.mark.parametrize("name", ["FunctionalSoftmax", "FunctionalLogSoftmax", "SoftmaxWhenUsed"])
+def test_a_softmax_inside_forward_gives_logits_whose_differences_and_degrees_are_those_before_it(
+    name: str, settings: TrialConfig, images: ImageDataset, tmp_path: Path
+) -> None:
+    theirs, config = brought(name, tmp_path)
+    x, _ = images.test()
+    _, regime, _ = pretrain.obtain(config, images, tmp_path / "cache")
+    ours, again, _ = pretrain.obtain(config, images, tmp_path / "cache")
+    before = theirs.layers(x[:9])  # type: ignore[operator]
+    torch.testing.assert_close(ours.module(x[:9]), before - before.mean(dim=1, keepdim=True))
+    assert regime == again and not missing(["probabilities", "Λ", "last_layer"], regime["changes"][0])
+    assert set(ours.module.state_dict()) == set(theirs.state_dict())
+    changes: dict[str, Any] = {"classifier": config.model_dump(mode="json"), "bn_weight": 0.0}
+    report = next(Trainer(settings.updated(changes, "test"), [ours]).run())  # checks Λ by its definition
+    assert 0 < report.metrics["kkt/rho"] < 10
+
+
+def test_the_mean_of_two_softmaxes_keeps_its_probabilities(images: ImageDataset, tmp_path: Path) -> None:
+    theirs, config = brought("MeanOfTwo", tmp_path)
+    x, _ = images.test()
+    ours, _, _ = pretrain.obtain(config, images, tmp_path / "cache")
+    torch.testing.assert_close(ours.module(x[:9]).softmax(dim=1), theirs(x[:9]))
+
+
+@pytest.mark.parametrize("name", ["FunctionalSoftmax", "SoftmaxWhenUsed"])
+def test_a_network_with_a_softmax_inside_forward_is_trained(name: str, images: ImageDataset, tmp_path: Path) -> None:
+    config = ClassifierConfig(factory=f"brought:{name}", steps=30, lr=0.1)
+    _, regime, _ = pretrain.obtain(config, images, tmp_path / "cache")
+    assert regime["accuracy"] > 0.3
+
+
+def test_probabilities_of_zero_have_finite_second_derivatives() -> None:
+    logits = torch.tensor([[0.0, -60.0, -200.0]], requires_grad=True)
+    network = nn.Softmax(dim=1)
+    assert adaptation.make_logits(network, (3,))
+    values = network(logits)
+    (first,) = torch.autograd.grad(values[0, 0] - values[0, 1], logits, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), logits)
+    assert values.isfinite().all() and first.isfinite().all() and second.isfinite().all()
+
+
+def test_a_sigmoid_at_the_end_of_one_logit_is_taken_off(settings: TrialConfig, tmp_path: Path) -> None:
+    data = datasets.load(settings.dataset.model_copy(update={"classes": (0, 1)}))
+    classifier, regime, _ = pretrain.obtain(ClassifierConfig(factory="brought:sigmoid", steps=1), data, tmp_path / "cache")
+    assert classifier.module(data.test()[0]).min() < 0 and "Sigmoid" in regime["changes"][0]
 
 
 def test_one_logit_is_enough_for_two_classes(settings: TrialConfig, tmp_path: Path) -> None:

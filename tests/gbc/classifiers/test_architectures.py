@@ -76,6 +76,15 @@ def test_the_papers_classifier_has_three_linear_layers_and_two_batch_norms() -> 
     assert sum(isinstance(layer, nn.BatchNorm1d) for layer in phi) == 2  # type: ignore[attr-defined]
 
 
+def test_lenet5_has_the_sizes_of_the_paper_and_half_of_them() -> None:
+    """156 + 2,416 + 48,120 + 10,164 + 850 parameters; C5, a convolution with one position there, is a linear layer here."""
+    whole, half = (architectures.build(ClassifierConfig(name="lenet5", hidden=hidden), SHAPE, 10) for hidden in (84, 42))
+    assert sum(parameter.numel() for parameter in whole.parameters()) == 61_706
+    assert [tuple(p.shape) for name, p in half.named_parameters() if name.endswith("weight")] == [
+        (3, 1, 5, 5), (8, 3, 5, 5), (60, 200), (42, 60), (10, 42)
+    ]  # fmt: skip
+
+
 def test_kaiming_keeps_the_size_of_signals() -> None:
     """Through a deep ReLU stack the second moment stays of order one; both kinds of layer."""
     dense = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(256, 256), nn.ReLU())])

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize, resize
 
 from gbc.__main__ import main
 from gbc.classifiers import custom, pretrain
@@ -138,9 +139,33 @@ def test_normalisation_happens_inside(files: Files, images: ImageDataset, tmp_pa
 
 
 def test_channels_are_normalised_apart() -> None:
-    phi = custom.Normalised(nn.Flatten(), (0.0, 1.0, 2.0), (1.0, 2.0, 4.0))
+    card = custom.Card(class_names=("a", "b"), shape=(3, 1, 1), samples=1, mean=(0.0, 1.0, 2.0), std=(1.0, 2.0, 4.0))
+    phi = custom.Preprocessed(nn.Flatten(), card)
     assert phi(torch.full((1, 3, 1, 1), 4.0)).tolist() == [[4.0, 1.5, 0.5]]
     assert not list(phi.parameters())  # not part of ζ
+
+
+@pytest.mark.parametrize("side", [32, 14])
+def test_images_are_resized_for_the_network_as_torchvision_does(
+    side: int, files: Files, settings: TrialConfig, images: ImageDataset, tmp_path: Path
+) -> None:
+    """Grey is repeated, then mean and std are those of the network's channels; generated images have the data's shape."""
+    (tmp_path / "their_nets.py").write_text(MODULE.replace("26 * 26", f"{side - 2} * {side - 2}"))
+    weights = custom.call_factory("their_nets:colour", 0, (3, side, side)).state_dict()
+    normalisation = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    config = files(weights, factory="colour", resize=[3, side, side], **normalisation)
+    ours, regime, _ = pretrain.obtain(config, images, tmp_path / "cache")
+    x = images.test()[0][:5]
+    theirs = custom.call_factory("their_nets:colour", 0, (3, side, side))
+    pixels = normalize(resize(x, [side, side], antialias=True).repeat(1, 3, 1, 1), *normalisation.values())
+    torch.testing.assert_close(ours.module(x), theirs(pixels), rtol=1e-4, atol=1e-5)  # the order of sums differs
+    assert ours.shape == (1, 28, 28) and not missing(["[1, 28, 28]", f"[3, {side}, {side}]"], regime["changes"][0])
+    changes = {"classifier": config.model_dump(mode="json"), "bn_weight": 0, "row_space_weight": 1, "lambda_policy": "min_norm"}
+    trainer = Trainer(settings.updated(changes, "test"), [ours])  # checks Λ by its definition
+    report = next(trainer.run())
+    assert 0 < report.metrics["loss/row_space"] < 1 and report.metrics["kkt/rho"] > 0
+    labels = trainer.evaluation_labels
+    assert trainer.sample(trainer.evaluation_noise, labels, trainer.evaluation_tasks).shape == (len(labels), 1, 28, 28)
 
 
 def test_a_generator_is_born_from_it(files: Files, settings: TrialConfig, images: ImageDataset, tmp_path: Path) -> None:
@@ -303,9 +328,14 @@ def test_a_file_that_is_no_state_dict(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"class_names": ["a", "b"]}, ["net.safetensors: 2 class_names", "fashion_mnist", "10 classes"]),
+        ({"class_names": ["a", "b"]}, ["net.yaml: 2 class_names", "fashion_mnist", "10 classes"]),
         ({"class_names": ["a"]}, ["net.yaml: class_names: "]),
-        ({"shape": [3, 32, 32]}, ["[3, 32, 32]", "fashion_mnist", "[1, 28, 28]"]),
+        ({"shape": [3, 32, 32]}, ["[3, 32, 32]", "fashion_mnist", "shape: [1, 28, 28]", "resize: [3, 32, 32]"]),
+        ({"shape": [1, 8, 8], "resize": [1, 28, 28]}, ["[1, 8, 8]", "fashion_mnist", "shape: [1, 28, 28]"]),
+        ({"resize": [3, 32, 32]}, ["net.yaml", "their_nets:network", "[3, 32, 32]"]),
+        ({"resize": [3, 32]}, ["net.yaml: resize", "three"]),
+        ({"shape": [2, 28, 28], "resize": [3, 32, 32]}, ["net.yaml: resize", "3 channels", "2"]),
+        ({"resize": [3, 32, 32], "mean": [0.5], "std": [0.5]}, ["net.yaml: mean", "resize", "3 channels"]),
         ({"shape": [1, 28]}, ["net.yaml: shape"]),
         ({"shape": [1, 0, 28]}, ["net.yaml: shape", "above 0"]),
         ({"samples": 0}, ["net.yaml: samples: 0"]),
@@ -322,6 +352,12 @@ def test_a_card_that_does_not_fit(
         pretrain.obtain(files(**changes), images, tmp_path / "cache")
     assert not missing(named, caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_contradicts_the_network_is_named(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        pretrain.obtain(files(class_names=["a", "b", "c"]), None, tmp_path / "cache")
+    assert not missing(["net.yaml", "their_nets:network", "[2, 10]", "[2, 3]"], caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_files_are_named(files: Files, images: ImageDataset, tmp_path: Path) -> None:

@@ -8,19 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from gbc.classifiers import pretrain
 from gbc.classifiers.weight_files import load_weights, read_weights
+from gbc.config import ClassifierConfig, DatasetConfig
+from gbc.data import datasets
 from gbc.errors import BadInput
 from tests.support import missing
 
 State = dict[str, Tensor]
 
 
-def network() -> nn.Sequential:
+def network(pixels: int = 12) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3)).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3)).eval()
 
 
 def prefixed(prefix: str) -> Callable[[State], State]:
@@ -77,3 +82,52 @@ def test_what_is_missing_and_what_is_left_over_is_named_up_to_five() -> None:
     assert "'1.bias', '2.weight', '2.bias', '2.running_mean', '2.running_var' and 2 more" in error
     assert "'head.0', 'head.1', 'head.2', 'head.3', 'head.4' and 2 more" in error
     assert not missing(["'1.weight'", "[12, 7]", "[7, 12]"], error) and "\n" not in error
+
+
+def for_digits() -> nn.Module:
+    return network(64)
+
+
+def parametrised() -> nn.Module:
+    *others, last = network(64)
+    return nn.Sequential(*others, weight_norm(last))
+
+
+FORMATS: dict[str, tuple[Callable[[State], Any], str]] = {
+    "plain": (lambda state: state, "pt"),
+    "wrapped": (lambda state: {"state_dict": state, "epoch": 3}, "ckpt"),
+    "prefixed": (prefixed("module."), "pt"),
+    "half": (lambda state: {name: t.half() if t.is_floating_point() else t for name, t in state.items()}, "pt"),
+    "safetensors": (lambda state: state, "safetensors"),
+    "parametrised": (lambda state: state, "pt"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_accuracy_is_the_one_that_the_weights_had(name: str, tmp_path: Path) -> None:
+    """By the stored statistics of BatchNorm, which differ from those of the images here."""
+    data = datasets.load(DatasetConfig(name="digits", per_class=20, classes=(0, 1, 2)))
+    images, labels = data.train()
+    make = parametrised if name == "parametrised" else for_digits
+    theirs = _trained(make(), images, labels)
+    wrapped, suffix = FORMATS[name]
+    content, path = wrapped(theirs.state_dict()), tmp_path / f"net.{suffix}"
+    save_file(content, path) if suffix == "safetensors" else torch.save(content, path)
+    card = {"class_names": ["0", "1", "2"], "shape": [1, 8, 8], "samples": 60}
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(card))
+    config = ClassifierConfig(factory=f"{__name__}:{make.__name__}", weights=str(path))
+    accuracy = (theirs(images).argmax(dim=1) == labels).float().mean().item()
+    classifier, regime, _ = pretrain.obtain(config, data, tmp_path / "cache")
+    assert 0.4 < accuracy < 1 and regime["accuracy"] == pytest.approx(accuracy)
+    assert torch.equal(classifier.module(images).argmax(dim=1), theirs(images).argmax(dim=1))
+
+
+def _trained(phi: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
+    """`phi` after so few steps that its stored statistics are not yet those of the images."""
+    optimiser = torch.optim.SGD(phi.parameters(), lr=0.1)
+    phi.train()
+    for _ in range(4):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(phi(images), labels).backward()
+        optimiser.step()
+    return phi.eval()

@@ -207,13 +207,15 @@ def test_divergence_survives_pickling_between_processes() -> None:
     assert str(again) == str(Diverged(7, "loss/tv"))
 
 
-def test_batch_norm_matching_needs_batch_norm(settings: TrialConfig, images: Any) -> None:
+def test_batch_norm_matching_is_off_without_batch_norm(settings: TrialConfig, images: Any) -> None:
     config = settings.updated({"classifier.name": "mlp"}, "test")
     phi = Classifier(architectures.build(config.classifier, images.shape, 10), images.class_names, images.shape, 100)
-    with pytest.raises(BadInput, match=r"bn_weight .*BatchNorm"):
-        Trainer(config, [phi])
+    with_weight = Trainer(config, [phi])
+    assert config.bn_weight and "BatchNorm" in with_weight.classifiers[0].off["bn"]
     without = next(Trainer(config.updated({"bn_weight": 0}, "test"), [phi]).run())
-    assert "ssim/coverage" not in without.metrics and without.images is None  # no reference, no real images
+    assert numbers([next(with_weight.run())]) == numbers([without])
+    assert "ssim/coverage" not in without.metrics and without.images is not None  # no reference, no real images
+    assert without.images.shape == (5 * 30, 10 * 30)  # the samples alone, framed
 
 
 def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
@@ -284,10 +286,10 @@ def test_a_policy_that_does_not_fit_the_batch_norm_mode_names_the_layer(fresh: C
 
 def test_a_wrong_lambda_is_refused(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     everything = lambda module, *_: {name: 1.0 for name, _ in module.named_parameters()}  # noqa: E731
-    monkeypatch.setitem(homogeneity.POLICIES, "last_layer", everything)
+    monkeypatch.setitem(homogeneity.POLICIES, "min_norm", everything)
     with pytest.raises(NotQuasiHomogeneous, match=r"\de[+-]\d") as caught:
-        fresh()
-    assert caught.value.layer == "last_layer"  # the policy: no layer alone is at fault
+        fresh(lambda_policy="min_norm")
+    assert caught.value.layer == "min_norm"  # the policy: no layer alone is at fault
 
 
 def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from rich.console import Console
 
 from records.trial import TrialRecord
+from search.driver.control import Control
+from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.tune_adapter import NODE_DEATH, EventCallback, TuneAdapter, failure_reason
 from search.policy.early_stopping import Decision
@@ -60,6 +64,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.chdir(tmp_path)
     config = SweepConfig.parse(tiny_sweep(trials=2), "test")
     ledger, halt, recorder = Ledger(config, tmp_path), HaltMonitor(tmp_path), Recording()
+    recorder.control = Control(ledger, ProgressDisplay(config, Console(file=io.StringIO())))
 
     def assign(trial: TrialRecord) -> Any:
         return assignment_of(config, trial, Path("cache"), 1)

@@ -13,6 +13,7 @@ import pytest
 from records.trial import TrialRecord
 from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
 from search.spec.config import SweepConfig
+from search.spec.space import settle
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 
@@ -112,3 +113,21 @@ def test_an_empty_space_is_sampled_too(tmp_path: Path) -> None:
             folder = tmp_path / sampler
             folder.mkdir()
             assert Ledger(SweepConfig.parse(tiny_sweep(sampler=sampler, space={}), "test"), folder).ask().params == {}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_whole_numbers_stay_whole_through_every_sampler_and_the_study(sampler: str, tmp_path: Path) -> None:
+    space = {"batch_size": {"int": [16, 40], "log": True}, "noise_dim": {"int": [4, 6]}, "tv_weight": {"uniform": [0.0, 1.0]}}
+    config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space, trials=40), "test")
+    ledger = Ledger(config, tmp_path)
+    for number in range(12):  # beyond the random start of those that learn
+        ledger.ask()
+        ledger.record(number, 12, 0.1, stop=False)
+        ledger.tell(number, "complete")
+    ledger.close()
+    again = Ledger(config, tmp_path)
+    for trial in again.entries():
+        settings = settle(config.trial, trial.params, 0)
+        assert 16 <= settings.batch_size <= 40 and settings.noise_dim in (4, 5, 6)
+        assert type(trial.params["batch_size"]) is int
+    again.close()

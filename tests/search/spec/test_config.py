@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
@@ -14,6 +14,7 @@ from search.run import main
 from search.spec.config import Objective, SweepConfig
 from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
+from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 
 
@@ -100,7 +101,7 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed'"),
         ({"space": {"lr": {"log10": [-3.0, 1.0]}}}, "space: lr: 10.0 .*1"),
         ({"space": {"lr": {"log10": [-2.0, -3.0]}}}, "low end -2.0 .*high end -3.0"),
-        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "space.lr: .*one of log10, uniform and choice"),
+        ({"space": {"lr": {"log10": [-3, -2], "uniform": [0, 1]}}}, "space.lr: .*one of log10, uniform, int and choice"),
         ({"space": {"lr": {}}}, "space.lr: .*one of"),
         ({"space": {"lr": {"log10": [0, 5000]}}}, "space.lr: log10: .*-300.*300"),
         ({"space": {"batch_size": {"choice": [16, 32, 16]}}}, "space.batch_size: choice .*16"),
@@ -109,7 +110,16 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"preset": "<b>"}, "preset: '<b>'"),
         ({"objective": "ssim/coverage"}, "objective: .*mapping.*'ssim/coverage'"),
         ({"trial": None}, "sweep.yaml: trial: .*mapping"),
-        ({"space": {"lr": {"log": [1, 2]}}}, "'space.lr.log'"),
+        ({"space": {"lr": {"log": [1, 2]}}}, "space.lr.log: "),
+        ({"space": {"lr": {"log10": [-3, -2], "log": True}}}, "space.lr: log .*int"),
+        ({"space": {"batch_size": {"int": [16]}}}, "space.batch_size.int"),
+        ({"space": {"batch_size": {"int": [16, 32.5]}}}, "space.batch_size.int.*32.5"),
+        ({"space": {"batch_size": {"int": [32, 16]}}}, "int: .*32 .*16"),
+        ({"space": {"batch_size": {"int": [0, 16], "log": True}}}, "int: .*0 .*1"),
+        ({"space": {"batch_size": {"int": [0, 16]}}}, "space: batch_size: 0 "),
+        ({"space": {"batch_size": {"int": [1, 2**60]}}}, "space.batch_size: int"),
+        ({"space": {"batch_size": {"int": [8, 64]}}, "first_trials": [{"batch_size": 7}]}, "batch_size: 7 .*8 and 64"),
+        ({"space": {"batch_size": {"int": [8, 64]}}, "first_trials": [{"batch_size": 8.0}]}, "batch_size: 8.0 .*8 and 64"),
         ({"space": {"lr": {"log10": ["1e-4", -3]}}}, "'1e-4'.*quotes"),
         ({"space": {"batch_size": {"choice": []}}}, "choice .*empty"),
         ({"space": {"batch_size": {"choice": [128, 1.5]}}}, "space: batch_size: 1.5 .*integer"),
@@ -143,6 +153,8 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
             {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
             "sampler cmaes .*objective.*tpe",
         ),
+        ({"trial": {**TINY, "device": "cuda:1"}}, "device cuda:1: .*set device to cuda.*CUDA_VISIBLE_DEVICES=1"),
+        ({"trial": {**TINY, "device": "cuda"}, "resources": {"gpus_per_trial": 0.0}}, "device cuda .*gpus_per_trial is 0"),
         ({"warm_start_trials": 3}, "warm_start_trials .*sweep"),
         ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 "),
         ({"first_trials": [{"lrr": 1e-3}]}, r"first_trials\[0\]: 'lrr'.*'lr'"),
@@ -279,6 +291,12 @@ def test_differences_ignore_budget_resources_and_device() -> None:
     assert "space.lr.log10" in config.differences(less)
 
 
+@pytest.mark.parametrize(("device", "share"), [("cuda", "auto"), ("cuda:0", 0.5), ("auto", 0.0), ("cpu", 0.0)])
+def test_a_device_that_trials_have_is_taken(device: str, share: float | str) -> None:
+    config = tiny_sweep(trial={**TINY, "device": device}, resources={"gpus_per_trial": share})
+    assert SweepConfig.parse(config, "test").trial.device == device
+
+
 def test_a_resolved_sweep_survives_yaml() -> None:
     config = ask(preset="paper")
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
@@ -288,6 +306,7 @@ def test_a_resolved_sweep_survives_yaml() -> None:
 def test_dimensions_become_optunas_distributions() -> None:
     assert Dimension(log10=(-3.0, -2.0)).distribution() == FloatDistribution(1e-3, 1e-2, log=True)
     assert Dimension(uniform=(0.0, 2.0)).distribution() == FloatDistribution(0.0, 2.0)
+    assert Dimension(int=(2, 64), log=True).distribution() == IntDistribution(2, 64, log=True)
     assert Dimension(choice=(1, 2)).distribution() == CategoricalDistribution((1, 2))
 
 
@@ -295,8 +314,21 @@ def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
     assert Dimension(log10=(-3.0, -1.0), points=3).grid() == pytest.approx((1e-3, 1e-2, 1e-1))
     assert Dimension(uniform=(0.0, 2.0)).grid() == (0.0, 0.5, 1.0, 1.5, 2.0)
     assert Dimension(choice=(16, 32)).grid() == (16, 32)
+    assert Dimension(int=(2, 10)).grid() == (2, 4, 6, 8, 10) and Dimension(int=(1, 3)).grid() == (1, 2, 3)
+    assert Dimension(int=(2, 32), log=True).grid() == (2, 4, 8, 16, 32) and Dimension(int=(1, 3)).grid_size == 3
     awkward = Dimension(log10=(-2.7, -1.9), points=7)  # 10^x rounds; the ends must stay inside
     assert all(awkward.distribution()._contains(value) for value in awkward.grid())
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_whole_numbers_have_their_parts_of_a_sequence(log: bool) -> None:
+    whole = Dimension(int=(1, 4), log=log)
+    found = [whole.at(share / 1000) for share in range(1001)]
+    assert found == sorted(found) and set(found) == {1, 2, 3, 4} and all(type(value) is int for value in found)
+    # ln(1.5/0.5), ln(2.5/1.5), … of ln(4.5/0.5) with log; a quarter each without
+    parts = [0.5, 0.232, 0.153, 0.114] if log else [0.25] * 4
+    assert [found.count(value) / 1001 for value in (1, 2, 3, 4)] == pytest.approx(parts, abs=0.002)
+    assert whole.holds(4) and not whole.holds(5) and not whole.holds(2.0) and not whole.holds(True)
 
 
 def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:

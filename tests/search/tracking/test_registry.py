@@ -17,9 +17,11 @@ from mlflow.models import get_model_info
 
 from gbc import export
 from gbc.errors import BadInput
+from records.repetitions import Repeated
 from search.spec.config import Objective
 from search.tracking import registry
 from search.tracking.registry import CHAMPION, Version
+from tests.support import missing
 from tests.support.exports import TWO_TASKS, Trained, trained
 from tests.support.servers import mlflow_server
 
@@ -143,6 +145,18 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
     assert len(client.search_model_versions(f"name = '{model}'")) == 4
     tags = client.get_model_version(model, "4").tags
     assert tags["sweep.name"] == "second" and float(tags["objective.value"]) == 0.5
+
+
+def test_what_ran_again_is_compared_by_its_mean(exported: Path, uri: str, model: str) -> None:
+    first = register(exported, uri, model, 0.9)  # the luckiest trial, when nothing had run again
+    lucky, steady = Repeated(0, (0.5, 0.7), 0, 0), Repeated(1, (0.7, 0.6), 0, 0)
+    found = register(exported, uri, model, 0.7, trial=1, again={0: lucky, 1: steady})
+    assert found.champion and missing(["mean", "0.65", "0.6", "2 seeds"], found.reason) == []
+    tags = MlflowClient(uri).get_model_version(model, str(first.number)).tags
+    assert (float(tags["objective.mean"]), tags["objective.seeds"]) == (lucky.mean, "2")
+    assert float(tags["objective.deviation"]) == lucky.deviation and float(tags["objective.value"]) == 0.9
+    once = register(exported, uri, model, 0.69, trial=2)  # nothing but its value is known
+    assert not once.champion and missing(["0.69", "0.7"], once.reason) == []
 
 
 def test_smaller_is_better_where_the_sweep_says_so(exported: Path, uri: str, model: str) -> None:

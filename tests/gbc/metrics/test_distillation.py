@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,8 +17,9 @@ from gbc.classifiers.weight_files import read_weights
 from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.studies.distillation import distil
+from gbc.metrics.distillation import Lesson, measure
 from tests.conftest import TINY
+from tests.support import missing
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
 
@@ -26,8 +28,10 @@ def test_a_student_of_good_images_is_near_its_teacher_and_one_of_noise_is_not(
     classifier: Classifier, images: ImageDataset
 ) -> None:
     real, _ = images.train()
-    good, student = distil(real, [classifier], images, STUDENT, steps=150)
-    bad, _ = distil(torch.rand(100, 1, 28, 28), [classifier], images, STUDENT, steps=150)
+    lesson = Lesson([classifier], STUDENT, steps=150)
+    student = lesson.teach(real, "on real images")
+    good = measure(lesson, student, images)
+    bad = measure(lesson, lesson.teach(torch.rand(100, 1, 28, 28), "on noise"), images)
     assert good.student == good.ceiling and good.agreement == good.ceiling_agreement  # the same images for both
     assert good.teacher - 0.15 < good.student and bad.student < good.student - 0.15
     assert (bad.teacher, bad.ceiling, bad.test_images) == (good.teacher, good.ceiling, 2000)
@@ -35,7 +39,7 @@ def test_a_student_of_good_images_is_near_its_teacher_and_one_of_noise_is_not(
     assert (student(test).argmax(dim=1) == labels).float().mean().item() == pytest.approx(good.student)
 
 
-def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifier: Classifier) -> None:
+def test_the_teachers_probabilities_are_averaged(classifier: Classifier) -> None:
     """Two teachers that are sure of different classes leave the student with both."""
 
     def sure(label: int) -> Classifier:
@@ -45,7 +49,7 @@ def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifie
             layer.bias.copy_(30 * nn.functional.one_hot(torch.tensor(label), 10))
         return Classifier(nn.Sequential(nn.Flatten(), layer), classifier.class_names, classifier.shape, classifier.samples)
 
-    _, student = distil(torch.rand(50, 1, 28, 28), [sure(1), sure(4)], images, STUDENT, steps=200, temperature=1.0)
+    student = Lesson([sure(1), sure(4)], STUDENT, 200, temperature=1.0).teach(torch.rand(50, 1, 28, 28), "on noise")
     probabilities = student(torch.rand(5, 1, 28, 28)).softmax(dim=1).mean(dim=0)
     assert probabilities[[1, 4]].tolist() == pytest.approx([0.5, 0.5], abs=0.05)
 
@@ -53,7 +57,9 @@ def test_the_teachers_probabilities_are_averaged(images: ImageDataset, classifie
 def test_classifiers_of_different_classes_are_refused(images: ImageDataset, classifier: Classifier) -> None:
     other = Classifier(classifier.module, tuple("abcdefghij"), classifier.shape, classifier.samples)
     with pytest.raises(BadInput, match="classes"):
-        distil(torch.rand(9, 1, 28, 28), [classifier, other], images, STUDENT, steps=1)
+        Lesson([classifier, other], STUDENT, 1).teach(torch.rand(9, 1, 28, 28), "on noise")
+    with pytest.raises(BadInput, match="classes"):
+        measure(Lesson([other], STUDENT, 1), nn.Identity(), images)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +77,10 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert main([*words, "--json", "--out", str(tmp_path / "student.safetensors")]) == 0
     shown = capsys.readouterr()
     assert set(json.loads(shown.out)) == {
-        "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "test_images"
+        "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "training_images", "test_images"
     }  # fmt: skip
     assert "step 20/20" in shown.err
+    assert json.loads(shown.out)["training_images"] == 100
     assert read_weights(tmp_path / "student.safetensors")["1.weight"].shape == (16, 784)
     assert main([*words, "--out", str(tmp_path / "student.safetensors")]) == 2
     assert main([*words, "--temperature", "0"]) == 2 and main([*words, "--student", "vit"]) == 2
@@ -81,3 +88,25 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert [word in line for word, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)] == [
         True
     ] * 3
+
+
+def test_images_of_a_file_take_the_place_of_a_generator(
+    exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, cache = tmp_path / "set.npz", ["--cache", str(classifier_cache)]
+    assert main(["sample", "--model", str(exported), "--count", "100", "--out", str(file)]) == 0
+    (tmp_path / "trial.yaml").write_text(plain_yaml.dump(TINY))
+    words = ["--student", "mlp", "--hidden", "16", "--steps", "20", "--json", *cache]
+    trial = ["--config", str(tmp_path / "trial.yaml")]
+    capsys.readouterr()
+    assert main(["distil", "--samples", str(file), *trial, *words]) == 0
+    of_file = json.loads(capsys.readouterr().out)
+    assert main(["distil", "--model", str(exported), "--count", "100", *words]) == 0
+    of_model = json.loads(capsys.readouterr().out)
+    # The file holds the same images in bytes, so the teacher is the same and the student nearly.
+    assert of_file["teacher"] == of_model["teacher"] and of_file["student"] == pytest.approx(of_model["student"], abs=0.05)
+    np.savez(tmp_path / "small.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3))
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, 28, 28), np.uint8))
+    for name, named in {"small": ["[1, 8, 8]", "[1, 28, 28]"], "bare": ["labels"], "none": ["none.npz"]}.items():
+        assert main(["distil", "--samples", str(tmp_path / f"{name}.npz"), *trial, *words]) == 2
+        assert not missing([f"{name}.npz", *named], capsys.readouterr().err)

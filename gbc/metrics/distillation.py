@@ -26,6 +26,10 @@ from gbc.optimisers import Adam
 BATCH: Final = 128
 TEMPERATURE: Final = 4.0
 LR: Final = 1e-3
+STUDENT: Final = ClassifierConfig(name="conv", hidden=128)
+"""The student of the full evaluation, and of the command unless another is named."""
+STEPS: Final = 400
+"""Training steps of the student of the full evaluation, as many as of `tstr/cnn`. The command makes more."""
 _PART: Final = 1000
 _EVERY: Final = 100
 
@@ -44,6 +48,7 @@ class Distillation:
     ceiling: float
     """Accuracy of the same student when the teacher's training images take the place of the generated ones."""
     ceiling_agreement: float
+    training_images: int
     test_images: int
 
     def to_json(self) -> dict[str, Any]:
@@ -52,51 +57,79 @@ class Distillation:
 
     def text(self) -> str:
         """A line for each network."""
+        real = f"the same student, on {self.training_images} real images"
         return (
             f"{'':42}{'test accuracy':>15}{'agreement':>12}\n"
             f"{'teacher':42}{self.teacher:15.3f}{'':12}\n"
             f"{'student, taught on generated images':42}{self.student:15.3f}{self.agreement:12.3f}\n"
-            f"{'the same student, on the training images':42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
+            f"{real:42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
             f"{self.test_images} real test images, which neither has seen"
         )
 
 
-def distil(
-    images: Tensor,
-    teachers: Sequence[Classifier],
-    data: ImageDataset,
-    student: ClassifierConfig,
-    *,
-    steps: int,
-    temperature: float = TEMPERATURE,
-    progress: Progress = lambda *_: None,
-) -> tuple[Distillation, nn.Module]:
-    """Teach two students, one on `images` [K, channels, height, width] and one on the training images of `data`.
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher and the way in which students learn from it."""
 
-    `teachers` are classifiers of the same classes; their probabilities are averaged. `student` has architecture and seed.
-    Returns the measurements and the student of `images`.
+    teachers: Sequence[Classifier]
+    """Classifiers of the same classes; their probabilities are averaged."""
+    student: ClassifierConfig
+    """Its architecture and seed."""
+    steps: int
+    temperature: float = TEMPERATURE
+    progress: Progress = lambda *_: None
 
-    Raises:
-        BadInput: the teachers have different classes, or an unknown student.
-    """
-    names = {teacher.class_names for teacher in teachers}
-    if len(names) != 1 or names != {data.class_names}:
-        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-    modules = [teacher.module.eval() for teacher in teachers]
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, temperature: float) -> Tensor:
+        """The mean of the teachers' probabilities at a temperature, [K, C]."""
+        modules = [teacher.module.cpu().eval() for teacher in self.teachers]  # training may have left one on a GPU
+        parts = [
+            torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
+            for part in images.split(_PART)
+        ]
+        return torch.cat(parts)
 
-    def teach(pool: Tensor, who: str) -> nn.Module:
-        network = architectures.build(student, data.shape, len(data.class_names)).train()
-        _train(network, pool, _probabilities(modules, pool, temperature), temperature, student.seed, steps, progress, who)
+    def answers(self, images: Tensor) -> Tensor:
+        """The class with the largest mean probability of the teachers for each image, [K]."""
+        return self.probabilities(images, 1.0).argmax(dim=1)
+
+    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
+        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+
+        Raises:
+            BadInput: the teachers have different classes, or an unknown student.
+        """
+        if len({teacher.class_names for teacher in self.teachers}) != 1:
+            raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+        teacher = self.teachers[0]
+        network = architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        targets = self.probabilities(pool, self.temperature)
+        _train(network, pool, targets, self.temperature, self.student.seed, self.steps, self.progress, who)
         return network.eval()
 
-    learned, best = teach(images, "on generated images"), teach(data.train()[0], "on the training images")
+
+def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
+    """True if there are teachers, and all have these classes."""
+    return {teacher.class_names for teacher in teachers} == {class_names}
+
+
+def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillation:
+    """Measure the student `learned` on the test images of `data`, beside one that is taught on its training images.
+
+    Raises:
+        BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
+    """
+    if not same_classes(lesson.teachers, data.class_names):
+        raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
+    best = lesson.teach(data.train()[0], "on the training images")
     test, labels = data.test()
-    answers = _probabilities(modules, test, 1.0).argmax(dim=1)
-    theirs, ceiling = _classes(learned, test), _classes(best, test)
+    answers = lesson.answers(test)
+    theirs, ceiling = classes_of(learned, test), classes_of(best, test)
     return Distillation(
         teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
-        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
-    ), learned  # fmt: skip
+        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
+        training_images=len(data.train_labels), test_images=len(labels),
+    )  # fmt: skip
 
 
 def _train(
@@ -119,17 +152,8 @@ def _train(
 
 
 @torch.no_grad()
-def _probabilities(modules: Sequence[nn.Module], images: Tensor, temperature: float) -> Tensor:
-    """The mean of the teachers' probabilities at a temperature, [K, C]."""
-    parts = [
-        torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
-        for part in images.split(_PART)
-    ]
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def _classes(network: nn.Module, images: Tensor) -> Tensor:
+def classes_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image by the network, [K]."""
     return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
 
 
