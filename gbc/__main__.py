@@ -16,6 +16,7 @@ from gbc.commands import (
     distil,
     evaluate,
     homogeneity,
+    leak,
     pretrain,
     results,
     sample,
@@ -23,7 +24,21 @@ from gbc.commands import (
     train,
 )
 
-COMMANDS: Final = (pretrain, audit, homogeneity, train, sample, evaluate, distil, baseline, circle, stationarity, results, data)
+COMMANDS: Final = (
+    pretrain,
+    audit,
+    homogeneity,
+    train,
+    sample,
+    evaluate,
+    leak,
+    distil,
+    baseline,
+    circle,
+    stationarity,
+    results,
+    data,
+)
 
 
 def parser() -> argparse.ArgumentParser:

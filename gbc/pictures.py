@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -62,3 +63,20 @@ def figure_png(figure: Figure, dpi: int) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
+
+
+def pairs_png(upper: Tensor, lower: Tensor, rows: tuple[str, str], captions: Sequence[str]) -> bytes:
+    """A PNG of two rows of images [K, channels, height, width] in [0, 1], a name before each row, a caption below each pair."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.1 * len(upper) + 0.6, 3.2), layout="constrained")
+    axes = figure.subplots(2, len(upper), squeeze=False)
+    for row, images, name in zip(axes, (upper, lower), rows, strict=True):
+        for axis, image in zip(row, images.detach().cpu(), strict=True):
+            axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(name, fontsize=9)
+    for axis, caption in zip(axes[1], captions, strict=True):
+        axis.set_xlabel(caption, fontsize=9)
+    return figure_png(figure, dpi=110)

@@ -56,6 +56,9 @@ METRIC_DIRECTIONS: Final[dict[str, Direction | None]] = {
     "time/steps_per_s": "max",
 }
 
+DISTILLATION_DIRECTIONS: Final[dict[str, Direction]] = {"distil/teacher": "max", "distil/student": "max"}
+"""Metrics of the full evaluation that need the classifiers, and their better direction. Trials do not report them."""
+
 
 @dataclass(frozen=True)
 class Report:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import re
 from typing import TYPE_CHECKING, Final
 
 from gbc.errors import BadInput
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 # <malloc.h> of glibc.
 _MMAP_MAX: Final = -4
 _TRIM_THRESHOLD: Final = -1
+# cuBLAS and cuDNN allocate when they start, outside torch's allocator.
+_NO_MEMORY: Final = re.compile(r"CUDA error: out of memory|CU(BLAS|DNN|SOLVER)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,6 +34,24 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs; use 'auto' or 'cpu'")
     return device
+
+
+def release_memory() -> None:
+    """Give back the memory of objects that are no longer used, and on a GPU what torch keeps of it for later."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """True if a GPU has no memory left, whoever says so: torch's allocator, the driver, or a library that cannot start."""
+    import torch
+
+    if isinstance(fault, torch.OutOfMemoryError):
+        return True
+    return isinstance(fault, RuntimeError) and _NO_MEMORY.search(str(fault)) is not None
 
 
 def derive_seed(seed: int, stream: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import custom, libraries
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.settings import suggest
 
@@ -90,6 +91,26 @@ def conv(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+def lenet5(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling; `hidden` is the width of its last hidden layer, 84 in the paper.
+
+    The other widths, 6 and 16 channels and 120 units, are in proportion. The literature on distillation without data has it
+    as a teacher, and with half of the widths as a student.
+    """
+    depth, height, width = shape
+    first, second, units = (max(1, round(size * config.hidden / 84)) for size in (6, 16, 120))
+    padding = 0 if min(height, width) >= 12 else 2  # a small image is smaller than the kernel after the first pooling
+    rows, columns = ((side // 2 - 4 + 2 * padding) // 2 for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(depth, first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * rows * columns, units), nn.ReLU(),
+        nn.Linear(units, config.hidden), nn.ReLU(),
+        nn.Linear(config.hidden, classes),
+    )  # fmt: skip
+
+
 class Residual(nn.Module):
     """ReLU(body(x) + shortcut(x)) with two convolutions in the body (He et al. 2016, Fig. 2)."""
 
@@ -127,6 +148,7 @@ CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]
     "mlp_bn": mlp_bn,
     "mlp": mlp,
     "conv": conv,
+    "lenet5": lenet5,
     "resnet": resnet,
 }
 
@@ -220,17 +242,25 @@ class LayerInputs:
     """Records the inputs of some layers of a classifier in its last forward pass."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        """Adds hooks to `layers`, which are never removed."""
+        """Adds hooks to `layers`, which are removed when this object is gone."""
         self.layers = layers
         self._inputs: dict[int, Tensor] = {}
         for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._recorder(index))
+            handle = layer.register_forward_pre_hook(_recorder(self._inputs, index))
+            weakref.finalize(self, handle.remove)
 
-    def _recorder(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._inputs[index] = inputs[0]
+    def forget(self) -> None:
+        """Drop the inputs: they keep the whole graph of the forward pass alive."""
+        self._inputs.clear()
 
-        return hook
+
+def _recorder(inputs: dict[int, Tensor], index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that writes a layer's input into `inputs`. It knows no more, so that it keeps nothing else alive."""
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[index] = given[0]
+
+    return hook
 
 
 class BatchNormInputs(LayerInputs):
@@ -239,7 +269,7 @@ class BatchNormInputs(LayerInputs):
     layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]
 
     def __init__(self, module: nn.Module) -> None:
-        """Adds hooks to those layers of `module`, which are never removed."""
+        """Adds hooks to those layers of `module`, as `LayerInputs`."""
         super().__init__([one for one in module.modules() if isinstance(one, BATCH_NORMS) and one.running_mean is not None])
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

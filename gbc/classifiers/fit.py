@@ -1,4 +1,4 @@
-"""Optimisers that minimise a classifier's loss on its whole training set. Each changes the network in place."""
+"""Optimisers that minimise a classifier's loss on its training set. Each changes the network in place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import convergence
-from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
 from gbc.optimisers import LBFGS, SGD
 
@@ -22,6 +22,7 @@ ProgressCallback = Callable[[int, int, float], None]
 _CHECK_EVERY: Final = 100
 _CHUNK: Final = 5  # iterations of L-BFGS between two checks of the residuals
 _MOMENTUM: Final = 0.9
+_MINI_BATCH: Final = 128
 
 
 def gradient_descent(
@@ -71,7 +72,10 @@ def converge(
         (free if name.rpartition(".")[0] in invariant else decayed).append(parameter)
     total = config.steps + config.polish
     groups = [[], free + decayed] if config.decay == "all" else [free, decayed]
-    _descend(module, images, labels, config, groups, lambda step, loss: _tell_progress(loss, step, total, config, progress))
+    _descend(
+        module, lambda: (images, labels), config, groups,
+        lambda step, loss: _tell_progress(loss, step, total, config, progress),
+    )  # fmt: skip
     module.double()
     try:
         polished = _polish(
@@ -83,27 +87,51 @@ def converge(
     return config.steps + polished
 
 
+def stochastic(
+    module: nn.Module, images: Tensor, labels: Tensor, config: ClassifierConfig, progress: ProgressCallback | None
+) -> int:
+    """SGD on random mini-batches of 128, momentum 0.9, cosine decay to 0 and weight decay on every tensor; returns the steps.
+
+    For training sets that are too large for full batches. Batches are drawn from `config.seed`.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+    """
+    rng = torch.Generator().manual_seed(config.seed)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(images), (_MINI_BATCH,), generator=rng)
+        return images[index], labels[index]
+
+    _descend(
+        module, batch, config, [[], list(module.parameters())],
+        lambda step, loss: _tell_progress(loss, step, config.steps, config, progress),
+    )  # fmt: skip
+    return config.steps
+
+
 OPTIMISERS: Final[dict[str, Callable[[nn.Module, Tensor, Tensor, ClassifierConfig, ProgressCallback | None], int]]] = {
     "gd": gradient_descent,
     "converge": converge,
+    "sgd": stochastic,
 }
 
 
 def _descend(
     module: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    batch: Callable[[], tuple[Tensor, Tensor]],
     config: ClassifierConfig,
     groups: list[list[nn.Parameter]],
     on_step: Callable[[int, Tensor], None],
 ) -> None:
-    """`config.steps` steps of SGD; `groups` are the parameters without and with weight decay."""
+    """`config.steps` steps of SGD on the images and labels of `batch`; `groups`: parameters without and with weight decay."""
     free, decayed = groups
     parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     optimiser = SGD([group for group in parameters if group["params"]], lr=config.lr, momentum=_MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for step in range(1, config.steps + 1):
         optimiser.zero_grad()
+        images, labels = batch()
         loss = losses.CLASSIFICATION[config.loss](module(images), labels)
         loss.backward()
         optimiser.step()

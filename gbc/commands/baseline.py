@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("baseline", help="run another method that makes images from a classifier without data")
     parser.add_argument("name", metavar="NAME", help="activation, kkt-pixels, reconstruction, bn-inversion or ce-generator")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder of samples.png and metrics.json")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", type=Path, help="folder of samples.png, images.npz and metrics.json"
+    )
     options.add_set(parser)
     options.add_cache(parser)
     options.add_json(parser)
@@ -27,9 +30,12 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run one baseline and write its picture and numbers."""
+    """Run one baseline and write its picture, images and numbers."""
+    import numpy as np
+
     from gbc import pictures
     from gbc.checkpoint import write_atomic
+    from gbc.export.synthetic_sets import as_bytes
     from gbc.studies import baselines
     from gbc.training import experiment, tasks
 
@@ -43,6 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     outcome = experiment.run(settings, tasks.obtain(settings, arguments.cache, options.announce), say)
     if outcome.report.images is not None:
         write_atomic(arguments.out / "samples.png", pictures.png(outcome.report.images))
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, images=as_bytes(outcome.images), labels=outcome.labels.numpy())
+    write_atomic(arguments.out / "images.npz", arrays.getvalue())
     metrics = {**outcome.report.metrics, **outcome.cost()}
     text = json.dumps({"baseline": arguments.name, "settings": settings.model_dump(mode="json"), "metrics": metrics}, indent=2)
     write_atomic(arguments.out / "metrics.json", text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gbc import command_line
@@ -11,10 +12,10 @@ from gbc.commands import options
 from gbc.commands.options import Commands
 
 if TYPE_CHECKING:
-    from gbc.config import DatasetConfig
+    from gbc.classifier_config import DatasetConfig
+    from gbc.classifiers.architectures import Classifier
     from gbc.data.samples import ImageDataset
     from gbc.export.drawing import ExportedGenerator
-    from gbc.export.remeasure import Remeasured
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=command_line.seed, help="draw other samples for the table with control sets (default: those of training)"
     )
-    parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (a minute)")
+    parser.add_argument("--full", action="store_true", help="every measure, with an independent feature network (minutes)")
     options.add_cache(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
@@ -35,11 +36,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the metrics measured now beside the logged ones, then the scores beside those of control sets."""
     from gbc import export
     from gbc.errors import Disagreement
+    from gbc.export.remeasure import remeasure
 
     generator = export.load(arguments.model)
     data, config = options.real_images(generator, arguments)
-    again = _remeasure(generator, data, arguments)
-    result, text = _between_controls(generator, config, data, arguments)
+    classifiers, absent = _cached_classifiers(generator, arguments)
+    again = remeasure(generator, data, classifiers, absent)
+    result, text = _between_controls(generator, config, data, classifiers or (), arguments)
     if arguments.json:
         print(json.dumps({"judged": again.to_json(), **result}, indent=2))
     else:
@@ -51,22 +54,27 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _remeasure(generator: ExportedGenerator, data: ImageDataset, arguments: argparse.Namespace) -> Remeasured:
+def _cached_classifiers(
+    generator: ExportedGenerator, arguments: argparse.Namespace
+) -> tuple[Sequence[Classifier] | None, str | None]:
+    """(the classifiers that the generator was born from, None), or (None, the reason why they are not there)."""
     from gbc.errors import BadInput
-    from gbc.export.remeasure import remeasure
     from gbc.training import tasks
 
     try:
         if tasks.cached(generator.settings, arguments.cache):
-            return remeasure(generator, data, tasks.obtain(generator.settings, arguments.cache).classifiers)
-        absent = f"the classifier is not in {arguments.cache}; name the folder that holds it with --cache"
+            return tasks.obtain(generator.settings, arguments.cache).classifiers, None
+        return None, f"the classifier is not in {arguments.cache}; name the folder that holds it with --cache"
     except BadInput as fault:  # its weights or its data are not on this machine
-        absent = str(fault)
-    return remeasure(generator, data, None, absent)
+        return None, str(fault)
 
 
 def _between_controls(
-    generator: ExportedGenerator, config: DatasetConfig | None, data: ImageDataset, arguments: argparse.Namespace
+    generator: ExportedGenerator,
+    config: DatasetConfig | None,
+    data: ImageDataset,
+    classifiers: Sequence[Classifier],
+    arguments: argparse.Namespace,
 ) -> tuple[dict[str, Any], str]:
     """Scores of the generator and of control sets, as plain data with `scores` by row and as text.
 
@@ -81,7 +89,7 @@ def _between_controls(
     images = generator.judged() if arguments.seed is None else generator.sample(labels, arguments.seed)
     if arguments.full:
         oracle = features.obtain(config, data, arguments.cache)
-        result = evaluation.evaluate(name, images, labels, data, oracle)
+        result = evaluation.evaluate(name, images, labels, data, oracle, classifiers)
         return result.to_json(), result.text()
     scores = {
         name: ScoredSamples(ReferenceSet.of(data, "cpu"), images, labels).scores(),

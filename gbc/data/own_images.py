@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import ImageDataset, Labels, Split, centred_square, hold_out, subset, task_classes, task_dataset
 from gbc.errors import BadInput, CorruptFile
 
@@ -151,6 +151,19 @@ def _npz(config: DatasetConfig, path: Path) -> ImageDataset:
     test = _resized(test, config.resize, path)
     picked = subset(train[1], config.per_class, task_classes(config, names))
     return task_dataset(config, names, (train[0][picked], train[1][picked]), test)
+
+
+def read_set(path: Path) -> Split:
+    """(images, labels) of an .npz that holds both, as `python -m gbc sample` writes it.
+
+    Raises:
+        BadInput: it does not hold them, or in another form.
+        CorruptFile: it is damaged.
+    """
+    arrays = _arrays(path)
+    if not {"images", "labels"} <= arrays.keys():
+        raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected images and labels")
+    return _pairs(arrays, "images", "labels", path)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gbc import plain_yaml
 from gbc.config import TrialConfig
+from gbc.errors import BadInput
+from gbc.export import leak
 from gbc.export.formats import FORMATS, JUDGED_INPUTS
+from gbc.metrics.leakage import FALSE_ALARMS
 from gbc.metrics.scores import METRICS, controls
+from gbc.metrics.statistics import RECONSTRUCTED
 from gbc.training.tasks import TrialInputs
 
 if TYPE_CHECKING:
@@ -51,6 +55,8 @@ be misused for false news, fraud or identity theft (Yu & Wang, Generator Born fr
 That no image was used here is no protection: the parameters carry them. If the classifier was trained on private data, treat
 this generator as private too, and let it out only where the data might go.
 """
+_LEAKAGE_NOT_MEASURED: Final = """How near samples come to the images of the classifier is not known: there were none to
+compare with. Where they are, `python -m gbc leak --images PATH` measures it."""
 
 
 def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured: bool, files: Sequence[str]) -> str:
@@ -86,7 +92,9 @@ Settings that are not this package's defaults:
 {_without_images(name, generator) if data_free else _scores(generator, inputs)}
 
 {_NOT_MEASURED if data_free else _MEASURED}
-{_LIMITS}"""
+{_LIMITS}
+{_LEAKAGE_NOT_MEASURED if data_free else _leakage(generator, inputs)}
+"""
 
 
 def changed(settings: TrialConfig) -> dict[str, Any]:
@@ -244,3 +252,26 @@ def _last_metrics(metrics: Mapping[str, float]) -> str:
         if key not in METRICS and not key.startswith("time/")
     ]
     return "\n".join(["| metric | value |", "|---|---|", *rows])
+
+
+def _leakage(generator: ExportedGenerator, inputs: TrialInputs) -> str:
+    """How well samples reconstruct training images, by SSIM alone: a feature network would have to be trained first."""
+    try:
+        found, _ = leak.measure(generator, inputs.images)
+    except BadInput as fault:
+        return f"Not measured: how well samples reconstruct training images ({fault})."
+    strongest = max(found.by_class, key=lambda name: found.by_class[name].auc)
+    notes = "".join(f"\n- {note}" for note in leak.caveats(generator, inputs.images))
+    return f"""How well {found.samples} samples reconstruct {found.members} training images, and as many held-out images of
+the same classes, each image matched with a sample of its own:
+
+| | training images | held-out images |
+|---|---|---|
+| matched with SSIM above {RECONSTRUCTED} | {found.reconstructed} | {found.reconstructed_held_out} |
+| caught at 1% false alarms | {round(found.ssim.caught * found.members)} | {int(FALSE_ALARMS * found.members)} |
+
+- SSIM as a test of membership: {found.ssim.text()}
+- The highest of {len(found.by_class)} classes, {strongest}: {found.by_class[strongest].text()}
+- Control, real images in place of samples: {found.control.text()}{notes}
+
+This is no proof of privacy: it speaks of these samples and of SSIM. `python -m gbc leak` measures more."""

@@ -89,7 +89,7 @@ class RowSpaces(LayerInputs):
     def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
         """Adds hooks to the first layer of `module`, or with `which` "all" to every linear and convolutional one.
 
-        The hooks are never removed. `example` is a batch of inputs of the module.
+        `example` is a batch of inputs of the module.
 
         Raises:
             BadInput: as `row_space_layers`.

@@ -6,7 +6,7 @@ floors and a ceiling in the same way, because a score means little without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from gbc.classifiers.architectures import Classifier
 from gbc.data.samples import ImageDataset, tensors
-from gbc.metrics import scores, student
+from gbc.metrics import distillation, scores, student
 from gbc.metrics.features import FeatureNetwork, Oracle
 from gbc.metrics.scores import ReferenceSet, ScoredSamples, SSIMFeatures, ssim
 from gbc.metrics.statistics import (
@@ -28,7 +29,7 @@ from gbc.metrics.statistics import (
     recall,
     squared_mmd,
 )
-from gbc.report import Direction
+from gbc.report import DISTILLATION_DIRECTIONS, Direction
 
 
 class Evaluator:
@@ -66,10 +67,15 @@ class Evaluator:
 class Evaluation(ScoredSamples):
     """A generated set and an evaluator. Each intermediate result is computed at its first use."""
 
-    def __init__(self, evaluator: Evaluator, images: Tensor, labels: Tensor) -> None:
-        """`images` [K, channels, height, width] in [0, 1], `labels` [K]."""
+    def __init__(self, evaluator: Evaluator, images: Tensor, labels: Tensor, teachers: Sequence[Classifier] = ()) -> None:
+        """`images` [K, channels, height, width] in [0, 1], `labels` [K].
+
+        `teachers` are the classifiers that a generator was born from, for distillation; those of other classes are left out.
+        """
         super().__init__(evaluator.reference, images, labels)
         self.evaluator = evaluator
+        same = distillation.same_classes(teachers, evaluator.class_names)
+        self.lesson = distillation.Lesson(teachers, distillation.STUDENT, distillation.STEPS) if same else None
 
     @cached_property
     def features(self) -> Tensor:
@@ -101,8 +107,9 @@ class Evaluation(ScoredSamples):
         return student.mean_of_students(self, len(self.evaluator.class_names))
 
     def scores(self) -> dict[str, float]:
-        """Every measure of `MEASURES`. Compare only sets of equal size."""
-        return {name: float(measure.function(self)) for name, measure in MEASURES.items()}
+        """Every measure of `MEASURES`, and with teachers of `DISTILLATION`. Compare only sets of equal size."""
+        measures = {**MEASURES, **DISTILLATION} if self.lesson else MEASURES
+        return {name: float(measure.function(self)) for name, measure in measures.items()}
 
     def by_class(self) -> dict[str, dict[str, float]]:
         """For some measures, the value of each class, by measure and class name."""
@@ -190,6 +197,28 @@ MEASURES: Final[dict[str, Measure]] = {
 }
 
 
+def teacher_accuracy(evaluation: Evaluation) -> Tensor:
+    """Accuracy of the teachers together on the test images: what a student of theirs can reach."""
+    reference, lesson = evaluation.reference, evaluation.lesson
+    assert lesson is not None
+    return (lesson.answers(reference.test_images) == reference.test_labels).float().mean()
+
+
+def student_accuracy(evaluation: Evaluation) -> Tensor:
+    """Accuracy on the test images of a student of the teachers that has seen the generated set alone, without its labels."""
+    reference, lesson = evaluation.reference, evaluation.lesson
+    assert lesson is not None
+    answers = distillation.classes_of(lesson.teach(evaluation.images), reference.test_images)
+    return (answers == reference.test_labels).float().mean()
+
+
+_OF_TEACHERS: Final = {"distil/teacher": teacher_accuracy, "distil/student": student_accuracy}
+DISTILLATION: Final[dict[str, Measure]] = {
+    name: Measure(_OF_TEACHERS[name], better, False) for name, better in DISTILLATION_DIRECTIONS.items()
+}
+"""Measures that need the classifiers of the generated set."""
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """Scores of a generated set and of its controls."""
@@ -209,10 +238,12 @@ class EvaluationResult:
 
     def text(self) -> str:
         """Two tables: each measure with its controls, and the values of each class."""
-        marks = {name: f"{name}{' *' if measure.training_images else ''}" for name, measure in MEASURES.items()}
+        known = {**MEASURES, **DISTILLATION}
+        measures = {name: known[name] for name in next(iter(self.scores.values()))}
+        marks = {name: f"{name}{' *' if measure.training_images else ''}" for name, measure in measures.items()}
         scores = {
             f"{marks[name]:26}{measure.better:>5}": [row[name] for row in self.scores.values()]
-            for name, measure in MEASURES.items()
+            for name, measure in measures.items()
         }
         classes = {f"{marks[measure]:31}": list(values.values()) for measure, values in self.by_class.items()}
         names = next(iter(self.by_class.values()))
@@ -228,31 +259,35 @@ class EvaluationResult:
         )
 
 
-def evaluate(name: str, images: Tensor, labels: Tensor, data: ImageDataset, oracle: Oracle) -> EvaluationResult:
+def evaluate(
+    name: str, images: Tensor, labels: Tensor, data: ImageDataset, oracle: Oracle, teachers: Sequence[Classifier] = ()
+) -> EvaluationResult:
     """Measure `images` [K, channels, height, width] in [0, 1] with `labels` [K], and controls of the same size.
 
-    `name` is the row of the generated set. Test images that the oracle was trained on are not used.
+    `name` is the row of the generated set. Test images that the oracle was trained on are not used. `teachers` are the
+    classifiers that the generator was born from, if they are there.
     """
     evaluator = Evaluator.of(data, oracle)
-    generated = Evaluation(evaluator, images, labels)
+    generated = Evaluation(evaluator, images, labels, teachers)
     rows = {name: generated.scores()}
     per_class = max(1, len(labels) // len(data.class_names))
-    for control, evaluation in control_sets(evaluator, per_class).items():
+    for control, evaluation in control_sets(evaluator, per_class, teachers).items():
         rows[control] = evaluation.scores()
     return EvaluationResult(rows, generated.by_class(), oracle.accuracy, oracle.trained_on)
 
 
-def control_sets(evaluator: Evaluator, per_class: int) -> dict[str, Evaluation]:
+def control_sets(evaluator: Evaluator, per_class: int, teachers: Sequence[Classifier] = ()) -> dict[str, Evaluation]:
     """Control sets with `per_class` images of each class, by name: the floors, wrong labels, and the ceiling.
 
     The ceiling, other real images, is not tested on itself; it is left out if there are too few test images.
     """
     reference = evaluator.reference
-    controls = {name: Evaluation(evaluator, *images) for name, images in scores.floors(reference, per_class).items()}
-    controls["labels shifted"] = Evaluation(evaluator, *_shifted_labels(reference, per_class))
+    sets = {**scores.floors(reference, per_class), "labels shifted": _shifted_labels(reference, per_class)}
+    controls = {name: Evaluation(evaluator, *images, teachers) for name, images in sets.items()}
     if best := scores.ceiling(reference, per_class):
-        reduced, *images = best
-        controls["other real images"] = Evaluation(Evaluator(reduced, evaluator.network, evaluator.class_names), *images)
+        reduced, images, labels = best
+        smaller = Evaluator(reduced, evaluator.network, evaluator.class_names)
+        controls["other real images"] = Evaluation(smaller, images, labels, teachers)
     return controls
 
 

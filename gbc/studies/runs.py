@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from gbc.checkpoint import write_atomic
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.classifier_config import DatasetConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile
 from gbc.settings import Config
 from gbc.studies.comparison import Comparison
@@ -181,7 +182,7 @@ def _execute(run: Run, threads: int | None) -> None:
     inputs = tasks.obtain(run.settings, run.cache)
     evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)  # before the training: there may be no images
     outcome = experiment.run(run.settings, inputs)
-    evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels)
+    evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels, inputs.classifiers)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
         scores=evaluated.scores(), by_class=evaluated.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),

@@ -23,7 +23,7 @@ from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
 from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
-from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, labels_of_task
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
 from gbc.report import Report
@@ -104,12 +104,13 @@ class Trainer:
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
-        self._replayed_step = GraphReplay(self._device_step, self.rng, self._changing_tensors)
+        self._replayed_step = GraphReplay[tuple[list[Batch], list[LastPass], tuple[str, ...]]](self.rng)
 
     def step(self) -> None:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        self._last_batches, self._last_passes, names = self._replayed_step(late_losses_count(self.config, self.step_count))
+        late = late_losses_count(self.config, self.step_count)
+        self._last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -202,6 +203,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
+        forget_passes(self.classifiers)
         with_multipliers = [
             bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
@@ -242,8 +244,9 @@ class Trainer:
         shapes = {classifier.loaded.shape for classifier in self.classifiers}
         if len(shapes) > 1:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
-        if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
-            raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
+        pixels = self.config.generator == "pixels"
+        if max(map(len, shapes)) == 1 and (pixels or self.config.tv_weight or self.config.border_weight):
+            raise BadInput("points are no images: set tv_weight and border_weight to 0 and generator to convolutional")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
@@ -289,6 +292,7 @@ class Trainer:
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
+            forget_passes(self.classifiers)
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
@@ -324,6 +328,7 @@ class Trainer:
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
+        forget_passes(self.classifiers)
         scores, picture = judge(self.reference, evaluated, len(self.class_names), self.config.student_steps)
         metrics |= scores | {"time/steps_per_s": speed}
         return Report(self.step_count, metrics, picture)

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
-from gbc.runtime import pick_device
+from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
+from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from search.driver.resources import Machine
@@ -30,6 +33,11 @@ from search.study import warm_start
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
+_METRICS_OF: Final = {
+    "stationarity_weight": ("kkt/rho", "free/rho", "loss/stationarity"), "beta": ("loss/duality",),
+    "bn_weight": ("loss/bn", "free/bn"),
+}  # fmt: skip
+"""The metrics that are reported only with the loss of a setting."""
 _CONTEXT: Final = 600 * 2**20  # bytes of a process on a GPU before its first tensor: CUDA's context, cuBLAS, cuDNN
 _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
@@ -49,13 +57,20 @@ class Preparation:
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone; nothing else should be going on."""
         trainer = Trainer(self.settings, self.inputs.classifiers)
-        trainer.step()  # the first one allocates
+        on_gpu = trainer.device.type == "cuda"
+        for _ in range(STEPS_BEFORE_REPLAY if on_gpu else 1):  # the first one allocates
+            trainer.step()
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
         began = time.perf_counter()
         for _ in range(_PROBE_STEPS):
             trainer.step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return _PROBE_STEPS / (time.perf_counter() - began)
+        if on_gpu:
+            torch.cuda.synchronize(trainer.device)
+        speed = _PROBE_STEPS / (time.perf_counter() - began)
+        del trainer
+        release_memory()  # this process lives beside the trials
+        return speed
 
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
@@ -101,6 +116,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
     findings = tuple(tasks.findings(settings, inputs))
+    _check_objectives(config, findings)
     for line in (
         *tasks.remarks(findings, settings, config.space),
         *tasks.row_space_remarks(with_largest_row_space(config), inputs),
@@ -112,9 +128,24 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         Trainer(settings, inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
             return Preparation(inputs, settings, findings, measure_memory(config, inputs))
-    except torch.OutOfMemoryError:
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(inputs, settings, findings)
+
+
+def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the losses of the objectives are not off for all classifiers.
+
+    Raises:
+        BadInput: a metric that no trial would report.
+    """
+    wanted = [metric for objective in config.objectives for metric in (objective.metric, *(objective.require or {}))]
+    off = [one.get("off", {}) for one in findings]
+    for setting, metrics in _METRICS_OF.items():
+        if all(setting in one for one in off) and (lost := [metric for metric in wanted if metric in metrics]):
+            raise BadInput(f"objective {lost[0]} is not reported, because {off[0][setting]}; choose another --objective")
 
 
 def check(config: SweepConfig) -> list[str]:
@@ -136,7 +167,9 @@ def check(config: SweepConfig) -> list[str]:
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:
         return []
-    remarks = list(tasks.remarks(tasks.findings(settings, inputs), settings, config.space))
+    findings = tasks.findings(settings, inputs)
+    _check_objectives(config, findings)
+    remarks = list(tasks.remarks(findings, settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
     return remarks
@@ -156,16 +189,19 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
 
 
 def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
-    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now."""
+    """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
+
+    Of several GPUs it is the least that is free on one.
+    """
     settings = probe_settings(config)
     device = pick_device(settings.device)
-    torch.cuda.empty_cache()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(device)
     for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
         pass
     need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
-    torch.cuda.empty_cache()
-    return need, torch.cuda.mem_get_info(device)[0]
+    release_memory()
+    return need, min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
 
 
 def probe_settings(config: SweepConfig) -> TrialConfig:

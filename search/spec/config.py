@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gbc.config import MOST_STEPS, TrialConfig
+from gbc.classifier_config import MOST_STEPS
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
@@ -55,7 +56,8 @@ class Resources(Config):
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, ge=0.001)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+        "auto",
+        description="auto: as many trials as a GPU's memory holds, measured (not yet run on a GPU); 0 where there is no GPU",
     )
 
     @field_validator("gpus_per_trial")
@@ -191,6 +193,7 @@ class SweepConfig(Config):
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
+        self._check_device()
         if self.warm_start_trials and not self.warm_start:
             raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
         if self.finalists > self.keep:
@@ -227,6 +230,20 @@ class SweepConfig(Config):
             if self.sampler == "cmaes":
                 raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
+
+    def _check_device(self) -> None:
+        """Ray gives each trial its share of GPUs, and a trial sees no others."""
+        device, share = self.trial.device, self.resources.gpus_per_trial
+        if device.startswith("cuda") and share == 0:
+            raise ValueError(
+                f"device {device} needs a GPU, and gpus_per_trial is 0; leave it out, or set device to cpu or auto"
+            )
+        if device.partition(":")[2] not in ("", "0"):
+            number = device.partition(":")[2]
+            raise ValueError(
+                f"device {device}: each trial sees the GPU that it is given as the first; set device to cuda, and "
+                f"CUDA_VISIBLE_DEVICES={number} in the environment to use that one alone"
+            )
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

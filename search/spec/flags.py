@@ -68,7 +68,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag(
             "--classifier", None,
-            "conv, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a folder of transformers, or package.module:factory",
+            "conv, lenet5, mlp, mlp_bn, resnet, torchvision:NAME, timm:NAME, a transformers folder, or package.module:factory",
             "NAME",
         ),
         Flag("--weights", None, "weights of that classifier: safetensors or a torch state dict", "FILE"),
@@ -128,7 +128,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--cpus-per-trial", "resources.cpus_per_trial", "CPUs, and threads, of a trial (default: 1)", type=real),
         Flag(
             "--gpus-per-trial", "resources.gpus_per_trial",
-            "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
+            "share of a GPU, or several (default: auto, measured: what its memory holds; not yet run on a GPU)", "N|auto", gpus,
         ),
         Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
         Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),
@@ -168,7 +168,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BadInput: an objective, a requirement or a classifier that is none.
     """
-    from gbc.config import classifier_flags
+    from gbc.classifier_config import classifier_flags
     from search.spec.resolve import objective_flags, requirement_flags
 
     given = {

@@ -12,7 +12,11 @@ class ResourceUsage:
     """Measures this process; CPU time counts from the last measurement."""
 
     def __init__(self) -> None:
+        import torch
+
         self._wall, self._busy = time.perf_counter(), time.process_time()
+        if torch.cuda.is_initialized():  # a trial before this one may have taken more
+            torch.cuda.reset_peak_memory_stats()
 
     def measure(self) -> dict[str, float]:
         """CPU time per wall time in per cent of one core, resident memory and the most of the GPU's, in 10⁶ bytes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import socket
 import tempfile
@@ -61,7 +60,8 @@ def assignment_of(
         cache="" if config.places.address else str(cache.resolve()),
         storage=root and public(root),
         threads=threads,
-        gpus=max(gpus, trial.gpus),
+        # A trial that ran out of a GPU's memory may go on where there is none.
+        gpus=max(gpus, trial.gpus) if gpus else 0.0,
         hang_limit=hang_limit,
         note="" if config.places.address else str(hang_report_file(sweep_folder(config.name), trial.number).resolve()),
     )
@@ -91,7 +91,9 @@ def train(assignment: Assignment, storage_url: str | None = None) -> Iterator[Me
     last message, not an exception.
     """
     import gbc.training.trainer  # noqa: F401  (seconds that say nothing about the trial)
+    from gbc.runtime import release_memory
 
+    release_memory()  # of the trial before in this process
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
         training = _train(assignment, root)
@@ -107,15 +109,14 @@ def train(assignment: Assignment, storage_url: str | None = None) -> Iterator[Me
 
 def _last_message(fault: Exception, assignment: Assignment, root: str | None) -> Message | None:
     """The message that says why a trial cannot go on; None where another worker may go on."""
-    import torch
+    from gbc.runtime import is_out_of_memory, release_memory
 
-    if isinstance(fault, torch.OutOfMemoryError):
+    if is_out_of_memory(fault):
         _log_error(assignment, root)
         # This process takes another trial next, beside those that had no room.
         fault.__traceback__ = None
-        gc.collect()
-        torch.cuda.empty_cache()
-        return OutOfMemory(str(fault).partition(".")[0])
+        release_memory()
+        return OutOfMemory(next(iter(str(fault).splitlines()), "").partition(". ")[0])
     if why := external_fault(fault, Path(assignment["folder"])):
         return Halt(why)
     _log_error(assignment, root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from gbc import export
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
 from tests.conftest import TINY
+from tests.support import missing
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,6 @@ def test_an_unknown_label_is_refused_with_the_known_ones(trained: Path, label: i
 
 
 def test_altered_weights_are_noticed(trained: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     copy = tmp_path / "copy"
@@ -108,10 +108,11 @@ def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.
 
 
 def test_evaluate_in_full(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, classifier_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gbc.metrics.features.STEPS", 30)
     monkeypatch.setattr("gbc.metrics.student.STEPS", 5)
+    monkeypatch.setattr("gbc.metrics.distillation.STEPS", 5)
     monkeypatch.setattr("gbc.metrics.student.STUDENTS", 1)
     command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
     assert main([*command, "--json"]) == 0
@@ -121,8 +122,11 @@ def test_evaluate_in_full(
     assert {"prdc/coverage", "tstr/cnn", "kid", "ssim/coverage"} <= set(found["scores"]["model"])
     assert set(found["by_class"]["tstr/cnn"]) >= {"Trouser", "Bag"}
     assert 0 <= found["oracle_accuracy"] <= 1 and found["oracle_trained_on"]
+    assert "distil/student" not in found["scores"]["model"]  # the classifier is not in that cache
+    shutil.copytree(classifier_cache, tmp_path, dirs_exist_ok=True)
     assert main(command) == 0
-    assert "oracle/accuracy" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert not missing(["oracle/accuracy", "distil/teacher", "distil/student"], shown)
     assert len(list(tmp_path.glob("fashion_mnist-features-*"))) == 1  # the second time it was there
 
 

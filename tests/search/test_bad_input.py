@@ -78,6 +78,7 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "gbc.training.tasks.obtain", "gbc.classifiers.pretrain.obtain", "gbc.studies.circle.run", "gbc.studies.runs.complete",
         "gbc.studies.stationarity_figure.run", "gbc.studies.lambda_figure.run", "search.driver.sweep.run_sweep",
         "gbc.export.synthetic_sets.write_arrays", "gbc.export.remeasure.remeasure", "gbc.studies.audit.audit_classifier",
+        "gbc.metrics.features.obtain",
     ):  # fmt: skip
         monkeypatch.setattr(name, reach)
 
@@ -143,6 +144,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], list[str], argpars
     words = {
         "pretrain": small, "audit": small, "homogeneity": [*small, "--out", "new"], "train": [*small, "--out", "new"],
         "sample": ["--model", "model", "--out", "new.npz"], "evaluate": ["--model", "model"], "distil": ["--model", "model"],
+        "leak": ["--model", "model"],
         "baseline": ["activation", "--out", "new"], "circle": ["--out", "new"], "stationarity": ["--out", "new"],
         "results": ["comparison.yaml", "--out", "new.md"], "data": ["build", "--data-root", "none", "--out", "new"],
     }  # fmt: skip
@@ -217,6 +219,7 @@ FILES: Final[dict[str, tuple[Callable[[list[str]], int], str]]] = {
     "mlruns/sweeps/other/study.db": (report.main, "--sweep other"),
     "model/config.json": (gbc, "sample --model model --out new.npz"),
     "model/generator.safetensors": (gbc, "evaluate --model model"),
+    "set.npz": (gbc, "distil --samples set.npz --config trial.yaml"),
 }
 CARD: Final = {"class_names": list("0123456789"), "shape": [1, 28, 28], "samples": 100}
 

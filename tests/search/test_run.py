@@ -52,6 +52,9 @@ def test_a_dry_run_says_what_lambda_and_the_losses_are(
     assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
     assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
     assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--objective", "loss/bn", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert not missing(["objective loss/bn", "BatchNorm", "--objective"], error) and error.count("\n") == 1
 
 
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

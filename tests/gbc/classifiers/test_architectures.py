@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, with_surrogate
 from gbc.classifiers.convergence import before_batch_norm
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.kkt import homogeneity
 from gbc.kkt.multipliers import FreeMultipliers, MultiplierNetwork
@@ -74,6 +74,15 @@ def test_the_papers_classifier_has_three_linear_layers_and_two_batch_norms() -> 
     linear = [layer for layer in phi if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [(784, 1000), (1000, 1000), (1000, 10)]
     assert sum(isinstance(layer, nn.BatchNorm1d) for layer in phi) == 2  # type: ignore[attr-defined]
+
+
+def test_lenet5_has_the_sizes_of_the_paper_and_half_of_them() -> None:
+    """156 + 2,416 + 48,120 + 10,164 + 850 parameters; C5, a convolution with one position there, is a linear layer here."""
+    whole, half = (architectures.build(ClassifierConfig(name="lenet5", hidden=hidden), SHAPE, 10) for hidden in (84, 42))
+    assert sum(parameter.numel() for parameter in whole.parameters()) == 61_706
+    assert [tuple(p.shape) for name, p in half.named_parameters() if name.endswith("weight")] == [
+        (3, 1, 5, 5), (8, 3, 5, 5), (60, 200), (42, 60), (10, 42)
+    ]  # fmt: skip
 
 
 def test_kaiming_keeps_the_size_of_signals() -> None:

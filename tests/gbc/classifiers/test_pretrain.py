@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 from dataclasses import replace
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig, DatasetConfig
 from gbc.classifiers import architectures, convergence, fit, pretrain
-from gbc.config import ClassifierConfig, DatasetConfig
 from gbc.data.datasets import ImageDataset, load
 from gbc.errors import BadInput, CorruptFile, Diverged
 
@@ -80,6 +81,22 @@ def test_training_to_a_tolerance_reaches_it_and_stops(images: ImageDataset) -> N
     _, found = pretrain.train(config, images)
     assert found["steps"] < 20_000
     assert max(found["residuals"].values()) <= 0.5
+
+
+def test_mini_batches_fit_the_training_set_and_are_drawn_from_the_seed(images: ImageDataset) -> None:
+    config = ClassifierConfig(name="mlp", hidden=16, optimiser="sgd", lr=0.05, steps=100)
+    calls: list[tuple[int, int]] = []
+    first, found = pretrain.train(config, images, lambda step, steps, loss: calls.append((step, steps)))
+    assert found["accuracy"] > 0.9 and found["steps"] == 100 and calls == [(100, 100)]
+    second, _ = pretrain.train(config, images)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+    start = architectures.build(config, images.shape, 10)
+    other, again = (copy.deepcopy(start) for _ in range(2))
+    for module, seed in ((other, 1), (again, 0)):
+        fit.stochastic(module, *images.train(), config.model_copy(update={"seed": seed, "steps": 1}), None)
+    assert not torch.equal(next(other.parameters()), next(again.parameters()))
+    with pytest.raises(Diverged):
+        pretrain.train(config.model_copy(update={"lr": 10.0, "weight_decay": 1.0}), images)
 
 
 CONVERGE = ClassifierConfig(

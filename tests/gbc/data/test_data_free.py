@@ -15,7 +15,8 @@ from PIL import Image
 
 from gbc import export
 from gbc.__main__ import main
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.classifier_config import DatasetConfig
+from gbc.config import TrialConfig
 from gbc.data.data_free import DataFreeTask
 from gbc.data.datasets import ImageDataset
 from gbc.data.matching import matched
@@ -127,11 +128,11 @@ def test_evaluate_names_the_flag_that_gives_images(trained: Path, capsys: pytest
         assert len(lines) == 1 and not missing(["--images"], lines[0])
 
 
-@pytest.mark.parametrize("command", [["distil", "--model"], ["audit", "--set"]])
+@pytest.mark.parametrize("command", [["distil", "--model"], ["leak", "--model"], ["audit", "--set"]])
 def test_other_commands_say_that_there_are_no_images(
     command: list[str], trained: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = str(trained) if command[0] == "distil" else "dataset=none"
+    given = "dataset=none" if command[0] == "audit" else str(trained)
     assert main([*command, given, "--cache", str(classifier_cache)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "images" in lines[0]

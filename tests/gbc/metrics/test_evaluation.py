@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gbc.classifiers.architectures import Classifier
 from gbc.data.datasets import ImageDataset
 from gbc.data.samples import tensors
 from gbc.errors import BadInput
-from gbc.metrics.evaluation import MEASURES, Evaluation, EvaluationResult, Evaluator, control_sets, evaluate, label_agreement
+from gbc.metrics.evaluation import (
+    DISTILLATION,
+    MEASURES,
+    Evaluation,
+    EvaluationResult,
+    Evaluator,
+    control_sets,
+    evaluate,
+    label_agreement,
+)
 from gbc.metrics.features import Oracle
 from gbc.metrics.scores import METRICS, ReferenceSet
 from gbc.metrics.statistics import covered, density, largest_matching, neighbourhoods, precision, recall, squared_mmd
@@ -239,6 +250,31 @@ def test_measures_marked_free_of_training_images_do_not_change_with_them(
     left, right = (Evaluation(Evaluator(j, evaluator.network, images.class_names), *some).scores() for j in (blank, real))
     for name, measure in MEASURES.items():
         assert (left[name] == right[name]) != measure.training_images, name
+
+
+def test_a_student_of_the_teachers_is_measured_beside_them(
+    evaluator: Evaluator, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gbc.metrics.distillation.STEPS", 60)
+    reference = evaluator.reference
+    real = Evaluation(evaluator, reference.train_images, reference.train_labels, [classifier])
+    noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), reference.train_labels, [classifier])
+    with torch.no_grad():
+        answers = classifier.module.eval()(reference.test_images).argmax(dim=1)
+    teacher = DISTILLATION["distil/teacher"].function(real)
+    assert teacher == DISTILLATION["distil/teacher"].function(noise) == (answers == reference.test_labels).float().mean()
+    student = DISTILLATION["distil/student"].function(real)
+    assert 0.4 < student < teacher + 0.1 and DISTILLATION["distil/student"].function(noise) < student - 0.2
+    shifted = Evaluation(evaluator, reference.train_images, reference.train_labels.roll(1), [classifier])
+    assert DISTILLATION["distil/student"].function(shifted) == student  # the teacher labels them, not the generator
+
+
+def test_teachers_of_other_classes_are_left_out(evaluator: Evaluator, classifier: Classifier) -> None:
+    reference = evaluator.reference
+    other = replace(classifier, class_names=tuple("abcdefghij"))
+    for teachers in ([], [other], [classifier, other]):
+        assert not Evaluation(evaluator, reference.train_images, reference.train_labels, teachers).lesson
+    assert Evaluation(evaluator, reference.train_images, reference.train_labels, [classifier]).lesson
 
 
 def test_the_training_set_is_its_own_best_neighbour(result: EvaluationResult) -> None:

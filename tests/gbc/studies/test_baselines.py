@@ -12,6 +12,7 @@ from gbc import losses
 from gbc.__main__ import main
 from gbc.classifiers import convergence
 from gbc.config import TrialConfig
+from gbc.data.own_images import read_set
 from gbc.errors import BadInput
 from gbc.studies import baselines, circle
 from gbc.training import tasks
@@ -42,6 +43,8 @@ def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Pa
         assert metrics["cost/parameters"] == 30 * 28 * 28
         assert metrics["cost/seconds_per_image"] == pytest.approx(metrics["cost/seconds"] / 30)
     assert Image.open(tmp_path / "out" / "samples.png").size == (600, 2 * 3 * 60)
+    images, labels = read_set(tmp_path / "out" / "images.npz")
+    assert images.shape == (30, 28, 28) and labels.tolist() == [index % 10 for index in range(30)]
 
 
 def test_an_unknown_baseline_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.metrics.scores import ReferenceSet
 from gbc.report import Report
-from gbc.training.cuda_graph import same_step
+from gbc.training.cuda_graph import GraphReplay, same_step
 from gbc.training.trainer import Trainer
 
 # Operators whose result the host needs before it can go on.
@@ -29,6 +31,14 @@ WAITING = {
     "bincount",
 }
 
+FREE_MULTIPLIERS: dict[str, Any] = {
+    "generator": "pixels",
+    "weight_decay": 0.0,
+    "multipliers": "free",
+    "multiplier_rate": 0.5,
+    "lr_schedule": "cosine",
+    "reconstruction_weight": 1.0,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cosine": {"lr_schedule": "cosine"},
@@ -40,14 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stored statistics": {"bn_mode": "eval"},
     "surrogate": {"surrogate": 50.0},
     "pixels": {"generator": "pixels", "weight_decay": 0.0},
-    "free multipliers": {
-        "generator": "pixels",
-        "weight_decay": 0.0,
-        "multipliers": "free",
-        "multiplier_rate": 0.5,
-        "lr_schedule": "cosine",
-        "reconstruction_weight": 1.0,
-    },
+    "free multipliers": FREE_MULTIPLIERS,
 }
 
 
@@ -131,6 +134,34 @@ def test_a_step_changes_nothing_that_is_not_listed(fresh: Callable[..., Trainer]
     assert not any(torch.equal(*pair) for pair in zip(before, first, strict=True) if pair[0].numel() > 100)
 
 
+def test_a_step_leaves_nothing_of_its_graph(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
+    """The nodes that collect gradients remember the stream of their first pass. A capture must find none of another stream."""
+    run = fresh(**variant)
+    reports = run.run()
+    for go_on in (run.step, lambda: next(reports)):
+        nodes = [torch.autograd.graph.get_gradient_edge(parameter).node for parameter in run.trained]
+        for node in nodes:
+            node.metadata["before"] = True
+        go_on()  # uses them, for they are alive
+        del node, nodes
+        assert not any(torch.autograd.graph.get_gradient_edge(parameter).node.metadata for parameter in run.trained)
+
+
+def test_a_trainer_that_is_dropped_is_gone_at_once(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
+    """With its memory: the garbage collector knows nothing of a GPU's. The next trial in this process needs it."""
+    run = fresh(**variant)
+    next(run.run())
+    classifier, left = run.classifiers[0].loaded, weakref.ref(run)
+    gc.collect()
+    gc.disable()
+    try:
+        del run
+        assert left() is None
+    finally:
+        gc.enable()
+    assert not any(module._forward_pre_hooks for module in classifier.module.modules())
+
+
 def test_a_wrong_step_is_told_from_a_right_one(fresh: Callable[..., Trainer]) -> None:
     """What a graph has to show before it is used: right up to rounding passes; none, another batch or another rate does not."""
     run = fresh(batch_size=128, lr=5e-3)
@@ -196,3 +227,21 @@ def test_on_a_gpu_a_run_goes_on_from_a_checkpoint_of_either_device(fresh: Callab
         other = fresh(second)
         other.load_state_dict(run.state_dict())
         assert len(list(other.run())) == 3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_that_cannot_be_captured_is_run_as_it_is() -> None:
+    """It goes on from where it was: neither a tensor nor the generator is left as the capture had it."""
+    total = torch.zeros(1, device="cuda")
+
+    def step(rng: torch.Generator) -> float:
+        total.add_(torch.rand(1, generator=rng, device="cuda"))
+        return float(total)  # waits for the device, which a capture cannot
+
+    alone = torch.Generator("cuda").manual_seed(0)
+    expected = [step(alone) for _ in range(8)]
+    total.zero_()
+    rng = torch.Generator("cuda").manual_seed(0)
+    replay = GraphReplay[float](rng)
+    with pytest.warns(UserWarning, match="not replayed"):
+        assert [replay(lambda: step(rng), lambda: [total]) for _ in range(8)] == expected

@@ -99,6 +99,14 @@ def test_a_failure_of_the_settings_is_the_end_of_a_trial(parts: Parts) -> None:
     parts.recorder.finish()
 
 
+def test_a_trial_that_ran_out_of_a_gpus_memory_goes_on_where_there_is_none(parts: Parts) -> None:
+    number = parts.start(gpus=0.5)["number"]
+    parts.ledger.set_gpu_share(number, 1.0)
+    trial = parts.ledger.entry(number)
+    for here, asked in ((0.0, 0.0), (0.25, 1.0), (2.0, 2.0)):
+        assert assignment_of(parts.config, trial, Path("cache"), 1, gpus=here)["gpus"] == asked
+
+
 def test_a_trial_without_memory_is_run_again_until_it_has_a_gpu_to_itself(parts: Parts) -> None:
     assignment = parts.start(gpus=0.5)
     parts.recorder.reported(assignment, OutOfMemory("CUDA out of memory"))

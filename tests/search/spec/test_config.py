@@ -14,6 +14,7 @@ from search.run import main
 from search.spec.config import Objective, SweepConfig
 from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
+from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 
 
@@ -152,6 +153,8 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
             {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
             "sampler cmaes .*objective.*tpe",
         ),
+        ({"trial": {**TINY, "device": "cuda:1"}}, "device cuda:1: .*set device to cuda.*CUDA_VISIBLE_DEVICES=1"),
+        ({"trial": {**TINY, "device": "cuda"}, "resources": {"gpus_per_trial": 0.0}}, "device cuda .*gpus_per_trial is 0"),
         ({"warm_start_trials": 3}, "warm_start_trials .*sweep"),
         ({"warm_start": "other", "warm_start_trials": 0}, "warm_start_trials: 0 "),
         ({"first_trials": [{"lrr": 1e-3}]}, r"first_trials\[0\]: 'lrr'.*'lr'"),
@@ -286,6 +289,12 @@ def test_differences_ignore_budget_resources_and_device() -> None:
     assert "second_objective" not in config.differences(two)
     less = SweepConfig.parse(tiny_sweep(space={}), "d")
     assert "space.lr.log10" in config.differences(less)
+
+
+@pytest.mark.parametrize(("device", "share"), [("cuda", "auto"), ("cuda:0", 0.5), ("auto", 0.0), ("cpu", 0.0)])
+def test_a_device_that_trials_have_is_taken(device: str, share: float | str) -> None:
+    config = tiny_sweep(trial={**TINY, "device": device}, resources={"gpus_per_trial": share})
+    assert SweepConfig.parse(config, "test").trial.device == device
 
 
 def test_a_resolved_sweep_survives_yaml() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gbc import checkpoint
 from gbc.config import TrialConfig
 from gbc.errors import DIVERGED
 from gbc.training.trainer import Trainer
 from search.files.paths import CHECKPOINT, LOG, PICTURE, PREVIOUS, step_picture
-from search.worker.messages import Assignment, Failed, Message, Progress
+from search.worker.messages import Assignment, Failed, Message, OutOfMemory, Progress
 from search.worker.trial import train
 
 
@@ -160,6 +162,52 @@ def test_an_error_leaves_a_traceback(assignment: Assignment, monkeypatch: pytest
         with pytest.raises(ZeroDivisionError):  # Ray's to handle: another worker may do better
             take(assignment, 1)
     assert log.read_text().startswith("Traceback") and log.read_text().endswith("ZeroDivisionError: on purpose\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."),
+        (RuntimeError, "CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously."),
+        (RuntimeError, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        (RuntimeError, "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        (RuntimeError, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    ],
+)
+def test_a_gpu_without_memory_is_told_by_whoever_finds_it(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, kind: type[RuntimeError], said: str
+) -> None:
+    """torch's allocator, the driver, or a library that allocates for itself."""
+
+    def without_room(*_: object) -> None:
+        raise kind(said)
+
+    monkeypatch.setattr(Trainer, "step", without_room)
+    assert take(assignment, 99) == [OutOfMemory(said.splitlines()[0].partition(". ")[0])]
+
+
+@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "mat1 and mat2 cannot be multiplied"])
+def test_another_fault_of_a_gpu_is_no_lack_of_memory(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    with pytest.raises(RuntimeError, match=said):
+        take(assignment, 1)
+
+
+def test_a_trial_that_ended_leaves_no_memory_to_the_next_one(assignment: Assignment) -> None:
+    """Ray gives the same process another trial."""
+    gc.collect()
+    gc.disable()
+    try:
+        take(assignment, 99)
+        take(assignment, 1, folder=f"{assignment['folder']}-stopped")
+        assert not [one for one in gc.get_objects() if isinstance(one, Trainer)]
+    finally:
+        gc.enable()
 
 
 def test_a_trial_that_diverges_says_so_in_a_last_message(assignment: Assignment) -> None:

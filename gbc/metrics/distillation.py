@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import Classifier, two_logits
-from gbc.config import ClassifierConfig
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
 from gbc.metrics.features import shifted
@@ -26,6 +26,10 @@ from gbc.optimisers import Adam
 BATCH: Final = 128
 TEMPERATURE: Final = 4.0
 LR: Final = 1e-3
+STUDENT: Final = ClassifierConfig(name="conv", hidden=128)
+"""The student of the full evaluation, and of the command unless another is named."""
+STEPS: Final = 400
+"""Training steps of the student of the full evaluation, as many as of `tstr/cnn`. The command makes more."""
 _PART: Final = 1000
 _EVERY: Final = 100
 
@@ -44,6 +48,7 @@ class Distillation:
     ceiling: float
     """Accuracy of the same student when the teacher's training images take the place of the generated ones."""
     ceiling_agreement: float
+    training_images: int
     test_images: int
 
     def to_json(self) -> dict[str, Any]:
@@ -52,11 +57,12 @@ class Distillation:
 
     def text(self) -> str:
         """A line for each network."""
+        real = f"the same student, on {self.training_images} real images"
         return (
             f"{'':42}{'test accuracy':>15}{'agreement':>12}\n"
             f"{'teacher':42}{self.teacher:15.3f}{'':12}\n"
             f"{'student, taught on generated images':42}{self.student:15.3f}{self.agreement:12.3f}\n"
-            f"{'the same student, on the training images':42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
+            f"{real:42}{self.ceiling:15.3f}{self.ceiling_agreement:12.3f}\n"
             f"{self.test_images} real test images, which neither has seen"
         )
 
@@ -76,14 +82,18 @@ class Lesson:
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float) -> Tensor:
         """The mean of the teachers' probabilities at a temperature, [K, C]."""
-        modules = [teacher.module.eval() for teacher in self.teachers]
+        modules = [teacher.module.cpu().eval() for teacher in self.teachers]  # training may have left one on a GPU
         parts = [
             torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
             for part in images.split(_PART)
         ]
         return torch.cat(parts)
 
-    def teach(self, pool: Tensor, who: str) -> nn.Module:
+    def answers(self, images: Tensor) -> Tensor:
+        """The class with the largest mean probability of the teachers for each image, [K]."""
+        return self.probabilities(images, 1.0).argmax(dim=1)
+
+    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
         """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
 
         Raises:
@@ -98,21 +108,27 @@ class Lesson:
         return network.eval()
 
 
+def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
+    """True if there are teachers, and all have these classes."""
+    return {teacher.class_names for teacher in teachers} == {class_names}
+
+
 def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillation:
     """Measure the student `learned` on the test images of `data`, beside one that is taught on its training images.
 
     Raises:
         BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
     """
-    if {teacher.class_names for teacher in lesson.teachers} != {data.class_names}:
+    if not same_classes(lesson.teachers, data.class_names):
         raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
     best = lesson.teach(data.train()[0], "on the training images")
     test, labels = data.test()
-    answers = lesson.probabilities(test, 1.0).argmax(dim=1)
-    theirs, ceiling = _classes(learned, test), _classes(best, test)
+    answers = lesson.answers(test)
+    theirs, ceiling = classes_of(learned, test), classes_of(best, test)
     return Distillation(
         teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
-        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers), test_images=len(labels),
+        ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
+        training_images=len(data.train_labels), test_images=len(labels),
     )  # fmt: skip
 
 
@@ -136,7 +152,8 @@ def _train(
 
 
 @torch.no_grad()
-def _classes(network: nn.Module, images: Tensor) -> Tensor:
+def classes_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The class of each image by the network, [K]."""
     return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gbc import plain_yaml
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
-from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
-from gbc.studies.distillation import Lesson, measure
+from gbc.metrics.distillation import Lesson, measure
 from tests.conftest import TINY
+from tests.support import missing
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
 
@@ -75,9 +77,10 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert main([*words, "--json", "--out", str(tmp_path / "student.safetensors")]) == 0
     shown = capsys.readouterr()
     assert set(json.loads(shown.out)) == {
-        "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "test_images"
+        "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "training_images", "test_images"
     }  # fmt: skip
     assert "step 20/20" in shown.err
+    assert json.loads(shown.out)["training_images"] == 100
     assert read_weights(tmp_path / "student.safetensors")["1.weight"].shape == (16, 784)
     assert main([*words, "--out", str(tmp_path / "student.safetensors")]) == 2
     assert main([*words, "--temperature", "0"]) == 2 and main([*words, "--student", "vit"]) == 2
@@ -85,3 +88,25 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert [word in line for word, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)] == [
         True
     ] * 3
+
+
+def test_images_of_a_file_take_the_place_of_a_generator(
+    exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, cache = tmp_path / "set.npz", ["--cache", str(classifier_cache)]
+    assert main(["sample", "--model", str(exported), "--count", "100", "--out", str(file)]) == 0
+    (tmp_path / "trial.yaml").write_text(plain_yaml.dump(TINY))
+    words = ["--student", "mlp", "--hidden", "16", "--steps", "20", "--json", *cache]
+    trial = ["--config", str(tmp_path / "trial.yaml")]
+    capsys.readouterr()
+    assert main(["distil", "--samples", str(file), *trial, *words]) == 0
+    of_file = json.loads(capsys.readouterr().out)
+    assert main(["distil", "--model", str(exported), "--count", "100", *words]) == 0
+    of_model = json.loads(capsys.readouterr().out)
+    # The file holds the same images in bytes, so the teacher is the same and the student nearly.
+    assert of_file["teacher"] == of_model["teacher"] and of_file["student"] == pytest.approx(of_model["student"], abs=0.05)
+    np.savez(tmp_path / "small.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3))
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, 28, 28), np.uint8))
+    for name, named in {"small": ["[1, 8, 8]", "[1, 28, 28]"], "bare": ["labels"], "none": ["none.npz"]}.items():
+        assert main(["distil", "--samples", str(tmp_path / f"{name}.npz"), *trial, *words]) == 2
+        assert not missing([f"{name}.npz", *named], capsys.readouterr().err)

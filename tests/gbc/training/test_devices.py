@@ -1,0 +1,67 @@
+"""Nothing of a run is left on the CPU, or read from where the CPU cannot: shown on a device that is only pretended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gbc.classifiers.architectures import Classifier
+from gbc.config import TrialConfig
+from gbc.data.datasets import ImageDataset
+from gbc.metrics.scores import ReferenceSet
+from gbc.training import trainer
+from gbc.training.trainer import Trainer
+from tests.gbc.training.test_cuda_graph import FREE_MULTIPLIERS
+from tests.support.pretended_gpu import WrongDevice, pretended_gpu
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "a generator with all that it can have": {
+        "ema_decay": 0.9,
+        "estimator": "halves",
+        "closed_weight": 0.1,
+        "bank": 40,
+        "bank_share": 0.5,
+        "row_space_weight": 1.0,
+        "surrogate": 50.0,
+        "student_steps": 2,
+    },
+    "free multipliers": FREE_MULTIPLIERS,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_run_stays_on_its_device(
+    variant: dict[str, Any],
+    classifier: Classifier,
+    settings: TrialConfig,
+    images: ImageDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the first tensor to the second report, and on from a state that was saved."""
+    with pretended_gpu(monkeypatch) as device:
+        monkeypatch.setattr(trainer, "pick_device", lambda _: device)
+        changed = settings.updated({"steps": 4, "report_every": 2, **variant}, "test")
+        reports = (run := Trainer(changed, [classifier], ReferenceSet.of(images, device))).run()
+        assert next(reports).images is not None
+        for tensor in run._changing_tensors():
+            assert tensor.device == device, tuple(tensor.shape)
+        run.load_state_dict(run.state_dict())
+        next(reports)
+
+
+def test_the_pretended_device_refuses_what_a_gpu_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_gpu(monkeypatch) as device:
+        there, here = torch.ones(3, device=device), torch.ones(3)
+        for wrong in (lambda: there + here, lambda: there.add_(here), lambda: torch.stack([there, here]), there.numpy):
+            with pytest.raises(WrongDevice):
+                wrong()
+        layer = torch.nn.Linear(3, 2).to(device)
+        result = layer(there * torch.tensor(2.0) + here.to(device)).square().sum()
+        result.backward()
+        assert result.device == there.device == layer.weight.device == device
+        assert layer.weight.grad is not None and layer.weight.grad.device == device
+        assert there.cpu().device == here.device == torch.device("cpu") and (there.cpu() + here).numpy().sum() == 6
+        rng = torch.Generator(device).manual_seed(0)
+        assert rng.device == torch.randn(2, generator=rng, device=rng.device).device == device
