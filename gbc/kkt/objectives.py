@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from gbc import losses
-from gbc.config import TrialClassifierConfig, TrialConfig
+from gbc.classifier_config import TrialClassifierConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt.trial_classifier import ForwardPass
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import torch
 
 from tests.benchmarks.harness import PRESETS, ROOT, Column, Options, Row, pick
 
@@ -84,6 +85,7 @@ class Run:
 def rows(options: Options) -> Iterator[Row]:
     """Ours first, which says how many trials fit."""
     on_gpu = pick(options).type == "cuda"
+    gpus = torch.cuda.device_count() if on_gpu else 1
     with tempfile.TemporaryDirectory() as place:
         prepared, whole, every = _prepared(Path(place), options)
         ray = ["tests/benchmarks/peer_ray.py", "sweep.yaml", *([] if options.quick else ["--seconds", str(_SECONDS)])]
@@ -97,7 +99,7 @@ def rows(options: Options) -> Iterator[Row]:
         reached = "" if ours.busy is None or not on_gpu else f"busy {'reached' if ours.busy >= BUSY else 'MISSED'}"
         own = ours.row("ours", whole, None)
         yield own | {"verdict": own["verdict"] or reached}
-        alone = run("alone", [*ray, "--slots", "1"], 1).row("Ray Tune, a GPU for each trial", whole, ours)
+        alone = run("alone", [*ray, "--slots", str(gpus)], gpus).row("Ray Tune, a GPU for each trial", whole, ours)
         factor = alone["ours_over_this"]
         if on_gpu and isinstance(factor, float):
             alone["verdict"] = f"ratio {'reached' if factor >= RATIO else 'MISSED'}"
@@ -223,8 +225,6 @@ def sample_of(line: str) -> tuple[float, float]:
 
 def _first_gpu() -> str:
     """The name that nvidia-smi has for the first GPU that torch sees: the two may count differently."""
-    import torch
-
     return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
