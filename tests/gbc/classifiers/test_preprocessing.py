@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2.functional import normalize, resize
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import custom, pretrain
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.training.trainer import Trainer
 from tests.support import missing
