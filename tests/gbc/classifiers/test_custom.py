@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torchvision.transforms.v2.functional import normalize, resize
 
 from gbc.__main__ import main
 from gbc.classifier_config import ClassifierConfig
@@ -19,7 +17,6 @@ from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.training.trainer import Trainer
 from tests.gbc.classifiers.conftest import MODULE, theirs
-from tests.support import missing
 
 Files = Callable[..., ClassifierConfig]
 
@@ -60,36 +57,6 @@ def test_normalisation_happens_inside(files: Files, images: ImageDataset, tmp_pa
     classifier, _, _ = pretrain.obtain(files(mean=[0.25], std=[0.5]), images, tmp_path / "cache")
     x, _ = images.test()
     torch.testing.assert_close(classifier.module(x[:5]), theirs()((x[:5] - 0.25) / 0.5))
-
-
-def test_channels_are_normalised_apart() -> None:
-    card = custom.Card(class_names=("a", "b"), shape=(3, 1, 1), samples=1, mean=(0.0, 1.0, 2.0), std=(1.0, 2.0, 4.0))
-    phi = custom.Preprocessed(nn.Flatten(), card)
-    assert phi(torch.full((1, 3, 1, 1), 4.0)).tolist() == [[4.0, 1.5, 0.5]]
-    assert not list(phi.parameters())  # not part of ζ
-
-
-@pytest.mark.parametrize("side", [32, 14])
-def test_images_are_resized_for_the_network_as_torchvision_does(
-    side: int, files: Files, settings: TrialConfig, images: ImageDataset, tmp_path: Path
-) -> None:
-    """Grey is repeated, then mean and std are those of the network's channels; generated images have the data's shape."""
-    (tmp_path / "their_nets.py").write_text(MODULE.replace("26 * 26", f"{side - 2} * {side - 2}"))
-    weights = custom.call_factory("their_nets:colour", 0, (3, side, side)).state_dict()
-    normalisation = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
-    config = files(weights, factory="colour", resize=[3, side, side], **normalisation)
-    ours, regime, _ = pretrain.obtain(config, images, tmp_path / "cache")
-    x = images.test()[0][:5]
-    theirs = custom.call_factory("their_nets:colour", 0, (3, side, side))
-    pixels = normalize(resize(x, [side, side], antialias=True).repeat(1, 3, 1, 1), *normalisation.values())
-    torch.testing.assert_close(ours.module(x), theirs(pixels), rtol=1e-4, atol=1e-5)  # the order of sums differs
-    assert ours.shape == (1, 28, 28) and not missing(["[1, 28, 28]", f"[3, {side}, {side}]"], regime["changes"][0])
-    changes = {"classifier": config.model_dump(mode="json"), "bn_weight": 0, "row_space_weight": 1, "lambda_policy": "min_norm"}
-    trainer = Trainer(settings.updated(changes, "test"), [ours])  # checks Λ by its definition
-    report = next(trainer.run())
-    assert 0 < report.metrics["loss/row_space"] < 1 and report.metrics["kkt/rho"] > 0
-    labels = trainer.evaluation_labels
-    assert trainer.sample(trainer.evaluation_noise, labels, trainer.evaluation_tasks).shape == (len(labels), 1, 28, 28)
 
 
 def test_a_generator_is_born_from_it(files: Files, settings: TrialConfig, images: ImageDataset, tmp_path: Path) -> None:

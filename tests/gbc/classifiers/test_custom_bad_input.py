@@ -50,17 +50,6 @@ def test_a_factory_that_cannot_be_used(factory: str, named: list[str], images: I
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("factory", ["nets", ":f", "a:b:c", "a:", "../nets:f"])
-def test_what_is_no_factory_is_said_so(factory: str) -> None:
-    with pytest.raises(BadInput, match=r"factory: '.*' .*package\.module:factory"):
-        ClassifierConfig.parse({"factory": factory}, "test")
-
-
-def test_a_card_without_weights_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"card .*weights"):
-        ClassifierConfig.parse({"card": "a.yaml"}, "test")
-
-
 def _with(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     weights = theirs().state_dict()
     return {**weights, name: change(weights[name]).contiguous()}
