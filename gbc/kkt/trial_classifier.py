@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import TrialClassifierConfig
 from gbc.classifiers import convergence
 from gbc.classifiers.architectures import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
-from gbc.config import TrialClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt import availability
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers

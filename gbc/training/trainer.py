@@ -244,8 +244,9 @@ class Trainer:
         shapes = {classifier.loaded.shape for classifier in self.classifiers}
         if len(shapes) > 1:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
-        if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
-            raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
+        pixels = self.config.generator == "pixels"
+        if max(map(len, shapes)) == 1 and (pixels or self.config.tv_weight or self.config.border_weight):
+            raise BadInput("points are no images: set tv_weight and border_weight to 0 and generator to convolutional")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(

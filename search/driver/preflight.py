@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks

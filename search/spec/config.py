@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gbc.config import MOST_STEPS, TrialConfig
+from gbc.classifier_config import MOST_STEPS
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest

@@ -168,7 +168,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BadInput: an objective, a requirement or a classifier that is none.
     """
-    from gbc.config import classifier_flags
+    from gbc.classifier_config import classifier_flags
     from search.spec.resolve import objective_flags, requirement_flags
 
     given = {

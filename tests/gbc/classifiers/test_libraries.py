@@ -15,9 +15,10 @@ from torch import nn
 from torchvision import models
 
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig, DatasetConfig, classifier_flags
 from gbc.classifiers import libraries, pretrain
 from gbc.classifiers.architectures import build
-from gbc.config import ClassifierConfig, DatasetConfig, TrialConfig, classifier_flags
+from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
