@@ -63,7 +63,10 @@ def test_every_command_is_understood(command: str) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    elif words[0] in ("createdb", "export", "ray") or words[:2] in (["mlflow", "ui"], ["mlflow", "server"]):
+    elif words[0] in ("createdb", "export", "ray", "tensorboard", "wandb") or words[:2] in (
+        ["mlflow", "ui"],
+        ["mlflow", "server"],
+    ):
         pass  # others' own
     elif words[:3] == ["python", "-m", "gbc"]:
         importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
