@@ -169,6 +169,16 @@ def total_variation(images: Tensor) -> Tensor:
     return down.abs().mean() + across.abs().mean()
 
 
+def border(images: Tensor) -> Tensor:
+    """Mean absolute value of the pixels at the border of images [M, channels, height, width].
+
+    It is the total variation across the border when black surrounds the images, as the zero padding of convolutions has it.
+    Without it an object that the border cuts off has no edge there, and so costs less total variation than a whole one.
+    """
+    sides = images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]
+    return torch.cat([side.flatten() for side in sides]).abs().mean()
+
+
 def batch_norm_statistics(layers: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
     """Distance of the batch's BatchNorm statistics from the stored ones, after DeepInversion (Yin et al. 2020).
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import pretrain
 from gbc.classifiers.architectures import CLASSIFIERS, Classifier
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.metrics.scores import ReferenceSet

@@ -20,7 +20,7 @@ MANUAL = "".join(
 
 
 def commands() -> list[str]:
-    text = README + MANUAL
+    text = README + MANUAL + (ROOT / "docs" / "own_model.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     inline = re.findall(r"`(python [^`]*--[^`]*)`", text)
@@ -63,11 +63,17 @@ def test_every_command_is_understood(command: str) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif words[1:] in (["pictures.py"], ["train.py"]):
+        pass  # files of the page, which tests/test_own_model_page.py runs
     elif words[0] in ("createdb", "export", "ray", "tensorboard", "wandb") or words[:2] in (
         ["mlflow", "ui"],
         ["mlflow", "server"],
     ):
         pass  # others' own
+    elif words[0] == "sbatch":  # what follows the script is the driver's
+        script = next(word for word in words if word.endswith(".sh"))
+        assert (ROOT / script).exists()
+        importlib.import_module("search.run").parser().parse_args(words[words.index(script) + 1 :])
     elif words[:3] == ["python", "-m", "gbc"]:
         importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
     else:
@@ -86,7 +92,7 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
         path = tmp_path / f"readme-{number}.yaml"
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
-    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta"}
+    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
     assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
 
 

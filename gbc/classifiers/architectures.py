@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import custom, libraries
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.settings import suggest
 

@@ -26,8 +26,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import adaptation
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.runtime import differentiable_attention
 from gbc.settings import Config, load_yaml, suggest

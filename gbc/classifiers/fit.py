@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import convergence
-from gbc.config import ClassifierConfig
 from gbc.errors import Diverged
 from gbc.optimisers import LBFGS, SGD
 

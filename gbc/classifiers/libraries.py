@@ -13,8 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
+from gbc.classifiers.custom import one_line
 from gbc.errors import BadInput
 from gbc.settings import suggest
 
@@ -33,12 +35,17 @@ def make(factory: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The network LIBRARY:NAME for images of `shape`, with `outputs` classes and the library's random initialisation.
 
     Raises:
-        BadInput: the library is not installed, or has no such network.
+        BadInput: the library is not installed, has no such network, or makes none for such images.
     """
     library, _, name = factory.partition(":")
     if len(shape) != 3:
         raise BadInput(f"classifier {factory}: it takes images, and the data are points")
-    return LIBRARIES[library](name, shape, outputs)
+    try:
+        return LIBRARIES[library](name, shape, outputs)
+    except (BadInput, torch.OutOfMemoryError):
+        raise
+    except Exception as fault:
+        raise BadInput(f"classifier {factory}: cannot be made for images of {list(shape)}: {one_line(fault)}") from fault
 
 
 def source_digest(factory: str) -> str:

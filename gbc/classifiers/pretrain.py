@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from gbc import cache as caches
 from gbc import plain_yaml
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import adaptation, architectures, convergence, custom, fit, libraries, weight_files
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.custom import Card
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig
 from gbc.data.datasets import Dataset
 from gbc.errors import BadInput
 from gbc.settings import digest

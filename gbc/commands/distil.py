@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the accuracies of teacher and student on real test images; where there are none, only teach and say so."""
     from gbc import cache, checkpoint, export
-    from gbc.config import ClassifierConfig
+    from gbc.classifier_config import ClassifierConfig
     from gbc.errors import BadInput
     from gbc.metrics import distillation
 

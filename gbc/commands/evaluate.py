@@ -12,8 +12,8 @@ from gbc.commands import options
 from gbc.commands.options import Commands
 
 if TYPE_CHECKING:
+    from gbc.classifier_config import DatasetConfig
     from gbc.classifiers.architectures import Classifier
-    from gbc.config import DatasetConfig
     from gbc.data.samples import ImageDataset
     from gbc.export.drawing import ExportedGenerator
 

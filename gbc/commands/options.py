@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gbc.command_line import positive, seed
 
 if TYPE_CHECKING:
+    from gbc.classifier_config import ClassifierConfig, DatasetConfig
     from gbc.classifiers.fit import ProgressCallback
-    from gbc.config import ClassifierConfig, DatasetConfig, TrialConfig
+    from gbc.config import TrialConfig
     from gbc.data.samples import ImageDataset
     from gbc.export.drawing import ExportedGenerator
 
@@ -82,7 +83,7 @@ def real_images(generator: ExportedGenerator, arguments: argparse.Namespace) -> 
     Raises:
         BadInput: images that do not fit the generator, or none are named for a generator that was trained without.
     """
-    from gbc.config import DatasetConfig
+    from gbc.classifier_config import DatasetConfig
     from gbc.data import datasets
     from gbc.data.matching import matched
     from gbc.errors import BadInput
@@ -115,7 +116,8 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
     Raises:
         BadInput: a file, key or value that cannot be used.
     """
-    from gbc.config import TrialConfig, classifier_flags
+    from gbc.classifier_config import classifier_flags
+    from gbc.config import TrialConfig
     from gbc.settings import load_yaml
 
     base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))

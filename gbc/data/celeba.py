@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import ImageDataset, Labels, centred_square, subset, task_classes, task_dataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.settings import suggest

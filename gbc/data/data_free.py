@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import Dataset
 from gbc.errors import BadInput
 from gbc.settings import digest

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.celeba import celeba
 from gbc.data.own_images import images
 from gbc.data.samples import (

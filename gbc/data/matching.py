@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data import datasets
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput

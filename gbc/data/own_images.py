@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import ImageDataset, Labels, Split, centred_square, hold_out, subset, task_classes, task_dataset
 from gbc.errors import BadInput, CorruptFile
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.errors import BadInput
 
 if TYPE_CHECKING:

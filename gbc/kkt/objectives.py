@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from gbc import losses
-from gbc.config import TrialClassifierConfig, TrialConfig
+from gbc.classifier_config import TrialClassifierConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt.trial_classifier import ForwardPass
 
@@ -59,6 +60,7 @@ LOSSES: Final[dict[str, Loss]] = {
     "bn": Loss(lambda p: losses.batch_norm_statistics(p.batch_norm)),
     "ce": Loss(lambda p: losses.cross_entropy(p.logits, p.labels)),
     "tv": Loss(of_images=lambda b: losses.total_variation(b.images)),
+    "border": Loss(of_images=lambda b: losses.border(b.images)),
     "diversity": Loss(of_images=lambda b: losses.diversity(b.noise, b.images, b.classes)),
 }
 """Losses by name. The weight of each is the setting NAME_weight (for duality `beta`), see `TrialConfig.loss_weights`."""

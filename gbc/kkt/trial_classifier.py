@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import TrialClassifierConfig
 from gbc.classifiers import convergence
 from gbc.classifiers.architectures import BatchNormInputs, Classifier, normalising_by, two_logits, with_surrogate
-from gbc.config import TrialClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt import availability
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
@@ -74,12 +75,6 @@ class TrialClassifier:
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
-
-    def forget_pass(self) -> None:
-        """Drop what was recorded of the last forward pass, and with it that pass's graph."""
-        self.batch_norm_inputs.forget()
-        if self.row_spaces:
-            self.row_spaces.forget()
 
 
 class ForwardPass:
@@ -215,6 +210,18 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     if inputs.layers:
         metrics["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
     return metrics
+
+
+def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
+    """Drop what was recorded of the last forward passes, and with it their graphs.
+
+    These would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
+    new ones. They would also keep memory.
+    """
+    for classifier in classifiers:
+        classifier.batch_norm_inputs.forget()
+        if classifier.row_spaces:
+            classifier.row_spaces.forget()
 
 
 def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import Classifier, two_logits
-from gbc.config import ClassifierConfig
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
 from gbc.metrics.features import shifted

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gbc import cache as caches
+from gbc.classifier_config import DatasetConfig
 from gbc.classifiers.architectures import kaiming
-from gbc.config import DatasetConfig
 from gbc.data import datasets
 from gbc.data.samples import ImageDataset, Split, tensors
 from gbc.optimisers import Adam

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.architectures import BATCH_NORMS, Classifier, normalising_by, two_logits
 from gbc.classifiers.convergence import before_batch_norm, imbalance
-from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.kkt import homogeneity

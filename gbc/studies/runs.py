@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from gbc.checkpoint import write_atomic
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.classifier_config import DatasetConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile
 from gbc.settings import Config
 from gbc.studies.comparison import Comparison

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from gbc.classifier_config import ClassifierConfig, TrialClassifierConfig
 from gbc.classifiers import custom, pretrain
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.convergence import Regime
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import LOSS_WEIGHTS, ClassifierConfig, TrialClassifierConfig, TrialConfig
+from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.data import datasets
 from gbc.data.data_free import DataFreeTask, TaskData, data_free_task
 from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset

@@ -23,7 +23,7 @@ from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
 from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
-from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, labels_of_task
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
 from gbc.report import Report
@@ -203,7 +203,7 @@ class Trainer:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value)
             self._sums[name].add_(value)
-        self._forget_passes()
+        forget_passes(self.classifiers)
         with_multipliers = [
             bool(each.classifier.weights["stationarity"] or each.classifier.weights["reconstruction"]) for each in passes
         ]
@@ -244,8 +244,9 @@ class Trainer:
         shapes = {classifier.loaded.shape for classifier in self.classifiers}
         if len(shapes) > 1:
             raise BadInput(f"the classifiers look at images of different shapes: {', '.join(map(str, sorted(shapes)))}")
-        if len(next(iter(shapes))) == 1 and (self.config.tv_weight or self.config.generator == "pixels"):
-            raise BadInput("points have no neighbours and are no pixels: set tv_weight to 0 and generator to convolutional")
+        pixels = self.config.generator == "pixels"
+        if max(map(len, shapes)) == 1 and (pixels or self.config.tv_weight or self.config.border_weight):
+            raise BadInput("points are no images: set tv_weight and border_weight to 0 and generator to convolutional")
         labels, evaluated = len(self.class_names), len(self.class_names) * self.config.eval_per_class
         if self.config.candidates and (self.config.candidates < evaluated or self.config.candidates % labels):
             raise BadInput(
@@ -291,16 +292,7 @@ class Trainer:
                 scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
-            self._forget_passes()
-
-    def _forget_passes(self) -> None:
-        """Let go of the graph of the last forward passes.
-
-        It would keep the nodes that collect gradients, which run on the stream of their first pass: a captured step must have
-        new ones. It would also keep memory.
-        """
-        for classifier in self.classifiers:
-            classifier.forget_pass()
+            forget_passes(self.classifiers)
 
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
@@ -336,7 +328,7 @@ class Trainer:
         images = self.sample(self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         evaluated = EvaluationImages(images, self.evaluation_noise, self.evaluation_labels, self.evaluation_tasks)
         metrics |= data_free_metrics(self.classifiers, self.multipliers, evaluated)
-        self._forget_passes()
+        forget_passes(self.classifiers)
         scores, picture = judge(self.reference, evaluated, len(self.class_names), self.config.student_steps)
         metrics |= scores | {"time/steps_per_s": speed}
         return Report(self.step_count, metrics, picture)

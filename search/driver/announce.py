@@ -27,7 +27,8 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
     seconds = max(steps, 0) / (speed * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
-    what = f"continues with {left} of {planned}" if trials else f"{planned}"
+    what = f"continues after its {planned}" if over and not left else f"continues with {left} of {planned}"
+    what = what if trials else f"{planned}"
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
         f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ def _evaluate_best(
             tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
         with _noting_failures(say, "the best is not registered"):
             again = {one.trial: one for one in finalist_results(config, trials)}
-            version = _register_best(config, chosen, folder, tracker, again.get(chosen.number))
+            version = _register_best(config, chosen, folder, tracker, again)
             say(f"registered {version.describe()}")
         with _noting_failures(say, "the classifier is not audited"):
             audits = audits_of(settings, inputs)
@@ -101,7 +101,7 @@ def _evaluate_best(
 
 
 def _register_best(
-    config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker, again: Repeated | None
+    config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker, again: Mapping[int, Repeated]
 ) -> registry.Version:
     assert chosen.value is not None
     return registry.register(

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.fit import ProgressCallback
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.runtime import is_out_of_memory, pick_device, release_memory
 from gbc.training import tasks
@@ -32,6 +34,11 @@ from search.tracking import sinks
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
+_METRICS_OF: Final = {
+    "stationarity_weight": ("kkt/rho", "free/rho", "loss/stationarity"), "beta": ("loss/duality",),
+    "bn_weight": ("loss/bn", "free/bn"),
+}  # fmt: skip
+"""The metrics that are reported only with the loss of a setting."""
 _CONTEXT: Final = 600 * 2**20  # bytes of a process on a GPU before its first tensor: CUDA's context, cuBLAS, cuDNN
 _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
@@ -110,6 +117,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         for change in regime.get("changes", ()):
             console.print(f"  {change}", highlight=False, soft_wrap=True)
     findings = tuple(tasks.findings(settings, inputs))
+    _check_objectives(config, findings)
     for line in (
         *tasks.remarks(findings, settings, config.space),
         *tasks.row_space_remarks(with_largest_row_space(config), inputs),
@@ -126,6 +134,19 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(inputs, settings, findings)
+
+
+def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the losses of the objectives are not off for all classifiers.
+
+    Raises:
+        BadInput: a metric that no trial would report.
+    """
+    wanted = [metric for objective in config.objectives for metric in (objective.metric, *(objective.require or {}))]
+    off = [one.get("off", {}) for one in findings]
+    for setting, metrics in _METRICS_OF.items():
+        if all(setting in one for one in off) and (lost := [metric for metric in wanted if metric in metrics]):
+            raise BadInput(f"objective {lost[0]} is not reported, because {off[0][setting]}; choose another --objective")
 
 
 def check(config: SweepConfig) -> list[str]:
@@ -148,7 +169,9 @@ def check(config: SweepConfig) -> list[str]:
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:
         return []
-    remarks = list(tasks.remarks(tasks.findings(settings, inputs), settings, config.space))
+    findings = tasks.findings(settings, inputs)
+    _check_objectives(config, findings)
+    remarks = list(tasks.remarks(findings, settings, config.space))
     # `alpha: last_layer` asks for a classifier that has converged.
     Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
     return remarks

@@ -11,7 +11,9 @@ from search.policy.ranking import ranked_trials
 from search.spec.config import NEGLIGIBLE, SweepConfig
 
 _MARGIN = 1.3
-"""Repetitions take longer than the speed of a trial alone says: there are several at a time, and workers have to start."""
+"""Repetitions take longer than the speed of a trial alone says: there are several at a time, and they report."""
+_START = 1 / 3
+"""Minutes until workers are there."""
 
 
 def finalists(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -46,7 +48,7 @@ def finalist_results(config: SweepConfig, trials: Sequence[TrialRecord]) -> list
 def minutes_needed(config: SweepConfig, speed: float, concurrency: int) -> float:
     """The wall time of all repetitions, in minutes; `speed` is in steps/s of one trial alone."""
     rounds = math.ceil(config.finalists * config.seeds / concurrency)
-    return _MARGIN * rounds * config.trial.steps / speed / 60
+    return _START + _MARGIN * rounds * config.trial.steps / speed / 60
 
 
 def with_time(config: SweepConfig, seconds: float, needed: float) -> SweepConfig:

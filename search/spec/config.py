@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gbc.config import MOST_STEPS, TrialConfig
+from gbc.classifier_config import MOST_STEPS
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
@@ -56,7 +57,8 @@ class Resources(Config):
     concurrency: int | None = Field(None, ge=1)
     cpus_per_trial: float = Field(1.0, ge=0.001)
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: as many trials as a GPU's memory holds, measured; 0 where there is no GPU"
+        "auto",
+        description="auto: as many trials as a GPU's memory holds, measured (not yet run on a GPU); 0 where there is no GPU",
     )
 
     @field_validator("gpus_per_trial")

@@ -133,7 +133,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--cpus-per-trial", "resources.cpus_per_trial", "CPUs, and threads, of a trial (default: 1)", type=real),
         Flag(
             "--gpus-per-trial", "resources.gpus_per_trial",
-            "share of a GPU, or several (default: auto, measured: what its memory holds)", "N|auto", gpus,
+            "share of a GPU, or several (default: auto, measured: what its memory holds; not yet run on a GPU)", "N|auto", gpus,
         ),
         Flag("--pack", "resources.pack", argparse.SUPPRESS, type=whole),  # refused with a word (`Resources`)
         Flag("--address", "places.address", "a running Ray cluster, which this machine is a node of", "auto|HOST:PORT"),
@@ -177,7 +177,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BadInput: an objective, a requirement or a classifier that is none.
     """
-    from gbc.config import classifier_flags
+    from gbc.classifier_config import classifier_flags
     from search.spec.resolve import objective_flags, requirement_flags
 
     given = {

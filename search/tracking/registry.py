@@ -74,14 +74,15 @@ def register(
     objective: Objective,
     score: float,
     missed: Sequence[str] = (),
-    again: Repeated | None = None,
+    again: Mapping[int, Repeated] | None = None,
 ) -> Version:
     """Make the exported `folder` (with `generator.pt2`) a version of the model `name`, its files under the run `run_id`.
 
     It takes the alias from a champion that was worse by the same objective. Of one with another objective, or without images of
     other classifiers, nothing can be said: that stays. One that misses what its sweep requires, in the words of `missed`, does
-    not take it. Where the settings ran `again` on fresh seeds, its tags have the mean and the deviation, and two that have a
-    mean are compared by it. The same generator of the same trial is registered once.
+    not take it. Versions of this sweep whose settings ran `again` on fresh seeds, by trial, get the mean and the deviation as
+    tags, also those of earlier ends of it, and two that have a mean are compared by it. The same generator of the same trial is
+    registered once.
 
     Raises:
         BadInput: MLflow refuses, or cannot be reached.
@@ -101,8 +102,9 @@ def register(
     }
     if header["origin"]["data"]["name"] == "none":
         tags[_CLASSIFIERS] = " ".join(entry["digest"] for entry in header["origin"]["classifiers"])
-    if again is not None:
-        tags |= {_MEAN: repr(again.mean), "objective.deviation": repr(again.deviation), _SEEDS: str(len(again.values))}
+    again = again or {}
+    if trial in again:
+        tags |= _seed_tags(again[trial])
     try:
         with _quiet():
             client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
@@ -111,9 +113,7 @@ def register(
             if created := found is None:
                 found = _add(client, folder, name, run_id, tags, header)
             assert found is not None
-            for key, value in tags.items():
-                if found.tags.get(key) != value:  # it may have run again since it was registered
-                    client.set_model_version_tag(name, found.version, key, value)
+            _tag_repeated(client, name, sweep, again)
             won, reason = (
                 (False, f"not the champion: it misses {', '.join(missed)}")
                 if missed
@@ -140,15 +140,29 @@ def _ensure(client: MlflowClient, name: str) -> None:
 def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
     """The version of this trial, if its files were all written."""
     same = {key: tags[key] for key in (NAME, TRIAL, "weights.digest")}
+    return next((version for version in _versions(client, name) if same.items() <= version.tags.items()), None)
+
+
+def _tag_repeated(client: MlflowClient, name: str, sweep: str, again: Mapping[int, Repeated]) -> None:
+    """Give the versions of a sweep what fresh seeds say of them: the luckiest of an earlier end may be the champion."""
+    for one in _versions(client, name) if again else ():
+        if one.tags.get(NAME) == sweep and (found := again.get(int(one.tags[TRIAL]))):
+            for key, value in _seed_tags(found).items():
+                client.set_model_version_tag(name, one.version, key, value)
+
+
+def _seed_tags(found: Repeated) -> dict[str, str]:
+    return {_MEAN: repr(found.mean), "objective.deviation": repr(found.deviation), _SEEDS: str(len(found.values))}
+
+
+def _versions(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
     token: str | None = None
     while True:
         found = client.search_model_versions(f"name = '{name}'", page_token=token)
-        for candidate in found:
-            if same.items() <= candidate.tags.items():
-                return candidate
+        yield from found
         token = found.token
         if not token:
-            return None
+            return
 
 
 def _add(

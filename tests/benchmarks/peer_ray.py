@@ -8,6 +8,7 @@ horizon, no trial is stopped early.
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ def main() -> None:
             space[name] = (tune.loguniform if dimension.log10 is not None else tune.uniform)(*dimension.bounds())
     ray.init(address="local", num_cpus=slots * arguments.threads)
     gpus = 0.0 if sweep.trial.device == "cpu" else ray.cluster_resources().get("GPU", 0) / slots
+    gpus = math.floor(gpus * 10_000) / 10_000  # as fine as Ray counts: six sixths must fit
     found = tune.Tuner(
         tune.with_resources(partial(train, file=file, threads=arguments.threads), {"cpu": arguments.threads, "gpu": gpus}),
         param_space=space,

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import TrialClassifierConfig
 from gbc.classifiers.architectures import BATCH_NORMS, Classifier, kaiming
 from gbc.classifiers.convergence import before_batch_norm
-from gbc.config import TrialClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.kkt import homogeneity
 from gbc.kkt.trial_classifier import all_class_names, labels_of_task
 from gbc.runtime import pick_device

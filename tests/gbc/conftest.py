@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.datasets import ImageDataset
 from gbc.metrics import features
 from gbc.metrics.features import Oracle

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.classifier_config import DatasetConfig
+from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.settings import digest, flatten, load_yaml, parse_assignment
 from tests.support import missing

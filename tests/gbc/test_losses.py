@@ -150,6 +150,13 @@ def test_total_variation_by_hand() -> None:
     assert losses.total_variation(torch.full((2, 3, 4, 4), 0.3)).item() == 0.0
 
 
+def test_the_border_loss_by_hand() -> None:
+    """A bright pixel in the middle is free, at the border it is one of 4·4, and in a corner two of them."""
+    image = torch.zeros(3, 1, 4, 4)
+    image[0, 0, 1, 2], image[1, 0, 0, 1], image[2, 0, 3, 3] = 1, 1, 1
+    assert [losses.border(one[None]).item() for one in image] == [0, 1 / 16, 2 / 16]
+
+
 def test_batch_norm_statistics_by_hand() -> None:
     """Means off by one stored deviation: 1. Deviation doubled: (2σ − σ)²/σ² = 1. Both agree: 0."""
     zero, one = torch.zeros(2), torch.ones(2)
@@ -239,6 +246,7 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
         (lambda logits, mu: losses.lagrangian(logits, LABELS, mu), lambda: (_double(3, 4), _positive(3, 4))),
         (lambda logits, alpha: losses.duality(losses.margins(logits, LABELS), alpha, 0.1), lambda: (_double(3, 4), _double())),
         (losses.total_variation, lambda: (_double(2, 1, 4, 4),)),
+        (losses.border, lambda: (_double(2, 1, 4, 4),)),
         (lambda m, v: losses.batch_norm_statistics([(m, v, STORED_MEAN, STORED_VARIANCE)]), lambda: (_double(5), _positive(5))),
         (lambda logits: losses.cross_entropy(logits, LABELS), lambda: (_double(3, 4),)),
         (lambda a, b, c: losses.stationarity_halves([a], [b], [c]), lambda: (_double(7), _double(7), _double(7))),

@@ -62,7 +62,7 @@ def test_training_does_not_import_the_compiler() -> None:
     script = """
 import sys, torch
 from gbc.classifiers import fit
-from gbc.config import ClassifierConfig
+from gbc.classifier_config import ClassifierConfig
 from gbc.metrics import features
 from gbc.optimisers import Adam
 weight = torch.ones(3, requires_grad=True)

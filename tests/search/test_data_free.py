@@ -14,6 +14,8 @@ import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
+from dashboards.comparison_page import comparison_page
+from dashboards.sweep import read_sweep
 from gbc import export
 from gbc.classifiers import pretrain
 from gbc.config import TrialConfig
@@ -129,6 +131,13 @@ def test_the_report_says_it_too(ended: Ended) -> None:
     page = (sweep_folder("tiny") / REPORT).read_text()
     assert not missing(["There were no images", "python -m gbc evaluate", "free/score", "Every row", "without images"], page)
     assert "ssim/" not in page.split("<h2>Reproduce")[0] and "Even rows" not in page
+
+
+def test_a_comparison_says_which_sweeps_had_no_images(ended: Ended) -> None:
+    sweep = read_sweep("tiny")
+    page = comparison_page([sweep, sweep])
+    assert not missing(["Without images: tiny", "its free/score"], page)
+    assert "way to real images in" not in page and "its ssim/coverage" not in page
 
 
 def test_an_export_of_it_is_evaluated_when_images_come(

@@ -13,9 +13,8 @@ import yaml
 
 from gbc.data import datasets
 from gbc.errors import BadInput
-from gbc.training.cuda_graph import STEPS_BEFORE_REPLAY
 from search.driver import sweep
-from search.driver.preflight import largest_trial, probe_settings
+from search.driver.preflight import largest_trial
 from search.driver.resources import Machine
 from search.run import main, parser
 from search.spec import flags
@@ -53,6 +52,9 @@ def test_a_dry_run_says_what_lambda_and_the_losses_are(
     assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
     assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
     assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
+    assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--objective", "loss/bn", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert not missing(["objective loss/bn", "BatchNorm", "--objective"], error) and error.count("\n") == 1
 
 
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,14 +343,6 @@ def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
     largest = largest_trial(config)
     assert (largest.batch_size, largest.width) == (32, config.trial.width)
-
-
-def test_the_measured_trial_has_all_that_takes_memory(config: SweepConfig) -> None:
-    """Losses that start late begin a new CUDA graph, and no graph is made in the first steps."""
-    late = config.model_copy(update={"trial": config.trial.updated({"kkt_from": 0.5}, "test")})
-    probe = probe_settings(late)
-    assert probe.kkt_from == 0 and probe.steps > STEPS_BEFORE_REPLAY and probe.report_every == probe.steps
-    assert probe.batch_size == largest_trial(config).batch_size
 
 
 def test_asking_for_more_than_the_machine_has_is_refused() -> None:

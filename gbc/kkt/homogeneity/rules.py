@@ -240,6 +240,7 @@ FUNCTIONS: Final[dict[Any, Rule]] = {
     torch.flatten: _flatten,
     **dict.fromkeys((F.gelu, F.silu, torch.sigmoid, torch.tanh, torch.softmax, torch.log_softmax), _degree_0),
     **dict.fromkeys((F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.elu, F.softplus), _degree_0),
+    **dict.fromkeys((F.selu, F.mish, F.relu6, F.hardtanh, F.hardswish), _degree_0),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, operator.sub, torch.sub), _sum),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     torch.stack: _stack,

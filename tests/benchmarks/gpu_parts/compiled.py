@@ -5,6 +5,7 @@ On a CPU torch's compiler only traces (backend `eager`): compiling for one takes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,11 +26,16 @@ COLUMNS: Final = (
     Column("replayed_ms", "compiled, graph, ms", ".2f"),
 )
 
+_ENOUGH: Final = 45.0  # seconds after which no further row is begun; compiling takes most of them
+
 
 def rows(options: Options) -> Iterator[Row]:
-    """A row for each size and batch, one batch of every size first."""
+    """A row for each size and batch, one batch of every size first, as many as there is time for."""
     cases = [(size, batch) for batch in BATCHES for size in PRESETS]
+    began = time.monotonic()
     for size, batch in [("quick", 32)] if options.quick else cases:
+        if time.monotonic() - began > _ENOUGH:  # there may be no time for another one
+            return
         yield _row(size, batch, options)
 
 

@@ -39,7 +39,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield {"what": "measured for a trial", "mb": measured / 1e6, "processes": 1, **_verdict(None, f"{trials} fit")}
         if not options.quick:
             yield from _taken("a process without a trial", None, options, 1)
-        count = min(_PROCESSES, trials, 1 if options.quick else _PROCESSES)
+        count = 1 if options.quick else max(1, min(_PROCESSES, trials))
         on_gpu = pick(options).type == "cuda"
         yield from _taken("a process with a trial", (config, Path(place)), options, count, measured if on_gpu else None)
 

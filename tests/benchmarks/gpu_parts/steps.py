@@ -91,7 +91,7 @@ def _row(size: str, batch: int, options: Options) -> Row:
         contenders["node"] = _node(device)
     times: dict[str, list[float] | None] = {**interleaved(contenders, options.turns())}
     arithmetic_ms = flop * milliseconds(times["flop"] or [])
-    nodes_ms = count * milliseconds(node) if (node := times.get("node")) else None
+    nodes_ms = count * milliseconds(node) if count and (node := times.get("node")) else None
     stepped_s, replayed_s = times["stepped"] or [], times.get("replayed")
     return {
         "size": size,
@@ -101,15 +101,18 @@ def _row(size: str, batch: int, options: Options) -> Row:
         "stepped_ms": milliseconds(stepped_s),
         "replayed_ms": milliseconds(replayed_s) if replayed_s else None,
         "kernels": count,
-        "launches_ms": count * milliseconds(times["launch"] or []),
+        "launches_ms": count * milliseconds(times["launch"] or []) if count else None,
         "nodes_ms": nodes_ms,
         "arithmetic_ms": arithmetic_ms,
         "gflop": flop / 1e9,
     }
 
 
-def kernels(step: Callable[[], object], device: torch.device) -> int:
-    """The number of kernels and copies that a step launches; on a CPU of the operators that it calls."""
+def kernels(step: Callable[[], object], device: torch.device) -> int | None:
+    """The number of kernels and copies that a step launches; on a CPU of the operators that it calls.
+
+    None where the profiler sees none, as without the permission to use the GPU's counters.
+    """
     if device.type != "cuda":
         with _Operators() as seen:
             step()
@@ -120,7 +123,7 @@ def kernels(step: Callable[[], object], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         step()
         torch.cuda.synchronize(device)
-    return sum(event.device_type == DeviceType.CUDA for event in profiled.events() or ())
+    return sum(event.device_type == DeviceType.CUDA for event in profiled.events() or ()) or None
 
 
 class _Operators(TorchDispatchMode):

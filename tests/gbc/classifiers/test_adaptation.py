@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import adaptation, custom, pretrain
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.training.trainer import Trainer

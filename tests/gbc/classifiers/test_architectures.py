@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import BatchNormInputs, SurrogateReLU, kaiming, normalising_by, with_surrogate
 from gbc.classifiers.convergence import before_batch_norm
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.kkt import homogeneity
 from gbc.kkt.multipliers import FreeMultipliers, MultiplierNetwork

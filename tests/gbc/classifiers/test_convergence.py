@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures, convergence
-from gbc.config import ClassifierConfig
 
 WD = 1 / math.e
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize, resize
 
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import custom, pretrain
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile
 from gbc.training.trainer import Trainer

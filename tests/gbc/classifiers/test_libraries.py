@@ -15,9 +15,10 @@ from torch import nn
 from torchvision import models
 
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig, DatasetConfig, classifier_flags
 from gbc.classifiers import libraries, pretrain
 from gbc.classifiers.architectures import build
-from gbc.config import ClassifierConfig, DatasetConfig, TrialConfig, classifier_flags
+from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
@@ -103,6 +104,7 @@ def test_a_card_that_contradicts_the_weights_is_named_with_the_tensor(
     [
         ("torchvision:resnet81", ["torchvision:resnet81", "'resnet18'"]),
         ("torchvision:fcn_resnet50", ["torchvision:fcn_resnet50"]),  # it segments
+        ("torchvision:vit_b_16", ["torchvision:vit_b_16", "[1, 8, 8]", "patch size"]),  # in patches of 16
         ("torchvision:squeezenet1_1", ["torchvision:squeezenet1_1", "[1, 8, 8]"]),  # pooled too often
     ],
 )

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig, DatasetConfig
 from gbc.classifiers import architectures, convergence, fit, pretrain
-from gbc.config import ClassifierConfig, DatasetConfig
 from gbc.data.datasets import ImageDataset, load
 from gbc.errors import BadInput, CorruptFile, Diverged
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from gbc.classifier_config import ClassifierConfig, DatasetConfig
 from gbc.classifiers import pretrain
 from gbc.classifiers.weight_files import load_weights, read_weights
-from gbc.config import ClassifierConfig, DatasetConfig
 from gbc.data import datasets
 from gbc.errors import BadInput
 from tests.support import missing

@@ -10,8 +10,9 @@ from PIL import Image
 from torchvision.datasets import CelebA
 
 from gbc import pictures
+from gbc.classifier_config import DatasetConfig
 from gbc.classifiers import pretrain
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.celeba import ATTRIBUTE_LIST, ATTRIBUTES, IMAGES, PARTITION_LIST, _read_lists
 from gbc.data.datasets import ImageDataset

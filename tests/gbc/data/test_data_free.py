@@ -15,7 +15,8 @@ from PIL import Image
 
 from gbc import export
 from gbc.__main__ import main
-from gbc.config import DatasetConfig, TrialConfig
+from gbc.classifier_config import DatasetConfig
+from gbc.config import TrialConfig
 from gbc.data.data_free import DataFreeTask
 from gbc.data.datasets import ImageDataset
 from gbc.data.matching import matched

@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from gbc.classifier_config import ClassifierConfig, DatasetConfig
 from gbc.classifiers import pretrain
-from gbc.config import ClassifierConfig, DatasetConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset, PointDataset
 from gbc.errors import BadInput, CorruptFile

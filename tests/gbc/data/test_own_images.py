@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput, CorruptFile

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.homogeneity import POLICIES, exported, structural, traced

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig
 from gbc.errors import NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.homogeneity import diagonal, estimated, estimated_scalars, structural

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.homogeneity import EPS, POLICIES

@@ -9,9 +9,9 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from gbc import losses
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import normalising_by
-from gbc.config import ClassifierConfig
 from gbc.kkt.lagrangian_gradient import MarginGradient, best_multipliers
 from tests.support.networks import SHAPE, lived_in
 

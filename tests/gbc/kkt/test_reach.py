@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gbc.classifiers.architectures import Classifier
@@ -58,6 +60,23 @@ def test_what_may_be_positive_agrees_with_the_ranges() -> None:
 def test_a_layer_without_a_rule_is_the_limit() -> None:
     found = reach_of(linear(nn.PReLU()))
     assert found.possible is None and found.limited_by == "2" and "PReLU" in found.why
+
+
+class Between(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function, self.head = nn.Linear(64, 6), function, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize("function", [F.relu6, F.hardtanh, F.hardswish, F.mish, F.selu])
+def test_functions_that_bend_limit_it(function: Callable[[Tensor], Tensor]) -> None:
+    found = reach_of(Between(function))
+    assert set(found.possible or ()) == LAST and function.__name__ in found.why
 
 
 class HeadFirst(nn.Module):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures, pretrain
 from gbc.classifiers.architectures import Classifier
-from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.kkt.spectrum import Spectrum, random_edge, spectra

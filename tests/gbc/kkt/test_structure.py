@@ -13,8 +13,8 @@ import torchvision
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
 from gbc.kkt.homogeneity import structural

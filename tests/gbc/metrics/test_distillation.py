@@ -12,9 +12,9 @@ from torch import nn
 
 from gbc import plain_yaml
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
-from gbc.config import ClassifierConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.metrics.distillation import Lesson, measure

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gbc.config import DatasetConfig
+from gbc.classifier_config import DatasetConfig
 from gbc.data.datasets import ImageDataset, load, unused
 from gbc.data.samples import tensors
 from gbc.errors import CorruptFile

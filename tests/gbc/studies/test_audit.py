@@ -10,8 +10,9 @@ import yaml
 from torch import nn
 
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.studies.audit import audit, max_margin, policy_results, probe_sets

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from gbc.__main__ import main
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
-from gbc.config import ClassifierConfig
 from gbc.errors import BadInput
 from gbc.studies import lambda_figure
 from gbc.studies.lambda_figure import BY_SCALAR, BY_TENSOR, CONTROL

@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 
+from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import custom, pretrain
-from gbc.config import ClassifierConfig, TrialConfig
+from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.kkt import availability
 from gbc.training.trainer import Trainer

@@ -19,6 +19,7 @@ from gbc.report import METRIC_DIRECTIONS, Report
 from gbc.runtime import derive_seed
 from gbc.training.trainer import Trainer
 from tests.gbc.training.conftest import FREE
+from tests.support import missing
 
 DESIGN = {
     "loss/total", "loss/stationarity", "loss/duality", "loss/tv", "loss/bn",
@@ -132,6 +133,18 @@ def test_a_loss_with_weight_0_is_never_computed_and_one_with_weight_is_reported(
 def test_every_loss_has_a_weight(settings: TrialConfig) -> None:
     assert settings.loss_weights().keys() == LOSSES.keys()
     assert all((loss.of_classifier is None) != (loss.of_images is None) for loss in LOSSES.values())
+
+
+@pytest.mark.parametrize("name", ["tv_weight", "border_weight"])
+def test_points_have_no_losses_of_pixels(name: str) -> None:
+    points = Classifier(
+        torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)), ("a", "b", "c"), (2,), 6
+    )
+    without = {"tv_weight": 0.0, "border_weight": 0.0, "device": "cpu"}
+    Trainer(TrialConfig(**without), [points])
+    with pytest.raises(BadInput) as caught:
+        Trainer(TrialConfig(**without | {name: 0.1}), [points])
+    assert not missing([name, " 0"], caught.value)
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts(fresh: Callable[..., Trainer]) -> None:

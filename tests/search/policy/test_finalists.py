@@ -97,7 +97,7 @@ def test_the_search_leaves_the_finalists_their_part_of_each_budget() -> None:
 
 def test_the_time_of_finalists_is_measured_once_and_comes_on_top_where_the_search_has_used_it_up() -> None:
     sweep = config(time_budget=10.0)
-    assert minutes_needed(sweep, speed=1.0, concurrency=3) == pytest.approx(2 * 12 * 1.3 / 60)
+    assert minutes_needed(sweep, speed=1.0, concurrency=3) == pytest.approx(1 / 3 + 2 * 12 * 1.3 / 60)
     assert with_time(sweep, 0.0, 2.0).finalist_time == 2.0 and with_time(sweep, 0.0, 50.0).finalist_time == 5.0
     assert exhausted_budget(sweep, SEARCH, 605.0) is None  # they have not run, and nobody kept time for them
     late = with_time(sweep, 606.0, 2.0)

@@ -24,6 +24,7 @@ from search.run import main
 from search.spec.config import SweepConfig
 from search.study import store as studies
 from search.study.ledger import Ledger
+from search.study.orders import Order, give, recorded_orders
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.support import ROOT
@@ -156,6 +157,15 @@ def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) ->
     assert repr(entries) == repr(ledger.entries()) and seconds == 12.5
     assert repr(studies.study_of(ledger.config, Path()).frozen_trials()) == repr(ledger.study.get_trials())
     other.close()
+
+
+def test_orders_reach_a_driver_through_the_database(server: Postgres, ledger: Ledger) -> None:
+    folder, order = sweep_folder(ledger.config.name), Order("enqueue", settings={"lr": 5e-3})
+    give(ledger.config, folder, order)
+    assert ledger.orders() == [order] == recorded_orders(ledger.config, folder, ledger.entries())
+    number = ledger.ask(order).number
+    assert ledger.repeat(number).params == ledger.entry(number).params and ledger.orders() == []
+    assert recorded_orders(ledger.config, folder, ledger.entries()) == []
 
 
 def test_a_failed_trial_is_opened_again(ledger: Ledger) -> None:

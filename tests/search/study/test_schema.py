@@ -13,6 +13,7 @@ from records import schema
 from records.paths import STUDY_FILE
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
+from search.study.orders import Order, give, recorded_orders
 from search.study.store import recorded_trials, study_of
 from search.study.transaction import InterfaceWriter
 from tests.search.conftest import fill
@@ -39,6 +40,11 @@ def test_a_sweep_whose_tables_are_unknown_goes_on_through_optuna(
     ledger = Ledger(config, tmp_path)
     assert isinstance(ledger._writer, InterfaceWriter) and repr(ledger.entries()) == repr(through_tables[0])
     fill(ledger, (0.75, "complete"))
+    order = Order("enqueue", settings={"lr": 5e-3})
+    give(config, tmp_path, order)
+    assert ledger.orders() == [order] == recorded_orders(config, tmp_path, ledger.entries())
+    ledger.ask(order)
+    assert ledger.orders() == [] and ledger.repeat(4).repeats == 4
     with pytest.raises(BadInput, match="--retry-failed"):
         ledger.reopen(2)
     ledger.close()

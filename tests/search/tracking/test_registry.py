@@ -148,14 +148,13 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
 
 
 def test_what_ran_again_is_compared_by_its_mean(exported: Path, uri: str, model: str) -> None:
-    first = register(exported, uri, model, 0.9)
-    lucky = Repeated(0, (0.5, 0.7), 0, 0)
-    assert register(exported, uri, model, 0.9, again=lucky).number == first.number
-    tags = MlflowClient(uri).get_model_version(model, first.number).tags
+    first = register(exported, uri, model, 0.9)  # the luckiest trial, when nothing had run again
+    lucky, steady = Repeated(0, (0.5, 0.7), 0, 0), Repeated(1, (0.7, 0.6), 0, 0)
+    found = register(exported, uri, model, 0.7, trial=1, again={0: lucky, 1: steady})
+    assert found.champion and missing(["mean", "0.65", "0.6", "2 seeds"], found.reason) == []
+    tags = MlflowClient(uri).get_model_version(model, str(first.number)).tags
     assert (float(tags["objective.mean"]), tags["objective.seeds"]) == (lucky.mean, "2")
     assert float(tags["objective.deviation"]) == lucky.deviation and float(tags["objective.value"]) == 0.9
-    steady = register(exported, uri, model, 0.7, trial=1, again=Repeated(1, (0.7, 0.6), 0, 0))
-    assert steady.champion and missing(["mean", "0.65", "0.6", "2 seeds"], steady.reason) == []
     once = register(exported, uri, model, 0.69, trial=2)  # nothing but its value is known
     assert not once.champion and missing(["0.69", "0.7"], once.reason) == []
 
