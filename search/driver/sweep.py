@@ -44,7 +44,7 @@ from search.study.ledger import Ledger
 from search.study.orders import Order, recorded_orders
 from search.study.record import check_study, settings_on_record
 from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
-from search.tracking import relocation
+from search.tracking import relocation, sinks
 from search.tracking.client import address
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
@@ -159,6 +159,7 @@ def run_sweep(
             relocation.relocate(tracking_uri)
             console.print(f"{moved}: the addresses are set right", highlight=False, soft_wrap=True)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
+        sinks.check(config)
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check_writable(home)
