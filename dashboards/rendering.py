@@ -36,9 +36,17 @@ def render(template: str, **context: Any) -> Markup:
     return Markup(_environment().get_template(template).render(context))
 
 
-def render_page(title: str, header: Markup, sections: Sequence[tuple[str, str, Markup]], command: str, data: Any = None) -> str:
+def render_page(
+    title: str,
+    header: Markup,
+    sections: Sequence[tuple[str, str, Markup]],
+    command: str,
+    data: Any = None,
+    refresh: int | None = None,
+) -> str:
     """The whole file; `sections` are (id, name in the table of contents, content), `data` is for the figures of all trials.
 
+    With `refresh` the browser loads it again after so many seconds.
     plotly.js comes last, once, and runs when the page is there to be read.
     """
     from plotly.offline import get_plotlyjs
@@ -50,6 +58,7 @@ def render_page(title: str, header: Markup, sections: Sequence[tuple[str, str, M
         header=header,
         sections=sections,
         data=data,
+        refresh=refresh,
         policy=_POLICY,
         made=f"Made {datetime.now():%Y-%m-%d %H:%M} by python dashboards/report.py {command}",
         style=Markup(own.joinpath("page.css").read_text("utf-8")),

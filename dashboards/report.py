@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {redacted(message)[:_LONGEST_MESSAGE]}\n")
 
 
+def _seconds(text: str) -> int:
+    """A whole number of at least 1."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write a whole number of seconds")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = _Parser(prog="python dashboards/report.py", allow_abbrev=False, description=__doc__.splitlines()[0])
@@ -40,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument(
         "--out", type=Path, metavar="FILE",
         help="where to write (default: mlruns/sweeps/NAME/report.html, mlruns/compare-A-B.html)",
+    )  # fmt: skip
+    cli.add_argument(
+        "--refresh", type=_seconds, metavar="SECONDS",
+        help="with --sweep: say that the sweep is running, and let the page reload itself so often",
     )  # fmt: skip
     cli.add_argument("--json", action="store_true", help="print the result as JSON")
     return cli
@@ -58,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = list(dict.fromkeys(arguments.compare or [arguments.sweep]))
         if arguments.compare and len(names) < 2:
             raise ReportError("--compare takes two sweeps or more; for one write --sweep")
-        out, count = write(names, arguments.out)
+        if arguments.compare and arguments.refresh:
+            raise ReportError("--refresh is for the report of one sweep; write --sweep")
+        out, count = write(names, arguments.out, arguments.refresh)
     except (ReportError, Unreadable) as fault:
         print(f"error: {redacted(fault)[:_LONGEST_MESSAGE]}", file=sys.stderr)
         return 2
@@ -66,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write(names: Sequence[str], out: Path | None = None) -> tuple[Path, int]:
+def write(names: Sequence[str], out: Path | None = None, refresh: int | None = None) -> tuple[Path, int]:
     """The report of one sweep, or of several side by side; returns where it is and its size in bytes.
+
+    With `refresh` the page of a sweep that is not finished reloads itself after so many seconds.
 
     Raises:
         ReportError: a sweep cannot be shown, or the file cannot be written.
@@ -81,7 +97,7 @@ def write(names: Sequence[str], out: Path | None = None) -> tuple[Path, int]:
 
     sweeps = [read_sweep(name) for name in names]
     if len(sweeps) == 1:
-        return write_page(out or SWEEPS / names[0] / REPORT, sweep_page(sweeps[0]))
+        return write_page(out or SWEEPS / names[0] / REPORT, sweep_page(sweeps[0], refresh))
     return write_page(out or SWEEPS.parent / f"compare-{'-'.join(names)}.html", comparison_page(sweeps))
 
 

@@ -10,8 +10,12 @@ from dashboards.sections import progress, provenance, results
 from dashboards.sweep import Sweep
 
 
-def sweep_page(sweep: Sweep) -> str:
-    """The whole page."""
+def sweep_page(sweep: Sweep, refresh: int | None = None) -> str:
+    """The whole page. With `refresh` it says that the sweep is running, and reloads itself after so many seconds.
+
+    The page of a sweep that is finished does not.
+    """
+    refresh = None if sweep.finished else refresh
     signs, best = _judge_pictures(sweep)
     training, curves = progress.training(sweep)
     sections = [
@@ -25,7 +29,8 @@ def sweep_page(sweep: Sweep) -> str:
         ("classifier", "Classifier", provenance.classifiers(sweep)),
         ("reproduce", "Reproduce", provenance.reproduce(sweep)),
     ]
-    return render_page(f"Sweep {sweep.name}", results.header(sweep, signs), sections, f"--sweep {sweep.name}", curves)
+    header = results.header(sweep, signs, refresh)
+    return render_page(f"Sweep {sweep.name}", header, sections, f"--sweep {sweep.name}", curves, refresh)
 
 
 def _judge_pictures(sweep: Sweep) -> tuple[Signs, Pixels | None]:

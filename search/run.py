@@ -81,16 +81,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return _look(arguments)
     from rich.console import Console
 
-    config = _resolve(arguments)
-    console = Console(stderr=arguments.json, markup=False)  # what failed may hold brackets
-    from search.driver import sweep
-    from search.policy.budget import remedy
-    from search.spec.config import MAY_CHANGE
+    from gbc.settings import parse_assignment
+    from search import library
 
-    explicit = {key for key in MAY_CHANGE if getattr(arguments, key, None) is not None}
-    if not (arguments.dry_run and config.places.study_url):  # a dry run asks no server
-        config = sweep.settle_with_record(config, explicit)
-    config.places.check_together()
+    assignments = dict(map(parse_assignment, arguments.set))
+    config = library.requested(arguments, assignments, dry_run=arguments.dry_run)
+    console = Console(stderr=arguments.json, markup=False)  # what failed may hold brackets
     if arguments.dry_run:
         from search.driver import preflight
 
@@ -98,20 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0
-    summary = sweep.finished_summary(config, retry_failed=arguments.retry_failed, report=not arguments.no_report)
-    if summary:
-        console.print(
-            f"sweep {config.name} is finished already; {remedy(config, summary.ended_by or 'trials')}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    else:
-        from search.driver.resources import Machine
-
-        summary = sweep.run_sweep(
-            config, Machine.for_sweep(config), console, retry_failed=arguments.retry_failed, report=not arguments.no_report
-        )
-        if summary.ended_by in ("steps", "patience", "grid"):
-            console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
+    summary = library.run(config, console, retry_failed=arguments.retry_failed, report=not arguments.no_report)
     exports = config.trial.generator != "pixels"
     _print_summary(summary, arguments, console, config.places.tracking_uri, exports=exports)
     if not summary.finished:
@@ -156,40 +139,6 @@ def _order(arguments: argparse.Namespace) -> int:
     return control.enqueue(name[0], setting, as_json=as_json)
 
 
-def _resolve(arguments: argparse.Namespace) -> SweepConfig:
-    from gbc.errors import BadInput
-    from gbc.settings import parse_assignment
-    from search.driver import ray_runtime
-    from search.driver.resources import Machine
-    from search.spec.config import Resources
-    from search.spec.locations import Places
-    from search.spec.resolve import resolve
-
-    given = flags.settings(arguments)
-    if given.get("second_objective") and not arguments.scheduler:
-        print("note: with two objectives no trial is stopped early (scheduler none)", file=sys.stderr)
-    if arguments.config and arguments.preset:
-        raise BadInput("--config and --preset exclude each other; name one")
-    places = {key.removeprefix("places."): value for key, value in given.items() if key.startswith("places.")}
-    Places.parse(places, "the command line").check()
-
-    def slots(resources: Resources) -> int:
-        if arguments.address:
-            return Machine.of_cluster(resources, ray_runtime.join(arguments.address)).concurrency
-        return Machine.local(resources).concurrency
-
-    config = resolve(
-        dataset=arguments.dataset or ("images" if arguments.images else "fashion_mnist"),
-        preset=arguments.preset,
-        config=arguments.config,
-        flags=given,
-        assignments=dict(map(parse_assignment, arguments.set)),
-        slots=slots,
-    )
-    config.places.check()
-    return config
-
-
 def _print_resolved(config: SweepConfig, *, as_json: bool) -> None:
     import json
 
@@ -204,43 +153,15 @@ def _print_summary(
 ) -> None:
     """`exports`: there is a generator that can be exported."""
     from records.addresses import public, redacted
-    from records.format import duration, size
     from records.paths import REPORT
-    from search.status import failure_lines, front_lines
+    from search.status import summary_lines
 
     server = tracking_uri and public(tracking_uri)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    say(
-        f"\nsweep {summary.name}: {summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
-        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}, {size(summary.bytes)} on disk"
-    )
-    for line in failure_lines(summary.failures):
-        say(line)
-    if summary.best_trial is not None:
-        judged = "ssim/coverage" in summary.best_metrics
-        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if judged else ("free/score", "free/confidence", "free/bn")
-        scores = (*first, "classifier/accuracy", "kkt/rho")
-        say(
-            f"best: trial-{summary.best_trial:04d}  "
-            + "  ".join(f"{k} {summary.best_metrics[k]:.3f}" for k in scores if k in summary.best_metrics)
-        )
-        say(
-            "      "
-            + "  ".join(
-                f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-                for key, value in summary.best_params.items()
-            )
-        )
-        for line in summary.verdict:
-            say(f"      {line}")
-        say(f"picture: {summary.picture}")
-    for line in front_lines(summary.front):
-        say(line)
-    if summary.free_rank is not None:
-        say(f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)")
+    say("\n" + "\n".join(summary_lines(summary)))
     say("\nnext:")
     if summary.finished and summary.complete > 1 and not summary.front and not summary.finalists:
         say("  sure?     the same command with --finalists 3        (the best again on fresh seeds: one may be luck)")

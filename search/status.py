@@ -16,7 +16,7 @@ from records.addresses import public
 from records.format import duration, size
 from records.trial import ENQUEUED, LISTED
 from search.driver.retention import bytes_on_disk
-from search.driver.summary import failure_view, finalists_view, front_view
+from search.driver.summary import Summary, failure_view, finalists_view, front_view
 from search.files.paths import existing_sweep, files_folder, recorded_config, sweep_folder, sweep_names
 from search.policy.budget import ended_by, remedy
 from search.policy.finalists import finalist_results, repetitions_left
@@ -258,6 +258,32 @@ def failure_lines(failures: Iterable[dict[str, Any]]) -> list[str]:
         + (f"  {one['log']}" if one["log"] else "")
         for one in failures
     ]
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The lines with which a run of a sweep ends: its trials, its best and the verdict on it."""
+    lines = [
+        f"sweep {summary.name}: {summary.complete} complete, {summary.stopped} stopped early, {summary.failed} failed"
+        f"{f', {summary.open} open' if summary.open else ''} in {duration(summary.seconds)}, {size(summary.bytes)} on disk",
+        *failure_lines(summary.failures),
+    ]
+    if summary.best_trial is not None:
+        judged = "ssim/coverage" in summary.best_metrics
+        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if judged else ("free/score", "free/confidence", "free/bn")
+        scores = (*first, "classifier/accuracy", "kkt/rho")
+        shown = [f"{key} {summary.best_metrics[key]:.3f}" for key in scores if key in summary.best_metrics]
+        settings = [
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in summary.best_params.items()
+        ]
+        lines += ["  ".join([f"best: trial-{summary.best_trial:04d}", *shown]), f"      {'  '.join(settings)}"]
+        lines += [f"      {line}" for line in summary.verdict]
+        lines.append(f"picture: {summary.picture}")
+    lines += front_lines(summary.front)
+    if summary.free_rank is not None:
+        lines.append(
+            f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)"
+        )
+    return lines
 
 
 def _counts(one: Overview) -> str:

@@ -17,8 +17,8 @@ from records import repetitions
 from records.trial import STATES
 
 
-def header(sweep: Sweep, signs: Signs) -> Markup:
-    """The sweep and its results in a few sentences and numbers."""
+def header(sweep: Sweep, signs: Signs, refresh: int | None = None) -> Markup:
+    """The sweep and its results in a few sentences and numbers. With `refresh` it is running, and its page reloads itself."""
     return render(
         "sections/header.html",
         sweep=sweep,
@@ -26,6 +26,7 @@ def header(sweep: Sweep, signs: Signs) -> Markup:
         signs=signs,
         counts=", ".join(f"{len(sweep.trials_in(state))} {STATE_WORDS[state]}" for state in STATES if sweep.trials_in(state)),
         cost=cost_of(sweep),
+        refresh=refresh,
     )
 
 

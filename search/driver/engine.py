@@ -94,7 +94,8 @@ def run_ray(
 ) -> None:
     """Run trials until a budget is used up, the process is told to stop (SIGINT, SIGTERM), or `halt` has a reason.
 
-    Ray is started here, unless that was begun by `start`.
+    Ray is started here, unless that was begun by `start`. In another thread than the main one signals are left alone: there
+    Python lets nobody answer them, and an order ends the run.
     """
     (start or RayStart(config, machine, folder)).take()
     from ray import tune
@@ -112,9 +113,11 @@ def run_ray(
     halt.watch(ray_fault)
     out_of_ray = processes.exit_when_stuck(ray_fault)
     # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
     if config.places.storage:
         trainable = tune.with_parameters(trainable, storage_url=config.places.storage)

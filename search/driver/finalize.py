@@ -6,8 +6,6 @@ The records are whole before this begins. It may be interrupted, fail and be rep
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,14 +19,14 @@ from gbc import export
 from gbc.errors import BadInput
 from gbc.export.scorecard import scorecard
 from gbc.training import tasks
-from records.paths import REPORT
 from records.repetitions import Repeated
 from records.trial import TrialRecord
 from search.driver.classifier_audits import audits_of
 from search.driver.description import description
+from search.driver.live_report import await_report, begin_report
 from search.driver.summary import Summary
 from search.driver.trial_export import write_trial
-from search.files.paths import CLASSIFIERS, sweep_folder
+from search.files.paths import CLASSIFIERS
 from search.policy.finalists import finalist_results
 from search.policy.ranking import best_trial
 from search.policy.verdict import sentence
@@ -40,7 +38,6 @@ from search.worker.trial import settings_of
 EVALUATION: Final = "evaluation.json"
 AUDIT: Final = "audit.json"
 VERDICT: Final = "verdict.json"
-_DASHBOARD: Final = Path(__file__).resolve().parents[2] / "dashboards" / "report.py"
 
 Print = Callable[[str], None]
 """Prints a line."""
@@ -62,7 +59,8 @@ def conclude(config: SweepConfig, trials: Sequence[TrialRecord], tracker: Tracke
     tracker.describe(description(config, summary, tracker, evaluation))
     say("writing the report …")
     with _noting_failures(say, "there is no report"):
-        _write_report(config.name)
+        if fault := await_report(begin_report(config.name)):
+            raise BadInput(fault)
 
 
 @contextmanager
@@ -108,18 +106,3 @@ def _register_best(
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
         trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed, again=again,
     )  # fmt: skip
-
-
-def _write_report(name: str) -> None:
-    """Write the report in a process of its own, which knows nothing of this package.
-
-    Raises:
-        BadInput: what it said.
-    """
-    out = sweep_folder(name) / REPORT
-    done = subprocess.run(
-        [sys.executable, str(_DASHBOARD), "--sweep", name, "--out", str(out)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise BadInput((lines[-1] if lines else f"exit code {done.returncode}").removeprefix("error: "))

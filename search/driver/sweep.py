@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,15 +15,15 @@ from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
 from gbc.training.tasks import TrialInputs
-from records.addresses import public
-from records.format import listed
-from records.mlflow_store import missing, reach
-from records.paths import RECORD, STUDY_FILE
+from records.mlflow_store import reach
+from records.paths import RECORD
 from records.trial import TrialRecord
 from search.driver import announce, processes
+from search.driver.continuation import check_against_mlflow, lost_records
 from search.driver.control import Control
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
+from search.driver.live_report import LiveReport, begin_report
 from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
@@ -37,13 +35,12 @@ from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_
 from search.policy.budget import ended_by, exhausted_budget, has_work_left, overdue, remedy
 from search.policy.finalists import minutes_needed, with_time
 from search.policy.samplers import Prior
-from search.spec.config import MAY_CHANGE, SweepConfig
+from search.spec.config import SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
 from search.study.orders import Order, recorded_orders
-from search.study.record import check_study, settings_on_record
-from search.study.store import exclusive_driver, note_driver, recorded_in_database, recorded_trials
+from search.study.store import exclusive_driver, note_driver, recorded_trials
 from search.tracking import relocation, sinks
 from search.tracking.client import address
 from search.tracking.lineage import Inputs
@@ -51,59 +48,6 @@ from search.tracking.tracker import Tracker
 from search.worker import watchdog
 from search.worker.messages import Assignment
 from search.worker.trial import assignment_of, settings_of
-
-
-class SweepMismatch(BadInput):
-    """A sweep of this name was started with other settings."""
-
-    def __init__(self, name: str, differences: dict[str, tuple[Any, Any]]) -> None:
-        """`differences` maps each key to (asked for, on record)."""
-        shown = "; ".join(f"{key}: {old} on record, {new} asked for" for key, (new, old) in differences.items())
-        super().__init__(f"sweep {name!r} was started with other settings ({shown}); choose another --name or keep them")
-        self.differences = differences
-
-
-def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
-    """The configuration to run: `config` itself, or adapted to the record when the sweep exists.
-
-    Those of `MAY_CHANGE` named in `explicit` are taken from `config`, the others from the record. A place that `config`
-    leaves open is the record's. Where this host has no record the study may have a copy, in its file or its database.
-
-    Raises:
-        SweepMismatch: any other setting differs.
-        BadInput: a record was lost, damaged or changed, or the study's database cannot be reached.
-    """
-    folder = sweep_folder(config.name)
-    check_study(config, folder)
-    if (folder / RECORD).exists() or (folder / STUDY_FILE).exists():
-        record, fault = settings_on_record(folder)
-        if fault is not None and (folder / RECORD).exists():
-            raise BadInput(f"{fault}; `{repair_command(config.name)}` puts back the study's copy")
-    elif config.places.study_url is not None and (found := recorded_in_database(config)):
-        record = found
-    else:
-        return config
-    config = config.model_copy(update={"places": config.places.over(record.places)})
-    if differences := config.differences(record):
-        raise SweepMismatch(config.name, differences)
-    kept = {key: getattr(record, key) for key in MAY_CHANGE if key not in explicit}
-    kept |= _finalist_time(config.model_copy(update=kept), record)
-    kept["space"] = record.space  # equal, but perhaps not in order, and samplers go by the order
-    return config.model_copy(update=kept)
-
-
-def _finalist_time(config: SweepConfig, record: SweepConfig) -> dict[str, Any]:
-    """The time of the finalists, and of the whole sweep, as it is continued.
-
-    Other finalists are measured anew. Where they were given time on top of the budget (`with_time`), the budget that they were
-    put on top of, given again, does not take that back.
-    """
-    if (config.finalists, config.seeds) != (record.finalists, record.seeds):
-        return {"finalist_time": None}
-    if record.finalist_time is None or record.time_budget is None or config.time_budget is None:
-        return {}
-    search = record.time_budget - record.finalist_time
-    return {"time_budget": record.time_budget} if config.time_budget <= search else {}
 
 
 def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report: bool = True) -> Summary | None:
@@ -115,7 +59,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
         BadInput: failed trials are to run again, and time, steps or patience leave nothing for them.
     """
     folder = sweep_folder(config.name)
-    if not has_study(config) or (not retry_failed and _lost_records(config, folder)):
+    if not has_study(config) or (not retry_failed and lost_records(config, folder)):
         return None
     summary = Summary.read(folder)  # None when it ended before its last word; a run with nothing to do writes that
     more = summary is not None and summary.ended_by == "trials" and summary.trials - summary.extra < config.planned
@@ -129,7 +73,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
             raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
     reason = ended_by(config, trials, seconds, waiting=waiting)
-    if reason is None or _lost_records(config, folder):
+    if reason is None or lost_records(config, folder):
         return None
     if summary is None or not summary.finished or summary.trials != len(trials):
         return None
@@ -153,7 +97,7 @@ def run_sweep(
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
         stale = _orders(config, folder)  # of which those to a driver were to the one before
         _delete_leftovers(folder)
-        for line in _lost_records(config, folder):
+        for line in lost_records(config, folder):
             console.print(line, highlight=False, soft_wrap=True)
         if moved := relocation.moved(tracking_uri):
             relocation.relocate(tracking_uri)
@@ -177,6 +121,8 @@ def run_sweep(
             conclude(config, trials, tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
+        elif report and config.report_every and summary.complete:
+            begin_report(config.name)  # the page says that the sweep rests, and reloads itself no more
         return summary
 
 
@@ -210,7 +156,7 @@ def _run(
     if prepared.memory is not None:
         machine = machine.fitted(config.resources, *prepared.memory)
     tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
-    _check_against_mlflow(config, folder, tracker)
+    check_against_mlflow(config, folder, tracker)
     record = plain_yaml.dump(config.record())
     noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
     write_atomic(folder / RECORD, record.encode())
@@ -239,7 +185,7 @@ def _run(
                 announce.run(config, machine, speed, ledger, console)
                 assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
                 recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
-                with display:
+                with display, LiveReport(config, ledger, display.note):
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
             if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
                 recorder.close_open_trials()
@@ -262,51 +208,6 @@ def _with_finalist_time(config: SweepConfig, ledger: Ledger, needed: float) -> S
         write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(found.record()).encode())
         ledger.change(found)
     return found
-
-
-def repair_command(name: str) -> str:
-    """The command that mends the records of a sweep."""
-    return f"python search/run.py --check {name} --repair"
-
-
-def _lost_records(config: SweepConfig, folder: Path) -> list[str]:
-    """What is gone of the sweep's records, and from which other it is made again, a line each."""
-    if not has_study(config):
-        return []
-    lost, uri = [], address(config)
-    if not (folder / RECORD).exists():
-        lost.append(f"{folder / RECORD} is gone; it is written again from the study")
-    if missing(uri) and recorded_trials(config, folder)[0]:
-        lost.append(f"MLflow's store {public(uri)} is gone; it is made again from the study and the files of its trials")
-    return lost
-
-
-def _check_against_mlflow(config: SweepConfig, folder: Path, tracker: Tracker) -> None:
-    """Refuse a study that MLflow contradicts: it was replaced, cut back or changed. A kill leaves MLflow behind, not ahead.
-
-    Raises:
-        BadInput: with what differs.
-    """
-    if config.places.study_url is not None and not has_study(config):  # begun on another host
-        return
-    trials = {trial.number: trial for trial in recorded_trials(config, folder)[0]} if has_study(config) else {}
-    where, mend = f"MLflow's store {public(tracker.uri)}", f"`{repair_command(config.name)}` mends what can be mended"
-    if unknown := sorted(tracker.numbers() - trials.keys()):
-        if not trials:
-            raise BadInput(
-                f"{where} has {len(unknown)} trials of a sweep {config.name!r} whose study is not here; restore "
-                f"{folder / STUDY_FILE}, choose another --name, or delete those runs on MLflow's pages"
-            )
-        raise BadInput(f"{where} has trials that the study lacks: {listed(unknown)}; {mend}")
-    differ = [
-        number for number, trial in trials.items()
-        if trial.last_step and trial.last_step == tracker.last_step(number)
-        and math.isfinite(value := trial.values[trial.last_step])
-        and tracker.metrics(number).get(config.objective.metric, value) != value
-    ]  # fmt: skip
-    if differ:
-        metric = config.objective.metric
-        raise BadInput(f"{where} and the study differ in {metric} at the end of trials {listed(differ)}; {mend}")
 
 
 def _assignments(

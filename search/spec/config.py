@@ -30,6 +30,7 @@ MAY_CHANGE: Final = (
     "seeds",
     "finalist_time",
     "log_to",
+    "report_every",
 )
 """Settings of a sweep that may change when it is continued. They stay as they were when no new value is given."""
 NEGLIGIBLE: Final = 2.0
@@ -171,6 +172,9 @@ class SweepConfig(Config):
         None, gt=0, le=_CENTURY, description="minutes of the time budget kept for them; measured at the start"
     )
     log_to: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="where metrics and pictures go beside MLflow")
+    report_every: float | None = Field(
+        None, ge=0, le=_CENTURY, description="minutes after which the report is written again while the sweep runs; 0: not then"
+    )
 
     @field_validator("name", "preset")
     @classmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gbc.command_line import real, seed, whole
+from gbc.errors import BadInput
 
 
 class Flag(NamedTuple):
@@ -23,6 +24,11 @@ class Flag(NamedTuple):
     metavar: str | None = None
     type: Callable[[str], Any] | None = None
     options: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The word as argparse and Python name it: `time_budget`."""
+        return self.word.lstrip("-").replace("-", "_")
 
 
 def minutes(text: str) -> float:
@@ -124,6 +130,10 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--no-report", None, "at the end, do not measure and register the best, and write no report",
             options={"action": "store_true"},
         ),
+        Flag(
+            "--report-every", "report_every", "write the report while the sweep runs too, e.g. 5m (default: at its end alone)",
+            "TIME", minutes,
+        ),
         Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
         Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
@@ -180,18 +190,65 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from gbc.classifier_config import classifier_flags
     from search.spec.resolve import objective_flags, requirement_flags
 
-    given = {
-        flag.key: getattr(arguments, flag.word.lstrip("-").replace("-", "_"))
-        for flags in FLAGS.values()
-        for flag in flags
-        if flag.key
-    }
+    given = {flag.key: getattr(arguments, flag.name) for flags in FLAGS.values() for flag in flags if flag.key}
     found = {key: value for key, value in given.items() if value is not None}
     if arguments.objective:
         found = objective_flags(arguments.objective) | found
     found |= requirement_flags(arguments.require)
     classifier = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
     return found | {f"trial.{key}": value for key, value in classifier.items()}
+
+
+def from_options(options: Mapping[str, Any]) -> argparse.Namespace:
+    """The arguments that a command line would give, from options of Python: `time_budget="2h"` for `--time-budget 2h`.
+
+    Text is read as the flag reads it, numbers are taken as they are, and None stands for a flag that is not given. A mapping
+    will do for `require`, a list of two for `objective`.
+
+    Raises:
+        BadInput: a name that no flag has, or a value that cannot be meant.
+    """
+    from gbc.settings import suggest
+
+    cli = argparse.ArgumentParser()
+    declare(cli)
+    arguments = cli.parse_args([])
+    known = {
+        flag.name: flag for flags in FLAGS.values() for flag in flags if flag.word != "--set" and flag.help != argparse.SUPPRESS
+    }
+    for name, value in options.items():
+        if name not in known:
+            hint = "write settings={...}" if name == "set" else suggest(name, list(known))
+            raise BadInput(f"{name}: is not an option of a sweep; {hint}")
+        if value is not None:
+            setattr(arguments, name, _read(known[name], value))
+    return arguments
+
+
+def _read(flag: Flag, value: Any) -> Any:
+    """The value of a flag, given in Python; raises `BadInput`."""
+    from gbc.settings import shown
+
+    if flag.word == "--require" and isinstance(value, Mapping):
+        return [f"{metric}={bound}" for metric, bound in value.items()]
+    if flag.options is _EVERY or (flag.word == "--objective" and isinstance(value, list | tuple)):
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            raise BadInput(f"{flag.word}: expected a list of texts, found {shown(value)}")
+        return ",".join(value) if flag.word == "--objective" else list(value)
+    if flag.options.get("action") == "store_true":
+        if not isinstance(value, bool):
+            raise BadInput(f"{flag.word}: expected True or False, found {shown(value)}")
+        return value or None
+    if isinstance(value, str | Path):
+        if not str(value).strip():
+            raise BadInput(f"{flag.word}: the value is empty")
+        try:
+            return flag.type(str(value)) if flag.type else str(value)
+        except argparse.ArgumentTypeError as fault:
+            raise BadInput(f"{flag.word}: {fault}") from None
+    if flag.type in (None, absolute, Path):
+        raise BadInput(f"{flag.word}: expected text, found {shown(value)}")
+    return value
 
 
 def origins(flags: Sequence[str], assignments: Sequence[str]) -> dict[str, str]:

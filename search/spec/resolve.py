@@ -25,11 +25,13 @@ def resolve(
     flags: Mapping[str, Any],
     assignments: Mapping[str, Any],
     slots: Callable[[Resources], int],
+    space: Mapping[str, Any] | None = None,
 ) -> SweepConfig:
     """The sweep that the command line asks for: preset or file, then flags, then `--set`.
 
     `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
-    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once.
+    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once. `space` is searched instead of the file's,
+    without the file's first trials.
 
     Raises:
         BadInput: anything that does not fit, named.
@@ -44,6 +46,9 @@ def resolve(
     data = SweepConfig.shaped(load_yaml(path), source)
     assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), source)
     data.setdefault("preset", "custom" if config else preset or "quick")
+    if space is not None:
+        data["space"], origins["space"] = space, "space"
+        data.pop("first_trials", None)  # they are points of another space
     for key, value in flags.items():
         assign(data, key, value, origins[key], SweepConfig)
     for key, value in assignments.items():

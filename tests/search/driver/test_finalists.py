@@ -10,8 +10,8 @@ from ray.tune.search import Searcher
 
 from records.mlflow_store import REPEATS
 from search import status
+from search.driver.continuation import settle_with_record
 from search.driver.summary import summarise
-from search.driver.sweep import settle_with_record
 from search.policy.early_stopping import Decision
 from search.spec.config import SweepConfig
 from search.worker.trial import settings_of

@@ -12,8 +12,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 
 from gbc.studies.findings import OTHER, TRAIN
-from records.paths import REPORT, SWEEPS
+from records.paths import RECORD, REPORT, SWEEPS
 from search import ui
 from search.driver.finalize import AUDIT, EVALUATION, VERDICT, conclude
+from search.driver.live_report import LiveReport, await_report, begin_report
 from search.driver.summary import summarise
 from search.files.paths import CHECKPOINT, CLASSIFIERS, sweep_folder, trial_folder
 from search.policy.ranking import best_trial
@@ -34,6 +36,7 @@ from search.study.ledger import Ledger
 from search.tracking.registry import CHAMPION
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
+from tests.support import missing
 from tests.support.browser import Page, browse, chromium
 from tests.support.records import move, play
 from tests.support.stores import lay_down_store
@@ -275,3 +278,56 @@ def test_a_store_of_another_mlflow_is_named(
     assert ui.main([]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "`mlflow db upgrade" in error
+
+
+def test_the_report_is_written_again_while_the_sweep_runs(records: Path) -> None:
+    """Failures are a line, once for each kind; a page that is made meanwhile says so and reloads itself."""
+    page, settings, notes = SWEEPS / "tiny" / REPORT, SWEEPS / "tiny" / RECORD, list[str]()
+    (experiment,) = client().search_experiments(filter_string="name = 'gbc-fashion_mnist'")
+    (parent,) = client().search_runs([experiment.experiment_id], "tags.`sweep.role` = 'sweep'")
+    client().update_run(parent.info.run_id, status="RUNNING")
+    page.unlink()
+    text = settings.read_text()
+    settings.write_text("trial: [")
+    ledger = Ledger(CONFIG, sweep_folder("tiny"))
+    often = CONFIG.model_copy(update={"report_every": 0.005})
+
+    def wait(until: Callable[[], object]) -> None:
+        for _ in range(1200):
+            if until():
+                return
+            time.sleep(0.1)
+        raise AssertionError(notes)
+
+    with LiveReport(often, ledger, notes.append) as live:
+        wait(lambda: notes)
+        first = live._process
+        wait(lambda: live._process is not first)  # it tries again
+        settings.write_text(text)
+        wait(page.exists)
+    ledger.close()
+    assert live._process is not None and live._process.poll() is not None
+    assert len(notes) == 1 and not missing([RECORD], notes[0])
+    assert not missing(['http-equiv="refresh" content="1"', "The sweep is running"], page.read_text())
+
+    assert await_report(begin_report("tiny")) is None  # as a run that was interrupted leaves it
+    assert 'http-equiv="refresh"' not in page.read_text()
+    client().update_run(parent.info.run_id, status="FINISHED")
+    assert await_report(begin_report("tiny", refresh=5)) is None
+    assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_nothing_is_written_meanwhile_unless_asked_or_before_a_trial_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep_folder("tiny").mkdir(parents=True)
+    ledger = Ledger(CONFIG, sweep_folder("tiny"))
+    before = threading.active_count()
+    with LiveReport(CONFIG, ledger, pytest.fail):
+        assert threading.active_count() == before
+    with LiveReport(CONFIG.model_copy(update={"report_every": 0.001}), ledger, pytest.fail) as live:
+        assert threading.active_count() == before + 1
+        time.sleep(0.3)
+    ledger.close()
+    assert live._process is None
