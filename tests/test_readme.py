@@ -15,7 +15,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 README = (ROOT / "README.md").read_text()
 MANUAL = "".join(
     (ROOT / "docs" / f"{page}.md").read_text()
-    for page in ("search", "resume", "cluster", "compare", "export", "classifiers", "ensembles", "experiments", "leak")
+    for page in (
+        "search",
+        "resume",
+        "cluster",
+        "compare",
+        "export",
+        "classifiers",
+        "ensembles",
+        "experiments",
+        "leak",
+        "distil",
+    )
 )
 
 

@@ -237,7 +237,7 @@ def _run(
                     announce.warm_start(config, prior, console)
                 config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
                 announce.run(config, machine, speed, ledger, console)
-                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
+                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
                 recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
                 with display:
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
