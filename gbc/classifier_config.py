@@ -120,7 +120,7 @@ class ClassifierConfig(Config):
             weights = os.path.join(folder, "model.safetensors")
             found = {"weights": weights} if os.path.exists(weights) else {}
             return {"factory": f"{_TRANSFORMERS}:{folder}", **found}
-        return {"factory": text} if library else {"name": text, "factory": None}
+        return {"factory": text} if ":" in text else {"name": text, "factory": None}
 
     @model_validator(mode="before")
     @classmethod

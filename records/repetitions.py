@@ -101,12 +101,12 @@ def verdict(metric: str, found: Sequence[Repeated]) -> list[str]:
     """
     if not found:
         return []
-    lines = [f"on fresh seeds {metric} is " + ", ".join(f"{one.describe()} for trial {one.trial}" for one in found)]
+    lines = [f"the fresh seeds give {metric} " + ", ".join(f"{one.describe()} for trial {one.trial}" for one in found)]
     if len(found) > 1:
         first, second = found[:2]
         gap = difference(first, second)
         interval = f"by {abs(gap.value):.3f}, 95% interval {gap.low:+.3f} to {gap.high:+.3f} (Welch)"
-        pair = f"trial {first.trial} and trial {second.trial}"
+        pair = f"the settings of trial {first.trial} and trial {second.trial}"
         lines.append(
             f"{pair} differ {interval}, which is more than seeds explain"
             if gap.distinct

@@ -15,7 +15,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 README = (ROOT / "README.md").read_text()
 MANUAL = "".join(
     (ROOT / "docs" / f"{page}.md").read_text()
-    for page in ("search", "resume", "cluster", "compare", "export", "classifiers", "ensembles", "experiments", "leak")
+    for page in (
+        "search",
+        "resume",
+        "cluster",
+        "compare",
+        "export",
+        "classifiers",
+        "ensembles",
+        "experiments",
+        "leak",
+        "distil",
+    )
 )
 
 
@@ -65,7 +76,10 @@ def test_every_command_is_understood(command: str) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif words[1:] in (["pictures.py"], ["train.py"]):
         pass  # files of the page, which tests/test_own_model_page.py runs
-    elif words[0] in ("createdb", "export", "ray") or words[:2] in (["mlflow", "ui"], ["mlflow", "server"]):
+    elif words[0] in ("createdb", "export", "ray", "tensorboard", "wandb") or words[:2] in (
+        ["mlflow", "ui"],
+        ["mlflow", "server"],
+    ):
         pass  # others' own
     elif words[0] == "sbatch":  # what follows the script is the driver's
         script = next(word for word in words if word.endswith(".sh"))

@@ -74,7 +74,7 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
             [f"trial {one.trial}", next(trial.value for trial in sweep.trials if trial.number == one.trial), one.describe()]
             for one in sweep.repeated
         ],
-        on_seeds=repetitions.verdict(metric, sweep.repeated)[1:],
+        on_seeds=[] if sweep.verdict_lines else repetitions.verdict(metric, sweep.repeated)[1:],  # else in the header
         by_class=scores.scores_by_class(evaluation) if evaluation else [],
         signs=signs.get(best.number),
     )

@@ -42,7 +42,7 @@ class Outcome:
 
 
 def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] | None = None) -> Outcome:
-    """Train on `inputs` to the end; `say` is called with each report.
+    """Train on `inputs` to the end; `say` is called with each report. All results are on the CPU, and the classifiers again.
 
     Raises:
         BadInput, NotQuasiHomogeneous, Diverged: as `Trainer`.
@@ -56,6 +56,8 @@ def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] 
     began = time.perf_counter()
     images = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks).cpu()
     sampling = time.perf_counter() - began
+    for classifier in inputs.classifiers:
+        classifier.module.cpu()  # where the images are, with which an evaluation asks them
     return Outcome(
         report=report,
         images=images,

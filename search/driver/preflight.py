@@ -30,6 +30,7 @@ from search.files import shared_classifiers, storage
 from search.files.paths import CLASSIFIERS
 from search.spec.config import SweepConfig
 from search.study import warm_start
+from search.tracking import sinks
 
 _PROBE_STEPS: Final = 6
 _SIZES: Final = ("batch_size", "width", "channels", "noise_dim", "multiplier_width", "eval_per_class")
@@ -163,6 +164,7 @@ def check(config: SweepConfig) -> list[str]:
         Machine.local(config.resources)
         if config.places.storage is not None and isinstance(at := storage.open_storage(config.places.storage), Path):
             storage.check_folder(at)
+    sinks.check(config)
     warm_start.load(config)
     settings = with_largest_row_space(config)
     if (inputs := untrained_inputs(settings)) is None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from records.addresses import first_line
+from records.addresses import first_line, redacted
 from records.trial import BY_HAND, TrialRecord
 from search.driver.control import Control
 from search.driver.progress import ProgressDisplay
@@ -24,6 +24,7 @@ from search.policy.early_stopping import Decision, StoppingRule, stopping_rule
 from search.spec import faults
 from search.study.ledger import Ledger
 from search.tracking.async_writer import AsyncWriter
+from search.tracking.sinks import EarlierTrial, Sinks, shown_settings
 from search.tracking.tracker import Tracker
 from search.worker.messages import Assignment, Failed, Halt, Message, OutOfMemory, Progress
 from search.worker.trial import settings_of
@@ -65,7 +66,8 @@ class Recorder:
         `control` knows the orders from outside.
         """
         self._ledger, self._tracker, self._display, self._folder = ledger, tracker, display, folder
-        self._writer, self._retention = AsyncWriter(tracker), CheckpointRetention(folder, ledger.config)
+        self._sinks = Sinks.of(ledger.config)
+        self._writer, self._retention = AsyncWriter(tracker, self._sinks), CheckpointRetention(folder, ledger.config)
         self.control = control or Control(ledger, display)
         self._rule = rule or stopping_rule(ledger.config, ledger.entries())
         self._held: list[tuple[int, Progress]] = []
@@ -134,6 +136,7 @@ class Recorder:
             why = first_line(fault, self._tracker.uri)
             self._display.note(f"MLflow's store refuses: {why}; trials go on, and it is tried again")
         self._refused = refused
+        self._tell_of_sinks()
 
     def reconcile(self) -> None:
         """Bring MLflow to where the study is, and close trials that only lack their end. Call it before Ray starts."""
@@ -144,6 +147,8 @@ class Recorder:
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
             self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason, trial.repeats)
+            if self._sinks:
+                self._writer.catch_up(self._earlier(trial))
             if trial.number in behind:
                 self._open(trial)
                 for report in map(Progress.from_history, self._saved(trial.number)):
@@ -193,13 +198,29 @@ class Recorder:
         """
         self._flush()
         self._ledger.set_seconds(self.elapsed())
-        self._writer.drain(faults.PATIENCE)
+        try:
+            self._writer.drain(faults.PATIENCE)
+        finally:
+            self._sinks.close()
+            self._tell_of_sinks()
         for trial in self._ledger.entries():
             if not trial.finished:
                 self._tracker.interrupt_trial(trial.number)
 
     def _open(self, trial: TrialRecord) -> None:
         self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"), trial.repeats)
+
+    def _earlier(self, trial: TrialRecord) -> EarlierTrial:
+        settings = settings_of(self._ledger.config, trial).model_dump(mode="json")
+        return EarlierTrial(
+            trial.number, shown_settings(settings, trial.repeats), trial.last_step,
+            trial.state if trial.finished else None, trial.reason and redacted(trial.reason),
+            lambda: map(Progress.from_history, self._saved(trial.number)),
+        )  # fmt: skip
+
+    def _tell_of_sinks(self) -> None:
+        for line in self._sinks.news():
+            self._display.note(line)
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
         self._flush()

@@ -31,6 +31,10 @@ class Machine:
         """Torch threads of one trial."""
         return max(1, int(self.cpus_per_trial))
 
+    def slowest(self, speed: float) -> float:
+        """The speed of a trial among its neighbours at worst, from that of one alone: trials on one GPU take turns."""
+        return speed * min(1.0, self.gpus_per_trial or 1.0)
+
     def describe(self) -> str:
         """For people."""
         gpus = f" and {self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus_per_trial else ""

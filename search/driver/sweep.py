@@ -41,7 +41,7 @@ from search.study import warm_start
 from search.study.ledger import Ledger
 from search.study.orders import Order, recorded_orders
 from search.study.store import exclusive_driver, note_driver, recorded_trials
-from search.tracking import relocation
+from search.tracking import relocation, sinks
 from search.tracking.client import address
 from search.tracking.lineage import Inputs
 from search.tracking.tracker import Tracker
@@ -103,6 +103,7 @@ def run_sweep(
             relocation.relocate(tracking_uri)
             console.print(f"{moved}: the addresses are set right", highlight=False, soft_wrap=True)
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
+        sinks.check(config)
         prior = warm_start.load(config)
         if places.storage is not None:
             storage.check_writable(home)
@@ -182,7 +183,7 @@ def _run(
                     announce.warm_start(config, prior, console)
                 config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
                 announce.run(config, machine, speed, ledger, console)
-                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, speed))
+                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
                 recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
                 with display, LiveReport(config, ledger, display.note):
                     run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)

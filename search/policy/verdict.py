@@ -16,7 +16,7 @@ ACTIVE_FLOOR: Final = 0.05
 _SHARE: Final = "kkt/active_"
 _LEAST: Final = 0.01
 _OTHERS: Final = {"loss/bn": "BatchNorm statistics", "loss/ce": "cross-entropy"}
-"""Losses beside the conditions that make pictures; the total variation and the diversity only shape them."""
+"""Losses beside the conditions that make pictures; total variation, border and diversity only shape them."""
 
 
 def kkt_verdict(metrics: Mapping[str, float]) -> str | None:

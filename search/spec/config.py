@@ -29,6 +29,7 @@ MAY_CHANGE: Final = (
     "finalists",
     "seeds",
     "finalist_time",
+    "log_to",
     "report_every",
 )
 """Settings of a sweep that may change when it is continued. They stay as they were when no new value is given."""
@@ -170,6 +171,7 @@ class SweepConfig(Config):
     finalist_time: float | None = Field(
         None, gt=0, le=_CENTURY, description="minutes of the time budget kept for them; measured at the start"
     )
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="where metrics and pictures go beside MLflow")
     report_every: float | None = Field(
         None, ge=0, le=_CENTURY, description="minutes after which the report is written again while the sweep runs; 0: not then"
     )
@@ -289,7 +291,7 @@ class SweepConfig(Config):
     def record(self) -> dict[str, Any]:
         """The settings as plain data for a file, without passwords and without those that are not set."""
         data = self.model_dump(mode="json", exclude_none=True)
-        return {key: value for key, value in data.items() if key != "places" or value}
+        return {key: value for key, value in data.items() if key not in ("places", "log_to") or value}
 
     def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
         """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""

@@ -57,6 +57,11 @@ def absolute(text: str) -> str:
     return str(Path(text).resolve())
 
 
+def sink_names(text: str) -> list[str]:
+    """Names with commas between them, each once; `none` for no name."""
+    return [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
 _EVERY: Final = {"action": "append", "default": []}
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
@@ -151,6 +156,10 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag(
             "--tracking-uri", "places.tracking_uri", "of an MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db)", "URI"
+        ),
+        Flag(
+            "--log-to", "log_to", "show trials there as well, beside MLflow; none: no longer", "tensorboard,wandb", sink_names,
+            {"action": "extend"},
         ),
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """A queue in front of MLflow, so that no trial waits for the store.
 
-Order is kept for each trial. While the store is slow, the reports of a trial gather and go in one batch.
+Order is kept for each trial. While the store is slow, the reports of a trial gather and go in one batch. Sinks beside MLflow
+(`search.tracking.sinks`) get what MLflow has, in the same order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from search.files.storage import Location
+from search.tracking.sinks import EarlierTrial, Sinks
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 
@@ -22,9 +24,9 @@ _Job = Callable[[], None]
 class AsyncWriter:
     """A queue in front of a `Tracker`, and the thread that works through it."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, sinks: Sinks | None = None) -> None:
         """The driver asks `tracker` itself only while nothing waits here: before the first job and after `drain`."""
-        self._tracker = tracker
+        self._tracker, self._sinks = tracker, sinks or Sinks()
         self._jobs: dict[int, list[Progress | _Job]] = {}  # by trial, those that waited longest first
         self._changed = threading.Condition()
         self._at_work: int | None = None
@@ -38,6 +40,7 @@ class AsyncWriter:
     def open_trial(self, number: int, settings: Mapping[str, Any], repeats: int | None = None) -> None:
         """Queue `Tracker.open_trial`."""
         self._add(number, partial(self._tracker.open_trial, number, settings, repeats))
+        self._add(number, partial(self._sinks.begin_trial, number, settings, repeats))
 
     def log(self, number: int, report: Progress) -> None:
         """Queue `Tracker.log` for one report."""
@@ -45,13 +48,18 @@ class AsyncWriter:
 
     def show(self, number: int, folder: Location) -> None:
         """Queue `Tracker.show`."""
-        self._add(number, partial(self._tracker.show, number, folder))
+        self._add(number, partial(self._tracker.show, number, folder, partial(self._sinks.show, number)))
 
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Location, log: Location, retries: int
     ) -> None:
         """Queue `Tracker.close_trial`."""
         self._add(number, partial(self._tracker.close_trial, number, outcome, reason, picture, log, retries))
+        self._add(number, partial(self._sinks.end_trial, number, outcome, reason))
+
+    def catch_up(self, trial: EarlierTrial) -> None:
+        """Queue what sinks lack of a trial of an earlier run."""
+        self._add(trial.number, partial(self._sinks.catch_up, trial))
 
     @property
     def waiting(self) -> int:
@@ -90,10 +98,14 @@ class AsyncWriter:
                 number = next(iter(self._jobs))
                 self._at_work, jobs = number, self._jobs.pop(number)
             for job in _batched(jobs):
-                self._retry(job if callable(job) else partial(self._tracker.log, number, job))
+                self._retry(job if callable(job) else partial(self._log, number, job))
             with self._changed:
                 self._at_work = None
                 self._changed.notify_all()
+
+    def _log(self, number: int, reports: list[Progress]) -> None:
+        self._tracker.log(number, reports)
+        self._sinks.log(number, reports)
 
     def _retry(self, job: _Job) -> None:
         """Repeat a job until it succeeds: every call of a tracker may be repeated."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,17 +30,20 @@ class Gallery:
         self._client = client
         self._steps: dict[str, set[int]] = {}
 
-    def move(self, run: str, folder: Location) -> None:
-        """Log what the worker of a trial left in its folder, and delete it there."""
+    def move(self, run: str, folder: Location, seen: Callable[[int, bytes], None] | None = None) -> None:
+        """Log what the worker of a trial left in its folder, tell `seen` each step with its PNG, and delete it there."""
         from PIL import Image
 
         for path, _ in storage.list_files(folder):
             if (step := step_of_picture(path.name)) is None:
                 continue
+            content = path.read_bytes()
             if step not in self._logged_steps(run):
-                with Image.open(io.BytesIO(path.read_bytes())) as picture:
+                with Image.open(io.BytesIO(content)) as picture:
                     self._client.log_image(run, picture, key=KEY, step=step)
                 self._logged_steps(run).add(step)
+            if seen is not None:
+                seen(step, content)
             path.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str) -> None:

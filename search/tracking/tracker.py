@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -119,10 +119,10 @@ class Tracker:
                 trial_run.metrics |= report.metrics
             new = new[count:]
 
-    def show(self, number: int, folder: Location) -> None:
-        """Move the pictures that the worker of a trial left in its folder into its run, by step."""
+    def show(self, number: int, folder: Location, seen: Callable[[int, bytes], None] | None = None) -> None:
+        """Move the pictures that the worker of a trial left in its folder into its run, by step, and tell `seen` of each."""
         if (trial_run := self._run_of(number)) is not None:
-            self._gallery.move(trial_run.run, folder)
+            self._gallery.move(trial_run.run, folder, seen)
 
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Location, log: Location | None = None, retries: int = 0

@@ -30,6 +30,7 @@ commands of their own:
   ask.py             time to propose a setting, by sampler
   circle_losses.py   the 2-D example with other losses
   free_score.py      how well metrics without data rank trials
+  free_score_candidates.py  rank correlations of scores without images, in recorded sweeps
   gpu_proof.py       all that has to be measured on a GPU, in under 12 minutes (make gpu-proof)
   internals.py       what private parts of Optuna and torch buy
   report.py          size of a report, time to open it

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gbc.classifier_config import DatasetConfig
+from gbc.classifier_config import ClassifierConfig, DatasetConfig
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.settings import digest, flatten, load_yaml, parse_assignment
@@ -171,3 +171,14 @@ def test_every_shipped_trial_is_sound_and_says_how_to_run_it(path: Path) -> None
     config = TrialConfig.parse(load_yaml(path), path.name)
     assert path.stem.startswith(config.dataset.name)
     assert f"python -m gbc train --config configs/trials/{path.name} --out" in path.read_text()
+
+
+@pytest.mark.parametrize("factory", ["nets", ":f", "a:b:c", "a:", "../nets:f"])
+def test_what_is_no_factory_is_said_so(factory: str) -> None:
+    with pytest.raises(BadInput, match=r"factory: '.*' .*package\.module:factory"):
+        ClassifierConfig.parse({"factory": factory}, "test")
+
+
+def test_a_card_without_weights_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"card .*weights"):
+        ClassifierConfig.parse({"card": "a.yaml"}, "test")

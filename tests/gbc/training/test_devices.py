@@ -11,7 +11,8 @@ from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.metrics.scores import ReferenceSet
-from gbc.training import trainer
+from gbc.training import experiment, trainer
+from gbc.training.tasks import TrialInputs
 from gbc.training.trainer import Trainer
 from tests.gbc.training.test_cuda_graph import FREE_MULTIPLIERS
 from tests.support.pretended_gpu import WrongDevice, pretended_gpu
@@ -49,6 +50,19 @@ def test_a_run_stays_on_its_device(
             assert tensor.device == device, tuple(tensor.shape)
         run.load_state_dict(run.state_dict())
         next(reports)
+
+
+def test_what_a_finished_run_leaves_is_on_the_cpu(
+    classifier: Classifier, settings: TrialConfig, images: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation asks the classifiers about the images."""
+    with pretended_gpu(monkeypatch) as device:
+        for module in (trainer, experiment):
+            monkeypatch.setattr(module, "pick_device", lambda _: device)
+        short = settings.updated({"steps": 2, "report_every": 2}, "test")
+        outcome = experiment.run(short, TrialInputs((classifier,), ({},), (), images))
+        answers = classifier.module(outcome.images)
+        assert answers.device == outcome.labels.device == torch.device("cpu")
 
 
 def test_the_pretended_device_refuses_what_a_gpu_would(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
-from search.files.paths import LOG, trial_folder
+from search.files.paths import HISTORY, LOG, trial_folder
 from search.policy.early_stopping import Decision
 from search.spec.config import SweepConfig
 from search.study.ledger import Ledger
@@ -28,8 +29,8 @@ WHERE = Path("mlruns/sweeps/tiny")
 class Parts:
     """A recorder before a real study and a real store, and what it shows."""
 
-    def __init__(self) -> None:
-        self.config = SweepConfig.parse(tiny_sweep(trials=2, retries=1), "test")
+    def __init__(self, **changes: object) -> None:
+        self.config = SweepConfig.parse(tiny_sweep(trials=2, retries=1, **changes), "test")
         self.screen = io.StringIO()
         self.ledger, self.tracker = Ledger(self.config, WHERE), Tracker(self.config, {})
         display = ProgressDisplay(self.config, Console(file=self.screen, width=200))
@@ -161,3 +162,27 @@ def test_the_tracker_is_asked_before_the_thread_is_at_work(parts: Parts, monkeyp
     monkeypatch.setattr(parts.tracker, "lacks", ask)
     parts.recorder.reconcile()
     assert not any(behind(number, 0, True) for number in (0, 1))
+
+
+def test_a_sink_that_is_new_gets_earlier_reports_from_the_files_of_trials(parts: Parts) -> None:
+    from search.tracking.tensorboard_sink import event_file, events
+
+    assignment = parts.start()
+    parts.recorder.reported(assignment, report(3))
+    parts.recorder.finish()
+    parts.ledger.close()
+    folder = trial_folder(WHERE, 0)
+    folder.mkdir(parents=True)
+    history = [{"step": step, **report(step).metrics} for step in (3, 6)]  # the study lacks step 6: its worker says it again
+    (folder / HISTORY).write_text(json.dumps({"settings": {}, "history": history}))
+    later = Parts(log_to=["tensorboard"])
+    later.recorder.reconcile()
+    later.recorder.started(assignment)
+    for step in (3, 6):
+        later.recorder.reported(assignment, report(step))
+    later.recorder.finish()
+    later.ledger.close()
+    found = [
+        (event.step, value.tag) for event, _ in events(event_file("tiny", 0)) for value in event.summary.value if event.step
+    ]
+    assert found == [(step, tag) for step in (3, 6) for tag in ("ssim/coverage", "loss/total")]
