@@ -125,7 +125,7 @@ def _order(arguments: argparse.Namespace) -> int:
     as_json = arguments.json
     if arguments.trial is not None:
         if not arguments.stop:
-            raise BadInput("--trial needs to know what to do with it; write --stop NAME --trial N")
+            raise BadInput("--trial names a trial that --stop NAME ends; how many to try: --trials N")
         return control.end_trial(arguments.stop, arguments.trial, as_json=as_json)
     if arguments.stop:
         return control.stop(arguments.stop, as_json=as_json)
