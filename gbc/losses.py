@@ -137,11 +137,13 @@ def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
     """Ratio of the change of the noise to that of the images, after Mao et al. (2019): mean of |Δε|₁/(|Δx|₁ + 0.1·|Δε|₁).
 
     |·|₁ is the mean over entries. Samples i and i + `classes` are compared; labels are in cyclic order, so both have the same
-    one. `noise` is [M, noise_dim], `images` [M, …]. The ratio is at most 10, also for equal images.
+    one. `noise` is [M, noise_dim], `images` [M, …]. The ratio is at most 10, also for equal images; equal noise counts 0. M is
+    above `classes`.
     """
     image_change = (images[classes:] - images[:-classes]).flatten(1).abs().mean(dim=1)
     noise_change = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
-    return (noise_change / (image_change + 0.1 * noise_change)).mean()
+    least = torch.finfo(images.dtype).tiny  # the same latent twice, as a bank can give it, is 0/0
+    return (noise_change / (image_change + 0.1 * noise_change).clamp_min(least)).mean()
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class Trainer:
             TrialClassifier(loaded, spec, config, index, self.class_names, self.device)
             for index, (loaded, spec) in enumerate(zip(classifiers, specs, strict=True))
         ]
-        self._check_fit()
         self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(specs, classifiers)]
+        self._check_fit()
         shape, classes = classifiers[0].shape, len(self.class_names)
 
         initial = torch.Generator().manual_seed(derive_seed(config.seed, 0))
@@ -253,11 +253,11 @@ class Trainer:
                 f"candidates must be a multiple of {labels}, the number of classes, and at least {evaluated}, which "
                 f"eval_per_class needs; it is {self.config.candidates}"
             )
-        classes = max(len(classifier.loaded.class_names) for classifier in self.classifiers)
-        if self.config.estimator == "halves" and self.config.batch_size <= classes:
+        most = max(map(len, self.labels_of_task))
+        pairs = {"estimator halves": self.config.estimator == "halves", "diversity_weight": self.config.diversity_weight}
+        for setting in (name for name, used in pairs.items() if used and self.config.batch_size <= most):
             raise BadInput(
-                f"estimator halves needs samples of each class in both halves: batch_size must be above {classes}, "
-                f"not {self.config.batch_size}"
+                f"{setting} needs two samples of a class: batch_size must be above {most}, not {self.config.batch_size}"
             )
 
     def _rate(self, ratio: float = 1.0) -> float | Tensor:

@@ -222,6 +222,10 @@ def test_diversity_by_hand() -> None:
     assert losses.diversity(noise, equal, classes=2).item() == pytest.approx(10)
     moving = noise.view(4, 1, 1, 1).expand(4, 1, 2, 2)
     assert losses.diversity(noise, moving, classes=2).item() == pytest.approx(1 / 1.1)
+    images = torch.rand(4, 1, 2, 2).requires_grad_()
+    same = losses.diversity(torch.ones(4, 3), images.detach()[:1].expand(4, 1, 2, 2) + 0 * images, classes=2)
+    same.backward()
+    assert same.item() == 0 and images.grad is not None and images.grad.isfinite().all()  # a latent drawn twice
 
 
 def _double(*shape: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,14 @@ from gbc.training import tasks
 from gbc.training.trainer import Trainer
 
 
-def test_halves_that_would_miss_a_class_are_refused(fresh: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("setting", [{"estimator": "halves"}, {"diversity_weight": 0.01}])
+def test_batches_with_one_sample_of_a_class_are_refused_where_two_are_compared(
+    setting: dict[str, Any], fresh: Callable[..., Trainer]
+) -> None:
     with pytest.raises(BadInput, match=r"batch_size.* 10,.* 10"):
-        fresh(estimator="halves", batch_size=10)
-    assert next(fresh(estimator="halves", batch_size=11).run()).metrics["kkt/rho"] >= 0
+        fresh(**setting, batch_size=10)
+    metrics = next(fresh(**setting, batch_size=11).run()).metrics
+    assert metrics["kkt/rho"] >= 0 and math.isfinite(metrics["loss/total"])
 
 
 @pytest.mark.parametrize("estimator", ["relative", "cosine"])
