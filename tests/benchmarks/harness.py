@@ -227,7 +227,7 @@ def peak_memory(make: Callable[..., Callable[[], object]], options: Options, *gi
     `make(options, *given)`, a function of a module, gives the step. Resident memory counts from the point where everything is
     imported: what is compared are steps, not libraries. None: the process was ended, or had no room.
     """
-    # A server forks each process from one that has imported everything: fresh, and there at once.
+    # A server forks each process from one that has imported everything: fresh, and there at once. Tests may have started it.
     context = multiprocessing.get_context("forkserver")
     # torch's own optimisers import its compiler when they are made; ours does not, and should not win by that here.
     libraries = ["torch", "torch._dynamo", "gbc.training.trainer", "search.spec.config"]
@@ -247,7 +247,9 @@ def peak_memory(make: Callable[..., Callable[[], object]], options: Options, *gi
 
 def _peak(to: Any, make: Callable[..., Callable[[], object]], options: Options, given: tuple[Any, ...], steps: int) -> None:
     import psutil
-    import torch
+    import torch._dynamo
+
+    import gbc.training.trainer  # noqa: F401
 
     torch.set_num_threads(options.threads)
     before = psutil.Process().memory_info().rss

@@ -20,20 +20,30 @@ from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from tests.support import ROOT
 from tests.support.forked_workers import WorkerServer
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.support.preloaded", "tests.support.forked_workers", __name__])
+_PRELOADED: Final = ("tests.support.preloaded", "tests.support.forked_workers", __name__)
+_started: set[int] = set()
+"""Process numbers of servers that have loaded these."""
 
 
 def start_server() -> None:
-    """Start the server if it does not run. It lives on, with the environment that it finds now, but not with the folder."""
+    """Start the server if it does not run. It lives on, with the environment that it finds now, but not with the folder.
+
+    A process has one server. Where a benchmark started it, with other libraries, it gives way.
+    """
+    running = forkserver._forkserver  # type: ignore[attr-defined]
     with contextlib.chdir(ROOT):
         resource_tracker.ensure_running()
+        if running._forkserver_pid not in _started:
+            running._stop()
+            _server.set_forkserver_preload([*_PRELOADED])
         forkserver.ensure_running()
+    _started.add(running._forkserver_pid)
 
 
 @cache
