@@ -74,7 +74,7 @@ def test_each_run_is_logged_with_its_settings_scores_and_a_picture(finished: Pat
     for row in SPEC["rows"]:
         for seed in (0, 1):
             record = json.loads((folder / row / f"{seed}.json").read_text())
-            assert set(record["scores"]) == set(evaluation.MEASURES)
+            assert set(record["scores"]) == {*evaluation.MEASURES, *evaluation.DISTILLATION}
             assert record["settings"]["seed"] == record["settings"]["classifier"]["seed"] == seed
             assert record["cost"]["cost/parameters"] > 0 and record["residuals"][0]
             assert "half" in record["judged_by"]
