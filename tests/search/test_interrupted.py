@@ -23,7 +23,7 @@ MOMENTS: Final = {
     "start of Tune": ("ray.tune", "Tuner", "fit"),
     "end of the run": ("search.driver.sweep", None, "_finish"),
     "registration": ("search.tracking.registry", None, "_add"),
-    "report": ("search.driver.finalize", None, "_write_report"),
+    "report": ("search.driver.finalize", None, "begin_report"),
 }
 """Each with the function that is called at it."""
 
