@@ -196,6 +196,24 @@ def normalising_by(module: nn.Module, mode: str) -> Iterator[None]:
             layer.training, layer.track_running_stats = was_training, tracked
 
 
+@torch.no_grad()
+def layers_in_order_of_use(module: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
+    """The layers without parts that a forward pass of `example` uses, with their names, in its order.
+
+    A layer that is used twice stands twice. BatchNorm goes by its stored statistics.
+    """
+    used: list[tuple[str, nn.Module]] = []
+    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    handles = [leaf[1].register_forward_pre_hook(lambda *_, leaf=leaf: used.append(leaf)) for leaf in leaves]
+    try:
+        with normalising_by(module, "eval"):
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return used
+
+
 class _SurrogateReLU(torch.autograd.Function):
     """ReLU with the derivative σ(a·z) (Haim et al. 2022)."""
 

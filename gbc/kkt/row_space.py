@@ -14,12 +14,12 @@ which subtracts constants, Σ_i δ_i = 0: the rows are combinations of x_i − x
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from gbc.classifiers.architectures import LayerInputs, normalising_by
+from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use
 from gbc.classifiers.convergence import before_batch_norm
 from gbc.errors import BadInput
 
@@ -127,26 +127,13 @@ def row_space_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
         raise BadInput(f"row_space_weight: {fault}; set it to 0") from None
 
 
-@torch.no_grad()
 def linear_layers(module: nn.Module, example: Tensor) -> dict[str, Layer]:
     """Linear and convolutional layers by name, in the order of a forward pass of `example`.
 
     Raises:
         BadInput: the first layer with weights is of another kind, its input is normalised, or there is no such layer.
     """
-    order: list[tuple[str, nn.Module]] = []
-
-    def remember(name: str) -> Any:
-        return lambda layer, _inputs: order.append((name, layer))
-
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    handles = [layer.register_forward_pre_hook(remember(name)) for name, layer in leaves]
-    try:
-        with normalising_by(module, "eval"):
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    order = layers_in_order_of_use(module, example)
     for name, layer in order:
         kind = type(layer).__name__
         if isinstance(layer, _NORMALISATIONS):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from gbc.classifiers.architectures import normalising_by
+from gbc.classifiers.architectures import layers_in_order_of_use
 from gbc.errors import NotQuasiHomogeneous
 from gbc.kkt.homogeneity.rules import keeps_degree
 from gbc.kkt.homogeneity.structure import structural
@@ -24,30 +23,17 @@ def last_layer(module: nn.Module, example: Tensor | None = None) -> Degrees:
     Raises:
         NotQuasiHomogeneous: the network ends in something else.
     """
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    for name, layer in reversed(leaves if example is None else _in_order_of_use(module, leaves, example)):
+    if example is None:
+        layers = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    else:
+        layers = layers_in_order_of_use(module, example)
+    for name, layer in reversed(layers):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             return {key: float(key.rpartition(".")[0] == name) for key, _ in module.named_parameters()}
         if list(layer.parameters()) or not keeps_degree(layer):
             kind = type(layer).__name__
             raise NotQuasiHomogeneous(name, f"the last layer is {kind}, last_layer needs a linear or convolutional one")
     raise NotQuasiHomogeneous(type(module).__name__, "it has no linear or convolutional layer")
-
-
-@torch.no_grad()
-def _in_order_of_use(
-    module: nn.Module, layers: Sequence[tuple[str, nn.Module]], example: Tensor
-) -> list[tuple[str, nn.Module]]:
-    """Those of the named layers that a forward pass of `example` uses, in its order."""
-    used: list[tuple[str, nn.Module]] = []
-    handles = [pair[1].register_forward_hook(lambda *_, pair=pair: used.append(pair)) for pair in layers]
-    try:
-        with normalising_by(module, "eval"):
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return used
 
 
 def min_norm(module: nn.Module, mode: str, example: Tensor | None = None) -> Degrees:
