@@ -25,43 +25,44 @@ from search.worker.messages import Progress
 from search.worker.trial import assignment_of
 from tests.search.conftest import tiny_sweep
 
-WHERE: Final = Path("mlruns/sweeps/tiny")
+FOLDER: Final = Path("mlruns/sweeps/tiny")
 
 
 class Run:
-    """One run."""
+    """A run of the sweep `tiny` in this folder, of which a test makes the calls that Ray Tune makes."""
 
     def __init__(self, **changes: Any) -> None:
         self.config = SweepConfig.parse(tiny_sweep(**changes), "test")
-        (WHERE / RECORD).write_text(yaml.safe_dump(self.config.record()))
-        stale = recorded_orders(self.config, WHERE, []) if (WHERE / "study.db").exists() else []
+        (FOLDER / RECORD).write_text(yaml.safe_dump(self.config.record()))
+        stale = recorded_orders(self.config, FOLDER, []) if (FOLDER / "study.db").exists() else []
         self.ledger, self.tracker, self.screen = (
-            Ledger(self.config, WHERE, warm_start.load(self.config)),
+            Ledger(self.config, FOLDER, warm_start.load(self.config)),
             Tracker(self.config, {}),
             io.StringIO(),
         )
         display = ProgressDisplay(self.config, Console(file=self.screen, width=200))
         self.control = Control(self.ledger, display, stale)
-        self.recorder = Recorder(self.ledger, self.tracker, display, WHERE, control=self.control)
-        self.adapter = TuneAdapter(self.ledger, self.recorder, self._assign, HaltMonitor(WHERE))
+        self.recorder = Recorder(self.ledger, self.tracker, display, FOLDER, control=self.control)
+        self.adapter = TuneAdapter(self.ledger, self.recorder, self._assign, HaltMonitor(FOLDER))
 
     def _assign(self, trial: Any) -> Any:
         return assignment_of(self.config, trial, Path("cache"), 1)
 
-    def tell(self, order: Order) -> None:
-        give(self.config, WHERE, order)
-        self.look()
+    def order(self, order: Order) -> None:
+        give(self.config, FOLDER, order)
+        self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         self.control._asked = float("-inf")  # a second has passed
         self.recorder.tick()
 
     def start(self) -> Any:
-        found = self.adapter.searcher.suggest("any")
-        if isinstance(found, dict):
-            self.recorder.started(found)  # type: ignore[arg-type]
+        """The assignment of the next trial, which has started; else what the searcher answers Tune."""
+        suggested = self.adapter.searcher.suggest("any")
+        if isinstance(suggested, dict):
+            self.recorder.started(suggested)  # type: ignore[arg-type]
             self.adapter.searcher.on_trial_complete("any")
-        return found
+        return suggested
 
     def report(self, assignment: Any, step: int, value: float = 0.0) -> Decision:
         return self.recorder.reported(assignment, Progress(step, {"ssim/coverage": value, "loss/total": 1.0}))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from ray.tune.search import Searcher
 
@@ -19,16 +17,9 @@ from search.spec.config import SweepConfig
 from search.study.orders import Order, give
 from tests.search.conftest import fill
 from tests.support import missing
-from tests.support.runs import WHERE, Run
-from tests.support.stores import lay_down_store
+from tests.support.runs import FOLDER, Run
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lay_down_store(tmp_path)
-    WHERE.mkdir(parents=True)
+pytestmark = pytest.mark.usefixtures("run_folder")
 
 
 def test_a_driver_that_is_told_to_stop_leaves_its_trials_open_and_the_next_one_goes_on() -> None:
@@ -36,14 +27,14 @@ def test_a_driver_that_is_told_to_stop_leaves_its_trials_open_and_the_next_one_g
     run.start()
     assert not run.adapter.stopper.stop_all()
     for _ in range(2):  # a second order takes the place of the first
-        run.tell(Order("stop"))
+        run.order(Order("stop"))
     assert run.adapter.stopper.stop_all() and run.start() == Searcher.FINISHED
     assert "stop" in run.screen.getvalue()
-    give(run.config, WHERE, Order("stop"))  # it dies before it sees this one, or takes back the others
+    give(run.config, FOLDER, Order("stop"))  # it dies before it sees this one, or takes back the others
     run.ledger.close()
 
     again = Run()
-    again.look()
+    again.poll()
     assert not again.control.stopping and again.ledger.orders() == []
     assert again.start()["number"] == 0  # the trial that was open
     again.finish()
@@ -52,14 +43,14 @@ def test_a_driver_that_is_told_to_stop_leaves_its_trials_open_and_the_next_one_g
 def test_a_driver_that_is_told_to_pause_ends_after_the_trials_that_run() -> None:
     run = Run()
     first = run.start()
-    run.tell(Order("pause"))
+    run.order(Order("pause"))
     assert run.start() == Searcher.FINISHED and not run.adapter.stopper.stop_all()
     assert run.report(first, 3) is Decision.KEEP
     run.adapter.searcher.run_again(0)  # its worker was lost
     assert run.start()["number"] == 0
     run.finish()
     again = Run()
-    again.look()
+    again.poll()
     assert [again.start()["number"], again.start()["number"]] == [0, 1]
     again.finish()
 
@@ -68,16 +59,16 @@ def test_a_trial_that_is_told_to_end_ends_at_its_next_report_for_good() -> None:
     run = Run(trials=3)
     first, second, _ = run.start(), run.start(), run.start()
     run.report(second, 3)
-    run.tell(Order("end", trial=0))
+    run.order(Order("end", trial=0))
     assert run.report(first, 3) is Decision.STOP
     assert not run.recorder.ended(0)
     entry = run.ledger.entry(0)
     assert (entry.state, entry.stopped_at, entry.reason) == ("stopped", 3, BY_HAND) and run.ledger.orders() == []
 
-    run.tell(Order("end", trial=1))  # this one's worker dies instead, with retries left
+    run.order(Order("end", trial=1))  # this one's worker dies instead, with retries left
     assert not run.recorder.ended(1, WorkerFailure("killed", "Failure # 1\n")) and run.ledger.entry(1).state == "stopped"
     run.finish()
-    give(run.config, WHERE, Order("end", trial=2))  # no driver runs
+    give(run.config, FOLDER, Order("end", trial=2))  # no driver runs
     again = Run(trials=3)
     again.control.poll()
     again.recorder.reconcile()
@@ -91,10 +82,10 @@ def test_settings_by_hand_start_next_in_their_order_and_on_top_of_the_trials_of_
     run = Run(trials=3, first_trials=first_trials)
     run.start()
     for lr in (5e-3, 6e-3):
-        run.tell(Order("enqueue", settings={"lr": lr}))
+        run.order(Order("enqueue", settings={"lr": lr}))
     for _ in range(4):
         run.start()
-    run.look()
+    run.poll()
     found = [(trial.params["lr"], trial.origin) for trial in run.ledger.entries()]
     assert found[:4] == [(1e-3, "first_trials"), (5e-3, ENQUEUED), (6e-3, ENQUEUED), (2e-3, "first_trials")]
     assert found[4][1] is None and run.start() == Searcher.FINISHED and run.ledger.orders() == []
@@ -104,14 +95,14 @@ def test_settings_by_hand_start_next_in_their_order_and_on_top_of_the_trials_of_
 
 def test_a_setting_is_tried_once_whenever_the_driver_dies(config: SweepConfig) -> None:
     run = Run()
-    give(config, WHERE, Order("enqueue", settings={"lr": 5e-3, "batch_size": 32}))
+    give(config, FOLDER, Order("enqueue", settings={"lr": 5e-3, "batch_size": 32}))
     run.ledger.close()  # before it heard of it
     run = Run()
-    run.look()
+    run.poll()
     assert run.start()["settings"]["batch_size"] == 32
     run.ledger.close()  # right after it began
     again = Run()
-    again.look()
+    again.poll()
     assert again.control.next_setting() is None and again.start()["number"] == 0
     assert again.start()["settings"]["lr"] != 5e-3
     again.finish()
@@ -128,7 +119,7 @@ def test_a_finished_sweep_has_work_again_when_it_is_given_a_setting(capsys: pyte
     assert missing(["interrupted", "1 of 1", "order", "lr=0.005"], capsys.readouterr().out) == []
     again = Run(trials=1, patience=5)
     assert again.ledger.settings_wait() and has_work_left(again.config, again.ledger.entries(), 0.0, waiting=True)
-    again.look()
+    again.poll()
     assert again.start()["number"] == 1
     again.finish()
 
@@ -140,7 +131,7 @@ def test_orders_say_whether_a_driver_runs(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.count("not running") == 2 and run.ledger.orders() == []
     end_trial("tiny", 1, as_json=False)
     assert missing(["trial 1", "not running"], capsys.readouterr().out) == []
-    with driver_lock(WHERE):
+    with driver_lock(FOLDER):
         stop("tiny", as_json=False, wait=0)
         assert missing(["tiny", "pid", "--status"], capsys.readouterr().out) == []
         pause("tiny", as_json=False)
@@ -182,5 +173,5 @@ def test_a_trial_that_cannot_be_ended_is_refused() -> None:
 
 
 def test_a_sweep_that_is_being_prepared_takes_no_orders_yet() -> None:
-    with driver_lock(WHERE), pytest.raises(BadInput, match=r"tiny.*prepared"):
+    with driver_lock(FOLDER), pytest.raises(BadInput, match=r"tiny.*prepared"):
         stop("tiny", as_json=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -17,18 +16,11 @@ from search.spec.config import SweepConfig
 from search.worker.trial import settings_of
 from tests.search.conftest import tiny_sweep
 from tests.support import missing
-from tests.support.runs import WHERE, Run
-from tests.support.stores import lay_down_store
+from tests.support.runs import FOLDER, Run
+
+pytestmark = pytest.mark.usefixtures("run_folder")
 
 FINALISTS: Final[dict[str, Any]] = {"trials": 3, "finalists": 2, "seeds": 2, "scheduler": {"name": "none"}}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lay_down_store(tmp_path)
-    WHERE.mkdir(parents=True)
 
 
 def test_finalists_run_again_when_the_search_is_over_and_the_best_mean_is_the_result(
@@ -52,7 +44,7 @@ def test_finalists_run_again_when_the_search_is_over_and_the_best_mean_is_the_re
     assert len({settings_of(again.config, trial).seed for trial in trials}) == 7
     again.finish()
     assert [again.tracker._trial_runs[n].tags.get(REPEATS) for n in (2, 3, 4)] == [None, "1", "2"]
-    summary = summarise(again.config, again.ledger, again.tracker.metrics, WHERE)
+    summary = summarise(again.config, again.ledger, again.tracker.metrics, FOLDER)
     assert (summary.finished, summary.best_trial, summary.complete, summary.extra) == (True, 2, 3, 4)
     assert [point["trial"] for point in summary.finalists] == [2, 1]
     assert missing(["trial 2", "0.375 ± 0.007", "trial 1", "0.150 ± 0.071"], summary.verdict[0]) == []
