@@ -21,8 +21,8 @@ _PATIENCE: Final = 30.0  # seconds
 _POLL: Final = 0.5  # seconds
 
 
-class Addressee:
-    """A sweep that gets an order, as it stands."""
+class RecordedSweep:
+    """A sweep on record, to which orders are given."""
 
     def __init__(self, name: str) -> None:
         """Raises `BadInput` if there is no such sweep, or it cannot be read."""
@@ -49,7 +49,7 @@ class Addressee:
 
 def stop(name: str, *, as_json: bool, wait: float = _PATIENCE) -> int:
     """Tell the driver of a sweep to end now, and wait for that, `wait` seconds at most. Returns the exit code."""
-    sweep = Addressee(name)
+    sweep = RecordedSweep(name)
     driver = sweep.driver
     if driver is None:
         return _answer(f"sweep {name} is not running: there is nothing to stop", as_json, sweep=name, running=False)
@@ -66,7 +66,7 @@ def stop(name: str, *, as_json: bool, wait: float = _PATIENCE) -> int:
 
 def pause(name: str, *, as_json: bool) -> int:
     """Tell the driver of a sweep to begin no trial and to end after those that run. Returns the exit code."""
-    sweep = Addressee(name)
+    sweep = RecordedSweep(name)
     if running := sweep.driver is not None:
         sweep.give(Order("pause"))
         text = f"sweep {name} begins no new trial and ends after those that run; the command that started it continues it"
@@ -77,7 +77,7 @@ def pause(name: str, *, as_json: bool) -> int:
 
 def end_trial(name: str, number: int, *, as_json: bool) -> int:
     """Order that an open trial ends as stopped early. Returns the exit code."""
-    sweep = Addressee(name)
+    sweep = RecordedSweep(name)
     trials, _ = sweep.trials()
     if not 0 <= number < len(trials):
         known = f"it has 0 to {len(trials) - 1}" if trials else "it has none yet"
@@ -92,7 +92,7 @@ def end_trial(name: str, number: int, *, as_json: bool) -> int:
 
 def enqueue(name: str, text: str, *, as_json: bool) -> int:
     """Let a sweep try a setting next. Returns the exit code."""
-    sweep = Addressee(name)
+    sweep = RecordedSweep(name)
     settings = parse_setting(text, sweep.config)
     sweep.give(Order("enqueue", settings=settings))
     running = sweep.driver is not None

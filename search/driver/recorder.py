@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from records.addresses import first_line, redacted
 from records.trial import BY_HAND, TrialRecord
-from search.driver.control import Control
+from search.driver.pending_orders import PendingOrders
 from search.driver.progress import ProgressDisplay
 from search.driver.retention import CheckpointRetention, read_history
 from search.files import storage
@@ -58,17 +58,17 @@ class Recorder:
         display: ProgressDisplay,
         folder: Location,
         rule: StoppingRule | None = None,
-        control: Control | None = None,
+        orders: PendingOrders | None = None,
     ) -> None:
         """`folder` is where the sweep's trials keep their files (`search.files.paths.files_folder`).
 
         `rule` decides which trials stop early; by default it is the one that the sweep's settings name.
-        `control` knows the orders from outside.
+        `orders` are those from another terminal.
         """
         self._ledger, self._tracker, self._display, self._folder = ledger, tracker, display, folder
         self._sinks = Sinks.of(ledger.config)
         self._writer, self._retention = AsyncWriter(tracker, self._sinks), CheckpointRetention(folder, ledger.config)
-        self.control = control or Control(ledger, display)
+        self.orders = orders or PendingOrders(ledger, display)
         self._rule = rule or stopping_rule(ledger.config, ledger.entries())
         self._held: list[tuple[int, Progress]] = []
         self._tracked: dict[int, int] = {}
@@ -123,7 +123,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Do what is due; called several times a second."""
-        self.control.poll()
+        self.orders.poll()
         now = time.monotonic()
         if now - self._noted >= _NOTE_TIME_EVERY:
             self._ledger.set_seconds(self.elapsed())
@@ -157,7 +157,7 @@ class Recorder:
                 self._writer.show(trial.number, self._trial_folder(trial.number))
             elif trial.finished:
                 continue
-            if outcome := trial.outcome(horizon) or ("stopped" if trial.number in self.control.ending else None):
+            if outcome := trial.outcome(horizon) or ("stopped" if trial.number in self.orders.ending else None):
                 if not trial.values:  # it may have been asked for and never started
                     self._open(trial)
                 self._close(trial.number, outcome, trial.reason or self._reason(trial.number, outcome))
@@ -237,7 +237,7 @@ class Recorder:
         value = metrics[config.objective.metric]
         repetition = self._ledger.entry(number).repeats is not None
         decision = Decision.KEEP if repetition else self._rule.decide(number, report.step, value)
-        if number in self.control.ending or number in overdue(config, self._ledger.entries(), self.elapsed()):
+        if number in self.orders.ending or number in overdue(config, self._ledger.entries(), self.elapsed()):
             decision = Decision.STOP
         stop = decision is Decision.STOP and report.step < config.trial.steps
         second = metrics[config.second_objective.metric] if config.second_objective else None
@@ -247,11 +247,11 @@ class Recorder:
         return decision
 
     def _reason(self, number: int, outcome: str) -> str | None:
-        return BY_HAND if outcome == "stopped" and number in self.control.ending else None
+        return BY_HAND if outcome == "stopped" and number in self.orders.ending else None
 
     def _lost(self, number: int, failure: WorkerFailure) -> bool:
         silence = self._collect_hang(number)
-        if number in self.control.ending:
+        if number in self.orders.ending:
             self._close(number, "stopped", BY_HAND)
             return False
         if self._ledger.may_retry(number):

@@ -20,10 +20,10 @@ from records.paths import RECORD
 from records.trial import TrialRecord
 from search.driver import announce, processes
 from search.driver.continuation import check_against_mlflow, lost_records
-from search.driver.control import Control
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.live_report import LiveReport, begin_report
+from search.driver.pending_orders import PendingOrders
 from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
@@ -95,7 +95,7 @@ def run_sweep(
     tracking_uri = address(config)
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
-        stale = _orders(config, folder)  # of which those to a driver were to the one before
+        has_work, stale = _work_on_record(config, folder)  # orders to a driver among these were to the one before
         _delete_leftovers(folder)
         for line in lost_records(config, folder):
             console.print(line, highlight=False, soft_wrap=True)
@@ -110,7 +110,7 @@ def run_sweep(
         with readable():
             reach(tracking_uri)
         begun = None
-        if retry_failed or _has_work(config, folder):
+        if retry_failed or has_work:
             untrained_inputs(config.trial)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
@@ -126,17 +126,14 @@ def run_sweep(
         return summary
 
 
-def _has_work(config: SweepConfig, folder: Path) -> bool:
-    """True if trials are left to run, as far as the study's tables say at once."""
+def _work_on_record(config: SweepConfig, folder: Path) -> tuple[bool, list[Order]]:
+    """(True if trials are left to run, as far as the study's tables say at once; the orders that are not carried out)."""
     if not has_study(config):
-        return True
+        return True, []
     trials, seconds = recorded_trials(config, folder)
-    waiting = any(order.kind == "enqueue" for order in _orders(config, folder))
-    return has_work_left(config, trials, seconds, waiting=waiting)
-
-
-def _orders(config: SweepConfig, folder: Path) -> list[Order]:
-    return recorded_orders(config, folder, recorded_trials(config, folder)[0]) if has_study(config) else []
+    orders = recorded_orders(config, folder, trials)
+    waiting = any(order.kind == "enqueue" for order in orders)
+    return has_work_left(config, trials, seconds, waiting=waiting), orders
 
 
 def _run(
@@ -163,8 +160,8 @@ def _run(
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
     display = ProgressDisplay(config, console)
-    control = Control(ledger, display, stale)
-    recorder = Recorder(ledger, tracker, display, files_folder(config), control=control)
+    orders = PendingOrders(ledger, display, stale)
+    recorder = Recorder(ledger, tracker, display, files_folder(config), orders=orders)
     try:
         with halt.guard():
             files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
@@ -172,10 +169,10 @@ def _run(
             tracker.describe(question(config))
             if retry_failed:
                 recorder.reopen_failed()
-            control.poll()
+            orders.poll()
             recorder.reconcile()
-            waiting = control.next_setting() is not None
-            if not control.stopping and has_work_left(config, ledger.entries(), recorder.elapsed(), waiting=waiting):
+            waiting = orders.next_setting() is not None
+            if not orders.stopping and has_work_left(config, ledger.entries(), recorder.elapsed(), waiting=waiting):
                 if begun is not None:
                     begun.wait()  # else its start would count in the speed
                 speed = prepared.steps_per_second()
@@ -193,7 +190,7 @@ def _run(
         # Else the next start does it: a database that was waited for a minute is not waited for again.
         summary = None
         if not halt.records_fail:
-            control.close()
+            orders.close()
             summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
         ledger.close()
     halt.raise_if_halted()

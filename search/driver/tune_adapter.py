@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from records.addresses import redacted
 from records.trial import TrialRecord
-from search.driver.control import Control
+from search.driver.pending_orders import PendingOrders
 from search.driver.recorder import Recorder, WorkerFailure
 from search.policy.budget import exhausted_budget, planning_ended_by
 from search.policy.early_stopping import Decision
@@ -51,11 +51,11 @@ class TuneAdapter:
         nodes_may_die: bool = False,
     ) -> None:
         """`assign` gives the assignment of a trial on record. Once `halt` has a reason, nothing is written or begun."""
-        self.searcher = AssignmentSearcher(ledger, assign, halt, recorder.control)
+        self.searcher = AssignmentSearcher(ledger, assign, halt, recorder.orders)
         events = GuardedRecorder(recorder, halt)
         self.scheduler = DecisionScheduler(events)
         self.callback = EventCallback(events, self.searcher, nodes_may_die=nodes_may_die)
-        self.stopper = BudgetStopper(ledger, recorder.elapsed, halt, recorder.control)
+        self.stopper = BudgetStopper(ledger, recorder.elapsed, halt, recorder.orders)
 
 
 class GuardedRecorder:
@@ -121,12 +121,12 @@ class AssignmentSearcher(_NotSaved, Searcher):
     """Hands out assignments: first of the trials that an earlier run left open, then of new ones."""
 
     def __init__(
-        self, ledger: Ledger, assign: Callable[[TrialRecord], Assignment], halt: HaltMonitor, control: Control
+        self, ledger: Ledger, assign: Callable[[TrialRecord], Assignment], halt: HaltMonitor, orders: PendingOrders
     ) -> None:
-        """`assign` gives the assignment of a trial on record; `control` knows the orders from outside."""
+        """`assign` gives the assignment of a trial on record; `orders` are those from another terminal."""
         objective = ledger.config.objective
         super().__init__(metric=objective.metric, mode=objective.direction)
-        self._ledger, self._assign, self._halt, self._control = ledger, assign, halt, control
+        self._ledger, self._assign, self._halt, self._orders = ledger, assign, halt, orders
         self._open = [trial.number for trial in ledger.entries() if not trial.finished]
         """Trials to hand out before any new one, by number."""
         self._again: set[int] = set()
@@ -148,13 +148,13 @@ class AssignmentSearcher(_NotSaved, Searcher):
         self._again.add(number)
 
     def _next(self) -> TrialRecord | None:
-        may_begin = [number for number in self._open if number in self._again or not self._control.pausing]
-        if may_begin and not self._control.stopping:
+        may_begin = [number for number in self._open if number in self._again or not self._orders.pausing]
+        if may_begin and not self._orders.stopping:
             self._open.remove(may_begin[0])
             return self._ledger.entry(may_begin[0])
-        if self._control.pausing:
+        if self._orders.pausing:
             return None
-        if (order := self._control.next_setting()) and not self._exhausted():
+        if (order := self._orders.next_setting()) and not self._exhausted():
             return self._ledger.ask(order)
         if planning_ended_by(self._ledger.config, self._ledger.entries(), self._ledger.seconds):
             return self._next_repetition()
@@ -236,9 +236,9 @@ class EventCallback(_NotSaved, tune.Callback):
 class BudgetStopper(_NotSaved, tune.Stopper):
     """Ends Tune's run when a budget of the sweep is spent, or when the sweep cannot go on."""
 
-    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: HaltMonitor, control: Control) -> None:
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float], halt: HaltMonitor, orders: PendingOrders) -> None:
         """`elapsed` gives the wall seconds spent on the sweep so far: trials may be silent for long."""
-        self._ledger, self._elapsed, self._halt, self._control = ledger, elapsed, halt, control
+        self._ledger, self._elapsed, self._halt, self._orders = ledger, elapsed, halt, orders
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -254,7 +254,7 @@ class BudgetStopper(_NotSaved, tune.Stopper):
             if not self._halt.records_fail:
                 raise RayAbandoned
             return True
-        if self._control.stopping:
+        if self._orders.stopping:
             return True
         return exhausted_budget(self._ledger.config, self._ledger.entries(), self._elapsed() - NEGLIGIBLE) is not None
 

@@ -36,11 +36,8 @@ def resolve(
     Raises:
         BadInput: anything that does not fit, named.
     """
-    if "none" in (
-        assignments.get("dataset"),
-        assignments.get("dataset.name"),
-    ):  # else another preset's objective would need images
-        dataset = "none"
+    if "none" in (assignments.get("dataset"), assignments.get("dataset.name")):
+        dataset = "none"  # the objective of another data set's preset would need images
     path = config or _preset(dataset, preset or "quick")
     source, origins = str(path), flag_origins([*flags], [*assignments])
     data = SweepConfig.shaped(load_yaml(path), source)

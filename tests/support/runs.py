@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from records.paths import RECORD
-from search.driver.control import Control
+from search.driver.pending_orders import PendingOrders
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.driver.tune_adapter import TuneAdapter
@@ -41,8 +41,8 @@ class Run:
             io.StringIO(),
         )
         display = ProgressDisplay(self.config, Console(file=self.screen, width=200))
-        self.control = Control(self.ledger, display, stale)
-        self.recorder = Recorder(self.ledger, self.tracker, display, FOLDER, control=self.control)
+        self.orders = PendingOrders(self.ledger, display, stale)
+        self.recorder = Recorder(self.ledger, self.tracker, display, FOLDER, orders=self.orders)
         self.adapter = TuneAdapter(self.ledger, self.recorder, self._assign, HaltMonitor(FOLDER))
 
     def _assign(self, trial: Any) -> Any:
@@ -53,7 +53,7 @@ class Run:
         self.poll()
 
     def poll(self) -> None:
-        self.control._asked = float("-inf")  # a second has passed
+        self.orders._asked = float("-inf")  # a second has passed
         self.recorder.tick()
 
     def start(self) -> Any:
@@ -69,7 +69,7 @@ class Run:
 
     def finish(self) -> None:
         self.recorder.finish()
-        self.control.close()
+        self.orders.close()
         self.ledger.close()
 
     def play(self, *values: float) -> None:

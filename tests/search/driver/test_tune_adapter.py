@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from records.trial import TrialRecord
-from search.driver.control import Control
+from search.driver.pending_orders import PendingOrders
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder, WorkerFailure
 from search.driver.tune_adapter import NODE_DEATH, EventCallback, TuneAdapter, failure_reason
@@ -64,7 +64,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.chdir(tmp_path)
     config = SweepConfig.parse(tiny_sweep(trials=2), "test")
     ledger, halt, recorder = Ledger(config, tmp_path), HaltMonitor(tmp_path), Recording()
-    recorder.control = Control(ledger, ProgressDisplay(config, Console(file=io.StringIO())))
+    recorder.orders = PendingOrders(ledger, ProgressDisplay(config, Console(file=io.StringIO())))
 
     def assign(trial: TrialRecord) -> Any:
         return assignment_of(config, trial, Path("cache"), 1)

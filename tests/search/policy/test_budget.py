@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from records.trial import TrialRecord
-from search.driver.control import Control
+from search.driver.pending_orders import PendingOrders
 from search.driver.progress import ProgressDisplay
 from search.driver.tune_adapter import BudgetStopper
 from search.policy.budget import exhausted_budget, has_work_left, planning_ended_by, remedy
@@ -119,8 +119,8 @@ def test_every_reason_has_its_mend(tmp_path: Path) -> None:
 def test_ray_is_stopped_once_the_ledger_says_so(tmp_path: Path) -> None:
     ledger = Ledger(config_with(max_steps=24, time_budget=10.0), tmp_path)
     clock = [0.0]
-    control = Control(ledger, ProgressDisplay(ledger.config, Console(quiet=True)))
-    stopper = BudgetStopper(ledger, lambda: clock[0], HaltMonitor(tmp_path), control)
+    orders = PendingOrders(ledger, ProgressDisplay(ledger.config, Console(quiet=True)))
+    stopper = BudgetStopper(ledger, lambda: clock[0], HaltMonitor(tmp_path), orders)
     assert not stopper("x", {"step": 12}) and not stopper.stop_all()
     play(ledger, [0.1])
     assert not stopper.stop_all()

@@ -35,7 +35,7 @@ def test_a_driver_that_is_told_to_stop_leaves_its_trials_open_and_the_next_one_g
 
     again = Run()
     again.poll()
-    assert not again.control.stopping and again.ledger.orders() == []
+    assert not again.orders.stopping and again.ledger.orders() == []
     assert again.start()["number"] == 0  # the trial that was open
     again.finish()
 
@@ -70,7 +70,7 @@ def test_a_trial_that_is_told_to_end_ends_at_its_next_report_for_good() -> None:
     run.finish()
     give(run.config, FOLDER, Order("end", trial=2))  # no driver runs
     again = Run(trials=3)
-    again.control.poll()
+    again.orders.poll()
     again.recorder.reconcile()
     assert (again.ledger.entry(2).state, again.ledger.entry(2).reason) == ("stopped", BY_HAND)
     again.finish()
@@ -103,7 +103,7 @@ def test_a_setting_is_tried_once_whenever_the_driver_dies(config: SweepConfig) -
     run.ledger.close()  # right after it began
     again = Run()
     again.poll()
-    assert again.control.next_setting() is None and again.start()["number"] == 0
+    assert again.orders.next_setting() is None and again.start()["number"] == 0
     assert again.start()["settings"]["lr"] != 5e-3
     again.finish()
 

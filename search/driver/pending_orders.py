@@ -1,4 +1,4 @@
-"""Orders from another terminal, as the driver that runs the sweep carries them out."""
+"""Orders from another terminal that the driver has not carried out yet."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from search.study.orders import Order
 _EVERY: Final = 1.0  # seconds
 
 
-class Control:
-    """Knows the orders that wait, as the study has them; asks it once a second, however often it is asked itself."""
+class PendingOrders:
+    """The orders in the study that are not carried out; read once a second at most, however often `poll` is called."""
 
     def __init__(self, ledger: Ledger, display: ProgressDisplay, stale: Collection[Order] = ()) -> None:
-        """`stale` are the orders that were there when this driver took the sweep: those to a driver were to another one."""
+        """`stale` are the orders that stood there when this driver took the sweep; those to a driver are withdrawn."""
         self._ledger, self._display = ledger, display
         self._stale = {order.given for order in stale if order.to_driver}
         self._orders: list[Order] = []
@@ -26,7 +26,7 @@ class Control:
         self._withdraw(self._stale)
 
     def poll(self) -> None:
-        """Look for new orders, if the last time was long enough ago, and say what will be done."""
+        """Read the orders from the study, unless that was less than a second ago, and print the new ones."""
         if time.monotonic() - self._asked < _EVERY:
             return
         self._orders = [order for order in self._ledger.orders() if order.given not in self._stale]
