@@ -118,8 +118,8 @@ class ClassifierConfig(Config):
         if library == _TRANSFORMERS or (text and not library and os.path.isfile(os.path.join(folder, "config.json"))):
             folder = os.path.abspath(os.path.expanduser(folder))  # workers run in other folders
             weights = os.path.join(folder, "model.safetensors")
-            found = {"weights": weights} if os.path.exists(weights) else {}
-            return {"factory": f"{_TRANSFORMERS}:{folder}", **found}
+            saved = {"weights": weights} if os.path.exists(weights) else {}
+            return {"factory": f"{_TRANSFORMERS}:{folder}", **saved}
         return {"factory": text} if ":" in text else {"name": text, "factory": None}
 
     @model_validator(mode="before")

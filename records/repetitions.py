@@ -68,14 +68,18 @@ def repeated(trials: Sequence[TrialRecord], sign: float) -> list[Repeated]:
     for trial in trials:
         if trial.repeats is not None:
             runs[trial.repeats].append(trial)
-    found = []
+    settings = []
     for number, repetitions in runs.items():
-        full = [one for one in repetitions if one.state == "complete" and one.value is not None and math.isfinite(one.value)]
-        lost = sum(one.finished for one in repetitions) - len(full)
+        full = [
+            trial
+            for trial in repetitions
+            if trial.state == "complete" and trial.value is not None and math.isfinite(trial.value)
+        ]
+        lost = sum(trial.finished for trial in repetitions) - len(full)
         if len(full) >= FEWEST:
-            values = tuple(one.value for one in full if one.value is not None)
-            found.append(Repeated(number, values, lost, sum(bool(one.missed) for one in full)))
-    return sorted(found, key=lambda one: (-sign * one.mean, one.trial))
+            values = tuple(trial.value for trial in full if trial.value is not None)
+            settings.append(Repeated(number, values, lost, sum(bool(trial.missed) for trial in full)))
+    return sorted(settings, key=lambda setting: (-sign * setting.mean, setting.trial))
 
 
 def difference(first: Repeated, second: Repeated) -> Difference:
@@ -94,16 +98,16 @@ def difference(first: Repeated, second: Repeated) -> Difference:
     return Difference(value, value - reach, value + reach)
 
 
-def verdict(metric: str, found: Sequence[Repeated]) -> list[str]:
+def verdict(metric: str, settings: Sequence[Repeated]) -> list[str]:
     """The settings that ran again and what that says about the first two, a line each; empty where none did.
 
-    `found` has the best mean first.
+    `settings` has the best mean first.
     """
-    if not found:
+    if not settings:
         return []
-    lines = [f"the fresh seeds give {metric} " + ", ".join(f"{one.describe()} for trial {one.trial}" for one in found)]
-    if len(found) > 1:
-        first, second = found[:2]
+    lines = [f"the fresh seeds give {metric} " + ", ".join(f"{each.describe()} for trial {each.trial}" for each in settings)]
+    if len(settings) > 1:
+        first, second = settings[:2]
         gap = difference(first, second)
         interval = f"by {abs(gap.value):.3f}, 95% interval {gap.low:+.3f} to {gap.high:+.3f} (Welch)"
         pair = f"the settings of trial {first.trial} and trial {second.trial}"

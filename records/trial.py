@@ -43,7 +43,7 @@ class TrialRecord:
     stopped_at: int | None = None
     """The step at which the scheduler decided to stop it."""
     reason: str | None = None
-    """Why it failed."""
+    """The reason of its failure, or `BY_HAND`."""
     second: float | None = None
     """The second objective at the last recorded step, in a sweep that has two."""
     missed: tuple[str, ...] = ()
@@ -61,9 +61,9 @@ class TrialRecord:
     gpus: float = 0.0
     """The share of a GPU that it needs more than others, after it ran out of memory."""
     started: float | None = None
-    """When it was asked for, in seconds since 1970."""
+    """The time at which it was asked for, in seconds since 1970."""
     ended: float | None = None
-    """When it was told, in seconds since 1970."""
+    """The time at which it was told, in seconds since 1970."""
 
     @property
     def name(self) -> str:

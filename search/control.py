@@ -98,8 +98,8 @@ def enqueue(name: str, text: str, *, as_json: bool) -> int:
     running = sweep.driver is not None
     when = "starts next" if running else f"starts first when sweep {name}, which is not running, is continued"
     reason = exhausted_budget(sweep.config, *sweep.trials())
-    but = f"; but {remedy(sweep.config, reason)}" if reason else ""
-    return _answer(f"the setting {text} {when}{but}", as_json, sweep=name, settings=settings, running=running)
+    caveat = f"; but {remedy(sweep.config, reason)}" if reason else ""
+    return _answer(f"the setting {text} {when}{caveat}", as_json, sweep=name, settings=settings, running=running)
 
 
 def parse_setting(text: str, config: SweepConfig) -> dict[str, Any]:
@@ -108,17 +108,17 @@ def parse_setting(text: str, config: SweepConfig) -> dict[str, Any]:
     Raises:
         BadInput: it is no such list, or names a setting twice, one that is not searched, or a value outside its dimension.
     """
-    found: dict[str, Any] = {}
+    setting: dict[str, Any] = {}
     for part in text.split(","):
         key, value = parse_assignment(part.strip(), "--enqueue")
-        if key in found:
+        if key in setting:
             raise BadInput(f"--enqueue {key}: given twice")
         if key not in config.space:
             raise BadInput(f"--enqueue: {unknown(key, config.space)}")
         if not config.space[key].holds(value):
             raise BadInput(f"--enqueue {key}: {outside(value, config.space[key])}")
-        found[key] = value
-    return found
+        setting[key] = value
+    return setting
 
 
 def _answer(text: str, as_json: bool, **facts: Any) -> int:

@@ -141,10 +141,10 @@ def _assignments(settings: Mapping[str, Any] | None, space: Mapping[str, Any] | 
     """The settings of a trial by dotted key; raises `BadInput`."""
     from gbc.settings import flatten
 
-    found = _plain(settings or {})
-    if not isinstance(found, dict):
+    plain = _plain(settings or {})
+    if not isinstance(plain, dict):
         raise BadInput("settings: expected a mapping, for example {'lr': 1e-3}")
-    flat = flatten(found)
+    flat = flatten(plain)
     if isinstance(space, Mapping) and (both := sorted(flat.keys() & space.keys())):
         raise BadInput(f"settings: {both[0]!r} is in the space as well; leave it out of one")
     return flat
@@ -153,9 +153,9 @@ def _assignments(settings: Mapping[str, Any] | None, space: Mapping[str, Any] | 
 def _plain(value: Any) -> Any:
     """Lists, mappings with texts as keys, and numbers of Python, also from NumPy's."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -31,17 +31,19 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python search/run.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     flags.declare(cli)
-    look = cli.add_argument_group(
+    instead = cli.add_argument_group(
         "look at sweeps, or tell one something, instead of running one"
     ).add_mutually_exclusive_group()
-    look.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
-    look.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
-    look.add_argument("--check", metavar="NAME", help="compare its study, MLflow runs and files; exit code 1 if they disagree")
-    look.add_argument(
+    instead.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
+    instead.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
+    instead.add_argument(
+        "--check", metavar="NAME", help="compare its study, MLflow runs and files; exit code 1 if they disagree"
+    )
+    instead.add_argument(
         "--stop", metavar="NAME", help="end the driver of a sweep as Ctrl-C does; with --trial end one trial, for good"
     )
-    look.add_argument("--pause", metavar="NAME", help="begin no new trial, and end when those that run have ended")
-    look.add_argument(
+    instead.add_argument("--pause", metavar="NAME", help="begin no new trial, and end when those that run have ended")
+    instead.add_argument(
         "--enqueue", nargs="+", metavar=("NAME", "KEY=VALUE,…"),
         help="try this setting next, in a sweep that runs or rests; what it leaves open is sampled",
     )  # fmt: skip
@@ -78,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.stop or arguments.pause or arguments.enqueue or arguments.trial is not None:
         return _order(arguments)
     if arguments.list or arguments.status or arguments.check or arguments.repair:
-        return _look(arguments)
+        return _show_or_check(arguments)
     from rich.console import Console
 
     from gbc.settings import parse_assignment
@@ -102,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if summary.complete + summary.stopped else 1
 
 
-def _look(arguments: argparse.Namespace) -> int:
+def _show_or_check(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
 
     if arguments.repair and not arguments.check:

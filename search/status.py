@@ -89,10 +89,10 @@ class Overview:
     study: str | None = None
     """The database that holds its study, if that is not in `folder`."""
     fault: str | None = None
-    """Why it cannot be read."""
+    """The reason why it cannot be read."""
 
 
-def look(name: str) -> Overview:
+def read_overview(name: str) -> Overview:
     """The state of the sweep of this name.
 
     Raises:
@@ -158,12 +158,12 @@ def look(name: str) -> Overview:
     )
 
 
-def look_at_all() -> list[Overview]:
+def read_overviews() -> list[Overview]:
     """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
     found = []
     for name in sweep_names():
         try:
-            found.append(look(name))
+            found.append(read_overview(name))
         except BadInput as fault:
             sweep = sweep_folder(name)
             found.append(Overview(name, str(sweep), "damaged", -1, bytes=bytes_on_disk(sweep), fault=str(fault)))
@@ -172,7 +172,7 @@ def look_at_all() -> list[Overview]:
 
 def show_list(*, as_json: bool) -> int:
     """Print every sweep, a line each. Returns the exit code."""
-    found = look_at_all()
+    found = read_overviews()
     if as_json:
         keys = ("running", "failures", "best_params", "front")
         print(json.dumps([{key: value for key, value in asdict(one).items() if key not in keys} for one in found], indent=2))
@@ -196,7 +196,7 @@ def show_status(name: str, *, as_json: bool) -> int:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
-    found = look(name)
+    found = read_overview(name)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return 0

@@ -25,12 +25,12 @@ def classifiers(sweep: Sweep) -> Markup:
 
 def _limits(regime: Mapping[str, Any]) -> list[str]:
     """Lines about a classifier: Λ, losses that it cannot have, and what was changed to use it."""
-    found, off, changes = regime.get("lambda"), regime.get("off"), regime.get("changes")
+    scaling, unavailable, changes = regime.get("lambda"), regime.get("off"), regime.get("changes")
     return [
-        *([str(found["sentence"])] if isinstance(found, dict) and "sentence" in found else []),
+        *([str(scaling["sentence"])] if isinstance(scaling, dict) and "sentence" in scaling else []),
         *(
             f"Without effect: {setting}, because {reason}."
-            for setting, reason in (off if isinstance(off, dict) else {}).items()
+            for setting, reason in (unavailable if isinstance(unavailable, dict) else {}).items()
         ),
         *(f"Changed: {change}." for change in (changes if isinstance(changes, list) else [])),
     ]

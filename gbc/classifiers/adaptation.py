@@ -121,7 +121,7 @@ def make_logits(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
 
 def _kind(outputs: Tensor) -> str | None:
-    """What the outputs [M, C] of a classifier are, if not logits."""
+    """The kind of the outputs [M, C] of a classifier: probabilities or their logarithms; None for logits."""
     if outputs.shape[1] > 1 and (outputs >= 0).all() and ((outputs.sum(dim=1) - 1).abs() < _ROUNDING).all():
         return _PROBABILITIES
     if outputs.shape[1] > 1 and (outputs.logsumexp(dim=1).abs() < _ROUNDING).all():

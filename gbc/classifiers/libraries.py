@@ -81,13 +81,13 @@ def check_weights(
             continue
         if axis == 0:
             raise BadInput(f"{of_card}: {wanted} class_names, but {key!r} of {of_weights} has {has} classes")
-        mend = f"; resize: {[has, *shape[1:]]} repeats grey" if wanted == 1 else ""
-        raise BadInput(f"{of_card}: the network takes {wanted} channels, but {key!r} of {of_weights} takes {has}{mend}")
+        remedy = f"; resize: {[has, *shape[1:]]} repeats grey" if wanted == 1 else ""
+        raise BadInput(f"{of_card}: the network takes {wanted} channels, but {key!r} of {of_weights} takes {has}{remedy}")
 
 
-def _differ_by_prefix(one: str, other: str) -> bool:
+def _differ_by_prefix(first: str, second: str) -> bool:
     """True if two names are equal, or differ by a prefix alone."""
-    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
+    return f".{first}".endswith(f".{second}") or f".{second}".endswith(f".{first}")
 
 
 def torchvision_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -219,8 +219,10 @@ def _card_of(data: Dataset) -> Card:
 
 def _check_same_task(source: str, card: Card, data: Dataset) -> None:
     if card.shape != data.shape:
-        mend = f"; to resize them, write shape: {list(data.shape)} and resize: {list(card.input_shape)}"
-        raise BadInput(f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}{mend}")
+        remedy = f"; to resize them, write shape: {list(data.shape)} and resize: {list(card.input_shape)}"
+        raise BadInput(
+            f"{source}: the classifier takes images of {list(card.shape)}, {data.name} has {list(data.shape)}{remedy}"
+        )
     if len(card.class_names) != len(data.class_names):
         raise BadInput(f"{source}: {len(card.class_names)} class_names, but {data.name} has {len(data.class_names)} classes")
 

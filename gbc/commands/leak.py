@@ -42,19 +42,19 @@ def run(arguments: argparse.Namespace) -> None:
     count = leak.sample_count(data, arguments.count)
     print("feature network: from the cache, or trained now (half a minute)", file=sys.stderr)
     oracle = features.obtain(config, data, arguments.cache)
-    found, samples = leak.measure(
+    result, samples = leak.measure(
         generator, data, count=count, seed=arguments.seed, network=oracle.network,
         progress=lambda done, classes: print(f"compared {done} of {classes} classes", file=sys.stderr),
     )  # fmt: skip
     notes = leak.caveats(generator, data)
     if arguments.out is not None:
-        write_atomic(arguments.out, leak.worst_cases(found, data, samples))
+        write_atomic(arguments.out, leak.worst_cases(result, data, samples))
     if arguments.json:
-        print(json.dumps({**found.to_json(), "notes": notes}, indent=2))
+        print(json.dumps({**result.to_json(), "notes": notes}, indent=2))
         return
-    print(found.text())
+    print(result.text())
     print(f"\n{'training image':>14}  {'class':16}{'SSIM':>6}{'z':>6}{'feature distance':>18}{'sample':>8}")
-    for case in found.ranking[: leak.WORST]:
+    for case in result.ranking[: leak.WORST]:
         scores = f"{case.ssim:6.3f}{case.z:6.2f}{case.feature_distance or 0.0:18.3f}"
         print(f"{case.image:14}  {case.label:16}{scores}{case.sample:8}")
     for note in notes:

@@ -26,19 +26,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = options.trial(arguments)
     inputs = tasks.obtain(settings, arguments.cache, options.announce)
-    found = tasks.findings(settings, inputs)
+    findings = tasks.findings(settings, inputs)
     if arguments.json:
         rows = [
-            {"folder": str(folder), **regime, **one}
-            for folder, regime, one in zip(inputs.folders, inputs.regimes, found, strict=True)
+            {"folder": str(folder), **regime, **finding}
+            for folder, regime, finding in zip(inputs.folders, inputs.regimes, findings, strict=True)
         ]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=2))
         return
-    for folder, regime, one in zip(inputs.folders, inputs.regimes, found, strict=True):
+    for folder, regime, finding in zip(inputs.folders, inputs.regimes, findings, strict=True):
         _print_regime(folder, regime)
-        if "lambda" in one:
-            print(one["lambda"]["sentence"])
-        for setting, reason in one.get("off", {}).items():
+        if "lambda" in finding:
+            print(finding["lambda"]["sentence"])
+        for setting, reason in finding.get("off", {}).items():
             print(f"without effect: {setting}, because {reason}")
 
 

@@ -32,7 +32,9 @@ def matched(config: DatasetConfig, shape: Sequence[int], class_names: Sequence[s
     if set(data.class_names) == set(class_names):
         order = [data.class_names.index(name) for name in class_names]
         return datasets.load(config.updated({"classes": order}, "dataset")), None
-    pairs = [f"{mine} = {theirs}" for mine, theirs in zip(class_names, data.class_names, strict=True) if mine != theirs]
+    pairs = [
+        f"{expected} = {given}" for expected, given in zip(class_names, data.class_names, strict=True) if expected != given
+    ]
     more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
     renamed = dataclasses.replace(data, class_names=tuple(class_names))
     return renamed, f"classes are matched by their order: {', '.join(pairs[:5])}{more}"

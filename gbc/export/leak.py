@@ -71,9 +71,9 @@ def caveats(generator: ExportedGenerator, data: ImageDataset) -> list[str]:
     return notes
 
 
-def worst_cases(found: Leakage, data: ImageDataset, samples: Tensor) -> bytes:
+def worst_cases(result: Leakage, data: ImageDataset, samples: Tensor) -> bytes:
     """A PNG of the training images that are most reconstructed: each above the sample matched with it, SSIM and z-score."""
-    worst = found.ranking[:WORST]
+    worst = result.ranking[:WORST]
     picked = [case.image for case in worst]
     real, _ = tensors(data.train_images[picked], data.train_labels[picked])
     captions = [f"{case.label}\nSSIM {case.ssim:.2f}\nz {case.z:.1f}" for case in worst]

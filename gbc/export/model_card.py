@@ -255,23 +255,23 @@ def _last_metrics(metrics: Mapping[str, float]) -> str:
 
 
 def _leakage(generator: ExportedGenerator, inputs: TrialInputs) -> str:
-    """How well samples reconstruct training images, by SSIM alone: a feature network would have to be trained first."""
+    """The section on leakage, by SSIM alone: a feature network would have to be trained first."""
     try:
-        found, _ = leak.measure(generator, inputs.images)
+        result, _ = leak.measure(generator, inputs.images)
     except BadInput as fault:
         return f"Not measured: how well samples reconstruct training images ({fault})."
-    strongest = max(found.by_class, key=lambda name: found.by_class[name].auc)
+    strongest = max(result.by_class, key=lambda name: result.by_class[name].auc)
     notes = "".join(f"\n- {note}" for note in leak.caveats(generator, inputs.images))
-    return f"""How well {found.samples} samples reconstruct {found.members} training images, and as many held-out images of
+    return f"""How well {result.samples} samples reconstruct {result.members} training images, and as many held-out images of
 the same classes, each image matched with a sample of its own:
 
 | | training images | held-out images |
 |---|---|---|
-| matched with SSIM above {RECONSTRUCTED} | {found.reconstructed} | {found.reconstructed_held_out} |
-| caught at 1% false alarms | {round(found.ssim.caught * found.members)} | {int(FALSE_ALARMS * found.members)} |
+| matched with SSIM above {RECONSTRUCTED} | {result.reconstructed} | {result.reconstructed_held_out} |
+| caught at 1% false alarms | {round(result.ssim.caught * result.members)} | {int(FALSE_ALARMS * result.members)} |
 
-- SSIM as a test of membership: {found.ssim.text()}
-- The highest of {len(found.by_class)} classes, {strongest}: {found.by_class[strongest].text()}
-- Control, real images in place of samples: {found.control.text()}{notes}
+- SSIM as a test of membership: {result.ssim.text()}
+- The highest of {len(result.by_class)} classes, {strongest}: {result.by_class[strongest].text()}
+- Control, real images in place of samples: {result.control.text()}{notes}
 
 This is no proof of privacy: it speaks of these samples and of SSIM. `python -m gbc leak` measures more."""

@@ -20,7 +20,7 @@ _DEFAULT_POLICY: Final = TrialConfig.model_fields["lambda_policy"].default
 
 @dataclass(frozen=True)
 class Availability:
-    """What the settings of a trial can have of one classifier."""
+    """λ of one classifier, and the losses that it cannot have, under the settings of a trial."""
 
     degrees: homogeneity.Degrees
     """λ by tensor; all 0 where there is no Λ."""
@@ -69,11 +69,11 @@ def findings(classifier: Classifier, config: TrialConfig) -> dict[str, Any]:
     Raises: as `availability`.
     """
     images = probe(classifier.shape, next(classifier.module.parameters()).device)
-    found = availability(classifier.module, config, images)
+    available = availability(classifier.module, config, images)
     result: dict[str, Any] = {}
-    if "stationarity" not in found.off:
-        reach = homogeneity.reach(classifier.module, config.lambda_policy, config.bn_mode, found.degrees, images)
+    if "stationarity" not in available.off:
+        reach = homogeneity.reach(classifier.module, config.lambda_policy, config.bn_mode, available.degrees, images)
         result["lambda"] = reach.to_json()
-    if found.off:
-        result["off"] = {LOSS_WEIGHTS[loss]: reason for loss, reason in found.off.items()}
+    if available.off:
+        result["off"] = {LOSS_WEIGHTS[loss]: reason for loss, reason in available.off.items()}
     return result

@@ -124,9 +124,9 @@ def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillat
     best = lesson.teach(data.train()[0], "on the training images")
     test, labels = data.test()
     answers = lesson.answers(test)
-    theirs, ceiling = classes_of(learned, test), classes_of(best, test)
+    predicted, ceiling = classes_of(learned, test), classes_of(best, test)
     return Distillation(
-        teacher=_share(answers == labels), student=_share(theirs == labels), agreement=_share(theirs == answers),
+        teacher=_share(answers == labels), student=_share(predicted == labels), agreement=_share(predicted == answers),
         ceiling=_share(ceiling == labels), ceiling_agreement=_share(ceiling == answers),
         training_images=len(data.train_labels), test_images=len(labels),
     )  # fmt: skip

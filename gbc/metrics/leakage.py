@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a score tells members from non-members of the same class."""
+    """The power of a score to tell members from non-members of the same class."""
 
     auc: float
     """Probability that a member has a higher score than a non-member of its class; equal scores count one half."""

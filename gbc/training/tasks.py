@@ -180,26 +180,26 @@ def findings(config: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]]:
     return [availability.findings(classifier, config) for classifier in inputs.classifiers]
 
 
-def remarks(found: Sequence[Mapping[str, Any]], config: TrialConfig, searched: Container[str] = ()) -> Iterator[str]:
+def remarks(of_each: Sequence[Mapping[str, Any]], config: TrialConfig, searched: Container[str] = ()) -> Iterator[str]:
     """Lines about `findings`: losses of the settings that are off, and Λ where a layer limits it.
 
     `searched` are the settings that a sweep varies. BatchNorm statistics are off only if no classifier has any.
     """
     wanted = [setting for setting in LOSS_WEIGHTS.values() if setting in searched or getattr(config, setting)]
-    for number, one in enumerate(found, start=1):
-        who = f"classifier {number}: " if len(found) > 1 else ""
+    for number, finding in enumerate(of_each, start=1):
+        prefix = f"classifier {number}: " if len(of_each) > 1 else ""
         settings_of: dict[str, list[str]] = {}
-        for setting, reason in one.get("off", {}).items():
-            shared = setting != "bn_weight" or all(setting in other.get("off", {}) for other in found)
+        for setting, reason in finding.get("off", {}).items():
+            shared = setting != "bn_weight" or all(setting in other.get("off", {}) for other in of_each)
             if setting in wanted and shared:
                 settings_of.setdefault(reason, []).append(setting)
         for reason, settings in settings_of.items():
-            vain = " ".join(f"--set {setting}=0" for setting in settings if setting in searched)
-            mend = f" (out of the space: {vain})" if vain else ""
-            yield f"{who}off: {' and '.join(settings)}, because {reason}{mend}"
-        limits = one.get("lambda", {})
+            removals = " ".join(f"--set {setting}=0" for setting in settings if setting in searched)
+            remedy = f" (out of the space: {removals})" if removals else ""
+            yield f"{prefix}off: {' and '.join(settings)}, because {reason}{remedy}"
+        limits = finding.get("lambda", {})
         if limits.get("limited_by") and "stationarity_weight" in wanted:
-            yield f"{who}{limits['sentence']}"
+            yield f"{prefix}{limits['sentence']}"
 
 
 def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:

@@ -68,7 +68,7 @@ def _look(sweep: Path, mine: bool) -> SweepAudit:
 
 
 def _foundation(config: SweepConfig, fault: str | None) -> Finding | None:
-    """What must be mended before the rest can be looked at; `fault` is that of `sweep.yaml`."""
+    """Findings that must be mended before the others can be read; `fault` is that of `sweep.yaml`."""
     if fault is not None:
         return Finding(None, fault, "record")
     line = relocation.moved(client.address(config))

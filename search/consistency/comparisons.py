@@ -16,7 +16,7 @@ _LONGEST: Final = 6000  # characters of a parameter in MLflow
 
 
 def wrong_steps(steps: list[int], every: int) -> str | None:
-    """What is wrong with the steps of a trial's reports: they must be the multiples of `every`."""
+    """The faults in the steps of a trial's reports, which must be the multiples of `every`."""
     expected = [every * (index + 1) for index in range(len(steps))]
     if steps == expected:
         return None
@@ -32,7 +32,7 @@ def wrong_values(entry: TrialRecord, told: Mapping[int, float | None]) -> list[i
 
 
 def wrong_second(config: SweepConfig, entry: TrialRecord, told: Mapping[int, float | None], record: str) -> str | None:
-    """How the study's second objective differs from that of another record; None when it does not.
+    """The difference of the study's second objective from that of another record; None when there is none.
 
     The study keeps the last value alone, and writes it together with its report. Nothing can be said where the other record
     ends before that report, as MLflow may by some and a checkpoint by one.
@@ -67,7 +67,7 @@ def wrong_settings(config: SweepConfig, entry: TrialRecord, told: dict[str, Any]
 
 
 def is_beginning(config: SweepConfig, entry: TrialRecord, one: Facts) -> bool:
-    """Whether only later reports are missing in an MLflow run of a trial, and nothing in it is wrong."""
+    """True if only later reports are missing in an MLflow run of a trial, and nothing in it is wrong."""
     steps = list(entry.values)
     return (
         one.steps == steps[: len(one.steps)]

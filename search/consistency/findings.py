@@ -32,14 +32,14 @@ class Finding:
 
 @dataclass
 class SweepAudit:
-    """What a look at all records found."""
+    """All records of a sweep, and the findings about them."""
 
     config: SweepConfig
     sweep: Path
     home: Location
-    """Where its trials keep their files."""
+    """The folder of the files of its trials."""
     live: bool
-    """Whether a driver holds the sweep."""
+    """True if a driver holds the sweep."""
     entries: list[TrialRecord]
     seconds: float
     parents: list[Facts]
@@ -49,9 +49,9 @@ class SweepAudit:
     files: dict[int, tuple[SavedHistory | None, list[Location]]]
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What looks odd and is in order."""
+    """Remarks on records that look odd and are in order."""
     partial: bool = False
-    """Whether the findings keep the rest from being looked at."""
+    """True if the findings keep the other records from being read."""
 
     @cached_property
     def results(self) -> list[int]:
@@ -60,5 +60,5 @@ class SweepAudit:
 
     @property
     def finished(self) -> bool:
-        """Whether a budget is used up and no trial is open."""
+        """True if a budget is used up and no trial is open."""
         return ended_by(self.config, self.entries, self.seconds) is not None

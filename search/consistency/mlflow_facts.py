@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What MLflow holds of one run."""
+    """The content of one MLflow run."""
 
     run: str
     status: str
     tags: dict[str, str]
     params: dict[str, str]
     steps: list[int]
-    """Of its reports, in the order of logging."""
+    """The steps of its reports, in the order of logging."""
     values: dict[int, float]
     """The objective by step."""
     second: dict[int, float]
@@ -33,7 +33,7 @@ class Facts:
 
     @property
     def number(self) -> int | None:
-        """Of its trial."""
+        """The number of its trial."""
         return number_of(self.tags)
 
 

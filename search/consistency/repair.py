@@ -88,7 +88,7 @@ class _Mender:
         self._done: dict[tuple[str, int | None], str] = {}
 
     def mend(self, finding: Finding) -> str:
-        """What was done; empty when nothing could be."""
+        """The repairs that were made; empty when none could be."""
         assert finding.mend is not None
         if finding.mend in ("remove", "damaged") and finding.file is not None:
             return self._damaged(finding.file) if finding.mend == "damaged" else self._remove(finding.file)
@@ -141,7 +141,7 @@ class _Mender:
         return f"is {status} now" + (f"; {_deleted(others)}" if others else "")
 
     def _note(self) -> str:
-        """What a warm start took is a file of the sweep's run, too."""
+        """Fetch the note on a warm start, which is a file of the sweep's run too."""
         path = self.sweep / WARM_START
         run = next(one.run for one in self.audit.parents if WARM_START in one.files)
         self.tracker.fetch(run, WARM_START, self.sweep)

@@ -131,7 +131,7 @@ def _of_files(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
 
 
 def _distance(audit: SweepAudit, entry: TrialRecord, found: SavedHistory, last: int, damaged: bool) -> Iterator[Finding]:
-    """How far files and study are apart. One report is what a kill at the wrong moment leaves, and mends itself."""
+    """Differences between files and study. One report is what a kill at the wrong moment leaves, and mends itself."""
     number, every = entry.number, audit.config.trial.report_every
     if (audit.live and not entry.finished) or last == entry.last_step:
         return

@@ -41,7 +41,7 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
 
 
 def _finalists(config: SweepConfig) -> str:
-    """What happens at the end, and the time that is kept for it."""
+    """A line on the finalists, and the time that is kept for them; empty without any."""
     if not config.finalists:
         return ""
     minutes = config.finalist_time

@@ -45,8 +45,8 @@ def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:
         record, fault = settings_on_record(folder)
         if fault is not None and (folder / RECORD).exists():
             raise BadInput(f"{fault}; `{repair_command(config.name)}` puts back the study's copy")
-    elif config.places.study_url is not None and (found := recorded_in_database(config)):
-        record = found
+    elif config.places.study_url is not None and (recorded := recorded_in_database(config)):
+        record = recorded
     else:
         return config
     config = config.model_copy(update={"places": config.places.over(record.places)})
@@ -78,7 +78,7 @@ def repair_command(name: str) -> str:
 
 
 def lost_records(config: SweepConfig, folder: Path) -> list[str]:
-    """What is gone of the sweep's records, and from which other it is made again, a line each."""
+    """A line for each record of the sweep that is gone, with the one from which it is made again."""
     if not has_study(config):
         return []
     lost, uri = [], address(config)
@@ -98,20 +98,20 @@ def check_against_mlflow(config: SweepConfig, folder: Path, tracker: Tracker) ->
     if config.places.study_url is not None and not has_study(config):  # begun on another host
         return
     trials = {trial.number: trial for trial in recorded_trials(config, folder)[0]} if has_study(config) else {}
-    where, mend = f"MLflow's store {public(tracker.uri)}", f"`{repair_command(config.name)}` mends what can be mended"
+    store, remedy = f"MLflow's store {public(tracker.uri)}", f"`{repair_command(config.name)}` mends what can be mended"
     if unknown := sorted(tracker.numbers() - trials.keys()):
         if not trials:
             raise BadInput(
-                f"{where} has {len(unknown)} trials of a sweep {config.name!r} whose study is not here; restore "
+                f"{store} has {len(unknown)} trials of a sweep {config.name!r} whose study is not here; restore "
                 f"{folder / STUDY_FILE}, choose another --name, or delete those runs on MLflow's pages"
             )
-        raise BadInput(f"{where} has trials that the study lacks: {listed(unknown)}; {mend}")
-    differ = [
+        raise BadInput(f"{store} has trials that the study lacks: {listed(unknown)}; {remedy}")
+    differing = [
         number for number, trial in trials.items()
         if trial.last_step and trial.last_step == tracker.last_step(number)
         and math.isfinite(value := trial.values[trial.last_step])
         and tracker.metrics(number).get(config.objective.metric, value) != value
     ]  # fmt: skip
-    if differ:
+    if differing:
         metric = config.objective.metric
-        raise BadInput(f"{where} and the study differ in {metric} at the end of trials {listed(differ)}; {mend}")
+        raise BadInput(f"{store} and the study differ in {metric} at the end of trials {listed(differing)}; {remedy}")

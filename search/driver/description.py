@@ -61,8 +61,8 @@ def _outcome(config: SweepConfig, summary: Summary, evaluation: Mapping[str, Any
     scores: Mapping[str, float] = (
         evaluation["scores"]["generator"] if evaluation else {config.objective.metric: summary.best_value}
     )
-    found = ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items())
-    return f"**trial-{summary.best_trial:04d} is the best: {found}.** {spent}"
+    shown = ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items())
+    return f"**trial-{summary.best_trial:04d} is the best: {shown}.** {spent}"
 
 
 def _best(config: SweepConfig, summary: Summary, tracker: Tracker) -> list[str]:

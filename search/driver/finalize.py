@@ -88,8 +88,8 @@ def _evaluate_best(
             evaluation = {"trial": chosen.number} | scorecard(export.load(folder), inputs.images, inputs.classifiers)
             tracker.add_files({EVALUATION: json.dumps(evaluation, indent=2)})
         with _noting_failures(say, "the best is not registered"):
-            again = {one.trial: one for one in finalist_results(config, trials)}
-            version = _register_best(config, chosen, folder, tracker, again)
+            repeated = {result.trial: result for result in finalist_results(config, trials)}
+            version = _register_best(config, chosen, folder, tracker, repeated)
             say(f"registered {version.describe()}")
         with _noting_failures(say, "the classifier is not audited"):
             audits = audits_of(settings, inputs)
@@ -99,10 +99,10 @@ def _evaluate_best(
 
 
 def _register_best(
-    config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker, again: Mapping[int, Repeated]
+    config: SweepConfig, chosen: TrialRecord, folder: Path, tracker: Tracker, repeated: Mapping[int, Repeated]
 ) -> registry.Version:
     assert chosen.value is not None
     return registry.register(
         folder, client_uri=tracker.uri, name=registry.model_name(config), run_id=tracker.parent, sweep=config.name,
-        trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed, again=again,
+        trial=chosen.number, objective=config.objective, score=chosen.value, missed=chosen.missed, repeated=repeated,
     )  # fmt: skip

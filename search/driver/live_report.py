@@ -26,11 +26,11 @@ def begin_report(name: str, refresh: float | None = None) -> subprocess.Popen[st
 
     A Ctrl-C for this process does not reach the new one.
     """
-    words = [sys.executable, str(_DASHBOARD), "--sweep", name, "--out", str(sweep_folder(name) / REPORT)]
+    command = [sys.executable, str(_DASHBOARD), "--sweep", name, "--out", str(sweep_folder(name) / REPORT)]
     if refresh is not None:
-        words += ["--refresh", str(max(1, round(refresh)))]
+        command += ["--refresh", str(max(1, round(refresh)))]
     return subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -72,14 +72,14 @@ class LiveReport:
                 self._process.wait()
 
     def _write_again(self, seconds: float) -> None:
-        said = None
+        last_fault = None
         while not self._over.wait(seconds):
             if not any(trial.state == "complete" for trial in self._ledger.entries()):
                 continue  # there is nothing to show
             fault = self._write(seconds)
-            if fault is not None and fault != said and not self._over.is_set():
+            if fault is not None and fault != last_fault and not self._over.is_set():
                 self._note(f"note: no report meanwhile: {fault}")
-            said = fault
+            last_fault = fault
 
     def _write(self, seconds: float) -> str | None:
         with self._lock:

@@ -88,7 +88,7 @@ class Preparation:
     def regimes(self) -> str:
         """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
         of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
-        return json.dumps({folder.name: {**regime, **found} for folder, regime, found in of_each}, indent=2)
+        return json.dumps({folder.name: {**regime, **findings} for folder, regime, findings in of_each}, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
@@ -143,10 +143,10 @@ def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]
         BadInput: a metric that no trial would report.
     """
     wanted = [metric for objective in config.objectives for metric in (objective.metric, *(objective.require or {}))]
-    off = [one.get("off", {}) for one in findings]
+    off = [finding.get("off", {}) for finding in findings]
     for setting, metrics in _METRICS_OF.items():
-        if all(setting in one for one in off) and (lost := [metric for metric in wanted if metric in metrics]):
-            raise BadInput(f"objective {lost[0]} is not reported, because {off[0][setting]}; choose another --objective")
+        if all(setting in finding for finding in off) and (unreported := [metric for metric in wanted if metric in metrics]):
+            raise BadInput(f"objective {unreported[0]} is not reported, because {off[0][setting]}; choose another --objective")
 
 
 def check(config: SweepConfig) -> list[str]:

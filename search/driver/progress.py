@@ -68,8 +68,8 @@ class ProgressDisplay:
         """Show that a worker took the trial, from `step`; as a repetition it has the number of the trial that it `repeats`."""
         line = self._lines.setdefault(number, _Line())
         line.state, line.began_at, line.repeats = "running", step, repeats
-        again = "" if repeats is None else f" (trial {repeats:04d} on a fresh seed)"
-        self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}{again}")
+        repetition = "" if repeats is None else f" (trial {repeats:04d} on a fresh seed)"
+        self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}{repetition}")
 
     def reported(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Show a report."""
@@ -103,9 +103,9 @@ class ProgressDisplay:
         horizon = self._config.trial.steps
         # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
         mean = (expected_steps(self._config) + sum(line.step for line in done)) / (1 + len(done))
-        again = sum(line.repeats is not None for line in self._lines.values())
-        waiting = max(0, self._config.trials - len(self._lines) + again) * mean
-        waiting += max(0, self._config.finalists * self._config.seeds - again) * horizon
+        repetitions = sum(line.repeats is not None for line in self._lines.values())
+        waiting = max(0, self._config.trials - len(self._lines) + repetitions) * mean
+        waiting += max(0, self._config.finalists * self._config.seeds - repetitions) * horizon
         running = sum(
             max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
             for line in self._lines.values()

@@ -96,7 +96,7 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
     picture = trial_folder(home, best.number) / PICTURE if best else None
     last = {trial.number: metrics(trial.number) for trial in own if trial.state == "complete"}
     found = (last.get(best.number) or metrics(best.number)) if best else {}
-    again = repetitions.verdict(config.objective.metric, finalist_results(config, trials))
+    on_seeds = repetitions.verdict(config.objective.metric, finalist_results(config, trials))
     return Summary(
         name=config.name,
         folder=str(folder),
@@ -124,7 +124,7 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
             for line in (kkt_verdict(found), requirements_verdict(config, trials), data_free_verdict(config) if best else None)
             if line
         ]
-        + again,
+        + on_seeds,
     )
 
 
@@ -153,8 +153,8 @@ def front_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[
 
 def finalists_view(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The settings that ran again, for people and programs; the best mean first."""
-    found = finalist_results(config, trials)
-    return [asdict(one) | {"mean": one.mean, "deviation": one.deviation} for one in found]
+    results = finalist_results(config, trials)
+    return [asdict(result) | {"mean": result.mean, "deviation": result.deviation} for result in results]
 
 
 def failure_view(trial: TrialRecord, home: Location) -> dict[str, Any]:

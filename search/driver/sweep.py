@@ -200,11 +200,11 @@ def _run(
 
 def _with_finalist_time(config: SweepConfig, ledger: Ledger, needed: float) -> SweepConfig:
     """Settle the time that is kept for finalists, and put it on record."""
-    found = with_time(config, ledger.seconds, needed)
-    if found != config:
-        write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(found.record()).encode())
-        ledger.change(found)
-    return found
+    settled = with_time(config, ledger.seconds, needed)
+    if settled != config:
+        write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(settled.record()).encode())
+        ledger.change(settled)
+    return settled
 
 
 def _assignments(

@@ -65,5 +65,5 @@ def with_time(config: SweepConfig, seconds: float, needed: float) -> SweepConfig
 
 
 def _tried(finalist: TrialRecord, trials: Sequence[TrialRecord]) -> int:
-    mine = [trial for trial in trials if trial.repeats == finalist.number]
-    return sum(trial.state != "stopped" or trial.reason == BY_HAND for trial in mine)
+    repetitions = [trial for trial in trials if trial.repeats == finalist.number]
+    return sum(trial.state != "stopped" or trial.reason == BY_HAND for trial in repetitions)

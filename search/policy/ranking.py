@@ -43,8 +43,8 @@ def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecor
     one with the best mean.
     """
     sign = 1.0 if config.objective.direction == "max" else -1.0
-    if found := repeated(trials, sign):
-        return next(trial for trial in trials if trial.number == found[0].trial)
+    if results := repeated(trials, sign):
+        return next(trial for trial in trials if trial.number == results[0].trial)
     return max(full_trials(config, trials), key=lambda trial: rank_key(config, trial), default=None)
 
 
@@ -73,8 +73,10 @@ def trials_to_keep(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[T
     count = config.keep
     if config.second_objective is not None:
         count = max(count, len(pareto_front(config, trials)))
-    again = {trial.repeats for trial in trials}
-    return [trial for rank, trial in enumerate(ranked_trials(config, trials)) if rank < count or trial.number in again]
+    repeated_trials = {trial.repeats for trial in trials}
+    return [
+        trial for rank, trial in enumerate(ranked_trials(config, trials)) if rank < count or trial.number in repeated_trials
+    ]
 
 
 def result_trials(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:

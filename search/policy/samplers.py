@@ -62,7 +62,7 @@ class Proposer:
 
     def propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """A new trial, running, to follow `trials`, which are all of the sweep's."""
-        own = [one for one in trials if REPEATS not in one.user_attrs and one.user_attrs.get(ORIGIN) != ENQUEUED]
+        own = [trial for trial in trials if REPEATS not in trial.user_attrs and trial.user_attrs.get(ORIGIN) != ENQUEUED]
         if len(own) < len(self._prior.first):
             return self.complete(trials, self._prior.first[len(own)])
         attributes: dict[str, Any] = {}

@@ -35,7 +35,7 @@ def kkt_verdict(metrics: Mapping[str, float]) -> str | None:
 
 
 def data_free_verdict(config: SweepConfig) -> str | None:
-    """What is not known of a sweep without images, in a line; None where there are images."""
+    """A line on what is not known without images; None where there are images."""
     if not config.trial.data_free:
         return None
     return (

@@ -67,7 +67,7 @@ class HaltMonitor:
 
     @property
     def reason(self) -> str | None:
-        """Why the run must end; None while it need not. Looked into a few times a second, however often it is asked."""
+        """The reason why the run must end; None while it need not. Checked a few times a second, however often it is read."""
         if time.monotonic() - self._polled >= _POLL_INTERVAL:
             self.poll()
         return self._why

@@ -232,7 +232,7 @@ def _read(flag: Flag, value: Any) -> Any:
     if flag.word == "--require" and isinstance(value, Mapping):
         return [f"{metric}={bound}" for metric, bound in value.items()]
     if flag.options is _EVERY or (flag.word == "--objective" and isinstance(value, list | tuple)):
-        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(element, str) for element in value):
             raise BadInput(f"{flag.word}: expected a list of texts, found {shown(value)}")
         return ",".join(value) if flag.word == "--objective" else list(value)
     if flag.options.get("action") == "store_true":

@@ -115,8 +115,8 @@ def _check_belongs_to_a_trial(key: str) -> None:
     if first in TrialConfig.model_fields or first not in SweepConfig.model_fields:
         return
     flag = flag_origins([key], [])[key]
-    mend = f"write {flag}" if flag.startswith("--") else "write it in a file and run --config FILE"
-    raise BadInput(f"--set {key}: is a setting of the sweep, not of its trials; {mend}")
+    remedy = f"write {flag}" if flag.startswith("--") else "write it in a file and run --config FILE"
+    raise BadInput(f"--set {key}: is a setting of the sweep, not of its trials; {remedy}")
 
 
 def _preset(dataset: str, preset: str) -> Path:

@@ -71,9 +71,9 @@ class Dimension(Config):
             return self.choice
         if self.log10 is not None:
             return tuple(10.0**exponent for exponent in self.log10)
-        found = self.uniform or self.int
-        assert found is not None
-        return found
+        ends = self.uniform or self.int
+        assert ends is not None
+        return ends
 
     def at(self, share: float) -> Value:
         """The value `share` of the way from the low end (0) to the high end (1), or from the first choice to the last."""

@@ -31,7 +31,7 @@ class Order:
 
     kind: Kind
     given: int = field(default_factory=time.time_ns)
-    """When it was given, in nanoseconds since 1970."""
+    """The time at which it was given, in nanoseconds since 1970."""
     trial: int | None = None
     """The trial to end."""
     settings: dict[str, Value] = field(default_factory=dict)
@@ -64,9 +64,9 @@ class Order:
 def pending(attributes: Mapping[str, Any], trials: Sequence[TrialRecord]) -> list[Order]:
     """The orders among the attributes of a study that are not carried out, the earliest first."""
     done = {trial.order for trial in trials}
-    found = [Order(**value) for key, value in attributes.items() if key.startswith(_PREFIX) and value and key not in done]
+    waiting = [Order(**value) for key, value in attributes.items() if key.startswith(_PREFIX) and value and key not in done]
     ended = {trial.number for trial in trials if trial.finished}
-    return sorted((order for order in found if order.trial not in ended), key=lambda order: order.given)
+    return sorted((order for order in waiting if order.trial not in ended), key=lambda order: order.given)
 
 
 def give(config: SweepConfig, folder: Path, order: Order) -> None:

@@ -33,7 +33,7 @@ class AsyncWriter:
         self._given_up = threading.Event()
         self._thread: threading.Thread | None = None
         self.fault: Exception | None = None
-        """Why the store refuses what is to be written next; None while it does not."""
+        """The reason why the store refuses what is to be written next; None while it does not."""
         self.since = 0.0
         """The moment of `time.monotonic` since which it refuses."""
 

@@ -27,7 +27,7 @@ class TrialRun:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each."""
     time: int | None = None
-    """When the last report was logged, in milliseconds since 1970; None when this process does not know."""
+    """The time at which the last report was logged, in milliseconds since 1970; None when this process does not know."""
 
     @classmethod
     def of(cls, run: Run) -> TrialRun:

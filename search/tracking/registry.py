@@ -50,7 +50,7 @@ class Version:
     created: bool
     """True if it is new; False if this trial was registered before."""
     reason: str
-    """Why it is the champion, or not, in words."""
+    """The reason why it is the champion, or not, in words."""
 
     def describe(self) -> str:
         """Return a line for people."""
@@ -74,15 +74,15 @@ def register(
     objective: Objective,
     score: float,
     missed: Sequence[str] = (),
-    again: Mapping[int, Repeated] | None = None,
+    repeated: Mapping[int, Repeated] | None = None,
 ) -> Version:
     """Make the exported `folder` (with `generator.pt2`) a version of the model `name`, its files under the run `run_id`.
 
     It takes the alias from a champion that was worse by the same objective. Of one with another objective, or without images of
     other classifiers, nothing can be said: that stays. One that misses what its sweep requires, in the words of `missed`, does
-    not take it. Versions of this sweep whose settings ran `again` on fresh seeds, by trial, get the mean and the deviation as
-    tags, also those of earlier ends of it, and two that have a mean are compared by it. The same generator of the same trial is
-    registered once.
+    not take it. `repeated` are settings that ran again on fresh seeds, by trial: versions of them, also those of
+    earlier ends of this sweep, get the mean and the deviation as tags, and two that have a mean are compared by it. The same
+    generator of the same trial is registered once.
 
     Raises:
         BadInput: MLflow refuses, or cannot be reached.
@@ -102,9 +102,9 @@ def register(
     }
     if header["origin"]["data"]["name"] == "none":
         tags[_CLASSIFIERS] = " ".join(entry["digest"] for entry in header["origin"]["classifiers"])
-    again = again or {}
-    if trial in again:
-        tags |= _seed_tags(again[trial])
+    repeated = repeated or {}
+    if trial in repeated:
+        tags |= _seed_tags(repeated[trial])
     try:
         with _quiet():
             client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
@@ -113,7 +113,7 @@ def register(
             if created := found is None:
                 found = _add(client, folder, name, run_id, tags, header)
             assert found is not None
-            _tag_repeated(client, name, sweep, again)
+            _tag_repeated(client, name, sweep, repeated)
             won, reason = (
                 (False, f"not the champion: it misses {', '.join(missed)}")
                 if missed
@@ -143,16 +143,16 @@ def _registered(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Mod
     return next((version for version in _versions(client, name) if same.items() <= version.tags.items()), None)
 
 
-def _tag_repeated(client: MlflowClient, name: str, sweep: str, again: Mapping[int, Repeated]) -> None:
+def _tag_repeated(client: MlflowClient, name: str, sweep: str, repeated: Mapping[int, Repeated]) -> None:
     """Give the versions of a sweep what fresh seeds say of them: the luckiest of an earlier end may be the champion."""
-    for one in _versions(client, name) if again else ():
-        if one.tags.get(NAME) == sweep and (found := again.get(int(one.tags[TRIAL]))):
-            for key, value in _seed_tags(found).items():
-                client.set_model_version_tag(name, one.version, key, value)
+    for candidate in _versions(client, name) if repeated else ():
+        if candidate.tags.get(NAME) == sweep and (result := repeated.get(int(candidate.tags[TRIAL]))):
+            for key, value in _seed_tags(result).items():
+                client.set_model_version_tag(name, candidate.version, key, value)
 
 
-def _seed_tags(found: Repeated) -> dict[str, str]:
-    return {_MEAN: repr(found.mean), "objective.deviation": repr(found.deviation), _SEEDS: str(len(found.values))}
+def _seed_tags(result: Repeated) -> dict[str, str]:
+    return {_MEAN: repr(result.mean), "objective.deviation": repr(result.deviation), _SEEDS: str(len(result.values))}
 
 
 def _versions(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
@@ -216,8 +216,8 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 
 def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]) -> tuple[bool, str]:
     """(True if the version `number` is to have the alias, the reason)."""
-    theirs = champion.tags if champion is not None else {}
-    measure = _MEAN if tags.keys() & {_MEAN} and (champion is None or theirs.keys() & {_MEAN}) else "objective.value"
+    former = champion.tags if champion is not None else {}
+    measure = _MEAN if tags.keys() & {_MEAN} and (champion is None or former.keys() & {_MEAN}) else "objective.value"
     metric, score = tags["objective.metric"], float(tags[measure])
     if measure == _MEAN:
         metric = f"{metric}, the mean over {tags[_SEEDS]} seeds,"
@@ -225,14 +225,14 @@ def _compare(champion: ModelVersion | None, number: str, tags: Mapping[str, str]
         return True, f"{metric} {score:.4g}, the first"
     if champion.version == number:
         return True, f"{metric} {score:.4g}, as before"
-    if any(theirs.get(key) != tags[key] for key in ("objective.metric", "objective.direction")):
+    if any(former.get(key) != tags[key] for key in ("objective.metric", "objective.direction")):
         return (
             False,
-            f"{metric} does not compare with {theirs.get('objective.metric')} of the champion, version {champion.version}",
+            f"{metric} does not compare with {former.get('objective.metric')} of the champion, version {champion.version}",
         )
-    if theirs.get(_CLASSIFIERS) != tags.get(_CLASSIFIERS):
+    if former.get(_CLASSIFIERS) != tags.get(_CLASSIFIERS):
         return False, f"{metric} of other classifiers than those of the champion, version {champion.version}, does not compare"
-    other = float(theirs[measure])
+    other = float(former[measure])
     better = score > other if tags["objective.direction"] == "max" else score < other
     verb = "beats" if better else "does not beat"
     return better, f"{metric} {score:.4g} {verb} {other:.4g} of version {champion.version}"

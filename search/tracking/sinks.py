@@ -32,7 +32,7 @@ class Written:
     """The part of a trial that a sink has."""
 
     step: int = 0
-    """Of the last report, 0 before the first."""
+    """The step of the last report, 0 before the first."""
     picture: int = 0
     """The step of the last picture."""
     ended: bool = False
@@ -117,7 +117,7 @@ class SinkThread:
             self._turn_off("it does not come to its end")
 
     def news(self) -> str | None:
-        """Why the sink is off, in a line, the first time that this is asked; else None."""
+        """The reason why the sink is off, in a line, the first time that this is asked; else None."""
         if self._fault is None or self._told:
             return None
         self._told = True

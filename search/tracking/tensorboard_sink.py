@@ -63,8 +63,8 @@ class TensorBoardSink:
             searched = {key: value for key, value in settings.items() if key in self._searched}
             experiment, start, _ = hparams(searched, self._objectives)
             rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-            told = text("settings", f"| setting | value |\n|---|---|\n{rows}")
-            self._write(number, 0, time.time(), *experiment.value, *start.value, *told.value)
+            table = text("settings", f"| setting | value |\n|---|---|\n{rows}")
+            self._write(number, 0, time.time(), *experiment.value, *start.value, *table.value)
         return written
 
     def log(self, number: int, report: Progress) -> None:
@@ -86,8 +86,8 @@ class TensorBoardSink:
         content = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()), version=0)
         plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content.SerializeToString())
         end = Summary.Value(tag=_END, metadata=SummaryMetadata(plugin_data=plugin))
-        told = text("outcome", f"{outcome}: {reason}" if reason else outcome)
-        self._write(number, 0, time.time(), end, *told.value)
+        shown = text("outcome", f"{outcome}: {reason}" if reason else outcome)
+        self._write(number, 0, time.time(), end, *shown.value)
         self._files.pop(number).close()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class WandbSink:
 
     def begin_trial(self, number: int, settings: Mapping[str, Any]) -> Written:
         """Open the run of the trial under the id that it always has."""
-        found = self.written(number)
+        on_disk = self.written(number)
         self._runs[number] = run = wandb.init(
             project=self._project, group=self._group, name=f"trial-{number:04d}", id=self._id(number), job_type="trial",
             dir=str(self._folder), config=dict(settings), resume="allow", reinit="create_new", settings=self._settings,
@@ -68,9 +68,9 @@ class WandbSink:
         run.define_metric("*", step_metric=STEP, step_sync=False)
         run.define_metric(PICTURE, step_metric=PICTURE_STEP, step_sync=False)
         if run.resumed:  # online: the server may have more than the disk
-            found.step = max(found.step, int(run.summary.get(STEP) or 0))
-            found.picture = max(found.picture, int(run.summary.get(PICTURE_STEP) or 0))
-        return found
+            on_disk.step = max(on_disk.step, int(run.summary.get(STEP) or 0))
+            on_disk.picture = max(on_disk.picture, int(run.summary.get(PICTURE_STEP) or 0))
+        return on_disk
 
     def log(self, number: int, report: Progress) -> None:
         """Log one row with all metrics."""
@@ -117,16 +117,16 @@ def check_login() -> None:
 
 def written(folder: Path, identity: str) -> Written:
     """The part of a run that is on disk in W&B's `folder`, in the files of all processes that continued it."""
-    found = Written()
+    on_disk = Written()
     files = (path for kind in ("run", "offline-run") for path in folder.glob(f"{kind}-*/run-{identity}.wandb"))
     for path in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-")):
         for record in records(path):
             row = _values(record.history.item)
             if STEP in row:
-                found.step, found.ended = max(found.step, int(row[STEP])), False
-            found.picture = max(found.picture, int(row.get(PICTURE_STEP, 0)))
-            found.ended |= _OUTCOME in _values(record.summary.update)
-    return found
+                on_disk.step, on_disk.ended = max(on_disk.step, int(row[STEP])), False
+            on_disk.picture = max(on_disk.picture, int(row.get(PICTURE_STEP, 0)))
+            on_disk.ended |= _OUTCOME in _values(record.summary.update)
+    return on_disk
 
 
 def records(path: Path) -> Iterator[Any]:

@@ -41,7 +41,7 @@ class Progress:
     step: int
     metrics: Mapping[str, float]
     time: float = field(default_factory=time.time)
-    """When it was made, in seconds since 1970."""
+    """The time at which it was made, in seconds since 1970."""
 
     @classmethod
     def from_history(cls, row: Mapping[str, Any]) -> Progress:

@@ -39,7 +39,7 @@ FEWEST: Final = 4
 
 
 def trials(folder: Path) -> Iterator[dict[str, Any]]:
-    """What is left of each trial of each sweep: `settings`, `history` and, if its generator was kept, `trainer`."""
+    """The remains of each trial of each sweep: `settings`, `history` and, if its generator was kept, `trainer`."""
     for trial in sorted(folder.glob("mlruns/sweeps/*/trials/*/")):
         if (trial / "last.ckpt").exists():
             yield checkpoint.load(trial / "last.ckpt")

@@ -90,7 +90,7 @@ def _measure(name: str, device: str, file: Path) -> None:
 
 
 def _plan(arguments: Any, names: Sequence[str]) -> str:
-    """What would run, a line for each part and one for its command."""
+    """Two lines for each part that would run: its limit and its command."""
     lines, total = [], 0.0
     for name in names:
         part = importlib.import_module(f"tests.benchmarks.gpu_parts.{name}")

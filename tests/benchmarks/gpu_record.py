@@ -22,7 +22,7 @@ ENDED: Final = ("complete", "cut short", "failed")
 
 
 class Part(TypedDict):
-    """What is on record of one part."""
+    """The record of one part."""
 
     about: str
     columns: list[list[str]]

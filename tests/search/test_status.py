@@ -20,7 +20,7 @@ from records.paths import RECORD
 from search.files.paths import sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
-from search.status import look, look_at_all
+from search.status import read_overview, read_overviews
 from search.study.ledger import Ledger
 from tests.search.conftest import fill, tiny_sweep
 from tests.search.files.test_lock import another_driver
@@ -68,7 +68,7 @@ def test_looking_changes_no_file() -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
     before = files()
-    look("tiny")
+    read_overview("tiny")
     assert files() == before
 
 
@@ -95,7 +95,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_states_counts_and_what_is_left(tmp_path: Path) -> None:
     make("half", time_budget=5.0, trials=9)
-    found = look("half")
+    found = read_overview("half")
     assert (found.state, found.complete, found.stopped, found.failed, found.open) == ("interrupted", 2, 1, 1, 1)
     assert (found.best_trial, found.best_value, found.objective) == (1, 0.5, "ssim/coverage")
     assert (found.trials, found.trials_left, found.seconds, found.seconds_left) == (9, 4, 100.0, 200.0)
@@ -103,19 +103,19 @@ def test_states_counts_and_what_is_left(tmp_path: Path) -> None:
     assert found.failures == [{"trial": 3, "reason": "MemoryError", "retries": 0, "log": None}]
     assert found.bytes > 10_000
     with another_driver(tmp_path / sweep_folder("half")) as driver:
-        running = look("half")
+        running = read_overview("half")
         assert running.state == "running" and running.driver is not None and running.driver["pid"] == driver.pid
     config, folder = make("done", trials=5)
     ledger = Ledger(config, folder)
     ledger.tell(4, "stopped")
     ledger.close()
-    assert look("done").state == "finished"
-    assert [(one.name, one.state) for one in look_at_all()] == [("done", "finished"), ("half", "interrupted")]
+    assert read_overview("done").state == "finished"
+    assert [(one.name, one.state) for one in read_overviews()] == [("done", "finished"), ("half", "interrupted")]
 
 
 def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) -> None:
     config, folder = make("half", trials=9, max_steps=100, patience=3)
-    found = look("half")
+    found = read_overview("half")
     assert (found.steps, found.steps_left, found.patience_left, found.ended_by) == (42, 58, 3, None)
     assert main(["--status", "half"]) == 0
     shown = capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) 
         ledger.record(number, 12, value, stop=False)
         ledger.tell(number, "complete")
     ledger.close()
-    found = look("half")
+    found = read_overview("half")
     assert (found.state, found.ended_by, found.steps_left, found.patience_left) == ("finished", "patience", 28, 0)
     assert main(["--status", "half"]) == 0
     assert re.search("^ended     .*--patience", capsys.readouterr().out, re.MULTILINE)

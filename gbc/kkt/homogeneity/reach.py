@@ -72,9 +72,9 @@ def _limit(system: System, blocked: Sequence[str]) -> tuple[str, str]:
         # With λ ≥ 0, a sum of positive multiples of λ that is 0 forces each of them to be 0.
         if equation.value == 0 and equation.form[index] and ((equation.form >= 0).all() or (equation.form <= 0).all()):
             return equation.layer, equation.why
-    one: Mapping[str, float] = {blocked[-1]: 1.0}
+    positive: Mapping[str, float] = {blocked[-1]: 1.0}
     try:
-        system.with_fixed(one).solve()
+        system.with_fixed(positive).solve()
     except NotQuasiHomogeneous as fault:
         return fault.layer, fault.why
     raise AssertionError(f"λ of {blocked[-1]} can be positive")

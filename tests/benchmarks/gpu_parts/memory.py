@@ -33,7 +33,7 @@ _CLASSIFIER: Final = 20  # steps of its training: its weights take the same room
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """What `auto` measures, what a bare context takes, what processes with a trial take."""
+    """Rows for the measurement by `auto`, for a bare context, and for processes with a trial."""
     with TemporaryDirectory() as place:
         config, measured, trials = _measured(options, Path(place))
         yield {"what": "measured for a trial", "mb": measured / 1e6, "processes": 1, **_verdict(None, f"{trials} fit")}

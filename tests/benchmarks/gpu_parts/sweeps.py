@@ -60,7 +60,7 @@ class Run:
     span: float
     """Seconds from the first trial's start to the last report."""
     steps: int
-    """Of all trials."""
+    """The steps of all trials."""
     ended: int
     busy: float | None
     slots: int

@@ -16,7 +16,7 @@ from search.files.paths import CHECKPOINT, WARM_START, recorded_config
 from search.policy.ranking import result_trials
 from search.run import main
 from search.spec.config import SweepConfig
-from search.status import look
+from search.status import read_overview
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 from tests.search.study.test_warm_start import other_sweep
@@ -167,7 +167,7 @@ def test_a_full_trial_without_a_second_value_is_named_and_on_no_front(capsys: py
           "WHERE number = 0)")  # fmt: skip
     code, output = check(capsys)
     assert code == 1 and re.search("trial-0000: complete .*objective", output), output
-    assert 0 not in front() and look("tiny").best_trial != 0
+    assert 0 not in front() and read_overview("tiny").best_trial != 0
 
 
 def test_a_driver_that_died_before_it_wrote_a_report_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +186,7 @@ def test_a_second_objective_of_another_report_is_named(capsys: pytest.CaptureFix
 
 
 def test_the_status_says_what_ended_the_sweep_and_names_the_front(capsys: pytest.CaptureFixture[str]) -> None:
-    found = look("tiny")
+    found = read_overview("tiny")
     assert (found.state, found.ended_by, found.steps, found.steps_left) == ("finished", "steps", 42, 0)
     assert [point["trial"] for point in found.front] == front() and found.best_trial == front()[0]
     assert (found.warm_start, found.borrowed) == ("other", 2)

@@ -15,7 +15,7 @@ from search.files.paths import CLASSIFIERS
 from search.policy.ranking import best_trial
 from search.run import main
 from search.spec.config import SweepConfig
-from search.status import look
+from search.status import read_overview
 from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
 from tests.support.records import play
@@ -46,7 +46,7 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
     assert re.search(f"      no .*{re.escape(config.objective.required)}", output), output
     for metric in ("ssim/coverage", "tstr/1nn"):
         assert re.search(rf"      {metric} 0\.\d+: .*class means .*uniform noise", output), output
-    found, shown, said = best_trial(config, entries), look("tiny"), Summary.read(SWEEPS / "tiny")
+    found, shown, said = best_trial(config, entries), read_overview("tiny"), Summary.read(SWEEPS / "tiny")
     assert found is not None and said is not None
     assert found.number == shown.best_trial == said.best_trial
     assert len(said.verdict) == 4 and set(said.scale) == {"ssim/coverage", "tstr/1nn"}

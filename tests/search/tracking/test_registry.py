@@ -150,7 +150,7 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
 def test_what_ran_again_is_compared_by_its_mean(exported: Path, uri: str, model: str) -> None:
     first = register(exported, uri, model, 0.9)  # the luckiest trial, when nothing had run again
     lucky, steady = Repeated(0, (0.5, 0.7), 0, 0), Repeated(1, (0.7, 0.6), 0, 0)
-    found = register(exported, uri, model, 0.7, trial=1, again={0: lucky, 1: steady})
+    found = register(exported, uri, model, 0.7, trial=1, repeated={0: lucky, 1: steady})
     assert found.champion and missing(["mean", "0.65", "0.6", "2 seeds"], found.reason) == []
     tags = MlflowClient(uri).get_model_version(model, str(first.number)).tags
     assert (float(tags["objective.mean"]), tags["objective.seeds"]) == (lucky.mean, "2")
