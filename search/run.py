@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = Parser(prog="python search/run.py", description=__doc__.splitlines()[0], clean=flags.without_secrets)
     flags.declare(cli)
-    instead = cli.add_argument_group(
-        "look at sweeps, or tell one something, instead of running one"
-    ).add_mutually_exclusive_group()
+    instead = cli.add_argument_group("inspect or control sweeps instead of running one").add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="every sweep in this folder, and how it stands")
     instead.add_argument("--status", metavar="NAME", help="one sweep, running or not; a running one is not disturbed")
     instead.add_argument(
@@ -166,7 +164,7 @@ def _print_summary(
     say("\n" + "\n".join(summary_lines(summary)))
     say("\nnext:")
     if summary.finished and summary.complete > 1 and not summary.front and not summary.finalists:
-        say("  sure?     the same command with --finalists 3        (the best again on fresh seeds: one may be luck)")
+        say("  repeat    the same command with --finalists 3        (its best settings on fresh seeds; one run may be lucky)")
     if not summary.finished:
         say(f"  continue  {shlex.join(['python', 'search/run.py', *map(redacted, arguments.words)])}")
     if server and server.startswith("http"):

@@ -158,8 +158,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--tracking-uri", "places.tracking_uri", "of an MLflow server (default: MLFLOW_TRACKING_URI, or mlflow.db)", "URI"
         ),
         Flag(
-            "--log-to", "log_to", "show trials there as well, beside MLflow; none: no longer", "tensorboard,wandb", sink_names,
-            {"action": "extend"},
+            "--log-to", "log_to", "send metrics and pictures there too, beside MLflow; none: end that",
+            "tensorboard,wandb", sink_names, {"action": "extend"},
         ),
     ),
 }  # fmt: skip
