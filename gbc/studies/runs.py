@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -156,6 +156,7 @@ def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:
             yield run
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    others = set(active_children())
     # Spawned: a forked copy of torch's thread pool may hang.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_execute, run, threads): run for run in missing}
@@ -165,6 +166,9 @@ def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:
                 yield futures[future]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A signal reaches this process alone. A run that is cut off leaves no record and is made again.
+            for process in set(active_children()) - others:
+                process.terminate()
             raise
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -130,6 +134,27 @@ def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path, monke
         for name in ("loss/total", "ssim/coverage", "classifier/accuracy"):
             # The order of sums depends on the number of threads.
             assert found.report[name] == pytest.approx(before.report[name], rel=1e-3)
+
+
+def test_a_signal_ends_runs_at_the_same_time_with_their_processes(tmp_path: Path) -> None:
+    endless = {**SPEC, "rows": {"plain": SPEC["rows"]["plain"]}, "contrasts": []}
+    endless["trial"] = {**SPEC["trial"], "steps": 10**6, "report_every": 10**6}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(endless))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gbc", *command(tmp_path, "--jobs", "2")], cwd=ROOT, stderr=subprocess.PIPE
+    )
+
+    def working() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    while len(processes := working()) < 2 or min(child.cpu_times().user for child in processes) < 1:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in error, error
+    assert not psutil.wait_procs(processes, timeout=10)[1]
 
 
 def test_differences_are_paired_by_seed(finished: Path) -> None:
