@@ -97,14 +97,14 @@ class SweepSettings:
 
     @property
     def scheduler(self) -> dict[str, Any]:
-        """`name`, and for asha `reduction_factor` and `grace`."""
+        """`name`, and for asha and hyperband `reduction_factor` and `grace`."""
         return dict(self.data.get("scheduler") or {})
 
     @cached_property
     def rungs(self) -> list[int]:
-        """Optimiser steps at which ASHA may stop a trial; empty for other schedulers."""
+        """Optimiser steps at which ASHA or Hyperband may stop a trial; empty for other schedulers."""
         factor = int(self.scheduler.get("reduction_factor", 3))
-        if self.scheduler.get("name") != "asha" or factor < 2:
+        if self.scheduler.get("name") not in ("asha", "hyperband") or factor < 2:
             return []
         first = first_rung(self.full_steps, int(self.trial.get("report_every", 1)), self.scheduler.get("grace"))
         return rungs(first, factor, self.full_steps)

@@ -35,7 +35,10 @@ def survival(sweep: Sweep) -> Panel:
         "barmode": "stack", "xaxis": {"type": "category", "title": {"text": "optimiser step"}},
         "yaxis": {"title": {"text": "trials that came so far"}}, "showlegend": True,
     }  # fmt: skip
-    at = f" ASHA decides at steps {', '.join(f'{rung:,}' for rung in rungs)}." if rungs else ""
+    rule = {"asha": "ASHA decides", "hyperband": "Hyperband's brackets decide"}.get(
+        sweep.settings.scheduler.get("name", ""), ""
+    )
+    at = f" {rule} at steps {', '.join(f'{rung:,}' for rung in rungs)}." if rungs else ""
     return Panel("Survival", f"Of the trials that came so far, how many went on.{at}", {"data": data, "layout": layout})
 
 

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from gbc.report import IMAGE_METRICS
 from records.format import duration
-from records.rungs import rungs
+from records.rungs import mean_steps, rungs
+from search.policy.early_stopping import bracket_costs
 from search.spec.config import SweepConfig
 
 _LIVE_ROWS: Final = 12
@@ -170,21 +171,23 @@ class ProgressDisplay:
 
 
 def expected_steps(config: SweepConfig) -> float:
-    """Optimiser steps of an average trial, if ASHA passes one trial in `reduction_factor` at every rung.
+    """Optimiser steps of an average trial, if one in `reduction_factor` passes each rung.
 
     The median rule lets about half of the trials pass, and stops the others anywhere after the grace period.
     """
-    horizon = config.trial.steps
-    if config.scheduler.name == "none":
-        return float(horizon)
-    if config.scheduler.name == "median":
-        return 0.75 * horizon + 0.25 * config.first_rung
-    steps, share, before = 0.0, 1.0, 0
-    for rung in rungs(config.first_rung, config.scheduler.reduction_factor, horizon):
-        steps += share * (rung - before)
-        before, share = rung, share / config.scheduler.reduction_factor
+    horizon, factor = config.trial.steps, config.scheduler.reduction_factor
+    match config.scheduler.name:
+        case "none":
+            return float(horizon)
+        case "median":
+            return 0.75 * horizon + 0.25 * config.first_rung
+        case "asha":
+            mean = mean_steps(rungs(config.first_rung, factor, horizon), factor, horizon)
+        case "hyperband":  # each bracket takes the same steps, so that cheap ones have more trials
+            costs = bracket_costs(config)
+            mean = len(costs) / sum(1 / cost for cost in costs)
     # The first trials to reach a rung have nobody to be worse than, and pass.
-    return min(float(horizon), 1.3 * (steps + share * (horizon - before)))
+    return min(float(horizon), 1.3 * mean)
 
 
 def _number(value: float | None) -> str:

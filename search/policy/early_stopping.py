@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
+from records.rungs import brackets, mean_steps
 from records.trial import TrialRecord
 from search.spec.config import SweepConfig
 
@@ -45,8 +46,8 @@ class ASHA:
     A trial that reaches a rung is stopped if its value is below the (1 − 1/η) quantile of those that were there before it.
     """
 
-    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
-        """Every value that `trials` recorded takes its place in the rungs again."""
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord], *, skip: int = 0) -> None:
+        """Every value that `trials` recorded takes its place in the rungs again. The first `skip` rungs are left out."""
         import numpy as np
 
         self._horizon, self._reduction = config.trial.steps, config.scheduler.reduction_factor
@@ -54,7 +55,7 @@ class ASHA:
         # As Ray has it, to the last bit: where the quotient should be whole, another logarithm may give a rung less.
         count = int(np.log(self._horizon / config.first_rung) / np.log(self._reduction) + 1)
         self._rungs: dict[int, dict[int, float]] = {
-            config.first_rung * self._reduction**rung: {} for rung in reversed(range(count))
+            config.first_rung * self._reduction**rung: {} for rung in reversed(range(skip, count))
         }
         """By step, the last rung first: the value of each trial that came there, by number; larger is better."""
         for trial in trials:
@@ -76,6 +77,42 @@ class ASHA:
             scores[number] = score
             return Decision.STOP if low else Decision.KEEP
         return Decision.KEEP
+
+
+class Hyperband:
+    """Hyperband (Li et al. 2018) that never waits: brackets of ASHA (Li et al. 2020), each with rungs of its own.
+
+    Bracket b leaves out the first b rungs; the last has none, and its trials are never stopped. The number of a trial says
+    which bracket it belongs to: each gets about the same optimiser steps. Trials are compared within their bracket.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
+        """Every value that `trials` recorded takes its place in its bracket again."""
+        self._costs = bracket_costs(config)
+        self._brackets = [ASHA(config, [], skip=skip) for skip in range(len(self._costs))]
+        self._spent, self._bracket_of = [0.0] * len(self._costs), list[int]()
+        for trial in trials:
+            for step, value in trial.values.items():
+                self.decide(trial.number, step, value)
+
+    def bracket(self, number: int) -> int:
+        """The bracket of trial `number`, from 0: the one whose trials so far, and this one, take the fewest steps."""
+        while len(self._bracket_of) <= number:
+            with_this = [spent + cost for spent, cost in zip(self._spent, self._costs, strict=True)]
+            least = with_this.index(min(with_this))
+            self._spent[least] = with_this[least]
+            self._bracket_of.append(least)
+        return self._bracket_of[number]
+
+    def decide(self, number: int, step: int, value: float) -> Decision:
+        """Decide as ASHA does over the rungs of the trial's bracket."""
+        return self._brackets[self.bracket(number)].decide(number, step, value)
+
+
+def bracket_costs(config: SweepConfig) -> list[float]:
+    """Optimiser steps of an average trial in each bracket of Hyperband."""
+    factor, steps = config.scheduler.reduction_factor, config.trial.steps
+    return [mean_steps(rungs, factor, steps) for rungs in brackets(config.first_rung, factor, steps)]
 
 
 class MedianRule:
@@ -128,6 +165,8 @@ def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> Stoppin
     match config.scheduler.name:
         case "asha":
             return ASHA(config, trials)
+        case "hyperband":
+            return Hyperband(config, trials)
         case "median":
             return MedianRule(config, trials)
         case "none":

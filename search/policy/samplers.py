@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from records.trial import ENQUEUED, ORIGIN, REPEATS
+from search.policy.rung_view import at_highest_rung, fewest_values
 from search.spec.config import SweepConfig
 from search.spec.space import grid_size
 
@@ -98,7 +99,8 @@ class Proposer:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # the GP's import would say that it could be quicker
         seed = (self._config.seed * 100_003 + len(trials)) % 2**32
-        study = self._updated_study(trials)
+        at_rung = self._config.sampler in AT_RUNG
+        study = self._study_at_rung(trials) if at_rung else self._updated_study(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = SAMPLERS[self._config.sampler](self._config, seed, self._history)
@@ -106,9 +108,17 @@ class Proposer:
             study.enqueue_trial(dict(fixed))
         study.ask(self._distributions)
         asked = study.get_trials(deepcopy=False)[-1]
-        if self._config.sampler in LEARNING:
+        if self._config.sampler in LEARNING and not at_rung:
             self._states.append(asked.state)
         return dict(asked.params), dict(asked.system_attrs)
+
+    def _study_at_rung(self, trials: Sequence[FrozenTrial]) -> Study:
+        """A new study in memory: from one proposal to the next the rung, and with it every value, may be another."""
+        import optuna
+
+        study = optuna.create_study(direction=f"{self._config.objective.direction}imize")
+        study.add_trials(at_highest_rung(self._config, trials, self._history))
+        return study
 
     def _updated_study(self, trials: Sequence[FrozenTrial]) -> Study:
         """Bring the study in memory to where `trials` are; for a sampler that does not learn it is empty."""
@@ -206,6 +216,13 @@ def _tpe(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> Base
     return TPESampler(seed=seed, constant_liar=True)
 
 
+def _bohb(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
+    """TPE, in a study that holds the values at one rung (`search.policy.rung_view`)."""
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=fewest_values(config), constant_liar=True)
+
+
 def _gp(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
     from optuna.samplers import GPSampler
 
@@ -215,8 +232,8 @@ def _gp(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseS
 def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
     """Ranges only: choices are sampled at random beside it.
 
-    Trials that ASHA stopped count with their last value, as Optuna advises for rungs: they are what most of a generation
-    comes to.
+    Trials that ASHA or Hyperband stopped count with their last value, as Optuna advises for rungs: they are what most of a
+    generation comes to.
     """
     from optuna.samplers import CmaEsSampler
     from optuna.trial import create_trial
@@ -231,7 +248,7 @@ def _cmaes(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> Ba
     return CmaEsSampler(
         seed=seed,
         source_trials=source or None,
-        consider_pruned_trials=config.scheduler.name == "asha",
+        consider_pruned_trials=config.scheduler.name in ("asha", "hyperband"),
         warn_independent_sampling=False,
     )
 
@@ -244,11 +261,14 @@ def _random(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> B
 
 SAMPLERS: Final[dict[str, Callable[[SweepConfig, int, Sequence[FrozenTrial]], BaseSampler]]] = {
     "tpe": _tpe,
+    "bohb": _bohb,
     "random": _random,
     "cmaes": _cmaes,
     "gp": _gp,
     "qmc": _random,  # for what a warm start leaves open
     "grid": _random,
 }
-LEARNING: Final = frozenset({"tpe", "cmaes", "gp"})
+LEARNING: Final = frozenset({"tpe", "bohb", "cmaes", "gp"})
+AT_RUNG: Final = frozenset({"bohb"})
+"""Samplers that learn from the values at one rung, in place of the last value of each trial."""
 SEQUENCES: Final[dict[str, Callable[[SweepConfig, int], dict[str, Any]]]] = {"qmc": sobol_point, "grid": grid_point}

@@ -40,10 +40,10 @@ _CENTURY: Final = 60 * 24 * 36525.0  # minutes
 
 
 class SchedulerConfig(Config):
-    """ASHA (Li et al. 2020) or the median stopping rule (Golovin et al. 2017) over optimiser steps, or `none`."""
+    """ASHA (Li et al. 2020), Hyperband (Li et al. 2018) or the median stopping rule (Golovin et al. 2017), or `none`."""
 
-    name: Literal["asha", "median", "none"] = "asha"
-    reduction_factor: int = Field(3, ge=2, le=16, description="asha: one trial in this many passes a rung")
+    name: Literal["asha", "hyperband", "median", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2, le=16, description="asha, hyperband: one trial in this many passes a rung")
     grace: int | None = Field(None, ge=1, le=MOST_STEPS, description="steps before a trial may be stopped; a ninth by default")
 
     @classmethod
@@ -142,7 +142,7 @@ class SweepConfig(Config):
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
     second_objective: Objective | None = Field(None, description="the result is then a Pareto front, without early stopping")
-    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
+    sampler: Literal["tpe", "bohb", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
     first_trials: tuple[dict[str, Value], ...] = Field((), description="settings to try before any is sampled; may be partial")
@@ -233,8 +233,8 @@ class SweepConfig(Config):
                 raise ValueError(
                     f"scheduler {self.scheduler.name} cannot weigh two objectives; use scheduler none, or one metric"
                 )
-            if self.sampler == "cmaes":
-                raise ValueError("sampler cmaes takes one objective; for two use tpe, gp, random, qmc or grid")
+            if self.sampler in ("cmaes", "bohb"):
+                raise ValueError(f"sampler {self.sampler} takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
 
     def _check_device(self) -> None:

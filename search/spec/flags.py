@@ -105,9 +105,12 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--patience", "patience", "end when the best has not improved in K full trials", "K", whole),
         Flag(
             "--sampler", "sampler", "what proposes settings",
-            options={"choices": ["tpe", "random", "cmaes", "gp", "qmc", "grid"]},
+            options={"choices": ["tpe", "bohb", "random", "cmaes", "gp", "qmc", "grid"]},
         ),
-        Flag("--scheduler", "scheduler.name", "what stops bad trials early", options={"choices": ["asha", "median", "none"]}),
+        Flag(
+            "--scheduler", "scheduler.name", "what stops bad trials early",
+            options={"choices": ["asha", "hyperband", "median", "none"]},
+        ),
         Flag(
             "--objective", None,
             "default: ssim/coverage, or free/score for dataset none; two with a comma give a Pareto front", "METRIC[:min|max]",

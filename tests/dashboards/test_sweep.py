@@ -45,4 +45,5 @@ def test_what_ran_again_is_ranked_by_its_mean_and_is_in_no_figure() -> None:
 def test_rungs_are_where_asha_decides() -> None:
     assert sweep().settings.rungs == [10, 30]
     assert sweep(scheduler={"name": "asha", "reduction_factor": 2, "grace": 20}).settings.rungs == [20, 40, 80]
+    assert sweep(scheduler={"name": "hyperband", "reduction_factor": 2, "grace": 20}).settings.rungs == [20, 40, 80]
     assert sweep(scheduler={"name": "none"}).settings.rungs == []

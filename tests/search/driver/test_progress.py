@@ -104,6 +104,8 @@ def test_expected_steps_lie_between_the_first_rung_and_the_horizon(config: Sweep
     assert expected_steps(never) == 12
     median = SweepConfig.parse(tiny_sweep(scheduler={"name": "median", "grace": 3}), "test")
     assert median.first_rung < expected_steps(median) < 12
+    hyperband = SweepConfig.parse(tiny_sweep(scheduler={"name": "hyperband", "reduction_factor": 2, "grace": 3}), "test")
+    assert expected_steps(config) < expected_steps(hyperband) < 12  # some of its trials may stay longer
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (720, "12 min"), (12_000, "3 h 20 min")])

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from records.trial import TrialRecord
-from search.policy.early_stopping import ASHA, Decision, MedianRule, NeverStop, StoppingRule, stopping_rule
+from search.policy.early_stopping import (
+    ASHA,
+    Decision,
+    Hyperband,
+    MedianRule,
+    NeverStop,
+    StoppingRule,
+    bracket_costs,
+    stopping_rule,
+)
 from search.spec.config import SweepConfig
 from tests.search.conftest import tiny_sweep
 
@@ -28,8 +37,8 @@ def config_with(**scheduler: Any) -> SweepConfig:
 
 
 CONFIG = config_with()
-Rule = type[ASHA] | type[MedianRule]
-RULES = [ASHA, MedianRule]
+Rule = type[ASHA] | type[Hyperband] | type[MedianRule]
+RULES = [ASHA, Hyperband, MedianRule]
 
 
 class Sweep:
@@ -73,7 +82,7 @@ def test_decisions_survive_any_restart(rule: Rule, crash_every: int) -> None:
     assert Sweep(rule, crash_every).run(30) == undisturbed
     stopped_early = [step for _, step, decision in undisturbed if decision is Decision.STOP and step < STEPS]
     assert len(stopped_early) >= 10  # otherwise nothing was tested
-    if rule is MedianRule:
+    if rule is not ASHA:
         assert len(set(stopped_early)) > 1  # not only at the first report
 
 
@@ -81,7 +90,7 @@ def test_decisions_survive_any_restart(rule: Rule, crash_every: int) -> None:
 def test_every_trial_ends_at_the_horizon_at_the_latest(rule: Rule) -> None:
     for number, step, decision in Sweep(rule, None).run(12):
         assert step <= STEPS, number
-        if step == STEPS and rule is ASHA:
+        if step == STEPS and rule is not MedianRule:
             assert decision is Decision.STOP
 
 
@@ -125,6 +134,31 @@ def test_asha_decides_as_rays_does(direction: str, steps: int, every: int, grace
     assert decided == {(True, Decision.KEEP), (True, Decision.STOP), (False, Decision.STOP)}
 
 
+def test_hyperband_gives_each_bracket_the_same_steps() -> None:
+    """Rungs 3, 6, 12 of 24 steps: a trial takes 3 + 3/2 + 6/4 + 12/8 = 7.5, 6 + 6/2 + 12/4 = 12, 12 + 12/2 = 18 or 24."""
+    costs = bracket_costs(CONFIG)
+    assert costs == [7.5, 12.0, 18.0, 24.0]
+    rule = Hyperband(CONFIG, [])
+    rule.bracket(100)  # the order of questions changes nothing
+    counts = [[rule.bracket(number) for number in range(1000)].count(bracket) for bracket in range(4)]
+    spent = [count * cost for count, cost in zip(counts, costs, strict=True)]
+    assert max(spent) - min(spent) <= max(costs)
+    assert [Hyperband(CONFIG, []).bracket(number) for number in range(5)] == [rule.bracket(number) for number in range(5)]
+    assert {rule.bracket(number) for number in range(7)} == {0, 1, 2, 3}  # a short sweep tries each
+
+
+def test_hyperband_compares_a_trial_with_its_bracket_alone_and_from_its_first_rung_on() -> None:
+    rule = Hyperband(CONFIG, [])
+    members = [[number for number in range(60) if rule.bracket(number) == bracket] for bracket in range(4)]
+    for bracket, (best, worse, *_) in enumerate(members):
+        stopped_at = None
+        for step in range(EVERY, STEPS, EVERY):
+            assert rule.decide(best, step, 1.0 + step) is Decision.KEEP
+            if stopped_at is None and rule.decide(worse, step, step - 1.0 - bracket) is Decision.STOP:
+                stopped_at = step
+        assert stopped_at == [3, 6, 12, None][bracket]
+
+
 def test_the_median_rule_by_hand() -> None:
     full = {step: float(step) for step in range(3, STEPS + 1, 3)}  # means up to 6: 4.5 k; up to 3: 3 k
     others = [
@@ -146,7 +180,7 @@ def test_the_median_rule_by_hand() -> None:
 
 
 def test_each_rule_by_its_name() -> None:
-    rules = {"asha": ASHA, "median": MedianRule, "none": NeverStop}
+    rules = {"asha": ASHA, "hyperband": Hyperband, "median": MedianRule, "none": NeverStop}
     for name, rule in rules.items():
         assert type(stopping_rule(config_with(name=name), [])) is rule
     assert NeverStop().decide(0, 3, -1.0) is Decision.KEEP

@@ -133,6 +133,9 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ),
         ({"scheduler": {"grace": 4}}, r"scheduler.grace \(4\).*trial.report_every \(3\)"),
         ({"scheduler": {"grace": 30}}, r"scheduler.grace \(30\).*trial.steps \(12\)"),
+        ({"scheduler": "hyperbnd"}, "scheduler.*'hyperbnd'.*'hyperband'"),
+        ({"scheduler": {"name": "hyperband", "grace": 4}}, r"scheduler.grace \(4\).*trial.report_every \(3\)"),
+        ({"scheduler": {"name": "hyperband", "reduction_factor": 1}}, "scheduler.reduction_factor: 1 .*2"),
         ({"sampler": "bayes"}, "sampler: 'bayes'.*'tpe'.*'grid'"),
         ({"sampler": "cmaes", "space": {"batch_size": {"choice": [16, 32]}}}, "sampler cmaes .*range"),
         (
@@ -152,6 +155,10 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         (
             {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "cmaes"},
             "sampler cmaes .*objective.*tpe",
+        ),
+        (
+            {"second_objective": {"metric": "kkt/rho"}, "scheduler": {"name": "none"}, "sampler": "bohb"},
+            "sampler bohb .*objective.*tpe",
         ),
         ({"trial": {**TINY, "device": "cuda:1"}}, "device cuda:1: .*set device to cuda.*CUDA_VISIBLE_DEVICES=1"),
         ({"trial": {**TINY, "device": "cuda"}, "resources": {"gpus_per_trial": 0.0}}, "device cuda .*gpus_per_trial is 0"),

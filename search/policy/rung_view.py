@@ -1,0 +1,58 @@
+"""Trials as their values at one rung, the highest that has enough values: what BOHB (Falkner et al. 2018) learns from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from records.rungs import rungs
+from records.trial import REPEATS
+from search.spec.config import SweepConfig
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+FEWEST: Final = 10
+"""Values at a rung before there is a model of it, where the space has few dimensions; as many as TPE starts with."""
+
+
+def fewest_values(config: SweepConfig) -> int:
+    """Values at a rung before there is a model of it: 3 more than dimensions, as in BOHB, and at least `FEWEST`."""
+    return max(FEWEST, len(config.space) + 3)
+
+
+def at_highest_rung(config: SweepConfig, trials: Sequence[FrozenTrial], history: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Copies of `trials` for a study in memory, in which the value at one rung counts as the result of a trial.
+
+    The rung is the highest with enough values, else the lowest. Open trials that came there are complete, those that did not
+    stand open. Trials that ended before it are pruned: TPE counts them after all that came there. Repetitions and failed trials
+    are left out. `history` are full trials of another sweep: the full horizon is the last rung.
+    """
+    seen = [trial for trial in trials if REPEATS not in trial.user_attrs and trial.state.name != "FAIL"]
+    horizon = config.trial.steps
+    levels = [*rungs(config.first_rung, config.scheduler.reduction_factor, horizon), horizon]
+    counts = {rung: sum(rung in trial.intermediate_values for trial in seen) for rung in levels}
+    counts[horizon] += len(history)
+    rung = next((rung for rung in reversed(levels) if counts[rung] >= fewest_values(config)), levels[0])
+    return [*(history if rung == horizon else ()), *(_at(config, trial, rung) for trial in seen)]
+
+
+def _at(config: SweepConfig, trial: FrozenTrial, rung: int) -> FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    state, value = trial.state, trial.intermediate_values.get(rung)
+    if value is not None:
+        state = TrialState.COMPLETE
+        if math.isnan(value):  # which no complete trial of Optuna may have
+            value = -math.inf if config.objective.direction == "max" else math.inf
+    elif state == TrialState.COMPLETE:  # a report was lost
+        state = TrialState.PRUNED
+    return create_trial(
+        state=state,
+        value=value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=dict(trial.intermediate_values),
+        system_attrs=trial.system_attrs,
+    )
