@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 STOPPED: Final = "stopped_at"
 REASON: Final = "reason"
 SECOND: Final = "second_objective"
+SECOND_AT: Final = "second_at_rungs"
 MISSED: Final = "missed"
 SECONDS: Final = "seconds"
 LOST: Final = "lost_workers"
@@ -46,6 +47,8 @@ class TrialRecord:
     """The reason of its failure, or `BY_HAND`."""
     second: float | None = None
     """The second objective at the last recorded step, in a sweep that has two."""
+    second_at: Mapping[int, float] = field(default_factory=dict)
+    """The second objective by step, at the rungs alone."""
     missed: tuple[str, ...] = ()
     """The requirements of the sweep that its last report misses, a line each."""
     origin: str | None = None
@@ -122,6 +125,7 @@ def trial_from_optuna(
         stopped_at=attributes.get(STOPPED),
         reason=attributes.get(REASON),
         second=attributes.get(SECOND),
+        second_at={int(step): value for step, value in attributes.get(SECOND_AT, {}).items()},
         missed=tuple(attributes.get(MISSED, ())),
         origin=attributes.get(ORIGIN),
         order=attributes.get(ORDER),

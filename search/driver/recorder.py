@@ -236,11 +236,11 @@ class Recorder:
         config, metrics = self._ledger.config, report.metrics
         value = metrics[config.objective.metric]
         repetition = self._ledger.entry(number).repeats is not None
-        decision = Decision.KEEP if repetition else self._rule.decide(number, report.step, value)
+        second = metrics[config.second_objective.metric] if config.second_objective else None
+        decision = Decision.KEEP if repetition else self._rule.decide(number, report.step, value, second)
         if number in self.orders.ending or number in overdue(config, self._ledger.entries(), self.elapsed()):
             decision = Decision.STOP
         stop = decision is Decision.STOP and report.step < config.trial.steps
-        second = metrics[config.second_objective.metric] if config.second_objective else None
         missed = config.objective.missed(metrics) if config.objective.require else None
         self._ledger.record(number, report.step, value, stop=stop, second=second, missed=missed)
         self._held.append((number, report))

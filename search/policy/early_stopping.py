@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from records.rungs import brackets, mean_steps
 from records.trial import TrialRecord
+from search.policy.fronts import Point, count_before
 from search.spec.config import SweepConfig
 
 _FEWEST: Final = 3  # full trials before there is a median worth the name; as in Ray
@@ -23,19 +24,19 @@ class Decision(Enum):
 
 
 class StoppingRule(Protocol):
-    """Decides from the first objective's values alone."""
+    """Decides from the values of the objectives alone."""
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         """Decide if trial `number` goes on after its value at `step`. Other trials are compared with that value from now on.
 
-        A value may be repeated: it counts once.
+        `second` is the value of the second objective, if there is one. A value may be repeated: it counts once.
         """
 
 
 class NeverStop:
     """Every trial goes on to the full horizon."""
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         """Always keep it."""
         return Decision.KEEP
 
@@ -62,7 +63,7 @@ class ASHA:
             for step, value in trial.values.items():
                 self.decide(trial.number, step, value)
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         """Stop a trial whose value is too low for the highest rung that is new to it, and every trial at the horizon."""
         import numpy as np
 
@@ -79,6 +80,38 @@ class ASHA:
         return Decision.KEEP
 
 
+class FrontASHA:
+    """ASHA for two objectives: trials at a rung are in the order of `search.policy.fronts`, with no weights between objectives.
+
+    A trial that reaches a rung is stopped if more than 1/η of those that were there before it come before it in that order.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord], *, skip: int = 0) -> None:
+        """Both values that `trials` recorded take their place in the rungs again. The first `skip` rungs are left out."""
+        self._horizon, self._reduction = config.trial.steps, config.scheduler.reduction_factor
+        self._signs = [1.0 if objective.direction == "max" else -1.0 for objective in config.objectives]
+        self._rungs: dict[int, dict[int, Point]] = {rung: {} for rung in config.rungs[skip:]}
+        for trial in trials:
+            for step, second in trial.second_at.items():
+                if step in self._rungs and step in trial.values:
+                    self._rungs[step][trial.number] = self._point(trial.values[step], second)
+
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
+        """Stop a trial that too many others come before, at a rung that is new to it, and every trial at the horizon."""
+        if step >= self._horizon:
+            return Decision.STOP
+        if second is None or step not in self._rungs or number in self._rungs[step]:
+            return Decision.KEEP
+        point, others = self._point(value, second), list(self._rungs[step].values())
+        self._rungs[step][number] = point
+        return Decision.STOP if count_before(point, others) > len(others) / self._reduction else Decision.KEEP
+
+    def _point(self, value: float, second: float) -> Point:
+        if math.isnan(value) or math.isnan(second):
+            return (-math.inf, -math.inf)
+        return (self._signs[0] * value, self._signs[1] * second)
+
+
 class Hyperband:
     """Hyperband (Li et al. 2018) that never waits: brackets of ASHA (Li et al. 2020), each with rungs of its own.
 
@@ -89,11 +122,12 @@ class Hyperband:
     def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
         """Every value that `trials` recorded takes its place in its bracket again."""
         self._costs = bracket_costs(config)
-        self._brackets = [ASHA(config, [], skip=skip) for skip in range(len(self._costs))]
         self._spent, self._bracket_of = [0.0] * len(self._costs), list[int]()
+        members: list[list[TrialRecord]] = [[] for _ in self._costs]
         for trial in trials:
-            for step, value in trial.values.items():
-                self.decide(trial.number, step, value)
+            members[self.bracket(trial.number)].append(trial)
+        kind = FrontASHA if config.second_objective else ASHA
+        self._brackets = [kind(config, each, skip=skip) for skip, each in enumerate(members)]
 
     def bracket(self, number: int) -> int:
         """The bracket of trial `number`, from 0: the one whose trials so far, and this one, take the fewest steps."""
@@ -104,9 +138,9 @@ class Hyperband:
             self._bracket_of.append(least)
         return self._bracket_of[number]
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         """Decide as ASHA does over the rungs of the trial's bracket."""
-        return self._brackets[self.bracket(number)].decide(number, step, value)
+        return self._brackets[self.bracket(number)].decide(number, step, value, second)
 
 
 def bracket_costs(config: SweepConfig) -> list[float]:
@@ -132,7 +166,7 @@ class MedianRule:
         for values in self._values.values():
             self._add_means(values)
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         """Stop a trial that is worse than the median, from the first rung on."""
         values = self._values.setdefault(number, {})
         if step not in values:
@@ -164,7 +198,7 @@ def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> Stoppin
     trials = [trial for trial in trials if trial.repeats is None]
     match config.scheduler.name:
         case "asha":
-            return ASHA(config, trials)
+            return FrontASHA(config, trials) if config.second_objective else ASHA(config, trials)
         case "hyperband":
             return Hyperband(config, trials)
         case "median":

@@ -53,6 +53,5 @@ def _at(config: SweepConfig, trial: FrozenTrial, rung: int) -> FrozenTrial:
         value=value,
         params=trial.params,
         distributions=trial.distributions,
-        intermediate_values=dict(trial.intermediate_values),
-        system_attrs=trial.system_attrs,
+        intermediate_values=trial.intermediate_values if state == TrialState.PRUNED else None,
     )

@@ -14,7 +14,7 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
-from records.rungs import first_rung
+from records.rungs import first_rung, rungs
 from search.spec.locations import Places
 from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
 
@@ -141,7 +141,7 @@ class SweepConfig(Config):
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
     objective: Objective = Objective()
-    second_objective: Objective | None = Field(None, description="the result is then a Pareto front, without early stopping")
+    second_objective: Objective | None = Field(None, description="the result is then a Pareto front")
     sampler: Literal["tpe", "bohb", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
     scheduler: SchedulerConfig = SchedulerConfig()
     seed: int = Field(0, ge=0, le=2**31)
@@ -229,10 +229,8 @@ class SweepConfig(Config):
         if len(metrics) > 1:
             if metrics[0] == metrics[1]:
                 raise ValueError(f"both objectives are {metrics[0]}; name two metrics, or one")
-            if self.scheduler.name != "none":
-                raise ValueError(
-                    f"scheduler {self.scheduler.name} cannot weigh two objectives; use scheduler none, or one metric"
-                )
+            if self.scheduler.name == "median":
+                raise ValueError("scheduler median cannot weigh two objectives; use asha, hyperband or none, or one metric")
             if self.sampler in ("cmaes", "bohb"):
                 raise ValueError(f"sampler {self.sampler} takes one objective; for two use tpe, gp, random, qmc or grid")
         return self
@@ -287,6 +285,13 @@ class SweepConfig(Config):
     def first_rung(self) -> int:
         """Optimiser steps before a trial may be stopped, in whole reports."""
         return first_rung(self.trial.steps, self.trial.report_every, self.scheduler.grace)
+
+    @property
+    def rungs(self) -> list[int]:
+        """Optimiser steps at which ASHA or Hyperband compares trials; empty for other schedulers."""
+        if self.scheduler.name not in ("asha", "hyperband"):
+            return []
+        return rungs(self.first_rung, self.scheduler.reduction_factor, self.trial.steps)
 
     def record(self) -> dict[str, Any]:
         """The settings as plain data for a file, without passwords and without those that are not set."""

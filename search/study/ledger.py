@@ -24,6 +24,7 @@ from records.trial import (
     REASON,
     RETRIED,
     SECOND,
+    SECOND_AT,
     SECONDS,
     STOPPED,
     TrialRecord,
@@ -109,8 +110,8 @@ class Ledger:
     ) -> None:
         """Note the objective at `step`, and whether the scheduler stops the trial there. Idempotent.
 
-        Of a `second` objective, and of what is `missed` of the requirements, only the last is kept. The study has it after
-        the next `flush`, which every other call that writes begins with.
+        Of a `second` objective the values at rungs and the last one are kept, of what is `missed` of the requirements the
+        last. The study has it after the next `flush`, which every other call that writes begins with.
         """
         trial = self._trials[number]
         if step in trial.intermediate_values:
@@ -119,6 +120,8 @@ class Ledger:
             self._set_attribute(number, STOPPED, step)
         if second is not None:
             self._set_attribute(number, SECOND, second)
+            if step in self.config.rungs:
+                self._set_attribute(number, SECOND_AT, {**trial.user_attrs.get(SECOND_AT, {}), str(step): second})
         if missed is not None:
             self._set_attribute(number, MISSED, list(missed))
         trial.intermediate_values[step] = value

@@ -124,7 +124,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
         (["--objective", "sim/coverage"], "--objective: .*'sim/coverage'.*'ssim/coverage'"),
         (["--objective", "ssim/coverage,kkt/rho,tstr/1nn"], "--objective: 3 metrics"),
         (["--objective", "ssim/coverage,kkt/rh"], "'kkt/rh'.*'kkt/rho'"),
-        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "asha"], "scheduler asha .*objectives"),
+        (["--objective", "ssim/coverage,kkt/rho", "--scheduler", "median"], "scheduler median .*objectives"),
         (["--objective", "kkt/rho,kkt/rho", "--scheduler", "none"], "both .*kkt/rho"),
         (["--max-steps", "0"], "--max-steps: 0 "),
         (["--patience", "-1"], "--patience: -1 "),

@@ -45,7 +45,7 @@ class Script:
     def __init__(self, stop: Mapping[int, int]) -> None:
         self.stop = stop
 
-    def decide(self, number: int, step: int, value: float) -> Decision:
+    def decide(self, number: int, step: int, value: float, second: float | None = None) -> Decision:
         return Decision.STOP if self.stop.get(number) == step else Decision.KEEP
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from records.trial import TrialRecord
 from search.policy.early_stopping import (
     ASHA,
     Decision,
+    FrontASHA,
     Hyperband,
     MedianRule,
     NeverStop,
@@ -19,8 +23,11 @@ from search.policy.early_stopping import (
     bracket_costs,
     stopping_rule,
 )
-from search.spec.config import SweepConfig
+from search.run import main
+from search.spec.config import Objective, SweepConfig
+from search.study.ledger import Ledger
 from tests.search.conftest import tiny_sweep
+from tests.support import missing
 
 STEPS, EVERY = 24, 3
 
@@ -159,6 +166,53 @@ def test_hyperband_compares_a_trial_with_its_bracket_alone_and_from_its_first_ru
         assert stopped_at == [3, 6, 12, None][bracket]
 
 
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+def test_with_two_objectives_decisions_survive_a_restart_with_what_the_study_holds(name: str, tmp_path: Path) -> None:
+    """Reports go into a real study; the rule is rebuilt from one that is opened anew."""
+    config = config_with(name=name).model_copy(update={"second_objective": Objective(metric="kkt/rho", direction="min")})
+
+    def run(folder: Path, crash_every: int | None) -> list[Decision]:
+        folder.mkdir()
+        ledger, rng, decisions = Ledger(config, folder), random.Random(3), list[Decision]()
+        rule, open_trials = stopping_rule(config, []), list[int]()
+        while len(decisions) < 60:
+            while len(open_trials) < 3:
+                open_trials.append(ledger.ask().number)
+            number = rng.choice(open_trials)
+            step = ledger.entry(number).last_step + EVERY
+            value, second = rng.random(), math.nan if step < STEPS and rng.random() < 0.1 else rng.random()
+            decision = rule.decide(number, step, value, second)
+            ledger.record(number, step, value, stop=decision is Decision.STOP and step < STEPS, second=second)
+            decisions.append(decision)
+            if decision is Decision.STOP:
+                ledger.tell(number, "complete" if step == STEPS else "stopped")
+                open_trials.remove(number)
+            if crash_every and len(decisions) % crash_every == 0:
+                ledger.flush()
+                ledger.close()
+                ledger = Ledger(config, folder)
+                rule = stopping_rule(config, ledger.entries())
+        ledger.close()
+        return decisions
+
+    unbroken = run(tmp_path / "a", None)
+    assert run(tmp_path / "b", 3) == unbroken
+    assert unbroken.count(Decision.STOP) > 5
+
+
+def test_a_trial_that_is_the_best_in_either_objective_goes_on() -> None:
+    sweep = config_with().model_copy(update={"second_objective": Objective(metric="kkt/rho", direction="min")})
+    rule = FrontASHA(sweep, [])
+    for number, (value, rho) in enumerate([(0.5, 0.5), (0.6, 0.6)]):
+        assert rule.decide(number, 3, value, rho) is Decision.KEEP
+    assert rule.decide(2, 3, 0.1, 0.1) is Decision.KEEP
+    assert rule.decide(3, 3, 0.4, 0.7) is Decision.STOP  # two of three beat it in both
+    assert rule.decide(3, 3, 0.4, 0.7) is Decision.KEEP  # said again
+    assert rule.decide(4, 3, math.nan, 0.0) is Decision.STOP
+    assert rule.decide(5, 4, 0.0, 0.9) is Decision.KEEP  # no rung
+    assert rule.decide(5, STEPS, 0.0, 0.9) is Decision.STOP
+
+
 def test_the_median_rule_by_hand() -> None:
     full = {step: float(step) for step in range(3, STEPS + 1, 3)}  # means up to 6: 4.5 k; up to 3: 3 k
     others = [
@@ -177,6 +231,26 @@ def test_the_median_rule_by_hand() -> None:
     assert decide({3: 0.0}, [*others[:2], short]) is Decision.KEEP  # too few to compare with
     nan = TrialRecord(4, {}, "complete", dict.fromkeys(full, float("nan")), None, None)
     assert decide({3: 5.9}, [*others, nan]) is Decision.STOP
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scheduler": "hyperbnd"}, ["scheduler", "'hyperbnd'", "'hyperband'"]),
+        ({"scheduler": {"name": "hyperband", "grace": 4}}, ["scheduler.grace (4)", "trial.report_every (3)"]),
+        ({"scheduler": {"name": "hyperband", "reduction_factor": 1}}, ["scheduler.reduction_factor: 1 ", "2"]),
+        ({"second_objective": {"metric": "kkt/rho"}, "scheduler": "median"}, ["scheduler median", "asha, hyperband or none"]),
+        ({"second_objective": {"metric": "kkt/rho"}, "sampler": "bohb"}, ["sampler bohb", "tpe"]),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(
+    changes: dict[str, Any], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(tiny_sweep(**changes)))
+    assert main(["--config", str(file), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert missing([str(file), *words], error) == [] and error.count("\n") == 1, error
 
 
 def test_each_rule_by_its_name() -> None:
