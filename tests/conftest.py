@@ -1,4 +1,4 @@
-"""Fixtures that several tests share: real images, a small classifier trained for real, a database server; and which tests run."""
+"""Which tests run, and fixtures that several share: real images, a small classifier trained for real, a database server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def turn() -> int:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.getoption("--long-in-turn"):
-        terminalreporter.write_line(f"of the long tests, those of turn {turn() + 1} of {TURNS} ran; make test-all runs all of them")
+        terminalreporter.write_line(f"long tests: turn {turn() + 1} of {TURNS} (make test-all runs all of them)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
