@@ -1,0 +1,52 @@
+"""The replay of recorded curves, and the order of rungs with two objectives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from search.policy.early_stopping import Decision
+from tests.benchmarks.fidelity import Curves, Replay, Surface, found, settings
+from tests.benchmarks.fidelity_fronts import hypervolume, volume
+from tests.benchmarks.record_curves import METRICS, REPORTS, STEPS
+
+
+@pytest.fixture(scope="module")
+def curves() -> Curves:
+    return Curves("wide")
+
+
+def test_the_recorded_table_holds_whole_curves_of_settings_inside_the_space(curves: Curves) -> None:
+    assert curves.points.min() >= -1e-9 and curves.points.max() <= 1 + 1e-9
+    for metric in METRICS:
+        assert curves.values[metric].shape == (len(curves.points), len(REPORTS))
+
+
+def test_a_surface_finds_a_quadratic_and_leaves_the_luck() -> None:
+    rng = np.random.default_rng(0)
+    points, luck = rng.random((200, 3)), 0.01 * rng.standard_normal((200, 2))
+    truth = np.stack([points[:, 0] ** 2, points[:, 1] * points[:, 2]], axis=1)
+    surface = Surface(points, truth + luck)
+    assert surface.explained > 0.99
+    np.testing.assert_allclose(surface.at(points[0]), truth[0], atol=0.02)  # two standard deviations of the luck
+    np.testing.assert_allclose(surface.residuals, luck, atol=0.02)
+
+
+def test_without_early_stopping_the_budget_is_full_trials(curves: Curves) -> None:
+    config = settings(curves, "random", {"name": "none"}, 0, METRICS[0])
+    replay = Replay(curves, config, lambda *_: Decision.KEEP)
+    trials = replay.run(6 * STEPS)
+    assert 3 <= len(replay.full) <= 6 and len(trials) <= 11
+    assert all(full.values != full.expected for full in replay.full)
+
+
+def test_a_replay_is_a_function_of_its_seed(curves: Curves) -> None:
+    arguments = ("tpe", {"name": "hyperband", "grace": 24})
+    once, again, other = (found(curves, *arguments, seed, METRICS[0]) for seed in (1, 1, 2))
+    assert once == again != other and once == sorted(once)  # the best never gets worse
+
+
+def test_the_hypervolume_and_what_one_point_has_of_it() -> None:
+    front = [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    assert hypervolume(front) == 6.0 and hypervolume([*front, (1.0, 1.0)]) == 6.0
+    assert hypervolume(front, (1.0, 1.0)) == 1.0 and volume(front, (2.0, 2.0)) == 1.0
