@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gbc.errors import BadInput
@@ -27,6 +27,7 @@ def sweep(
     *,
     settings: Mapping[str, Any] | None = None,
     space: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> SweepResult:
@@ -34,8 +35,8 @@ def sweep(
 
     Records go into `mlruns/` and `mlflow.db` in the current folder. `options` are the flags of the command, with underscores:
     `trials=8`, `time_budget="2h"`, `objective="tstr/1nn"`. `settings` fixes settings of a trial (`--set`), by dotted or nested
-    keys. `space` is searched instead of the preset's, and then the preset's first trials are left out. With `quiet` nothing is
-    printed.
+    keys. `space` is searched instead of the preset's, and then the preset's first trials and constraints are left out.
+    `constraints` are comparisons of settings that every trial keeps. With `quiet` nothing is printed.
 
     In the main thread Ctrl-C, a notebook's stop button and SIGTERM end the sweep in good order. No signal reaches it in another
     thread: there `python search/run.py --stop NAME` ends it.
@@ -51,7 +52,7 @@ def sweep(
     try:
         _refuse_other_ray(options.get("address"))
         arguments = flags.from_options({"dataset": dataset, **options})
-        config = requested(arguments, _assignments(settings, space), _plain(space))
+        config = requested(arguments, _assignments(settings, space), _plain(space), _plain(constraints))
         from rich.console import Console
 
         console = Console(quiet=quiet, markup=False, force_jupyter=False)  # a notebook gets the lines as text
@@ -72,6 +73,7 @@ def requested(
     arguments: argparse.Namespace,
     assignments: Mapping[str, Any],
     space: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
     *,
     dry_run: bool = False,
 ) -> SweepConfig:
@@ -108,6 +110,7 @@ def requested(
         assignments=assignments,
         slots=slots,
         space=space,
+        constraints=constraints,
     )
     config.places.check()
     if not (dry_run and config.places.study_url):  # a dry run asks no server

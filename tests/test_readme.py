@@ -97,7 +97,7 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
     from search.spec.resolve import resolve
 
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" not in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     found = []
     for number, block in enumerate(blocks):
         path = tmp_path / f"readme-{number}.yaml"

@@ -95,4 +95,8 @@ def reproduce(sweep: Sweep) -> Markup:
 def _settings_of(sweep: Sweep, trial: Trial) -> dict[str, Any]:
     """The settings for `python -m gbc train --config`: fixed ones, sampled ones, the trial's own seed."""
     seed = trial.run.params.get("seed", "")
-    return {**sweep.settings.trial, **trial.params, **({"seed": int(seed)} if seed.isdigit() else {})}
+    settings = {**sweep.settings.trial, **({"seed": int(seed)} if seed.isdigit() else {})}
+    for key, value in trial.params.items():
+        part, dot, name = key.partition(".")
+        settings[part] = {**settings.get(part, {}), name: value} if dot else value
+    return settings

@@ -26,7 +26,7 @@ def _of_study(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     number, steps = entry.number, list(entry.values)
     if fault := wrong_steps(steps, every):
         yield Finding(number, f"the study's steps {fault}")
-    if set(entry.params) != set(config.space):
+    if not entry.params.keys() <= config.space.keys() or not config.search_space.is_whole(entry.params):
         yield Finding(number, f"the study has settings {listed(entry.params)}, the space {listed(config.space)}")
     if entry.state == "complete" and entry.last_step != config.trial.steps:
         yield Finding(number, f"complete in the study at step {entry.last_step} of {config.trial.steps}")

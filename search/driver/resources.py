@@ -50,7 +50,8 @@ class Machine:
         """
         if config.places.address is None:
             return cls.local(config.resources)
-        factories = [spec.classifier.factory for spec in config.trial.classifiers() if spec.classifier.factory]
+        specs = [spec.classifier for trial in config.search_space.trials() for spec in trial.classifiers()]
+        factories = list(dict.fromkeys(spec.factory for spec in specs if spec.factory))
         return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
 
     @classmethod

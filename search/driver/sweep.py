@@ -24,7 +24,7 @@ from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.live_report import LiveReport, begin_report
 from search.driver.pending_orders import PendingOrders
-from search.driver.preflight import prepare, untrained_inputs
+from search.driver.preflight import prepare, untrained_inputs, variants
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
@@ -111,7 +111,8 @@ def run_sweep(
             reach(tracking_uri)
         begun = None
         if retry_failed or has_work:
-            untrained_inputs(config.trial)
+            for variant in variants(config):
+                untrained_inputs(variant.settings)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
             summary, trials, tracker = _run(config, machine, console, prior, begun, halt, stale, retry_failed=retry_failed)
@@ -152,7 +153,7 @@ def _run(
     prepared = prepare(config, machine, console)
     if prepared.memory is not None:
         machine = machine.fitted(config.resources, *prepared.memory)
-    tracker = Tracker(config, prepared.origin(), Inputs(prepared.inputs, config.trial))
+    tracker = Tracker(config, prepared.origin(), Inputs([(one.settings, one.inputs) for one in prepared.variants]))
     check_against_mlflow(config, folder, tracker)
     record = plain_yaml.dump(config.record())
     noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with

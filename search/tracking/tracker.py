@@ -86,7 +86,7 @@ class Tracker:
             if trial_run.tags.pop(tag, None) is not None:
                 self._client.delete_tag(trial_run.run, tag)
         if settings is not None and not trial_run.has_params:
-            self._log_inputs(trial_run.run)  # before the parameters: who finds these looks no further
+            self._log_inputs(trial_run.run, settings.get("classifier"))  # first: who finds parameters looks no further
             self._client.log_batch(trial_run.run, params=_params(flatten(dict(settings))))
             trial_run.has_params = True
 
@@ -264,9 +264,9 @@ class Tracker:
         trial_run = self._run_of(number)
         return resource_usage.without_resource_usage(trial_run.metrics) if trial_run else {}
 
-    def _log_inputs(self, run: str) -> None:
+    def _log_inputs(self, run: str, classifier: Mapping[str, Any] | None = None) -> None:
         if self._inputs is not None:
-            self._inputs.log(self._client, self.experiment, run)
+            self._inputs.log(self._client, self.experiment, run, classifier)
 
     def _attach(self, run: str, picture: Location) -> None:
         with storage.local_copy(picture) as path:
