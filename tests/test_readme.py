@@ -104,7 +104,8 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
     assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
-    assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
+    assert found[1].search_space.conditional and found[1].constraints
+    assert [spec.task for spec in found[2].trial.classifiers()] == [0, 1, 0]
 
 
 def test_the_card_of_the_manual_is_a_card(tmp_path: Path) -> None:

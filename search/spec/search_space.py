@@ -43,6 +43,7 @@ class SearchSpace:
         """
         self.dimensions, self._texts, self._trial = dimensions, tuple(constraints), trial
         self._fixed = values_of(trial)
+        self._conditions = {key: dimension.conditions for key, dimension in dimensions.items()}
         if faults := [*self._unknown_keys(), *self._faulty_conditions()]:
             raise ValueError("\n".join(faults))
         self._order = self._sampling_order()
@@ -60,10 +61,10 @@ class SearchSpace:
 
     def walk(self, pick: Callable[[str, Dimension], Value]) -> dict[str, Value]:
         """The settings of a trial: `pick` is asked for the value of each active one, after those in its condition."""
-        params: dict[str, Value] = {}
+        params, values = dict[str, Value](), dict(self._fixed)
         for key in self._order:
-            if self._condition_of(key, {**self._fixed, **params}):
-                params[key] = pick(key, self.dimensions[key])
+            if self._condition_of(key, values):
+                params[key] = values[key] = pick(key, self.dimensions[key])
         return params
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Value]:
@@ -110,7 +111,7 @@ class SearchSpace:
                 return params
             broken[text] = broken.get(text, 0) + 1
         worst = max(broken, key=lambda text: broken[text])
-        raise ValueError(f"of {tries:,} draws from the space none keeps all of them; {broken[worst]:,} break {worst!r}")
+        raise ValueError(f"of {tries:,} draws from the space none keeps all constraints; {broken[worst]:,} break {worst!r}")
 
     def fault_of(self, given: Mapping[str, Any]) -> tuple[str, str] | None:
         """The fault of settings that somebody lists, perhaps not all: (its key or none, words); None if they may be tried."""
@@ -128,7 +129,7 @@ class SearchSpace:
         try:
             self.draw(random.Random(0), given)
         except ValueError as fault:
-            return "", f"with these the constraints cannot be kept: {fault}"
+            return "", f"with these, {fault}"
         return None
 
     def leaves(self, keys: Iterable[str], values: Callable[[Dimension], Iterable[Value]]) -> list[dict[str, Value]]:
@@ -221,7 +222,7 @@ class SearchSpace:
     def _condition_of(self, key: str, values: Mapping[str, Any]) -> bool | None:
         """Whether a setting is searched beside `values`; None while one that decides is not among them."""
         undecided = False
-        for parent, wanted in self.dimensions[key].conditions.items():
+        for parent, wanted in self._conditions[key].items():
             if parent not in values:
                 undecided = True
             elif values[parent] not in wanted:
@@ -238,7 +239,7 @@ class SearchSpace:
             key = pending.pop()
             if key not in found:
                 found.add(key)
-                pending += self.dimensions[key].conditions
+                pending += self._conditions[key]
         return found
 
     def _unknown_keys(self) -> Iterable[str]:
@@ -257,8 +258,8 @@ class SearchSpace:
             yield "space: classifier.name has no effect beside trial.classifier.factory; write the factory as a choice"
 
     def _faulty_conditions(self) -> Iterable[str]:
-        for key, dimension in self.dimensions.items():
-            for parent, values in dimension.conditions.items():
+        for key, conditions in self._conditions.items():
+            for parent, values in conditions.items():
                 where = f"space: {key}: when.{parent}"
                 if parent not in self.dimensions:
                     yield f"{where}: {unknown(parent, self.dimensions)}"
@@ -275,7 +276,7 @@ class SearchSpace:
         order: dict[str, None] = {}
         while len(order) < len(self.dimensions):
             left = [key for key in self.dimensions if key not in order]
-            ready = next((key for key in left if self.dimensions[key].conditions.keys() <= order.keys()), None)
+            ready = next((key for key in left if self._conditions[key].keys() <= order.keys()), None)
             if ready is None:
                 raise ValueError(f"space: the conditions of {', '.join(left)} go around in a circle; take one `when` away")
             order[ready] = None
