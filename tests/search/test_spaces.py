@@ -1,8 +1,7 @@
-"""A real sweep over two classifiers with conditions and a constraint: interrupted, continued, repeated, exported."""
+"""A real sweep over two classifiers with conditions and a constraint: interrupted, told a setting, continued, repeated."""
 
 from __future__ import annotations
 
-import json
 import signal
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.support.workplace import Workplace
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.sweep, pytest.mark.long]
 
 CHANGES: dict[str, Any] = {
     "trial": {**TINY, "bn_weight": 0.0},
@@ -26,7 +25,7 @@ CHANGES: dict[str, Any] = {
     "constraints": ["noise_dim <= channels or classifier.name == 'mlp'"],
     "first_trials": [{"classifier.name": "mlp"}, {"classifier.name": "mlp_bn", "bn_weight": 0.5}],
     "scheduler": {"name": "none"},
-    "trials": 4,
+    "trials": 3,
 }
 
 
@@ -41,27 +40,20 @@ def test_trials_with_different_settings_are_one_sweep(place: Workplace) -> None:
     driver.send_signal(signal.SIGINT)
     assert driver.wait(90) == 130
 
-    code, output = place.run(*words, report=True)
+    code, output = place.run(*words)
     assert code == 0 and "note:" not in output and "Traceback" not in output, output
-    place.check_records_agree("spaces", 7)
+    place.check_records_agree("spaces", 6)
     space = SweepConfig.parse(tiny_sweep(**CHANGES), "test").search_space
     trials = place.study("spaces")
     assert all(space.is_whole(trial.params) and space.broken(trial.params) is None for trial in trials)
     assert {trial.params["classifier.name"] for trial in trials} == {"mlp", "mlp_bn"}
     again = [trial for trial in trials if "repeats" in trial.user_attrs]
-    assert [trial.params for trial in again] == [trials[trial.user_attrs["repeats"]].params for trial in again] and len(
-        again
-    ) == 2
+    assert len(again) == 2 and all(trial.params == trials[trial.user_attrs["repeats"]].params for trial in again)
     for run in place.trials("spaces"):
         trial = trials[int(run.data.tags["sweep.trial"])]
         assert run.data.params["classifier.name"] == trial.params["classifier.name"]
         assert run.data.params["bn_weight"] == str(trial.params.get("bn_weight", 0.0))
-        (model,) = run.inputs.model_inputs
+        (model,) = place.client().get_run(run.info.run_id).inputs.model_inputs
         assert f"-{trial.params['classifier.name']}-" in place.client().get_logged_model(model.model_id).name
-    folder = place.folder / "mlruns" / "sweeps" / "spaces"
-    assert (folder / "report.html").exists() and len(list((place.folder / "mlruns" / "classifiers").glob("*mlp*"))) == 2
+    assert len(list((place.folder / "mlruns" / "classifiers").glob("fashion_mnist-mlp*"))) == 2
     assert place.look("--check", "spaces")[0] == 0, place.look("--check", "spaces")[1]
-    assert place.export("--sweep", "spaces", "--out", "exported")[0] == 0
-    best = json.loads((folder / "summary.json").read_text())["best_params"]
-    settings = json.loads((place.folder / "exported" / "config.json").read_text())["settings"]
-    assert settings["classifier"]["name"] == best["classifier.name"]

@@ -211,6 +211,16 @@ def test_what_is_fixed_takes_what_depends_on_it_out_of_the_space(
     assert yaml.safe_load(yaml.safe_dump(config.record())) == config.record()
 
 
+def test_a_space_from_python_comes_with_its_own_constraints(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_sweep(constraints=["batch_size < 20"])))
+    rest: dict[str, Any] = {"dataset": "fashion_mnist", "preset": None, "flags": {}, "assignments": {}, "slots": lambda _: 1}
+    asked = {"config": tmp_path / "mine.yaml", "space": {"batch_size": {"choice": [32, 64]}}, **rest}
+    assert resolve(**asked).constraints == ()
+    assert resolve(**asked, constraints=["batch_size > 40"]).constraints == ("batch_size > 40",)
+    with pytest.raises(BadInput, match=r"'batch_size > 64'"):
+        resolve(**asked, constraints=["batch_size > 64"])
+
+
 def test_an_order_that_the_space_has_not_is_refused() -> None:
     config = parsed(constraints=["lr >= 0.001"])
     assert parse_setting("classifier.name=mlp_bn,bn_weight=2", config) == {"classifier.name": "mlp_bn", "bn_weight": 2}
