@@ -144,7 +144,7 @@ def read_sweep(name: str) -> Sweep:
         seconds,
         runs,
         RecordedEvaluation.of(runs.document("evaluation.json")),
-        [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
+        [audit for audit in audits if isinstance(audit, dict)] if isinstance(audits, list) else [],
         regimes if isinstance(regimes, dict) else {},
         runs.document("verdict.json"),
         [trial for trial in all_trials if trial.repeats is not None],

@@ -80,9 +80,9 @@ class Preparation:
         tags["data.digest"] = self.inputs.data.digest()
         tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.inputs.folders)
         root = Path(__file__).resolve().parents[2]
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if found.returncode == 0:  # else: not a checkout
-            tags["mlflow.source.git.commit"] = found.stdout.strip()
+        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if commit.returncode == 0:  # else: not a checkout
+            tags["mlflow.source.git.commit"] = commit.stdout.strip()
         return tags
 
     def regimes(self) -> str:

@@ -273,9 +273,9 @@ class Recorder:
 
     def _collect_hang(self, number: int) -> str | None:
         """The reason why a worker ended itself for its silence, if it did; its traceback goes to the trial's log."""
-        if (found := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
+        if (hang := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
             return None
-        reason, where = found
+        reason, where = hang
         self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
         storage.write(self._trial_folder(number) / LOG, self._hung[number].encode())
         return reason
@@ -295,8 +295,8 @@ class Recorder:
         self._tracked[number] = max(report.step, self._tracked.get(number, 0))
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
-        found, _ = read_history(self._trial_folder(number))
-        return found.history if found else []
+        saved, _ = read_history(self._trial_folder(number))
+        return saved.history if saved else []
 
     def _trial_folder(self, number: int) -> Location:
         return trial_folder(self._folder, number)

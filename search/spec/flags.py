@@ -36,12 +36,12 @@ def minutes(text: str) -> float:
     units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "m")
     try:
-        found = float(number) * units[unit]
+        amount = float(number) * units[unit]
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        amount = math.nan
+    if not math.isfinite(amount):
         raise argparse.ArgumentTypeError(f"{text[:60]!r}: write for example 90s, 45m or 8h")
-    return found
+    return amount
 
 
 def gpus(text: str) -> float | str:
@@ -191,12 +191,12 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from search.spec.resolve import objective_flags, requirement_flags
 
     given = {flag.key: getattr(arguments, flag.name) for flags in FLAGS.values() for flag in flags if flag.key}
-    found = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: value for key, value in given.items() if value is not None}
     if arguments.objective:
-        found = objective_flags(arguments.objective) | found
-    found |= requirement_flags(arguments.require)
+        chosen = objective_flags(arguments.objective) | chosen
+    chosen |= requirement_flags(arguments.require)
     classifier = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
-    return found | {f"trial.{key}": value for key, value in classifier.items()}
+    return chosen | {f"trial.{key}": value for key, value in classifier.items()}
 
 
 def from_options(options: Mapping[str, Any]) -> argparse.Namespace:
