@@ -55,7 +55,8 @@ def sweep(
         from rich.console import Console
 
         console = Console(quiet=quiet, markup=False, force_jupyter=False)  # a notebook gets the lines as text
-        summary = run(config, console, retry_failed=bool(arguments.retry_failed), report=not arguments.no_report)
+        retry, report = bool(arguments.retry_failed), not arguments.no_report
+        summary = run(config, console, retry_failed=retry, report=report, pictures=arguments.pictures)
     except BadInput as fault:
         fault.args = (flags.without_secrets(str(fault)),)
         raise fault.with_traceback(None) from None
@@ -117,7 +118,9 @@ def requested(
     return config
 
 
-def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True) -> Summary:
+def run(
+    config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True, pictures: str = "none"
+) -> Summary:
     """Run what is left of a sweep, if anything is; raises as `search.driver.sweep.run_sweep`."""
     from search.driver import sweep
     from search.policy.budget import remedy
@@ -131,7 +134,9 @@ def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, re
         return summary
     from search.driver.resources import Machine
 
-    summary = sweep.run_sweep(config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report)
+    summary = sweep.run_sweep(
+        config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report, pictures=pictures
+    )
     if summary.ended_by in ("steps", "patience", "grid"):
         console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     return summary
