@@ -82,8 +82,8 @@ def requested(
         BadInput: anything that does not fit, named; a record that differs, or is damaged.
     """
     from search.driver import ray_runtime
-    from search.driver.continuation import settle_with_record
     from search.driver.resources import Machine
+    from search.driver.resume_checks import settle_with_record
     from search.spec.config import MAY_CHANGE, Resources
     from search.spec.locations import Places
     from search.spec.resolve import resolve

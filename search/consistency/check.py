@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from search.consistency.collect import audit
-from search.consistency.findings import SweepAudit
+from search.consistency.finding import SweepAudit
 from search.consistency.repair import WORDS, mend
 from search.files.lock import LOCK_HOLDER
 from search.files.paths import existing_sweep

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from search.consistency import mlflow_facts
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
-from search.consistency.sweep_findings import first_trial_findings, sweep_findings
-from search.consistency.trial_findings import trial_findings
+from search.consistency.sweep_checks import first_trial_findings, sweep_findings
+from search.consistency.trial_checks import trial_findings
 from search.driver.retention import read_history
 from search.files.paths import files_folder, trial_folder
 from search.spec.config import SweepConfig
-from search.study.record import settings_on_record
+from search.study.recorded_settings import settings_on_record
 from search.study.store import recorded_trials, running_driver
 from search.tracking import client, relocation
 

@@ -21,7 +21,7 @@ from records.mlflow_store import OUTCOME
 from records.paths import RECORD
 from records.trial import TrialRecord
 from search.consistency.comparisons import is_beginning
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import read_history
 from search.files import storage

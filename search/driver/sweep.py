@@ -19,7 +19,6 @@ from records.mlflow_store import reach
 from records.paths import RECORD
 from records.trial import TrialRecord
 from search.driver import announce, processes
-from search.driver.continuation import check_against_mlflow, lost_records
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.live_report import LiveReport, begin_report
@@ -28,6 +27,7 @@ from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
+from search.driver.resume_checks import check_against_mlflow, lost_records
 from search.driver.retention import stale_files
 from search.driver.summary import Summary, summarise, with_scale
 from search.driver.terminal_pictures import graphics_protocol

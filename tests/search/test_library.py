@@ -76,6 +76,7 @@ def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_the_notebook_runs_and_its_sweep_is_resumed_by_the_same_cell_also_in_a_thread(tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "docs" / "sweep.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -8,7 +8,7 @@ from records.format import listed
 from records.mlflow_store import OUTCOME, REASON
 from records.trial import TrialRecord
 from search.consistency.comparisons import wrong_params, wrong_second, wrong_settings, wrong_steps, wrong_values
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, trial_folder

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gbc.errors import BadInput
 from records.mlflow_store import BEST_TRIAL, FRONT, TRIAL
 from records.trial import ENQUEUED
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.driver.retention import stale_files
 from search.files import storage
 from search.files.lock import LOCK_HOLDER
