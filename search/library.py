@@ -52,11 +52,8 @@ def sweep(
         _refuse_other_ray(options.get("address"))
         arguments = flags.from_options({"dataset": dataset, **options})
         config = requested(arguments, _assignments(settings, space), _plain(space))
-        from rich.console import Console
-
-        console = Console(quiet=quiet, markup=False, force_jupyter=False)  # a notebook gets the lines as text
         retry, report = bool(arguments.retry_failed), not arguments.no_report
-        summary = run(config, console, retry_failed=retry, report=report, pictures=arguments.pictures)
+        summary = run(config, _console(quiet), retry_failed=retry, report=report, pictures=arguments.pictures)
     except BadInput as fault:
         fault.args = (flags.without_secrets(str(fault)),)
         raise fault.with_traceback(None) from None
@@ -67,6 +64,16 @@ def sweep(
     if not summary.finished:
         raise Interrupted(f"sweep {summary.name} was interrupted; the same call continues it")
     return SweepResult(summary, config)
+
+
+def _console(quiet: bool) -> Console:
+    """Where the sweep's lines go. A notebook gets them as text, and no table that is drawn again and again.
+
+    A kernel's output calls itself a terminal, but keeps every drawing.
+    """
+    from rich.console import Console
+
+    return Console(quiet=quiet, markup=False, force_jupyter=False, force_terminal=False if Console().is_jupyter else None)
 
 
 def requested(
