@@ -195,7 +195,7 @@ def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tu
     """The origin of the value at `path`, and the part of `path` that it does not name: (flag, rest) or (source, path)."""
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
-            return flag, ".".join(path[end:])
+            return flag, ".".join(part for part in path[end:] if not part.isdigit())  # on a command line nobody counts
     inside = [flag for key, flag in origins.items() if key.startswith(".".join((*path, "")))] if path else []
     return (inside[0] if len(inside) == 1 else source), ".".join(path)
 

@@ -87,7 +87,7 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
 def _classes_of_columns(sweep: Sweep, sheet: Pixels | None) -> list[str]:
     """The class of each column of a sheet; empty where they are not known."""
     by_metric = next(iter(sweep.evaluation.by_class.values()), {}) if sweep.evaluation else {}
-    classes = list(next(iter(by_metric.values()), {}))
+    classes = sweep.class_names or list(next(iter(by_metric.values()), {}))
     side = None if sheet is None else tile_side(sheet)
     return classes if sheet is not None and side and classes and sheet.shape[1] // side % len(classes) == 0 else []
 

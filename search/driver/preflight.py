@@ -86,9 +86,13 @@ class Preparation:
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
-        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
-        return json.dumps({folder.name: {**regime, **findings} for folder, regime, findings in of_each}, indent=2)
+        """The regime that the training of each classifier reached, its findings and class names, by folder name, as JSON."""
+        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, self.inputs.classifiers, strict=True)
+        found = {
+            folder.name: {**regime, **findings, "class_names": list(classifier.class_names)}
+            for folder, regime, findings, classifier in of_each
+        }
+        return json.dumps(found, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:

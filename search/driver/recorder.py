@@ -76,6 +76,8 @@ class Recorder:
         self._failures: dict[int, str] = {}
         self._out_of_memory: set[int] = set()
         self._hung: dict[int, str] = {}
+        self._best = ledger.best()
+        """The best trial that was shown, by this run or an earlier one."""
         self._began, self._before = time.monotonic(), ledger.seconds
         self._noted = self._flushed = self._began
         self._refused = False
@@ -230,7 +232,15 @@ class Recorder:
         self._writer.show(number, folder)
         self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, trial.lost + trial.retried)
         self._display.ended(number, outcome, reason)
+        self._show_best()
         self._retention.delete_unneeded(self._ledger.entries())
+
+    def _show_best(self) -> None:
+        best = self._ledger.best()
+        if best is None or best.value is None or best.missed or (self._best and best.number == self._best.number):
+            return
+        self._best = best
+        self._display.new_best(best.number, best.value, self._trial_folder(best.number) / PICTURE)
 
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics

@@ -62,6 +62,16 @@ def sink_names(text: str) -> list[str]:
     return [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
+PICTURES: Final = ("auto", "kitty", "iterm", "sixel", "none")
+
+
+def pictures(text: str) -> str:
+    """A way to show pictures in a terminal."""
+    if text not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write one of {', '.join(PICTURES)}")
+    return text
+
+
 _EVERY: Final = {"action": "append", "default": []}
 
 FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
@@ -133,6 +143,11 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag(
             "--report-every", "report_every", "write the report while the sweep runs too, e.g. 5m (default: at its end alone)",
             "TIME", minutes,
+        ),
+        Flag(
+            "--pictures", None,
+            "how this terminal shows the samples of each new best trial (default: auto, as it can; none: their path alone)",
+            "|".join(PICTURES), pictures, {"default": "auto"},
         ),
         Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
         Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
@@ -246,7 +261,7 @@ def _read(flag: Flag, value: Any) -> Any:
             return flag.type(str(value)) if flag.type else str(value)
         except argparse.ArgumentTypeError as fault:
             raise BadInput(f"{flag.word}: {fault}") from None
-    if flag.type in (None, absolute, Path):
+    if flag.type in (None, absolute, Path, pictures):
         raise BadInput(f"{flag.word}: expected text, found {shown(value)}")
     return value
 
