@@ -72,7 +72,7 @@ class Sweep:
     @property
     def class_names(self) -> list[str]:
         """The generator's labels in their order: the classes of its classifiers, each once. Empty in older records."""
-        known = [one.get("class_names") for one in self.regimes.values() if isinstance(one, dict)]
+        known = [regime.get("class_names") for regime in self.regimes.values() if isinstance(regime, dict)]
         return list(dict.fromkeys(str(name) for names in known if isinstance(names, list) for name in names))
 
     def trials_in(self, *states: str) -> list[Trial]:

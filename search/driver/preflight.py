@@ -88,11 +88,11 @@ class Preparation:
     def regimes(self) -> str:
         """The regime that the training of each classifier reached, its findings and class names, by folder name, as JSON."""
         of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, self.inputs.classifiers, strict=True)
-        found = {
+        by_folder = {
             folder.name: {**regime, **findings, "class_names": list(classifier.class_names)}
             for folder, regime, findings, classifier in of_each
         }
-        return json.dumps(found, indent=2)
+        return json.dumps(by_folder, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
