@@ -53,7 +53,8 @@ def sweep(
         _refuse_other_ray(options.get("address"))
         arguments = flags.from_options({"dataset": dataset, **options})
         config = requested(arguments, _assignments(settings, space), _plain(space), _plain(constraints))
-        summary = run(config, _console(quiet), retry_failed=bool(arguments.retry_failed), report=not arguments.no_report)
+        retry, report = bool(arguments.retry_failed), not arguments.no_report
+        summary = run(config, _console(quiet), retry_failed=retry, report=report, pictures=arguments.pictures)
     except BadInput as fault:
         fault.args = (flags.without_secrets(str(fault)),)
         raise fault.with_traceback(None) from None
@@ -127,7 +128,9 @@ def requested(
     return config
 
 
-def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True) -> Summary:
+def run(
+    config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True, pictures: str = "none"
+) -> Summary:
     """Run what is left of a sweep, if anything is; raises as `search.driver.sweep.run_sweep`."""
     from search.driver import sweep
     from search.policy.budget import remedy
@@ -141,7 +144,9 @@ def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, re
         return summary
     from search.driver.resources import Machine
 
-    summary = sweep.run_sweep(config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report)
+    summary = sweep.run_sweep(
+        config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report, pictures=pictures
+    )
     if summary.ended_by in ("steps", "patience", "grid"):
         console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     return summary

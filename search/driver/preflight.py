@@ -63,20 +63,20 @@ class Variant:
 def variants(config: SweepConfig) -> list[Variant]:
     """The variants of a trial, one for each classifier of the space."""
     space = config.search_space
-    found: dict[str, Variant] = {}
+    by_classifier: dict[str, Variant] = {}
     for params in space.classifiers():
         settings = config.trial.updated(params, "space") if params else config.trial
         searched = space.possible(params)
         weight = max(config.space["row_space_weight"].bounds()) if "row_space_weight" in searched else settings.row_space_weight
         row_space = settings.updated({"row_space_weight": weight}, "space")
         digest = settings.classifier.digest()
-        if digest not in found or found[digest].row_space.row_space_weight < row_space.row_space_weight:
-            found[digest] = Variant(settings, row_space, frozenset(searched))
-    return list(found.values())
+        if digest not in by_classifier or by_classifier[digest].row_space.row_space_weight < row_space.row_space_weight:
+            by_classifier[digest] = Variant(settings, row_space, frozenset(searched))
+    return list(by_classifier.values())
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedVariant:
     """A variant with its classifiers and data."""
 
     variant: Variant
@@ -112,7 +112,7 @@ class Prepared:
 class Preparation:
     """The things that the trials of a sweep share."""
 
-    variants: tuple[Prepared, ...]
+    variants: tuple[PreparedVariant, ...]
     """One for each classifier that trials may have."""
     memory: tuple[int, int] | None = None
     """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
@@ -124,7 +124,7 @@ class Preparation:
 
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone, with the slowest classifier."""
-        return min(one.steps_per_second() for one in self.variants)
+        return min(variant.steps_per_second() for variant in self.variants)
 
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
@@ -133,21 +133,23 @@ class Preparation:
         tags["data.digest"] = self.inputs.data.digest()
         tags["classifier.digest"] = " ".join(name.rpartition("-")[2] for name in self._by_folder())
         root = Path(__file__).resolve().parents[2]
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if found.returncode == 0:  # else: not a checkout
-            tags["mlflow.source.git.commit"] = found.stdout.strip()
+        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if commit.returncode == 0:  # else: not a checkout
+            tags["mlflow.source.git.commit"] = commit.stdout.strip()
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
+        """The regime that the training of each classifier reached, its findings and class names, by folder name, as JSON."""
         return json.dumps(self._by_folder(), indent=2)
 
     def _by_folder(self) -> dict[str, dict[str, Any]]:
-        return {
-            folder.name: {**regime, **findings}
-            for one in self.variants
-            for folder, regime, findings in zip(one.inputs.folders, one.inputs.regimes, one.findings, strict=True)
-        }
+        by_folder = {}
+        for variant in self.variants:
+            inputs = variant.inputs
+            of_each = zip(inputs.folders, inputs.regimes, variant.findings, inputs.classifiers, strict=True)
+            for folder, regime, findings, classifier in of_each:
+                by_folder[folder.name] = {**regime, **findings, "class_names": list(classifier.class_names)}
+        return by_folder
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
@@ -191,12 +193,12 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             *tasks.row_space_remarks(variant.row_space, inputs),
         ):
             say(line)
-        prepared.append(Prepared(variant, inputs, findings))
+        prepared.append(PreparedVariant(variant, inputs, findings))
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
-        for one in prepared:
-            Trainer(one.settings, one.inputs.classifiers).step()
+        for ready in prepared:
+            Trainer(ready.settings, ready.inputs.classifiers).step()
         if config.resources.gpus_per_trial == "auto" and pick_device(config.trial.device).type == "cuda":
             return Preparation(tuple(prepared), measure_memory(config, prepared))
     except RuntimeError as fault:
@@ -263,16 +265,16 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def measure_memory(config: SweepConfig, prepared: Sequence[Prepared]) -> tuple[int, int]:
+def measure_memory(config: SweepConfig, prepared: Sequence[PreparedVariant]) -> tuple[int, int]:
     """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
 
     Of several classifiers it is that of the one that takes most, of several GPUs the least that is free on one.
     """
     device, needs = pick_device(config.trial.device), []
-    for one in prepared:
+    for ready in prepared:
         release_memory()
         torch.cuda.reset_peak_memory_stats(device)
-        for _ in Trainer(probe_settings(config, one.variant), one.inputs.classifiers, one.inputs.reference(device)).run():
+        for _ in Trainer(probe_settings(config, ready.variant), ready.inputs.classifiers, ready.inputs.reference(device)).run():
             pass
         needs.append(int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN))
     release_memory()

@@ -89,7 +89,7 @@ class Expression:
                 return None
             case ast.BinOp() | ast.UnaryOp() if type(node.op) in _ARITHMETIC or isinstance(node.op, ast.Not):
                 return None
-            case ast.Compare() if all(type(one) in _COMPARISONS for one in node.ops):
+            case ast.Compare() if all(type(comparison) in _COMPARISONS for comparison in node.ops):
                 return None
             case ast.BoolOp():
                 return None
@@ -109,7 +109,7 @@ class Expression:
                 value = values[str(_dotted(node))]
                 return value if isinstance(value, str) else float(value)
             case ast.BoolOp():
-                truths = [self._truth(one, values) for one in node.values]
+                truths = [self._truth(part, values) for part in node.values]
                 return all(truths) if isinstance(node.op, ast.And) else any(truths)
             case ast.UnaryOp(op=ast.Not()):
                 return not self._truth(node.operand, values)
@@ -134,15 +134,15 @@ class Expression:
         return result if math.isfinite(result) else math.nan
 
     def _compared(self, node: ast.Compare, values: Mapping[str, Any]) -> bool:
-        operands = [self._value(one, values) for one in (node.left, *node.comparators)]
-        kinds = {type(one) for one in operands}
-        equality = all(isinstance(one, ast.Eq | ast.NotEq) for one in node.ops)
+        operands = [self._value(part, values) for part in (node.left, *node.comparators)]
+        kinds = {type(operand) for operand in operands}
+        equality = all(isinstance(comparison, ast.Eq | ast.NotEq) for comparison in node.ops)
         if bool in kinds or len(kinds) > 1 or (str in kinds and not equality):
             raise ValueError(f"{shown(self.text)}: {shown(ast.unparse(node))} compares what cannot be compared")
-        if any(isinstance(one, float) and math.isnan(one) for one in operands):
+        if any(isinstance(operand, float) and math.isnan(operand) for operand in operands):
             return False
         pairs = zip(node.ops, operands, operands[1:], strict=False)
-        return all(_COMPARISONS[type(one)](left, right) for one, left, right in pairs)
+        return all(_COMPARISONS[type(comparison)](left, right) for comparison, left, right in pairs)
 
     def _number(self, node: ast.AST, values: Mapping[str, Any]) -> float:
         value = self._value(node, values)

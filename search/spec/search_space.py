@@ -80,13 +80,13 @@ class SearchSpace:
 
     def possible(self, known: Mapping[str, Value]) -> set[str]:
         """The settings that are active, or may be, in a trial with the `known` values."""
-        values, found = self._not_searched() | dict(known), set[str]()
+        values, active = self._not_searched() | dict(known), set[str]()
         for key in self._order:
             if self._condition_of(key, values) is False:
                 values[key] = self._fixed[key]
             else:
-                found.add(key)
-        return found
+                active.add(key)
+        return active
 
     def is_whole(self, params: Mapping[str, Any]) -> bool:
         """True if `params` are the settings of a trial: every active one, and no other."""
@@ -95,7 +95,7 @@ class SearchSpace:
     def broken(self, params: Mapping[str, Any]) -> str | None:
         """The first constraint that the settings of a trial break; None if they keep all."""
         values = {**self._fixed, **params} if self._constraints else {}
-        return next((one.text for one in self._constraints if not one.holds(values)), None)
+        return next((constraint.text for constraint in self._constraints if not constraint.holds(values)), None)
 
     def draw(self, generator: random.Random, known: Mapping[str, Value] | None = None, tries: int = _DRAWS) -> dict[str, Value]:
         """Draw settings at random, again while they break a constraint; those that are `known` stay.
@@ -159,7 +159,7 @@ class SearchSpace:
 
     def classifiers(self) -> list[dict[str, Value]]:
         """The choices that make each classifier of the space, with those in their conditions; one without any by default."""
-        return self.leaves([key for key in self.dimensions if key.startswith(CLASSIFIER)], lambda one: one.choice or ())
+        return self.leaves([key for key in self.dimensions if key.startswith(CLASSIFIER)], _choices)
 
     def trials(self) -> list[TrialConfig]:
         """The fixed settings of a trial with each classifier of the space."""
@@ -184,7 +184,7 @@ class SearchSpace:
         if faults := [fault for key in self.dimensions for fault in self._refused_end(key)]:
             raise ValueError("\n".join(faults))
         searched = [key for key in self.dimensions if key.startswith(CLASSIFIER)]
-        count = len({tuple(one.get(key) for key in searched) for one in self.classifiers()})
+        count = len({tuple(params.get(key) for key in searched) for params in self.classifiers()})
         if count > _MOST_CLASSIFIERS:
             raise ValueError(f"space: {count} classifiers are too many to train; at most {_MOST_CLASSIFIERS} may be searched")
         try:
@@ -192,8 +192,8 @@ class SearchSpace:
         except ValueError as fault:
             raise ValueError(f"constraints: {fault}; relax that, or widen the space") from None
         for index, settings in enumerate(first_trials):
-            if found := self.fault_of(settings):
-                key, words = found
+            if located := self.fault_of(settings):
+                key, words = located
                 raise ValueError(f"first_trials[{index}]{key and '.'}{key}: {words}")
 
     def check_grid(self, most: int) -> None:
@@ -234,13 +234,13 @@ class SearchSpace:
 
     def _with_conditions(self, keys: Iterable[str]) -> set[str]:
         """Some settings, with those that their conditions name."""
-        pending, found = list(keys), set[str]()
+        pending, closure = list(keys), set[str]()
         while pending:
             key = pending.pop()
-            if key not in found:
-                found.add(key)
+            if key not in closure:
+                closure.add(key)
                 pending += self._conditions[key]
-        return found
+        return closure
 
     def _unknown_keys(self) -> Iterable[str]:
         fixed = {"seed", "dataset", "classifier", "device", "steps", "report_every"}
@@ -285,22 +285,22 @@ class SearchSpace:
     def _parsed_constraints(self) -> tuple[Expression, ...]:
         if len(self._texts) > _MOST_CONSTRAINTS:
             raise ValueError(f"constraints: {len(self._texts)} are too many; at most {_MOST_CONSTRAINTS}")
-        faults, found = [], []
+        faults, expressions = [], []
         examples = self._fixed | {key: dimension.bounds()[0] for key, dimension in self.dimensions.items()}
         for index, text in enumerate(self._texts):
             try:
-                found.append(Expression(text))
-                found[-1].check(examples)
+                expressions.append(Expression(text))
+                expressions[-1].check(examples)
             except ValueError as fault:
                 faults.append(f"constraints[{index}]: {fault}")
         if faults:
             raise ValueError("\n".join(faults))
-        return tuple(found)
+        return tuple(expressions)
 
     def _refused_end(self, key: str) -> Iterable[str]:
         """The fault of the first end of a dimension that a trial would refuse, where it is active."""
         parents: Collection[str] = self._with_conditions([key]) - {key}
-        contexts = self.leaves(parents, lambda dimension: dimension.choice or ())
+        contexts = self.leaves(parents, _choices)
         active = [context for context in contexts if self._condition_of(key, {**self._fixed, **context})]
         for context, value in itertools.product(active[:_MOST_CONTEXTS], self.dimensions[key].bounds()):
             try:
@@ -308,6 +308,10 @@ class SearchSpace:
             except BadInput as fault:
                 yield str(fault)
                 return
+
+
+def _choices(dimension: Dimension) -> tuple[Value, ...]:
+    return dimension.choice or ()
 
 
 @lru_cache(maxsize=4)
