@@ -166,7 +166,11 @@ def _differences(sweeps: Sequence[Sweep]) -> list[list[object]]:
 def _best_settings(sweeps: Sequence[Sweep]) -> list[list[object]]:
     """Rows of the searched settings, as the best trial of each has them."""
     searched = dict.fromkeys(dimension.name for sweep in sweeps for dimension in sweep.settings.space)
-    return [[key, *[sweep.best.params.get(key, sweep.settings.trial.get(key)) for sweep in sweeps]] for key in searched]
+    fixed = [dict(_flatten(sweep.settings.trial)) for sweep in sweeps]
+    return [
+        [key, *[sweep.best.params.get(key, settings.get(key)) for sweep, settings in zip(sweeps, fixed, strict=True)]]
+        for key in searched
+    ]
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

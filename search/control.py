@@ -13,7 +13,6 @@ from search.files.lock import Driver, current_driver
 from search.files.paths import existing_sweep, has_study, recorded_config, sweep_folder, sweep_names
 from search.policy.budget import exhausted_budget, remedy
 from search.spec.config import SweepConfig
-from search.spec.space import outside, unknown
 from search.study.orders import Order, give
 from search.study.store import recorded_trials, running_driver
 
@@ -106,18 +105,17 @@ def parse_setting(text: str, config: SweepConfig) -> dict[str, Any]:
     """`lr=5e-3,beta=0.01` as settings that the space of `config` holds.
 
     Raises:
-        BadInput: it is no such list, or names a setting twice, one that is not searched, or a value outside its dimension.
+        BadInput: it is no such list, names a setting twice, or is none that a trial of the space may have.
     """
     setting: dict[str, Any] = {}
     for part in text.split(","):
         key, value = parse_assignment(part.strip(), "--enqueue")
         if key in setting:
             raise BadInput(f"--enqueue {key}: given twice")
-        if key not in config.space:
-            raise BadInput(f"--enqueue: {unknown(key, config.space)}")
-        if not config.space[key].holds(value):
-            raise BadInput(f"--enqueue {key}: {outside(value, config.space[key])}")
         setting[key] = value
+    if fault := config.search_space.fault_of(setting):
+        key, words = fault
+        raise BadInput(f"--enqueue{key and ' '}{key}: {words}")
     return setting
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gbc.errors import BadInput
@@ -27,6 +27,7 @@ def sweep(
     *,
     settings: Mapping[str, Any] | None = None,
     space: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> SweepResult:
@@ -34,8 +35,8 @@ def sweep(
 
     Records go into `mlruns/` and `mlflow.db` in the current folder. `options` are the flags of the command, with underscores:
     `trials=8`, `time_budget="2h"`, `objective="tstr/1nn"`. `settings` fixes settings of a trial (`--set`), by dotted or nested
-    keys. `space` is searched instead of the preset's, and then the preset's first trials are left out. With `quiet` nothing is
-    printed.
+    keys. `space` is searched instead of the preset's, and then the preset's first trials and constraints are left out.
+    `constraints` are comparisons of settings that every trial keeps. With `quiet` nothing is printed.
 
     In the main thread Ctrl-C, a notebook's stop button and SIGTERM end the sweep in good order. No signal reaches it in another
     thread: there `python search/run.py --stop NAME` ends it.
@@ -51,8 +52,9 @@ def sweep(
     try:
         _refuse_other_ray(options.get("address"))
         arguments = flags.from_options({"dataset": dataset, **options})
-        config = requested(arguments, _assignments(settings, space), _plain(space))
-        summary = run(config, _console(quiet), retry_failed=bool(arguments.retry_failed), report=not arguments.no_report)
+        config = requested(arguments, _assignments(settings, space), _plain(space), _plain(constraints))
+        retry, report = bool(arguments.retry_failed), not arguments.no_report
+        summary = run(config, _console(quiet), retry_failed=retry, report=report, pictures=arguments.pictures)
     except BadInput as fault:
         fault.args = (flags.without_secrets(str(fault)),)
         raise fault.with_traceback(None) from None
@@ -79,6 +81,7 @@ def requested(
     arguments: argparse.Namespace,
     assignments: Mapping[str, Any],
     space: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
     *,
     dry_run: bool = False,
 ) -> SweepConfig:
@@ -115,6 +118,7 @@ def requested(
         assignments=assignments,
         slots=slots,
         space=space,
+        constraints=constraints,
     )
     config.places.check()
     if not (dry_run and config.places.study_url):  # a dry run asks no server
@@ -124,7 +128,9 @@ def requested(
     return config
 
 
-def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True) -> Summary:
+def run(
+    config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True, pictures: str = "none"
+) -> Summary:
     """Run what is left of a sweep, if anything is; raises as `search.driver.sweep.run_sweep`."""
     from search.driver import sweep
     from search.policy.budget import remedy
@@ -138,7 +144,9 @@ def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, re
         return summary
     from search.driver.resources import Machine
 
-    summary = sweep.run_sweep(config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report)
+    summary = sweep.run_sweep(
+        config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report, pictures=pictures
+    )
     if summary.ended_by in ("steps", "patience", "grid"):
         console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     return summary

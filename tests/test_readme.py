@@ -61,6 +61,18 @@ def test_every_promise_of_security_has_its_test() -> None:
     assert len(rows) >= 7 and all("`test_" in row.rpartition("|")[0].rpartition("|")[2] for row in rows)
 
 
+def test_every_cell_about_peers_has_its_evidence() -> None:
+    """That the tests and the pages of ours exist is checked with all other names; pages of others are not fetched."""
+    page = (ROOT / "docs" / "peers.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    defined = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", page, flags=re.MULTILINE))
+    used = set(re.findall(r"\]\[([a-z-]+)\]", page))
+    assert len(rows) > 20 and {len(row) for row in rows} == {6} and used == defined.keys()
+    for what, *peers, ours in rows:
+        bare = [cell for cell in peers if "][" not in cell and not cell.startswith("not known")]
+        assert not bare and ("`tests/" in ours or ours.startswith("no")), what
+
+
 def test_named_functions_exist() -> None:
     names = re.findall(r"`(gbc(?:\.\w+)+)`", README)
     assert names
@@ -97,14 +109,15 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
     from search.spec.resolve import resolve
 
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" not in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     found = []
     for number, block in enumerate(blocks):
         path = tmp_path / f"readme-{number}.yaml"
         path.write_text(block)
         found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
     assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
-    assert [spec.task for spec in found[1].trial.classifiers()] == [0, 1, 0]
+    assert found[1].search_space.conditional and found[1].constraints
+    assert [spec.task for spec in found[2].trial.classifiers()] == [0, 1, 0]
 
 
 def test_the_card_of_the_manual_is_a_card(tmp_path: Path) -> None:

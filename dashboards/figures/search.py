@@ -23,6 +23,8 @@ _MANY_TRIALS: Final = 30
 """Full trials below which it is called a hint."""
 _GRID: Final = 24
 """Points a side of a contour's grid."""
+_WITHOUT: Final = "not searched"
+"""The tick of an axis at which the lines of trials pass that lack its setting."""
 _KERNEL_WIDTH: Final = 0.12
 """Width of the kernel that a contour averages over, as a share of each axis."""
 
@@ -104,7 +106,7 @@ def importance_shares(sweep: Sweep) -> dict[str, float]:
         return float(trial.values[0])
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=[f"{one.direction}imize" for one in sweep.settings.objectives])
+    study = optuna.create_study(directions=[f"{objective.direction}imize" for objective in sweep.settings.objectives])
     study.add_trials(sweep.settings.study.frozen_trials())
     try:
         shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=value)
@@ -116,13 +118,14 @@ def importance_shares(sweep: Sweep) -> dict[str, float]:
 def importance_bars(sweep: Sweep, shares: dict[str, float]) -> Panel:
     """Bars of `importance_shares`."""
     count = len(sweep.ranked)
+    lacking = any(dimension.name not in trial.params for dimension in sweep.settings.space for trial in sweep.ranked)
     warning = f" From {count} full trials this is a hint, no more." if count < _MANY_TRIALS else ""
     bars = {"type": "bar", "orientation": "h", "y": list(shares), "x": list(shares.values()), "marker": {"color": "--complete"}}
     layout = {"yaxis": {"autorange": "reversed", "automargin": True}, "xaxis": {"tickformat": ".0%", "rangemode": "tozero"}}
     return Panel(
         "Importance of settings",
         f"How much of the differences in {sweep.objective.metric} among full trials each setting explains (fANOVA).{warning} "
-        "Trials that were stopped early take no part.",
+        f"Trials that were stopped early take no part{', nor do settings that some full trials lack' if lacking else ''}.",
         {"data": [{**bars, "hovertemplate": "%{y}: %{x:.0%}<extra></extra>"}], "layout": layout}, height=110 + 24 * len(shares),
     )  # fmt: skip
 
@@ -151,22 +154,27 @@ def parallel_coordinates(sweep: Sweep) -> Panel | None:
 
 
 def _axis(dimension: RecordedDimension, values: pd.Series) -> Json:
+    """An axis of parallel coordinates. Trials that lack the setting pass below all others, for a line cannot have a gap."""
+    lacking = values.isna()
     if dimension.choices:
         order = list(dimension.choices)
-        positions = [order.index(value) if value in order else None for value in values]
-        return {
-            "label": dimension.name, "values": positions, "tickvals": list(range(len(order))),
-            "ticktext": [str(choice) for choice in order],
-            "range": [-0.3, len(order) - 0.7],
-        }  # fmt: skip
-    if dimension.log:
-        logs = np.log10(values.astype(float))
-        ticks = np.linspace(logs.min(), logs.max(), 5)
-        return {
-            "label": dimension.name, "values": list(logs), "tickvals": list(ticks),
-            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
-        }  # fmt: skip
-    return {"label": dimension.name, "values": list(values)}
+        at = [float(order.index(value)) if value in order else math.nan for value in values]
+        ticks, words = [float(index) for index in range(len(order))], [str(choice) for choice in order]
+        low, high, step = 0.0, len(order) - 1.0, 1.0
+    else:
+        numbers = np.log10(values.astype(float)) if dimension.log else values.astype(float)
+        at, low, high = list(numbers), float(numbers.min()), float(numbers.max())
+        if not dimension.log and not lacking.any():
+            return {"label": dimension.name, "values": at}
+        ticks = list(np.linspace(low, high, 5))
+        words = [f"{10**tick if dimension.log else tick:.2g}" for tick in ticks]
+        step = (high - low) / 5 or 1.0
+    if lacking.any():
+        low -= step
+        at = [low if missing else value for value, missing in zip(at, lacking, strict=True)]
+        ticks, words = [low, *ticks], [_WITHOUT, *words]
+    axis: Json = {"label": dimension.name, "values": at, "tickvals": ticks, "ticktext": words}
+    return axis | ({"range": [low - 0.3, high + 0.3]} if dimension.choices else {})
 
 
 def slices(sweep: Sweep, order: Sequence[str]) -> list[Panel]:
@@ -226,6 +234,7 @@ def _contour(sweep: Sweep, x: RecordedDimension, y: RecordedDimension) -> Panel 
     surface = local_mean((at - low) / (high - low), values, _GRID)
     shown = [10**tick if dimension.log else tick for tick, dimension in zip(ticks, (x, y), strict=True)]
     scale = {"colorscale": SCALE, "reversescale": sweep.objective.sign < 0}
+    best = [trial for trial in trials if trial.number == sweep.best.number]  # it may lack a setting that has a condition
     data = [
         {
             "type": "contour", "x": list(shown[0]), "y": list(shown[1]),
@@ -239,7 +248,7 @@ def _contour(sweep: Sweep, x: RecordedDimension, y: RecordedDimension) -> Panel 
             "hovertemplate": "%{text}<extra></extra>",
         },
         {
-            "type": "scatter", "mode": "markers", "x": [sweep.best.params[x.name]], "y": [sweep.best.params[y.name]],
+            "type": "scatter", "mode": "markers", "x": [t.params[x.name] for t in best], "y": [t.params[y.name] for t in best],
             "marker": {"color": "--best", "symbol": "diamond", "size": 11, "line": {"width": 1, "color": "--paper"}},
             "hovertemplate": f"trial {sweep.best.number}, the best<extra></extra>",
         },

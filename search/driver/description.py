@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def question(config: SweepConfig) -> str:
     """The question of a sweep in Markdown: the space that is searched, and for what."""
-    wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
-    classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in config.trial.classifiers()))
+    wanted = " and ".join(f"`{objective.metric}` ({objective.direction})" for objective in config.objectives)
+    specs = [spec for trial in config.search_space.trials() for spec in trial.classifiers()]
+    classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in specs))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
     source = "without any image" if config.trial.data_free else f"of **{config.trial.dataset.name}**"
     if config.objective.require:
@@ -27,7 +28,7 @@ def question(config: SweepConfig) -> str:
         f"Which settings make a generator, born from nothing but a classifier ({classifiers}) "
         f"{source}, reach the best {wanted} within {config.trial.steps} steps?\n\n"
         f"Sampler `{config.sampler}`, scheduler `{config.scheduler.name}`, seed {config.seed}.\n\n"
-        f"| searched | from |\n|---|---|\n{rows}\n"
+        f"| searched | from |\n|---|---|\n{rows}\n" + "".join(f"\nEvery trial keeps `{text}`.\n" for text in config.constraints)
     )
 
 
@@ -87,9 +88,9 @@ def _controls(evaluation: Mapping[str, Any]) -> list[str]:
     metrics = list(next(iter(scores.values())))
     rows = [
         f"| {'**this generator**' if name == 'generator' else name} | "
-        + " | ".join(f"{found[metric]:.3f}" for metric in metrics)
+        + " | ".join(f"{values[metric]:.3f}" for metric in metrics)
         + " |"
-        for name, found in scores.items()
+        for name, values in scores.items()
     ]
     head = f"| images | {' | '.join(f'`{metric}`' for metric in metrics)} |\n|---|{'---|' * len(metrics)}"
     note = f"{evaluation['eval_per_class']} images a class; what worthless images get, and last what real ones get.\n"
@@ -97,10 +98,11 @@ def _controls(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _range(dimension: Dimension) -> str:
+    where = f" {dimension.where}" if dimension.when else ""
     if dimension.log10 is not None:
-        return "10^[{:g}, {:g}]".format(*dimension.log10)
+        return "10^[{:g}, {:g}]".format(*dimension.log10) + where
     if dimension.uniform is not None:
-        return "[{:g}, {:g}]".format(*dimension.uniform)
+        return "[{:g}, {:g}]".format(*dimension.uniform) + where
     if dimension.int is not None:
-        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "")
-    return ", ".join(map(str, dimension.choice or ()))
+        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "") + where
+    return ", ".join(map(str, dimension.choice or ())) + where

@@ -44,16 +44,50 @@ _MARGIN: Final = 1.15  # fragments, and evaluations that meet
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """The things that every trial of a sweep shares."""
+class Variant:
+    """A classifier that trials of a sweep may have, or the only one, with the settings of a trial that has it."""
 
-    inputs: TrialInputs
     settings: TrialConfig
-    """Those that are not searched."""
+    """Those that are not searched, beside the choices that make the classifier."""
+    row_space: TrialConfig
+    """The same with the largest weight on the row space that such a trial may have."""
+    searched: frozenset[str]
+    """The settings that such a trial may search."""
+
+    def remarks(self, inputs: TrialInputs, findings: Sequence[Mapping[str, Any]], *, several: bool) -> list[str]:
+        """Lines about losses that are off, and about Λ; each names the classifier where there are `several`."""
+        name = f"{self.settings.classifier.label}: " if several else ""
+        return [f"{name}{line}" for line in tasks.remarks(findings, self.settings, self.searched)]
+
+
+def variants(config: SweepConfig) -> list[Variant]:
+    """The variants of a trial, one for each classifier of the space."""
+    space = config.search_space
+    by_classifier: dict[str, Variant] = {}
+    for params in space.classifiers():
+        settings = config.trial.updated(params, "space") if params else config.trial
+        searched = space.possible(params)
+        weight = max(config.space["row_space_weight"].bounds()) if "row_space_weight" in searched else settings.row_space_weight
+        row_space = settings.updated({"row_space_weight": weight}, "space")
+        digest = settings.classifier.digest()
+        if digest not in by_classifier or by_classifier[digest].row_space.row_space_weight < row_space.row_space_weight:
+            by_classifier[digest] = Variant(settings, row_space, frozenset(searched))
+    return list(by_classifier.values())
+
+
+@dataclass(frozen=True)
+class PreparedVariant:
+    """A variant with its classifiers and data."""
+
+    variant: Variant
+    inputs: TrialInputs
     findings: tuple[dict[str, Any], ...]
     """Λ of each classifier, and the losses that it cannot have."""
-    memory: tuple[int, int] | None = None
-    """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
+
+    @property
+    def settings(self) -> TrialConfig:
+        """Settings of a trial: those that are not searched."""
+        return self.variant.settings
 
     def steps_per_second(self) -> float:
         """Measure the speed of one trial alone; nothing else should be going on."""
@@ -73,67 +107,105 @@ class Preparation:
         release_memory()  # this process lives beside the trials
         return speed
 
+
+@dataclass(frozen=True)
+class Preparation:
+    """The things that the trials of a sweep share."""
+
+    variants: tuple[PreparedVariant, ...]
+    """One for each classifier that trials may have."""
+    memory: tuple[int, int] | None = None
+    """Bytes of a GPU's memory: what one trial takes at most, and what is free. None where trials compute on CPUs."""
+
+    @property
+    def inputs(self) -> TrialInputs:
+        """The inputs with the first classifier; the data are the same with each."""
+        return self.variants[0].inputs
+
+    def steps_per_second(self) -> float:
+        """Measure the speed of one trial alone, with the slowest classifier."""
+        return min(variant.steps_per_second() for variant in self.variants)
+
     def origin(self) -> dict[str, str]:
         """Provenance as MLflow tags: versions, commit, digests."""
         tags = {f"version.{package}": version(package) for package in ("torch", "ray", "optuna", "mlflow", "numpy")}
         tags["version.python"] = platform.python_version()
         tags["data.digest"] = self.inputs.data.digest()
-        tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.inputs.folders)
+        tags["classifier.digest"] = " ".join(name.rpartition("-")[2] for name in self._by_folder())
         root = Path(__file__).resolve().parents[2]
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if found.returncode == 0:  # else: not a checkout
-            tags["mlflow.source.git.commit"] = found.stdout.strip()
+        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if commit.returncode == 0:  # else: not a checkout
+            tags["mlflow.source.git.commit"] = commit.stdout.strip()
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
-        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
-        return json.dumps({folder.name: {**regime, **findings} for folder, regime, findings in of_each}, indent=2)
+        """The regime that the training of each classifier reached, its findings and class names, by folder name, as JSON."""
+        return json.dumps(self._by_folder(), indent=2)
+
+    def _by_folder(self) -> dict[str, dict[str, Any]]:
+        by_folder = {}
+        for variant in self.variants:
+            inputs = variant.inputs
+            of_each = zip(inputs.folders, inputs.regimes, variant.findings, inputs.classifiers, strict=True)
+            for folder, regime, findings, classifier in of_each:
+                by_folder[folder.name] = {**regime, **findings, "class_names": list(classifier.class_names)}
+        return by_folder
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:
-    """Load the data, train the classifier or find it in the cache, and take a step.
+    """Load the data, train every classifier that trials may have or find it in the cache, and take a step with it.
 
     A classifier that `--storage` holds is not trained again, and one that it lacks is put there for the nodes.
 
     Raises:
-        BadInput: whatever would make every trial fail.
+        BadInput: whatever would make every trial, or every one with some classifier, fail.
     """
-    settings, shared_at = config.trial, config.places.storage
-    with _TrainingBar(console) as bar:
-        other_cache = shared_classifiers.storage_source(shared_at) if shared_at else None
-        inputs = tasks.obtain(with_largest_row_space(config), CLASSIFIERS, bar.announce, other_cache)
-    if shared_at:
-        for folder in inputs.folders:
-            shared_classifiers.upload(storage.open_storage(shared_at), folder)
-    for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-        reached = (
-            f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
-            f"smallest margin {regime['margins']['min']:.2f}"
-            if "loss" in regime
-            else "weights as given; how far their training came cannot be measured without images"
-        )
-        console.print(f"classifier {folder.name}: {reached}", highlight=False, soft_wrap=True)
-        for change in regime.get("changes", ()):
-            console.print(f"  {change}", highlight=False, soft_wrap=True)
-    findings = tuple(tasks.findings(settings, inputs))
-    _check_objectives(config, findings)
-    for line in (
-        *tasks.remarks(findings, settings, config.space),
-        *tasks.row_space_remarks(with_largest_row_space(config), inputs),
-    ):
-        console.print(line, highlight=False, soft_wrap=True)
+    shared_at, said = config.places.storage, set[str]()
+
+    def say(line: str) -> None:
+        if line not in said:  # further classifiers (`experts`) are in every variant
+            console.print(line, highlight=False, soft_wrap=True)
+        said.add(line)
+
+    prepared = []
+    choices = variants(config)
+    for variant in choices:
+        with _TrainingBar(console) as bar:
+            other_cache = shared_classifiers.storage_source(shared_at) if shared_at else None
+            inputs = tasks.obtain(variant.row_space, CLASSIFIERS, bar.announce, other_cache)
+        if shared_at:
+            for folder in inputs.folders:
+                shared_classifiers.upload(storage.open_storage(shared_at), folder)
+        for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
+            reached = (
+                f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+                f"smallest margin {regime['margins']['min']:.2f}"
+                if "loss" in regime
+                else "weights as given; how far their training came cannot be measured without images"
+            )
+            say(f"classifier {folder.name}: {reached}")
+            for change in regime.get("changes", ()):
+                say(f"  {change}")
+        findings = tuple(tasks.findings(variant.settings, inputs))
+        _check_objectives(config, findings)
+        for line in (
+            *variant.remarks(inputs, findings, several=len(choices) > 1),
+            *tasks.row_space_remarks(variant.row_space, inputs),
+        ):
+            say(line)
+        prepared.append(PreparedVariant(variant, inputs, findings))
     # For good: from here on the driver's own threads would only compete with the trials.
     torch.set_num_threads(machine.threads)
     try:
-        Trainer(settings, inputs.classifiers).step()
-        if config.resources.gpus_per_trial == "auto" and pick_device(settings.device).type == "cuda":
-            return Preparation(inputs, settings, findings, measure_memory(config, inputs))
+        for ready in prepared:
+            Trainer(ready.settings, ready.inputs.classifiers).step()
+        if config.resources.gpus_per_trial == "auto" and pick_device(config.trial.device).type == "cuda":
+            return Preparation(tuple(prepared), measure_memory(config, prepared))
     except RuntimeError as fault:
         if not is_out_of_memory(fault):
             raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
-    return Preparation(inputs, settings, findings)
+    return Preparation(tuple(prepared))
 
 
 def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]) -> None:
@@ -166,15 +238,18 @@ def check(config: SweepConfig) -> list[str]:
             storage.check_folder(at)
     sinks.check(config)
     warm_start.load(config)
-    settings = with_largest_row_space(config)
-    if (inputs := untrained_inputs(settings)) is None:
-        return []
-    findings = tasks.findings(settings, inputs)
-    _check_objectives(config, findings)
-    remarks = list(tasks.remarks(findings, settings, config.space))
-    # `alpha: last_layer` asks for a classifier that has converged.
-    Trainer(settings.model_copy(update={"alpha": "learned"}), inputs.classifiers, inputs.reference("cpu")).step()
-    return remarks
+    lines: dict[str, None] = {}
+    choices = variants(config)
+    for variant in choices:
+        if (inputs := untrained_inputs(variant.row_space)) is None:
+            continue
+        findings = tasks.findings(variant.row_space, inputs)
+        _check_objectives(config, findings)
+        lines |= dict.fromkeys(variant.remarks(inputs, findings, several=len(choices) > 1))
+        # `alpha: last_layer` asks for a classifier that has converged.
+        settings = variant.row_space.model_copy(update={"alpha": "learned"})
+        Trainer(settings, inputs.classifiers, inputs.reference("cpu")).step()
+    return list(lines)
 
 
 def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
@@ -190,40 +265,35 @@ def untrained_inputs(settings: TrialConfig) -> TrialInputs | None:
     return tasks.untrained(settings)
 
 
-def measure_memory(config: SweepConfig, inputs: TrialInputs) -> tuple[int, int]:
+def measure_memory(config: SweepConfig, prepared: Sequence[PreparedVariant]) -> tuple[int, int]:
     """Measure the GPU memory that the largest trial of the space takes up to its first report, and what is free now.
 
-    Of several GPUs it is the least that is free on one.
+    Of several classifiers it is that of the one that takes most, of several GPUs the least that is free on one.
     """
-    settings = probe_settings(config)
-    device = pick_device(settings.device)
+    device, needs = pick_device(config.trial.device), []
+    for ready in prepared:
+        release_memory()
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in Trainer(probe_settings(config, ready.variant), ready.inputs.classifiers, ready.inputs.reference(device)).run():
+            pass
+        needs.append(int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN))
     release_memory()
-    torch.cuda.reset_peak_memory_stats(device)
-    for _ in Trainer(settings, inputs.classifiers, inputs.reference(device)).run():
-        pass
-    need = int((torch.cuda.max_memory_reserved(device) + _CONTEXT) * _MARGIN)
-    release_memory()
-    return need, min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+    return max(needs), min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
 
 
-def probe_settings(config: SweepConfig) -> TrialConfig:
-    """The largest trial of a sweep, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
+def probe_settings(config: SweepConfig, variant: Variant) -> TrialConfig:
+    """The largest trial of a variant, as short as it can be with all that takes memory: every loss, a CUDA graph, a report."""
     # Losses that start late would begin a new graph, which so few steps do not reach.
-    return largest_trial(config).model_copy(update={"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0})
+    short = {"steps": _PROBE_STEPS, "report_every": _PROBE_STEPS, "kkt_from": 0.0}
+    return largest_trial(config, variant).model_copy(update=short)
 
 
-def largest_trial(config: SweepConfig) -> TrialConfig:
-    """The trial of a sweep that takes the most memory: the upper end of every searched size."""
-    return config.trial.updated(
-        {key: max(config.space[key].bounds()) for key in _SIZES if key in config.space},
+def largest_trial(config: SweepConfig, variant: Variant) -> TrialConfig:
+    """The trial of a variant that takes the most memory: the upper end of every searched size, constraints aside."""
+    return variant.settings.updated(
+        {key: max(config.space[key].bounds()) for key in _SIZES if key in variant.searched},
         "space",
     )
-
-
-def with_largest_row_space(config: SweepConfig) -> TrialConfig:
-    """The settings of a sweep with the largest weight on the row space that its trials may have."""
-    weight = config.space.get("row_space_weight")
-    return config.trial.updated({"row_space_weight": max(weight.bounds())} if weight else {}, "space")
 
 
 class _TrainingBar(Progress):

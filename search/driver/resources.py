@@ -50,7 +50,8 @@ class Machine:
         """
         if config.places.address is None:
             return cls.local(config.resources)
-        factories = [spec.classifier.factory for spec in config.trial.classifiers() if spec.classifier.factory]
+        specs = [spec.classifier for trial in config.search_space.trials() for spec in trial.classifiers()]
+        factories = list(dict.fromkeys(spec.factory for spec in specs if spec.factory))
         return cls.of_cluster(config.resources, ray_runtime.join(config.places.address, factories))
 
     @classmethod
@@ -67,7 +68,7 @@ class Machine:
         asked = f"{resources.cpus_per_trial:g} CPU{f' and {share:g} GPU' if share else ''}"
         if not fits:
             raise BadInput(f"--address: none of the cluster's {len(nodes)} nodes has room for a trial of {asked}")
-        cpus, gpus = (int(sum(found)) for found in zip(*nodes, strict=True))
+        cpus, gpus = (int(sum(amounts)) for amounts in zip(*nodes, strict=True))
         concurrency = resources.concurrency or fits
         bounded = resources.concurrency is not None
         return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share, nodes=len(nodes), bounded=bounded)

@@ -9,7 +9,6 @@ from records.trial import TrialRecord
 from search.policy.finalists import repetitions_left
 from search.policy.ranking import trials_since_improvement
 from search.spec.config import NEGLIGIBLE, SweepConfig
-from search.spec.space import grid_size
 
 _REMEDIES: Final = {
     "trials": "more: --trials {twice}, or another --name",
@@ -63,7 +62,7 @@ def planning_ended_by(config: SweepConfig, trials: Sequence[TrialRecord], second
     if reason := search_exhausted(config, trials, seconds):
         return reason
     sampled = sum(trial.origin is None and trial.repeats is None for trial in trials)
-    if config.sampler == "grid" and sampled >= grid_size(config.space):
+    if config.sampler == "grid" and sampled >= config.search_space.grid_size:
         return "grid"
     return "trials" if sum(trial.counts for trial in trials) >= config.trials else None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST: Final = 10
-"""Values at a rung before there is a model of it, where the space has few dimensions; as many as TPE starts with."""
+"""Values at a rung before there is a model of it, where the space has few dimensions; full trials before TPE has one."""
 
 
 def fewest_values(config: SweepConfig) -> int:

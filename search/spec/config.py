@@ -16,7 +16,8 @@ from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, ST
 from gbc.settings import Config, flatten, suggest
 from records.rungs import first_rung, rungs
 from search.spec.locations import Places
-from search.spec.space import Dimension, Value, check_first_trials, check_space, grid_size
+from search.spec.search_space import SearchSpace
+from search.spec.space import Dimension, Value
 
 MAY_CHANGE: Final = (
     "trials",
@@ -120,13 +121,13 @@ class Objective(Config):
 
     def missed(self, metrics: Mapping[str, float]) -> list[str]:
         """Requirements that a report does not meet, in words; a metric that the report lacks counts as not met."""
-        found = []
+        bounds_missed = []
         for metric, bound in (self.require or {}).items():
             value = metrics.get(metric, math.nan)
             if not (value <= bound if _at_most(metric) else value >= bound):
                 shown = "missing" if math.isnan(value) else f"{value:.3g}"
-                found.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
-        return found
+                bounds_missed.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
+        return bounds_missed
 
 
 def _at_most(metric: str) -> bool:
@@ -140,6 +141,7 @@ class SweepConfig(Config):
     preset: str = Field("quick", max_length=100)
     trial: TrialConfig = TrialConfig()
     space: dict[str, Dimension] = Field(default_factory=dict)
+    constraints: tuple[str, ...] = Field((), description="comparisons of settings that every trial keeps")
     objective: Objective = Objective()
     second_objective: Objective | None = Field(None, description="the result is then a Pareto front")
     sampler: Literal["tpe", "bohb", "random", "cmaes", "gp", "qmc", "grid"] = "tpe"
@@ -185,14 +187,14 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
-        check_space(self.space, self.trial)
-        check_first_trials(self.first_trials, self.space)
-        if self.sampler == "grid" and grid_size(self.space) > MOST_TRIALS:
+        space = self.search_space
+        space.check(self.first_trials)
+        if self.sampler == "grid":
+            space.check_grid(MOST_TRIALS)
+        if self.sampler == "cmaes" and all(dimension.choice is not None or dimension.when for dimension in self.space.values()):
             raise ValueError(
-                f"sampler grid: {grid_size(self.space):,} points are too many; lower `points` in the space, or use qmc"
+                "sampler cmaes needs a range in the space (log10, uniform or int) without a condition; use tpe, random or grid"
             )
-        if self.sampler == "cmaes" and all(dimension.choice is not None for dimension in self.space.values()):
-            raise ValueError("sampler cmaes needs a range in the space (log10, uniform or int); use tpe, random or grid")
         every, grace = self.trial.report_every, self.first_rung
         if self.scheduler.name != "none" and (grace % every or grace > self.trial.steps):
             raise ValueError(
@@ -224,7 +226,7 @@ class SweepConfig(Config):
             )
         if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
             raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
-        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space:
+        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space.keys() - space.conditional:
             raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
         if len(metrics) > 1:
             if metrics[0] == metrics[1]:
@@ -259,7 +261,12 @@ class SweepConfig(Config):
         """Trials, if no other budget ends the sweep first: a grid may hold fewer than `trials`."""
         if self.sampler != "grid":
             return self.trials
-        return min(self.trials, grid_size(self.space) + self.not_sampled)
+        return min(self.trials, self.search_space.grid_size + self.not_sampled)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The searched settings over the fixed ones, with conditions and constraints."""
+        return SearchSpace(self.space, self.constraints, self.trial)
 
     @property
     def finalist_steps(self) -> int:
@@ -296,7 +303,7 @@ class SweepConfig(Config):
     def record(self) -> dict[str, Any]:
         """The settings as plain data for a file, without passwords and without those that are not set."""
         data = self.model_dump(mode="json", exclude_none=True)
-        return {key: value for key, value in data.items() if key not in ("places", "log_to") or value}
+        return {key: value for key, value in data.items() if key not in ("places", "log_to", "constraints") or value}
 
     def differences(self, other: SweepConfig) -> dict[str, tuple[Any, Any]]:
         """Settings that may not change when a sweep is continued: {key: (mine, other's)}."""

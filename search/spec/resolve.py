@@ -10,9 +10,10 @@ from typing import Any, Final
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
-from gbc.settings import assign, load_yaml, shown, suggest
+from gbc.settings import assign, flatten, load_yaml, shown, suggest
 from search.spec.config import MOST_TRIALS, Objective, Resources, SweepConfig
 from search.spec.flags import origins as flag_origins
+from search.spec.search_space import take_out
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 
@@ -26,12 +27,13 @@ def resolve(
     assignments: Mapping[str, Any],
     slots: Callable[[Resources], int],
     space: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
 ) -> SweepConfig:
     """The sweep that the command line asks for: preset or file, then flags, then `--set`.
 
     `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
     `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once. `space` is searched instead of the file's,
-    without the file's first trials.
+    without the file's first trials and constraints; `constraints` take the place of the file's.
 
     Raises:
         BadInput: anything that does not fit, named.
@@ -45,15 +47,20 @@ def resolve(
     data.setdefault("preset", "custom" if config else preset or "quick")
     if space is not None:
         data["space"], origins["space"] = space, "space"
-        data.pop("first_trials", None)  # they are points of another space
+        for key in ("first_trials", "constraints"):  # they are of another space
+            data.pop(key, None)
+    if constraints is not None:
+        data["constraints"], origins["constraints"] = constraints, "constraints"
     for key, value in flags.items():
         assign(data, key, value, origins[key], SweepConfig)
     for key, value in assignments.items():
         _check_belongs_to_a_trial(key)
-        for settings in (data.get("space", {}), *data.get("first_trials", ())):
-            settings.pop(key, None)
         assign(data, f"trial.{key}", value, f"--set {key}", SweepConfig)
     data = SweepConfig.shaped(data, source, origins)
+    set_by_flags = {key.removeprefix("trial."): value for key, value in flags.items() if key.startswith("trial.")}
+    for key, value in {**set_by_flags, **assignments}.items():
+        named = key == "classifier.factory" or (key == "classifier" and isinstance(value, str))
+        _take_out_of_the_space(data, "classifier.name" if named else key)
     if data.get("second_objective"):
         data.setdefault("scheduler", {}).setdefault("name", "none")
     if data["trial"]["dataset"]["name"] == "none":
@@ -69,8 +76,8 @@ def resolve(
         data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
         if data.get("sampler") == "grid":  # nobody named a number: all of it
             data["trials"] = MOST_TRIALS
-    found = SweepConfig.parse(data, source, origins)
-    return found.model_copy(update={"trials": found.planned})
+    resolved = SweepConfig.parse(data, source, origins)
+    return resolved.model_copy(update={"trials": resolved.planned})
 
 
 def objective_flags(text: str) -> dict[str, Any]:
@@ -79,13 +86,13 @@ def objective_flags(text: str) -> dict[str, Any]:
     Raises:
         BadInput: as `Objective.from_text`, or more than two.
     """
-    found = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
-    if len(found) > 2:
-        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
-    first = {f"objective.{key}": value for key, value in found[0].items()}  # what a file requires stays
-    if len(found) == 1:
+    objectives = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
+    if len(objectives) > 2:
+        raise BadInput(f"--objective: {len(objectives)} metrics; a sweep takes one, or two with a comma")
+    first = {f"objective.{key}": value for key, value in objectives[0].items()}  # what a file requires stays
+    if len(objectives) == 1:
         return first | {"second_objective": None}
-    return first | {"second_objective": found[1], "scheduler.name": "none"}
+    return first | {"second_objective": objectives[1], "scheduler.name": "none"}
 
 
 def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
@@ -94,7 +101,7 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         BadInput: an unknown metric, or a bound that is no number.
     """
-    found = {}
+    bounds = {}
     for text in texts:
         metric, equals, bound = text.partition("=")
         try:
@@ -105,8 +112,8 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
             raise BadInput(f"--require {text!r}: expected METRIC=NUMBER, for example kkt/active=0.05")
         if metric not in METRIC_DIRECTIONS:
             raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
-        found[f"objective.require.{metric}"] = value
-    return found
+        bounds[f"objective.require.{metric}"] = value
+    return bounds
 
 
 def _check_belongs_to_a_trial(key: str) -> None:
@@ -117,6 +124,14 @@ def _check_belongs_to_a_trial(key: str) -> None:
     flag = flag_origins([key], [])[key]
     remedy = f"write {flag}" if flag.startswith("--") else "write it in a file and run --config FILE"
     raise BadInput(f"--set {key}: is a setting of the sweep, not of its trials; {remedy}")
+
+
+def _take_out_of_the_space(data: dict[str, Any], key: str) -> None:
+    """Search a setting no more that `data["trial"]` fixes, nor what was searched only beside other values of it."""
+    fixed = flatten(TrialConfig().model_dump(mode="json")) | flatten(data["trial"])
+    fixed["classifier.name"] = fixed["classifier.factory"] or fixed["classifier.name"]
+    for name in [name for name in data.get("space", {}) if f"{name}.".startswith(f"{key}.")]:
+        take_out(name, fixed, data["space"], data.get("first_trials", []))
 
 
 def _preset(dataset: str, preset: str) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, model_validator
 
 from gbc.config import TrialConfig
-from gbc.errors import BadInput
-from gbc.settings import Config, assign, suggest
+from gbc.settings import Config, assign, flatten, suggest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -37,10 +36,13 @@ class Dimension(Config):
     log: bool | None = None
     choice: tuple[Value, ...] | None = None
     points: Whole | None = Field(None, ge=2, le=1000)
+    when: dict[str, Value | tuple[Value, ...]] | None = Field(
+        None, description="the setting is searched only where these others, which have choices, have this value or one of these"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
-        given = {name: value for name, value in self if value is not None and name not in ("points", "log")}
+        given = {name: value for name, value in self if value is not None and name not in ("points", "log", "when")}
         if len(given) != 1:
             raise ValueError("must have exactly one of log10, uniform, int and choice")
         (kind, value), *_ = given.items()
@@ -57,13 +59,26 @@ class Dimension(Config):
                 raise ValueError("points is for ranges; a grid has every choice")
             if not value:
                 raise ValueError("choice must not be empty")
-            if repeated := [one for number, one in enumerate(value) if one in value[:number]]:
+            if repeated := [choice for number, choice in enumerate(value) if choice in value[:number]]:
                 raise ValueError(f"choice has {repeated[0]!r} twice")
         elif kind == "log10" and max(map(abs, value)) > _EXPONENT:
             raise ValueError(f"log10: exponents lie between -{_EXPONENT} and {_EXPONENT}, as in [-3, -2]")
         elif not value[0] < value[1]:
             raise ValueError(f"{kind}: the low end {value[0]} must be below the high end {value[1]}")
+        if self.when is not None and (not self.when or () in self.when.values()):
+            raise ValueError("when must name a setting and its value, as in when: {classifier.name: mlp}")
         return self
+
+    @property
+    def conditions(self) -> dict[str, tuple[Value, ...]]:
+        """The values of other settings beside which this one is searched; empty where it always is."""
+        return {key: wanted if isinstance(wanted, tuple) else (wanted,) for key, wanted in (self.when or {}).items()}
+
+    @property
+    def where(self) -> str:
+        """The condition in words, `where classifier.name is mlp`; empty without one."""
+        parts = [f"{key} is {' or '.join(map(str, wanted))}" for key, wanted in self.conditions.items()]
+        return f"where {' and '.join(parts)}" if parts else ""
 
     def bounds(self) -> tuple[Value, ...]:
         """The ends of the range, or every choice."""
@@ -134,48 +149,6 @@ class Dimension(Config):
         return FloatDistribution(low, high, log=self.log10 is not None)
 
 
-def grid_size(space: Mapping[str, Dimension]) -> int:
-    """The number of settings in the grid over `space`."""
-    return math.prod(dimension.grid_size for dimension in space.values())
-
-
-def check_space(space: Mapping[str, Dimension], trial: TrialConfig) -> None:
-    """Try both ends of every dimension against the schema of a trial.
-
-    Raises:
-        ValueError: an unknown setting, or an end that a trial would refuse; the message names it.
-    """
-    reserved = {"seed", "dataset", "classifier", "device", "steps", "report_every"}
-    settings = sorted(set(TrialConfig.model_fields) - reserved)
-    faults = []
-    for key, dimension in space.items():
-        if key not in settings:
-            faults.append(f"space: {key!r} cannot be searched; {suggest(key, settings)}")
-            continue
-        for value in dimension.bounds():
-            try:
-                trial.updated({key: value}, "space")
-            except BadInput as fault:
-                faults.append(str(fault))
-                break
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def check_first_trials(first_trials: Sequence[Mapping[str, Value]], space: Mapping[str, Dimension]) -> None:
-    """Hold the listed settings against the space.
-
-    Raises:
-        ValueError: a setting that is not searched, or a value outside its dimension; the message names it.
-    """
-    for index, settings in enumerate(first_trials):
-        for key, value in settings.items():
-            if key not in space:
-                raise ValueError(f"first_trials[{index}]: {unknown(key, space)}")
-            if not space[key].holds(value):
-                raise ValueError(f"first_trials[{index}].{key}: {outside(value, space[key])}")
-
-
 def unknown(key: str, space: Mapping[str, Dimension]) -> str:
     """The fault of a setting that is not searched, in words."""
     return f"{key!r} is not in the space; {suggest(key, list(space))}"
@@ -186,6 +159,12 @@ def outside(value: object, dimension: Dimension) -> str:
     ends = [f"{end:.6g}" if isinstance(end, float) else str(end) for end in dimension.bounds()]
     among = f"one of {', '.join(ends)}" if dimension.choice is not None else f"between {' and '.join(ends)}"
     return f"{value} must be {among}, as in the space"
+
+
+def values_of(trial: TrialConfig) -> dict[str, Any]:
+    """The settings of a trial by dotted key. The name of a classifier with a factory is that."""
+    values = flatten(trial.model_dump(mode="json"))
+    return values | ({"classifier.name": trial.classifier.factory} if trial.classifier.factory else {})
 
 
 def settle(trial: TrialConfig, sampled: Mapping[str, Any], seed: int) -> TrialConfig:

@@ -19,7 +19,7 @@ from search.files.paths import WARM_START, existing_sweep, has_study, recorded_c
 from search.policy.ranking import ranked_trials
 from search.policy.samplers import Prior, SourceTrial
 from search.spec.config import SweepConfig
-from search.spec.space import settle
+from search.spec.space import settle, values_of
 from search.study.store import recorded_trials
 
 
@@ -49,8 +49,8 @@ def read_note(path: Path) -> Prior:
         CorruptFile: the note is damaged.
     """
     try:
-        found = json.loads(path.read_text())
-        return Prior(first=_parsed(found["first"]), history=_parsed(found["history"]))
+        note = json.loads(path.read_text())
+        return Prior(first=_parsed(note["first"]), history=_parsed(note["history"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 
@@ -92,12 +92,13 @@ def borrow(config: SweepConfig, name: str) -> Prior:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
     sources = [_source_trial(config, other, entry) for entry in full]
     eligible = [source for source, entry in zip(sources, full, strict=True) if not entry.missed] or sources
-    fitting = [source for source in eligible if source.params]
+    space = config.search_space
+    fitting = [source for source in eligible if source.params and space.fault_of(source.params) is None]
     if not fitting:
         raise BadInput(f"--warm-start {name}: none of its settings lies in the space of this sweep")
     measured = [[(objective.metric, objective.direction) for objective in sweep.objectives] for sweep in (config, other)]
     same = measured[0] == measured[1] and other.trial.steps == config.trial.steps
-    history = [source for source in sources if same and source.params.keys() == config.space.keys()]
+    history = [source for source in sources if same and space.is_whole(source.params)]
     return Prior(first=(*listed(config).first, *_distinct(fitting)[: config.borrowed]), history=tuple(history))
 
 
@@ -112,8 +113,7 @@ def _parsed(rows: list[dict[str, Any]]) -> tuple[SourceTrial, ...]:
 
 def _source_trial(config: SweepConfig, other: SweepConfig, entry: TrialRecord) -> SourceTrial:
     """Return the settings of a trial that lie in this sweep's space; what the other sweep had fixed counts too."""
-    settings = settle(other.trial, entry.params, 0).model_dump(mode="json")
-    params = {key: settings[key] for key, dimension in config.space.items() if dimension.holds(settings[key])}
+    params = config.search_space.fitting(values_of(settle(other.trial, entry.params, 0)))
     return SourceTrial(f"{other.name}/trial-{entry.number:04d}", params, entry.objectives)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.data.data_free import DataFreeTask
 from gbc.data.samples import ImageDataset
+from gbc.settings import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,24 +24,32 @@ _UNFIT: Final = re.compile(r"[/:.%\"'\\]")  # in the name of a model
 class Inputs:
     """The inputs of a sweep's runs; logging them may be repeated."""
 
-    def __init__(self, inputs: TrialInputs, settings: TrialConfig) -> None:
+    def __init__(self, variants: Sequence[tuple[TrialConfig, TrialInputs]]) -> None:
+        """`variants` are the settings of a trial and its inputs, for each classifier that the sweep's trials may have."""
+        (settings, inputs), *_ = variants
         self._data = _data(inputs, settings)
-        self._classifiers = [
-            (_UNFIT.sub("-", folder.name), {key: regime[key] for key in ("steps", "accuracy") if key in regime} | dict(shape))
-            for folder, regime, shape in zip(inputs.folders, inputs.regimes, map(_about, settings.classifiers()), strict=True)
-        ]
-        self._models: list[Any] | None = None
+        self._classifiers = {
+            settings.classifier.digest(): {
+                _UNFIT.sub("-", folder.name): {key: regime[key] for key in ("steps", "accuracy") if key in regime} | dict(shape)
+                for folder, regime, shape in zip(
+                    inputs.folders, inputs.regimes, map(_about, settings.classifiers()), strict=True
+                )
+            }
+            for settings, inputs in variants
+        }
+        self._models: dict[str, Any] = {}
 
-    def log(self, client: MlflowClient, experiment: str, run: str) -> None:
-        """Name the data sets and the classifiers as inputs of a run."""
+    def log(self, client: MlflowClient, experiment: str, run: str, classifier: Mapping[str, Any] | None = None) -> None:
+        """Name the data sets and the classifiers as inputs of a run: those of a trial with this `classifier`, or all."""
         from mlflow.entities import LoggedModelInput
 
-        if self._models is None:
-            self._models = [
-                LoggedModelInput(_model(client, experiment, run, name, about))
-                for name, about in dict(self._classifiers).items()
-            ]
-        client.log_inputs(run, self._data, self._models)
+        of_trial = classifier and self._classifiers.get(digest(dict(classifier)))
+        chosen = [of_trial] if of_trial else self._classifiers.values()
+        names = {name: about for each in chosen for name, about in each.items()}
+        for name, about in names.items():
+            if name not in self._models:
+                self._models[name] = LoggedModelInput(_model(client, experiment, run, name, about))
+        client.log_inputs(run, self._data, [self._models[name] for name in names])
 
 
 def _about(spec: Any) -> Mapping[str, Any]:
@@ -51,9 +60,9 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
     """The id of the logged model that stands for a classifier; one for all sweeps of an experiment."""
     from mlflow.entities import LoggedModelStatus
 
-    found = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
-    if found:
-        identity: str = found[0].model_id
+    models = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
+    if models:
+        identity: str = models[0].model_id
         return identity
     params = {key: str(value) for key, value in about.items()}
     model = client.create_logged_model(experiment, name=name, source_run_id=run, model_type="classifier", params=params)
@@ -78,9 +87,9 @@ def _data(inputs: TrialInputs, settings: TrialConfig) -> Sequence[DatasetInput]:
         parts["evaluation"] = data.test_images, data.test_labels
     else:
         parts["classifier training"] = data.train_points, data.train_labels
-    found = []
+    datasets = []
     for context, (samples, labels) in parts.items():
         name = data.name if context == "classifier training" else f"{data.name}, test images"
         described = mlflow.data.from_numpy(samples, source=source, targets=labels, name=name, digest=data.digest()[:36])
-        found.append(DatasetInput(Dataset(**described.to_dict()), [InputTag(_CONTEXT, context)]))
-    return found
+        datasets.append(DatasetInput(Dataset(**described.to_dict()), [InputTag(_CONTEXT, context)]))
+    return datasets

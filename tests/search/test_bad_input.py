@@ -113,7 +113,11 @@ def keys(model: type[Config], prefix: str = "") -> Iterator[str]:
                 yield from keys(part, f"{prefix}{name}.")
 
 
-KEYS: Final = [*keys(SweepConfig), "space.lr", "space.lr.log10", "space.batch_size.choice", "space.lr.points", "unknown"]
+KEYS: Final = [
+    *keys(SweepConfig), "space.lr", "space.lr.log10", "space.batch_size.choice", "space.lr.points", "unknown",
+    "space.lr.when", "space.lr.when.batch_size", "space.classifier/name", "space.classifier/name.choice",
+    "space.classifier/hidden",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("number", "key"), enumerate(KEYS), ids=lambda one: one if isinstance(one, str) else "")
@@ -122,7 +126,7 @@ def test_every_key_of_a_sweep(number: int, key: str, tmp_path: Path, capsys: pyt
     wrong = []
     rest = yaml.safe_dump({name: one for name, one in tiny_sweep().items() if name != key.partition(".")[0]})
     for value in (*VALUES[:3], *(VALUES[(3 + 5 * number + step) % len(VALUES)] for step in range(5))):
-        *parents, last = key.split(".")
+        *parents, last = (part.replace("/", ".") for part in key.split("."))  # a slash: the key itself has a dot
         lines = ["  " * depth + f"{parent}:" for depth, parent in enumerate(parents)]
         text = "\n".join([*lines, "  " * len(parents) + f"{last}: {value}"])
         (tmp_path / "tiny.yaml").write_text(rest + text + "\n", errors="surrogateescape")

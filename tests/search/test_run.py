@@ -184,6 +184,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["--check", ""], "--check: .*empty"),
         (["--status="], "--status: .*empty"),
         (["--time-budget", "soon"], "--time-budget: 'soon': .*90s"),
+        (["--pictures", "sixle"], "--pictures: 'sixle': .*auto, kitty, iterm, sixel, none"),
     ],
 )
 def test_what_the_parser_refuses_is_one_line_and_exit_code_2_too(

@@ -63,7 +63,7 @@ def play(config: SweepConfig, cache: Path, stop: dict[int, int], leave: dict[int
     (folder / ".lock").touch()
     prior = warm_start.load(config)
     noted = warm_start.write_note(config, prior, folder)
-    inputs = Inputs(tasks.obtain(config.trial, cache), config.trial)
+    inputs = Inputs([(config.trial, tasks.obtain(config.trial, cache))])
     ledger, tracker = Ledger(config, folder, prior), Tracker(config, {}, inputs)
     tracker.begin(noted, {})
     recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=io.StringIO())), folder, Script(stop))

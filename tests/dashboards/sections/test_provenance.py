@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import replace
 
-from dashboards.sections.provenance import classifiers
+import yaml
+
+from dashboards.sections.provenance import classifiers, reproduce
+from gbc.config import TrialConfig
 from tests.dashboards.small_sweeps import full, sweep
 from tests.support import missing
 
@@ -25,3 +30,12 @@ def test_lambda_and_what_limits_it_are_said() -> None:
     damaged = {"steps": 5, "loss": 0.25, "lambda": "cut", "off": ["cut"], "changes": "cut"}
     text = classifiers(replace(found, regimes={"net": damaged}))
     assert "steps 5" in text and "cut" not in text
+
+
+def test_the_settings_of_the_best_train_it_alone_with_a_classifier_that_was_a_choice() -> None:
+    found = sweep(full(0, 0.3))
+    found.trials[0].params.update({"classifier.name": "conv", "classifier.hidden": 8})
+    found.settings.data["trial"] |= {"classifier": {"steps": 20}}
+    _, best = re.findall(r'href="data:[^,"]*base64,([^"]*)"', str(reproduce(found)))
+    settings = TrialConfig.parse(yaml.safe_load(base64.b64decode(best)), "report")
+    assert (settings.classifier.name, settings.classifier.hidden, settings.classifier.steps) == ("conv", 8, 20)

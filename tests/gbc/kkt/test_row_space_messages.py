@@ -162,7 +162,7 @@ def test_a_sweep_says_at_its_start_what_the_spectrum_tells(how: str, tmp_path: P
     config = SweepConfig.parse({"name": "s", "trial": trial, "space": space, "trials": 1}, "test")
     shown = io.StringIO()
     prepared = prepare(config, Machine.local(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
-    assert prepared.settings == config.trial
+    assert prepared.variants[0].settings == config.trial
     lines = [line for line in shown.getvalue().splitlines() if "row space" in line or "warning" in line]
     assert len(lines) == (0 if how == "off" else 3)
     if lines:

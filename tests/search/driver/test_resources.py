@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gbc.errors import BadInput
-from search.driver.preflight import largest_trial
+from search.driver.preflight import largest_trial, variants
 from search.driver.resources import Machine
 from search.spec.config import Resources, SweepConfig
 
@@ -58,7 +58,7 @@ def test_a_trial_that_no_gpu_can_hold_is_refused() -> None:
 
 
 def test_the_largest_trial_is_measured(config: SweepConfig) -> None:
-    largest = largest_trial(config)
+    largest = largest_trial(config, variants(config)[0])
     assert (largest.batch_size, largest.width) == (32, config.trial.width)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from records.trial import TrialRecord
-from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES
+from search.policy.samplers import LEARNING, SAMPLERS, SEQUENCES, random_setting
 from search.spec.config import SweepConfig
 from search.spec.space import settle
 from search.study.ledger import Ledger
+from search.study.orders import Order
 from tests.search.conftest import tiny_sweep
 
 Loss = Callable[[dict[str, Any]], float]
@@ -54,6 +55,62 @@ def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tm
     assert len({tuple(params.values()) for params in unbroken}) == trials
     other = run(tmp_path / "c", trials, restart=False, sampler=sampler, seed=2)
     assert all(mine != its for mine, its in zip(unbroken, other, strict=True))
+
+
+CONDITIONAL: dict[str, Any] = {
+    "lr": {"log10": [-3.5, -2.0]},
+    "tv_weight": {"uniform": [0.0, 1.0]},
+    "estimator": {"choice": ["norm", "cosine"]},
+    "delta": {"uniform": [0.1, 0.9], "when": {"estimator": "norm"}},
+    "noise_dim": {"int": [4, 12], "when": {"estimator": "cosine"}},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_conditions_and_constraints_are_kept_and_a_continued_sweep_is_as_an_unbroken_one(tmp_path: Path, sampler: str) -> None:
+    changes: dict[str, Any] = {"space": CONDITIONAL, "constraints": ["tv_weight < 0.6", "noise_dim + 10 * tv_weight <= 13"]}
+    config = SweepConfig.parse(tiny_sweep(sampler=sampler, **changes), "test")
+    trials = 24 if sampler == "cmaes" else 14
+    unbroken = run(tmp_path / "a", trials, restart=False, sampler=sampler, **changes)
+    assert run(tmp_path / "b", trials, restart=True, sampler=sampler, **changes) == unbroken
+    for params in unbroken:
+        assert config.search_space.is_whole(params) and config.search_space.broken(params) is None
+    assert {params["estimator"] for params in unbroken} == {"norm", "cosine"}
+    assert len({tuple(params.items()) for params in unbroken}) == trials
+
+
+def test_cmaes_keeps_its_dimensions_where_early_trials_have_a_conditional_one(tmp_path: Path) -> None:
+    """Without a fixed space it would take three at the first generation, two later, and give up."""
+    config = SweepConfig.parse(tiny_sweep(sampler="cmaes", space=CONDITIONAL), "test")
+    ledger = Ledger(config, tmp_path)
+    while len(ledger.entries()) < 40:
+        order = Order("enqueue", settings={"estimator": "norm" if len(ledger.entries()) < 8 else "cosine"})
+        number = ledger.ask(order).number
+        params = ledger.entry(number).params
+        ledger.record(number, 12, -abs(np.log10(params["lr"]) + 2.4) - params["tv_weight"], stop=False)
+        ledger.tell(number, "complete")
+    late = [abs(np.log10(trial.params["lr"]) + 2.4) + trial.params["tv_weight"] for trial in ledger.entries()[-8:]]
+    assert np.median(late) < 0.4  # of draws at random: 0.9
+
+
+def test_where_a_sampler_proposes_nothing_that_keeps_the_constraints_a_random_setting_does(tmp_path: Path) -> None:
+    """A thousandth of the space is left, and the sampler has twenty tries."""
+    config = SweepConfig.parse(tiny_sweep(constraints=["tv_weight < 0.001 or tv_weight > 0.9985"], trials=3), "test")
+    ledger, again = Ledger(config, tmp_path), []
+    for _ in range(3):
+        again.append(random_setting(config, len(again), {}))
+        params = ledger.ask().params
+        assert params["tv_weight"] < 0.001 or params["tv_weight"] > 0.9985
+        assert params == again[-1]
+    assert len({params["lr"] for params in again}) == 3
+    kept = random_setting(config, 7, {"lr": 0.005})
+    assert kept["lr"] == 0.005 and config.search_space.broken(kept) is None
+
+
+def test_points_that_break_a_constraint_are_not_counted_in_a_sequence(tmp_path: Path) -> None:
+    free = run(tmp_path / "a", 40, restart=False, sampler="qmc")
+    kept = run(tmp_path / "b", 12, restart=False, sampler="qmc", constraints=["tv_weight < 0.4"])
+    assert kept == [params for params in free if params["tv_weight"] < 0.4][:12]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

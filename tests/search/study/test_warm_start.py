@@ -112,6 +112,29 @@ def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     assert entry.origin == prior.first[0].origin
 
 
+def test_a_setting_that_is_not_active_here_is_not_taken_and_what_breaks_a_constraint_is_no_start() -> None:
+    other = other_sweep(
+        space={"lr": {"log10": [-3.5, -2.0]}, "estimator": {"choice": ["norm", "cosine"]}}, trial={**TINY, "delta": 0.5}
+    )
+    when = {"uniform": [0.1, 0.9], "when": {"estimator": "norm"}}
+    space = {"lr": {"log10": [-3.5, -2.0]}, "delta": when, "estimator": {"choice": ["norm", "cosine"]}}
+    config = mine(space=space, constraints=["lr >= 0.001"], warm_start_trials=100)
+    prior = warm_start.borrow(config, "other")
+    full = [entry.params for entry in entries_of(other) if entry.state == "complete"]
+    expected = [{**params, "delta": 0.5} if params["estimator"] == "norm" else params for params in full]
+    assert {len(params) for params in expected} == {2, 3} and any(params["lr"] < 0.001 for params in full)
+
+    def rows(found: Collection[Any]) -> set[Any]:
+        return {tuple(sorted(params.items())) for params in found}
+
+    assert rows(known.params for known in prior.history) == rows(expected)  # what it learns from need not be allowed
+    assert rows(known.params for known in prior.first) == rows(one for one in expected if one["lr"] >= 0.001)
+    entries = run(config, prior, len(prior.first) + 2, restart=True)
+    assert all(config.search_space.is_whole(entry.params) and entry.params["lr"] >= 0.001 for entry in entries)
+    with pytest.raises(BadInput, match="none of its settings"):
+        warm_start.borrow(mine(space=space, constraints=[f"lr > {max(params['lr'] for params in full)}"]), "other")
+
+
 def test_a_front_comes_before_the_others() -> None:
     second = {"metric": "kkt/rho", "direction": "min"}
     other = other_sweep(second_objective=second, scheduler={"name": "none"})
