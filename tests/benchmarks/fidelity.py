@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import spearmanr
 
 from search.policy import samplers
 from search.policy.early_stopping import Decision, stopping_rule
@@ -243,6 +244,9 @@ def main() -> None:
     by_surface, by_nearest = curves.surfaces[metric].explained, curves.nearest_explains(metric)
     print(f"{len(final)} recorded trials, {metric}: median, 90% quantile and best {quantiles}")
     print(f"share of its variance explained by the surface {by_surface:.2f}, by the nearest trial {by_nearest:.2f}")
+    ranked = [float(spearmanr(column, final).statistic) for column in curves.values[metric].T]
+    agreement = ", ".join(f"{rank:.2f} at {step}" for step, rank in zip(REPORTS, ranked, strict=True))
+    print(f"rank correlation of the value at a step with the final one: {agreement}")
     pairs = [(sampler, scheduler) for scheduler in arguments.schedulers for sampler in arguments.samplers]
 
     def compute(key: str) -> list[tuple[float, float]]:
