@@ -7,14 +7,32 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from records.rungs import rungs
-from records.trial import REPEATS
+from records.trial import REPEATS, SECOND_AT, STOPPED
 from search.spec.config import SweepConfig
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 FEWEST: Final = 10
 """Values at a rung before there is a model of it, where the space has few dimensions; full trials before TPE has one."""
+
+
+def as_seen(config: SweepConfig, trial: FrozenTrial) -> tuple[TrialState, list[float] | None]:
+    """The state and the values of a trial that samplers see; both are the trial's own unless it is one of these.
+
+    Repetitions failed: the best settings would count several times. With two objectives Optuna cannot rank a pruned trial. One
+    that was stopped at a rung is complete, with its values there, which are behind those of others; one that a budget cut
+    short failed.
+    """
+    from optuna.trial import TrialState
+
+    if REPEATS in trial.user_attrs:
+        return TrialState.FAIL, None
+    if trial.state != TrialState.PRUNED or config.second_objective is None:
+        return trial.state, trial.values
+    rung = trial.user_attrs.get(STOPPED)
+    values = [trial.intermediate_values.get(rung, math.nan), trial.user_attrs.get(SECOND_AT, {}).get(str(rung), math.nan)]
+    return (TrialState.COMPLETE, values) if all(map(math.isfinite, values)) else (TrialState.FAIL, None)
 
 
 def fewest_values(config: SweepConfig) -> int:

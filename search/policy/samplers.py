@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput
 from records.trial import ENQUEUED, ORIGIN, REPEATS
-from search.policy.rung_view import FEWEST, at_highest_rung, fewest_values
+from search.policy.rung_view import FEWEST, as_seen, at_highest_rung, fewest_values
 from search.spec.config import SweepConfig
 from search.spec.space import Dimension, Value
 
@@ -158,47 +158,35 @@ class Proposer:
         if not self._states:
             self._study.add_trials(self._history)
         for number, trial in enumerate(trials):
-            state = self._visible_state(trial)
+            state, values = as_seen(self._config, trial)
             if number == len(self._states):
-                self._study.add_trial(trial if state == trial.state else _failed_copy(trial))
+                self._study.add_trial(trial if state == trial.state else _copy(trial, state, values))
                 self._states.append(state)
             elif self._states[number] != state:
-                self._end_trial(number, trial, state)
+                self._end_trial(number, trial, state, values)
         return self._study
 
     def _is_prefix_of(self, trials: Sequence[FrozenTrial]) -> bool:
         """True if the study in memory is an earlier state of these trials: none ended there has been opened again since."""
         return len(self._states) <= len(trials) and all(
-            not known.is_finished() or known == self._visible_state(trial)
+            not known.is_finished() or known == as_seen(self._config, trial)[0]
             for known, trial in zip(self._states, trials, strict=False)
         )
 
-    def _end_trial(self, number: int, trial: FrozenTrial, state: TrialState) -> None:
+    def _end_trial(self, number: int, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         assert self._study is not None and self._storage is not None
         mine = self._study.get_trials(deepcopy=False)[len(self._history) + number]
         for step, value in trial.intermediate_values.items():
             if step not in mine.intermediate_values:
                 self._storage.set_trial_intermediate_value(mine._trial_id, step, value)
-        self._storage.set_trial_state_values(mine._trial_id, state, trial.values if state == trial.state else None)
+        self._storage.set_trial_state_values(mine._trial_id, state, values)
         self._states[number] = state
 
-    def _visible_state(self, trial: FrozenTrial) -> TrialState:
-        """The state that samplers see: with two objectives they cannot rank a trial that a budget cut short.
 
-        Repetitions are no news to them: the best settings would count several times.
-        """
-        from optuna.trial import TrialState
+def _copy(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> FrozenTrial:
+    from optuna.trial import create_trial
 
-        if REPEATS in trial.user_attrs:
-            return TrialState.FAIL
-        cut = trial.state == TrialState.PRUNED and self._config.second_objective is not None
-        return TrialState.FAIL if cut else trial.state
-
-
-def _failed_copy(trial: FrozenTrial) -> FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    return create_trial(state=TrialState.FAIL, params=trial.params, distributions=trial.distributions)
+    return create_trial(state=state, values=values, params=trial.params, distributions=trial.distributions)
 
 
 def _suggest(trial: Trial, key: str, dimension: Dimension) -> Value:

@@ -32,6 +32,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import spearmanr
 
+from records.trial import SECOND_AT, STOPPED
 from search.policy import samplers
 from search.policy.early_stopping import Decision, stopping_rule
 from search.policy.samplers import Prior, Proposer
@@ -180,6 +181,7 @@ class Replay:
                 self.full.append(Full(spent, mine, tuple(expected[number][:, -1].tolist())))
             elif decision is Decision.STOP:
                 end(trial, TrialState.PRUNED, mine if len(mine) == 1 else ())
+                trial.user_attrs |= {STOPPED: step, SECOND_AT: {str(step): mine[-1]}}
             else:
                 heapq.heappush(clock, (now + pace[number] * INTERVALS[report + 1], number))
             if trial.state.is_finished():

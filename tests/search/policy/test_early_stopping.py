@@ -168,14 +168,14 @@ def test_hyperband_compares_a_trial_with_its_bracket_alone_and_from_its_first_ru
 
 @pytest.mark.parametrize("name", ["asha", "hyperband"])
 def test_with_two_objectives_decisions_survive_a_restart_with_what_the_study_holds(name: str, tmp_path: Path) -> None:
-    """Reports go into a real study; the rule is rebuilt from one that is opened anew."""
+    """Reports go into a real study; rule and sampler are rebuilt from one that is opened anew."""
     config = config_with(name=name).model_copy(update={"second_objective": Objective(metric="kkt/rho", direction="min")})
 
-    def run(folder: Path, crash_every: int | None) -> list[Decision]:
+    def run(folder: Path, crash_every: int | None) -> tuple[list[Decision], list[dict[str, Any]]]:
         folder.mkdir()
         ledger, rng, decisions = Ledger(config, folder), random.Random(3), list[Decision]()
         rule, open_trials = stopping_rule(config, []), list[int]()
-        while len(decisions) < 60:
+        while len(decisions) < 90:
             while len(open_trials) < 3:
                 open_trials.append(ledger.ask().number)
             number = rng.choice(open_trials)
@@ -193,11 +193,11 @@ def test_with_two_objectives_decisions_survive_a_restart_with_what_the_study_hol
                 ledger = Ledger(config, folder)
                 rule = stopping_rule(config, ledger.entries())
         ledger.close()
-        return decisions
+        return decisions, [entry.params for entry in ledger.entries()]
 
-    unbroken = run(tmp_path / "a", None)
-    assert run(tmp_path / "b", 3) == unbroken
-    assert unbroken.count(Decision.STOP) > 5
+    decisions, settings = run(tmp_path / "a", None)
+    assert run(tmp_path / "b", 7) == (decisions, settings)
+    assert decisions.count(Decision.STOP) > 5 and len(settings) > 13  # the sampler learns from ten on
 
 
 def test_a_trial_that_is_the_best_in_either_objective_goes_on() -> None:
