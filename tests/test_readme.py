@@ -1,4 +1,4 @@
-"""What the documentation names exists."""
+"""Things that the documentation names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the three records of a sweep agree, and how they are brought to: study, MLflow runs, files of trials.
+"""Agreement of the three records of a sweep, and its repair: study, MLflow runs, files of trials.
 
 `audit` looks at all of them; `check` is `python search/run.py --check NAME`, and `repair` mends what can be mended.
 """

@@ -1,4 +1,4 @@
-"""How another record of a trial differs from the study: in its steps, its values, its settings."""
+"""Differences between the study and another record of a trial: in its steps, its values, its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit found: each disagreement in words, and all that was read."""
+"""Results of an audit: each disagreement in words, and all that was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow holds of a sweep: read only."""
+"""The runs of a sweep as MLflow has them: read only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the records disagree on the sweep itself: its numbers, its folders, its MLflow run, its warm start."""
+"""Disagreements of the records on the sweep itself: its numbers, its folders, its MLflow run, its warm start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the records disagree on a trial: the study with itself, with its MLflow run, with its files."""
+"""Disagreements of the records on a trial: the study with itself, with its MLflow run, with its files."""
 
 from __future__ import annotations
 

@@ -25,17 +25,17 @@ def count_before(point: Point, others: Iterable[Point]) -> int:
 
 def fronts(points: Iterable[Point]) -> list[list[Point]]:
     """Different points by front, the best front first: no point left is as good as one of it and better in one objective."""
-    found, lasts = list[list[Point]](), list[float]()
+    sorted_fronts, lasts = list[list[Point]](), list[float]()
     for point in sorted(set(points), reverse=True):
         # Earlier points are as good in the first objective. Within a front the second one rises, so its last point decides;
-        # from front to front that of the last points falls, so that the first one without a better point is found by halves.
+        # from front to front that of the last points falls, so that halving finds the first without a better point.
         index = bisect_right(lasts, -point[1])
-        if index == len(found):
-            found.append([])
+        if index == len(sorted_fronts):
+            sorted_fronts.append([])
             lasts.append(0.0)
-        found[index].append(point)
+        sorted_fronts[index].append(point)
         lasts[index] = -point[1]
-    return found
+    return sorted_fronts
 
 
 def crowding_distances(front: Sequence[Point]) -> dict[Point, float]:

@@ -220,7 +220,7 @@ class SearchSpace:
         return repr((dict(self.dimensions), self._texts, self._trial))
 
     def _condition_of(self, key: str, values: Mapping[str, Any]) -> bool | None:
-        """Whether a setting is searched beside `values`; None while one that decides is not among them."""
+        """True if a setting is searched beside `values`; None while one that decides is not among them."""
         undecided = False
         for parent, wanted in self._conditions[key].items():
             if parent not in values:

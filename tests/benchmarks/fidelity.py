@@ -1,4 +1,4 @@
-"""What each sampler finds with each scheduler, on recorded learning curves: `python tests/benchmarks/fidelity.py`.
+"""Results of each sampler with each scheduler, on recorded learning curves: `python tests/benchmarks/fidelity.py`.
 
 Sweeps are replayed without training, with the samplers and stopping rules of `search/policy`. The curve of a proposed setting
 is that of a response surface over the recorded trials (`curves.npz`, made by `record_curves.py`), a quadratic for each report,
@@ -109,7 +109,7 @@ class Curves:
 
 
 def share(dimension: Dimension, value: Any) -> float:
-    """Where `value` lies between the low end (0) and the high end (1) of its dimension."""
+    """The position of `value` between the low end (0) and the high end (1) of its dimension."""
     if dimension.choice is not None:
         return dimension.choice.index(value) / max(1, len(dimension.choice) - 1)
     low, high = map(float, dimension.bounds())
@@ -146,7 +146,7 @@ class Replay:
     curves: Curves
     config: SweepConfig
     decide: Callable[[int, int, tuple[float, ...]], Decision]
-    """Whether a trial goes on: of its number, its step and its objectives."""
+    """True if a trial goes on: a function of its number, its step and its objectives."""
     full: list[Full] = field(default_factory=list)
 
     def run(self, budget: int) -> list[FrozenTrial]:

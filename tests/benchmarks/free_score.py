@@ -1,4 +1,4 @@
-"""How well metrics that need no data rank trials by scores that look at real images.
+"""The ranks that metrics without data give to trials, beside scores that look at real images.
 
     python tests/benchmarks/free_score.py [--trials N]
 

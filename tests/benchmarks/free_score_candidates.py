@@ -1,4 +1,4 @@
-"""How well metrics that need no images rank the trials of recorded sweeps by scores that look at real ones.
+"""The ranks that metrics without images give to trials of recorded sweeps, beside scores that look at real ones.
 
     python tests/benchmarks/free_score_candidates.py FOLDER [FOLDER …]
 

@@ -1,4 +1,4 @@
-"""How the cost of our step grows with the classifier's width, the images' side, the classes and the classifiers.
+"""Growth of the cost of our step with the classifier's width, the images' side, the classes and the classifiers.
 
     python tests/benchmarks/growth.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What the groups of `run.py` share: settings, clocks that take turns, peak memory, tables, the machine in words.
+"""Things that the groups of `run.py` share: settings, clocks that take turns, peak memory, tables, the machine in words.
 
 A group is a module with `NAME`, `ABOUT` (a line), `COLUMNS` and `rows(options)`, which yields rows as they are measured.
 A row is a flat mapping of plain values, so that JSON takes it; ratios are medians of the ratios of single rounds.
@@ -42,7 +42,7 @@ _LONGEST: Final = 100  # steps of one turn
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; None: what the group thinks right."""
+    """The number from the command line; None leaves it to the group."""
 
     quick: bool = False
     threads: int = 1
@@ -52,12 +52,12 @@ class Options:
     steps: int | None = None
 
     def turns(self, usual: int = 5) -> int:
-        """How many rounds: a few, if it has to be quick."""
+        """The number of rounds: a few, if it has to be quick."""
         return self.rounds or (2 if self.quick else usual)
 
     @property
     def seconds(self) -> float:
-        """How long one turn of a contender lasts at least; a single step may take longer."""
+        """The shortest turn of a contender; a single step may take longer."""
         return 0.03 if self.quick else 0.2
 
 
@@ -101,7 +101,7 @@ def table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def machine(options: Options) -> Row:
-    """What the figures were measured on, without a name: kinds and counts."""
+    """The machine of the figures, without a name: kinds and counts."""
     import psutil
     import torch
 
@@ -119,7 +119,7 @@ def machine(options: Options) -> Row:
 
 
 def cores() -> int:
-    """Of this process."""
+    """Peak memory of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -213,7 +213,7 @@ def milliseconds(seconds: Sequence[float]) -> float:
 
 
 def flops(step: Callable[[], object]) -> int:
-    """Of one step, by torch's counter: every matrix product and convolution, forward and backward; nothing else."""
+    """Operations of one step, by torch's counter: every matrix product and convolution, forward and backward; nothing else."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""What private parts of libraries buy: `python tests/benchmarks/internals.py` times each beside the library's own interface."""
+"""The gain by private parts of libraries: `python tests/benchmarks/internals.py` times each beside the documented way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the peers of `peers_sweep.py` share: the same task as ours, read from the same file."""
+"""Things that the peers of `peers_sweep.py` share: the same task as ours, read from the same file."""
 
 from __future__ import annotations
 

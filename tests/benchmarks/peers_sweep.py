@@ -91,13 +91,13 @@ def rows(options: Options) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one sweep took, in seconds."""
+    """The time of one sweep, in seconds."""
 
     wall: float
     span: float
     """From the first trial's start to the last one's end."""
     training: list[float]
-    """Of each trial, its steps alone."""
+    """The time of each trial's steps alone."""
 
     def figures(self, slots: int) -> dict[str, float]:
         """By the names of the columns."""

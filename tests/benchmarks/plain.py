@@ -100,9 +100,9 @@ class _Known:
     rows: Tensor | None
     """The first layer's singular directions, each times the root of what is kept of it; None where no loss asks for them."""
     centred: bool
-    """Whether BatchNorm follows the first layer."""
+    """True if BatchNorm follows the first layer."""
     seen: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
-    """What its BatchNorm layers were given in the last forward pass."""
+    """Inputs of its BatchNorm layers in the last forward pass."""
 
 
 class Plain:
@@ -181,7 +181,7 @@ class Plain:
         return total
 
     def _conditions(self, known: _Known, index: int, images: Tensor, labels: Tensor) -> Tensor:
-        """What one classifier asks of a batch."""
+        """The losses of one classifier for a batch."""
         settings, joined = self.settings, self.steps >= self.settings.kkt_from * self.settings.steps
         weights = {
             "stationarity": settings.stationarity_weight * joined, "duality": settings.beta * joined,
@@ -315,7 +315,7 @@ def kept_directions(layer: nn.Linear, eps: float, centred: bool) -> Tensor:
 
 
 def outside_rows(rows: Tensor, inputs: Tensor, centred: bool) -> Tensor:
-    """Of each input [M, K] the share of its energy that kept directions do not explain, [M]."""
+    """The share of the energy of each input [M, K] that kept directions do not explain, [M]."""
     inputs = inputs - inputs.mean(dim=0) if centred else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
     return 1 - ((inputs @ rows.T) ** 2).sum(dim=1) / (inputs**2).sum(dim=1)
 

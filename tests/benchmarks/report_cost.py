@@ -1,4 +1,4 @@
-"""What share of a trial its reports take: judging, free scores, picture and checkpoint against the steps between them.
+"""The share of a trial that its reports take: judging, free scores, picture and checkpoint against the steps between them.
 
     python tests/benchmarks/report_cost.py [--quick] [--threads N] [--device cpu|cuda] [--json FILE]
 
@@ -46,7 +46,7 @@ PARTS: Final = {
     "picture": ("gbc.pictures:pair_grid", "gbc.pictures:png"),
     "checkpoint": ("search.files.storage:save_checkpoint", "gbc.training.trainer:Trainer.state_dict"),
 }
-"""What is wrapped, by the name of its part."""
+"""Functions that are wrapped, by the name of their part."""
 
 _MOST: Final = 0.05
 _CLASSIFIER: Final = 200  # steps of its training: its weights change no time

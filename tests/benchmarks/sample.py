@@ -1,4 +1,4 @@
-"""How fast synthetic images are made: drawing alone, then with writing them, in images a second.
+"""The speed at which synthetic images are made: drawing alone, then with writing them, in images a second.
 
     python tests/benchmarks/sample.py [--count N] [--threads N] [--folder DIR]
 

@@ -166,7 +166,7 @@ def _row(size: str, batch: int, options: Options) -> Row:
 
 
 def _fits(size: str, batch: int, options: Options) -> bool:
-    """Whether there is room for one gradient a sample."""
+    """True if there is room for one gradient a sample."""
     import psutil
 
     settings = settings_of(size, options, batch_size=batch)

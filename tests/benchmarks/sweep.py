@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trials: `python tests/benchmarks/sweep.py --trials 100`.
+"""The cost of a sweep beside its trials: `python tests/benchmarks/sweep.py --trials 100`.
 
 Real Ray, a real study and a real MLflow store, with a trainable that reports every metric 20 times and does nothing else.
 Prints the driver's time for each trial (`--bare`: the same trials with Ray alone, to compare with), its memory, the size of

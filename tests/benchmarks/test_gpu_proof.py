@@ -78,7 +78,7 @@ sys.exit("CUDA error: unspecified launch failure")
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What parts are, by name: scripts, which take no time."""
+    """Parts by name: scripts, which take no time."""
     found: dict[str, str] = {}
 
     def command(name: str, device: str, rows: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the product uses of MLflow beyond its documented interface (docs/internals.md)."""
+"""Uses of MLflow beyond its documented interface (docs/internals.md)."""
 
 from __future__ import annotations
 

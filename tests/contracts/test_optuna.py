@@ -1,4 +1,4 @@
-"""What the product uses of Optuna beyond its documented interface (docs/internals.md)."""
+"""Uses of Optuna beyond its documented interface (docs/internals.md)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("tokyo")
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])  # the latter leaves attributes of its own
 def test_trials_in_the_tables_are_those_that_optuna_gives(sampler: str, tmp_path: Path) -> None:
-    """Of every kind of setting, state and value: written into the tables, read from them and by Optuna."""
+    """Trials with every kind of setting, state and value: written into the tables, read from them and by Optuna."""
     space = {"lr": {"log10": [-3.5, -2.0]}, "batch_size": {"choice": [16, 32]}}
     config = SweepConfig.parse(tiny_sweep(sampler=sampler, space=space), "test")
     ledger = Ledger(config, tmp_path)

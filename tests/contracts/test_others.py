@@ -1,4 +1,4 @@
-"""What the product uses of argparse, and words of SQLite, the interpreter and torchvision (docs/internals.md)."""
+"""Uses of argparse, and words of SQLite, the interpreter and torchvision (docs/internals.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the product uses of torch beyond its documented interface (docs/internals.md)."""
+"""Uses of torch beyond its documented interface (docs/internals.md)."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ AUDIT = [
 
 
 def log_all(client: MlflowClient, dataset: str, sweep: str) -> None:
-    """What a finished sweep has beside the runs of its trials."""
+    """Artifacts of a finished sweep beside the runs of its trials."""
     (parent,), trials = runs_of(client, dataset, sweep)
     best = int(parent.data.tags["sweep.best_trial"])
     (run,) = [run for run in trials if run.data.tags["sweep.trial"] == str(best)]

@@ -50,7 +50,7 @@ def test_batch_norm_and_relu_are_torchs(shape: tuple[int, ...]) -> None:
 
 
 def test_sums_over_a_large_batch_are_as_exact_as_over_a_small_one() -> None:
-    """Where torch's own layer in this order is off by 1e-5 and more."""
+    """Torch's own layer in this order is off by 1e-5 and more."""
     torch.manual_seed(0)
     images = channels_last(256, 8, 28, 28)
     exact = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()).double()(images.double())

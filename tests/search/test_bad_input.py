@@ -84,7 +84,7 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdict(main: Callable[[list[str]], int], words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str | None:
-    """What is wrong with how a command takes its input; None where it is refused as it should be, or accepted."""
+    """The fault in how a command takes its input; None where it is refused as it should be, or accepted."""
     before, shown = sorted(Path.cwd().rglob("*")), " ".join(word[:40] for word in words)
     try:
         code = main(list(words))

@@ -1,4 +1,4 @@
-"""What a sweep opens and shows to others: sockets, files in shared folders, and secrets in what it prints and keeps."""
+"""Doors of a sweep to others: sockets, files in shared folders, and secrets in what it prints and keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another terminal sees of a sweep; a real study, written by Optuna, read as the file it is."""
+"""The view of a sweep from another terminal; a real study, written by Optuna, read as the file it is."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.support.machine import JumpingClock, ray_sessions, set_clock
 from tests.support.stores import lay_down_earlier_sweep
 from tests.support.workplace import Workplace
 
-PATIENCE: Final = 180.0
+PATIENCE: Final = 300.0
 """Seconds until something that must happen has happened, on a machine that has other things to do."""
 
 # A factory of the user's own. In workers, every pass through the network looks for an order, and takes time, so that there

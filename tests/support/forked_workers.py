@@ -30,7 +30,7 @@ from typing import Any, Final
 import psutil
 
 FIRST_JOB: Final = "01000000"
-"""Of a Ray that a driver started for itself. Ray's core reads the job of a worker when it is loaded, so forks have no other."""
+"""The job of a driver whose Ray is its own. Ray's core reads the job of a worker when it is loaded, so forks have no other."""
 _WORKER: Final = "/setup_worker.py"
 _FILES: Final = (_WORKER, "/ray/dashboard/agent.py", "/runtime_env/agent/main.py", "/dashboards/report.py")
 """Programs of Ray's, and the driver's own report, that are forked."""

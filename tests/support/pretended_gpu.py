@@ -78,7 +78,7 @@ class _Memory:
 
 
 class _Calls(TorchFunctionMode):
-    """What Python asks of tensors: devices by name, and copies between them."""
+    """The calls of Python on tensors: devices by name, and copies between them."""
 
     def __init__(self, memory: _Memory) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _Calls(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """What is computed: forward, backward and in place."""
+    """The computations: forward, backward and in place."""
 
     def __init__(self, memory: _Memory) -> None:
         super().__init__()

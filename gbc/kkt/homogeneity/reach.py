@@ -1,4 +1,4 @@
-"""How much of a network Λ reaches: the tensors that may have λ > 0, and the layer after which all others are 0."""
+"""The reach of Λ in a network: the tensors that may have λ > 0, and the layer after which all others are 0."""
 
 from __future__ import annotations
 

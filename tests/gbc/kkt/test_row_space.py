@@ -38,7 +38,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def outside(points: Tensor, values: Tensor) -> Tensor:
-    """What of each row of `values` [R, K] lies outside the span of the rows of `points` [N, K]."""
+    """The part of each row of `values` [R, K] that lies outside the span of the rows of `points` [N, K]."""
     return values - values @ torch.linalg.pinv(points) @ points
 
 
@@ -71,7 +71,7 @@ def test_the_points_of_a_ridge_regression_cost_nothing() -> None:
 
 
 def test_with_biases_points_carry_a_one() -> None:
-    """Of (2, 0, 1) and (0, 2, 1) nothing is outside; (−½, −½, 1) is orthogonal to both, although W spans the plane."""
+    """Nothing of (2, 0, 1) and (0, 2, 1) is outside; (−½, −½, 1) is orthogonal to both, although W spans the plane."""
     points = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     augmented = torch.cat([points, torch.ones(2, 1).double()], dim=1)
     rows = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64) @ augmented

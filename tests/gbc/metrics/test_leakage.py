@@ -48,7 +48,7 @@ def test_a_verdict_follows_the_interval() -> None:
 
 
 def test_the_interval_covers_one_half_as_often_as_it_says() -> None:
-    """Of 400 draws from one distribution 95% should contain 0.5; three standard errors are 3.3%."""
+    """95% of 400 intervals should contain 0.5, for draws from one distribution; three standard errors are 3.3%."""
     rng = torch.Generator().manual_seed(0)
     draws = (alone(*torch.randn(2, 60, generator=rng)) for _ in range(400))
     share = np.mean([draw.low <= 0.5 <= draw.high for draw in draws])

@@ -1,4 +1,4 @@
-"""Where a score stands between worthless and real images."""
+"""The position of a score between worthless and real images."""
 
 from __future__ import annotations
 

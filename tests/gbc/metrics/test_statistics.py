@@ -110,7 +110,7 @@ def test_kid_equals_a_double_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kid_is_unbiased_near_0_for_equal_distributions_and_large_for_others() -> None:
-    """Of 2,000 pairs of six samples the mean is 0 within four standard errors; the biased estimator is far above it."""
+    """The mean over 2,000 pairs of six samples is 0 within four standard errors; the biased estimator is far above it."""
     rng = torch.Generator().manual_seed(0)
     draws = torch.randn(2000, 2, 6, 2, generator=rng)
     found = torch.stack([squared_mmd(real=real, generated=generated) for real, generated in draws])

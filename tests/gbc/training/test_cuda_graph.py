@@ -163,7 +163,7 @@ def test_a_trainer_that_is_dropped_is_gone_at_once(fresh: Callable[..., Trainer]
 
 
 def test_a_wrong_step_is_told_from_a_right_one(fresh: Callable[..., Trainer]) -> None:
-    """What a graph has to show before it is used: right up to rounding passes; none, another batch or another rate does not."""
+    """The test of a graph before its use: right up to rounding passes; none, another batch or another rate does not."""
     run = fresh(batch_size=128, lr=5e-3)
     for _ in range(3):
         run.step()

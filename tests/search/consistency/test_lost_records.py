@@ -83,7 +83,7 @@ def change_settings(path: Path) -> None:
 
 
 REBUILT, REFUSED, MENDED, NAMED = "rebuilt", "refused", "mended", "named"
-"""What the same command does: it makes the record again, or refuses; then `--repair` mends or `--check` names it."""
+"""The effect of the same command: it makes the record again, or refuses; then `--repair` mends or `--check` names it."""
 DIFFER = "study .*ssim/coverage .*trials 1; "
 CASES = [
     ("mlflow", delete, REBUILT, "mlflow.db .*gone"),

@@ -1,4 +1,4 @@
-"""What follows a sweep, and how MLflow's pages show it in a real browser."""
+"""The steps after a sweep, and MLflow's pages of it in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured before a sweep."""
+"""Measurements before a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written down, in which order, and what the recorder answers; the study and the MLflow store are real."""
+"""Records of the recorder, their order, and its answers; the study and the MLflow store are real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many trials run at a time, and on what share of a GPU."""
+"""The number of trials at a time, and their share of a GPU."""
 
 from __future__ import annotations
 

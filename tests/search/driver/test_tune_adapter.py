@@ -73,7 +73,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 def callback_beside(*, nodes_may_die: bool) -> EventCallback:
-    """Of an adapter whose recorder records nothing."""
+    """The callback of an adapter whose recorder records nothing."""
     events: Any = SimpleNamespace(recovered=lambda assignment: None)
     return EventCallback(events, SimpleNamespace(), nodes_may_die=nodes_may_die)
 

@@ -1,4 +1,4 @@
-"""When a sweep ends, asked of a real study that is reopened each time."""
+"""Ends of a sweep, asked of a real study that is reopened each time."""
 
 from __future__ import annotations
 

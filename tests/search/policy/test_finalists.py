@@ -1,4 +1,4 @@
-"""Who runs again, and what the search and its finalists have of the budget: functions of settings and records alone."""
+"""Finalists, and the shares of the search and of them in the budget: functions of settings and records alone."""
 
 from __future__ import annotations
 

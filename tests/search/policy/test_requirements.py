@@ -1,4 +1,4 @@
-"""What a sweep requires of its best, and what that is worth: from the workers' reports to the last lines."""
+"""Requirements on the best trial of a sweep, and their effect: from the workers' reports to the last lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the best trial is worth, in words."""
+"""The verdict on the best trial, in words."""
 
 from __future__ import annotations
 

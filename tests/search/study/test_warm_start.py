@@ -95,7 +95,7 @@ def test_values_that_mean_something_else_are_no_history() -> None:
 
 
 def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
-    """What the other had fixed counts, what lies outside is left to the sampler."""
+    """Settings that the other had fixed count, those outside are left to the sampler."""
     other = other_sweep(space={"lr": {"log10": [-3.5, -2.0]}}, trial={**TINY, "tv_weight": 0.25})
     values = sorted(entry.params["lr"] for entry in entries_of(other))
     space = {"lr": {"log10": [-3.0, -2.0]}, "tv_weight": {"uniform": [0.0, 1.0]}, "batch_size": {"choice": [16, 64]}}

@@ -1,4 +1,4 @@
-"""What a worker does, in process."""
+"""The work of a worker, in process."""
 
 from __future__ import annotations
 
