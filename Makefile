@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file stays with one process, which has its fixtures.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup sweep test quick-test chaos lint bench gpu-proof ui optuna-ui clean
+.PHONY: help setup sweep test test-all quick-test chaos lint bench gpu-proof ui optuna-ui clean
 
 help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
-	@echo "make test        set up, then run every test, lint, types and the import contracts"
+	@echo "make test        set up, then lint, types, import contracts and the tests, of the long ones a quarter (10 minutes)"
+	@echo "make test-all    the same with every test"
 	@echo "make quick-test  the tests that start no sweep"
 	@echo "make chaos       a sweep under 50 faults of 23 kinds (make test has five of them; about 15 minutes)"
 	@echo "make bench       every benchmark: step, growth, reports, threads, peers (about 15 minutes on 2 CPU cores)"
@@ -32,7 +35,10 @@ sweep: setup
 	$(BIN)/python search/run.py --dataset fashion_mnist
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) --long-in-turn
+
+test-all: setup lint
+	$(PYTEST)
 
 quick-test: setup
 	$(BIN)/python -m pytest -m 'not sweep'

@@ -72,9 +72,9 @@ class SweepSettings:
         """One, or the two of a Pareto front."""
         both = [self.data.get("objective") or {}, self.data.get("second_objective")]
         return tuple(
-            RecordedObjective(str(one.get("metric", "ssim/coverage")), str(one.get("direction", "max")))
-            for one in both
-            if one is not None
+            RecordedObjective(str(settings.get("metric", "ssim/coverage")), str(settings.get("direction", "max")))
+            for settings in both
+            if settings is not None
         )
 
     @property

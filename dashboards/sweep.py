@@ -53,7 +53,7 @@ class Sweep:
     audits: list[dict[str, Any]] = field(default_factory=list)
     """The audit of each classifier."""
     regimes: dict[str, Any] = field(default_factory=dict)
-    """The progress of each classifier's training, by its name."""
+    """The progress of each classifier's training, and its class names, by its name."""
     verdict: Any = None
     """`verdict.json`: the number of the best `trial`, and the verdict on it, a sentence each, in `lines`."""
     repetitions: list[Trial] = field(default_factory=list)
@@ -68,6 +68,12 @@ class Sweep:
     def objective(self) -> RecordedObjective:
         """The one that ranks trials."""
         return self.settings.objective
+
+    @property
+    def class_names(self) -> list[str]:
+        """The generator's labels in their order: the classes of its classifiers, each once. Empty in older records."""
+        known = [regime.get("class_names") for regime in self.regimes.values() if isinstance(regime, dict)]
+        return list(dict.fromkeys(str(name) for names in known if isinstance(names, list) for name in names))
 
     def trials_in(self, *states: str) -> list[Trial]:
         """Trials in these states."""
@@ -144,7 +150,7 @@ def read_sweep(name: str) -> Sweep:
         seconds,
         runs,
         RecordedEvaluation.of(runs.document("evaluation.json")),
-        [one for one in audits if isinstance(one, dict)] if isinstance(audits, list) else [],
+        [audit for audit in audits if isinstance(audit, dict)] if isinstance(audits, list) else [],
         regimes if isinstance(regimes, dict) else {},
         runs.document("verdict.json"),
         [trial for trial in all_trials if trial.repeats is not None],

@@ -35,10 +35,10 @@ class Parser(argparse.ArgumentParser):
             if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
                 flag = word.partition("=")[0] or before
                 self.error(f"{flag}: the value is empty (a shell variable that is not set?)")
-        found, unknown = self.parse_known_args(words, namespace)
+        parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             self.error(self._hint(unknown[0]))
-        return found
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, and exit code 2."""

@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
     def plain(self, node: Any) -> Any:
         """The value of a node: None, bool, int, float, str, list or dict."""
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(one) for one in node.value]
+            return [self.plain(item) for item in node.value]
         if isinstance(node, yaml.MappingNode):
             self.flatten_mapping(node)  # `<<`
             return {_text(key): self.plain(value) for key, value in node.value}

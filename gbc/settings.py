@@ -142,7 +142,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean …?` when something near is known, else the list."""
     known = sorted(known)
-    plain = {re.sub(r"[-_ ]", "", one).lower(): one for one in known}
+    plain = {re.sub(r"[-_ ]", "", name).lower(): name for name in known}
     near = difflib.get_close_matches(re.sub(r"[-_ ]", "", word).lower(), plain, n=1)
     meant = _SYNONYMS.get(word) if _SYNONYMS.get(word) in known else plain[near[0]] if near else None
     if meant:
@@ -195,7 +195,7 @@ def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tu
     """The origin of the value at `path`, and the part of `path` that it does not name: (flag, rest) or (source, path)."""
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
-            return flag, ".".join(path[end:])
+            return flag, ".".join(part for part in path[end:] if not part.isdigit())  # on a command line nobody counts
     inside = [flag for key, flag in origins.items() if key.startswith(".".join((*path, "")))] if path else []
     return (inside[0] if len(inside) == 1 else source), ".".join(path)
 
@@ -210,11 +210,11 @@ def _kind(value: object) -> str:
 
 def _explain(fault: ValidationError, model: type[Config], data: Any, source: str, origins: Mapping[str, str]) -> str:
     """A line for each error: source, key, what was found, what is allowed, how to mend it."""
-    found: dict[tuple[str, ...], list[Any]] = {}
+    by_path: dict[tuple[str, ...], list[Any]] = {}
     for error in fault.errors(include_url=False):
         path = _path(error["loc"], data) if error["type"] != "missing" else tuple(map(str, error["loc"]))
-        found.setdefault(path, []).append(error)
-    lines = [line for path, errors in found.items() for line in _lines(path, errors, model, source, origins)]
+        by_path.setdefault(path, []).append(error)
+    lines = [line for path, errors in by_path.items() for line in _lines(path, errors, model, source, origins)]
     more = len(lines) - _MOST_FAULTS
     return "\n".join(lines[:_MOST_FAULTS] + ([f"{source}: and {more} more fault{'s' * (more > 1)}"] if more > 0 else []))
 
@@ -245,8 +245,8 @@ def _lines(path: tuple[str, ...], errors: list[Any], model: type[Config], source
         return [f"{where}: {shown('.'.join(path))} is not a setting; {hint}"]
     if isinstance(value, str) and _is_number(value) and "type" in error["type"]:
         return [f"{start}{shown(value)} is text, not a number; remove the quotes"]
-    messages = dict.fromkeys(one["msg"].removeprefix("Value error, ").removeprefix("Input ") for one in errors)
-    message = " or ".join([*messages][:1] + [one.removeprefix("should be ") for one in [*messages][1:]])
+    messages = dict.fromkeys(fault["msg"].removeprefix("Value error, ").removeprefix("Input ") for fault in errors)
+    message = " or ".join([*messages][:1] + [message.removeprefix("should be ") for message in [*messages][1:]])
     if error["type"] == "value_error" and isinstance(value, dict):
         # Of several settings together: those that were set by flags and are spoken of are to blame.
         prefix = "".join(f"{part}." for part in path)
@@ -264,10 +264,10 @@ def _part(model: type[Config], path: list[str]) -> type[Config] | None:
             field = annotation.model_fields.get(part)
             annotation = field.annotation if field else None
         else:  # an element of a list or a mapping
-            annotation = next((one for one in get_args(annotation) if one is not str), None)
-        for one in get_args(annotation):
-            if type(None) in get_args(annotation) and one is not type(None):
-                annotation = one
+            annotation = next((member for member in get_args(annotation) if member is not str), None)
+        for member in get_args(annotation):
+            if type(None) in get_args(annotation) and member is not type(None):
+                annotation = member
                 break
     return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
 

@@ -82,10 +82,10 @@ def secrets(url: str | None) -> tuple[str, ...]:
     parsed = parsed_address(url)
     if parsed is None:
         return (rest,)
-    found = [parsed.password, *(value for key, value in parsed.query.items() if _SECRET_KEY.search(key))]
+    parts = [parsed.password, *(value for key, value in parsed.query.items() if _SECRET_KEY.search(key))]
     if not _names_its_user(scheme):
-        found.append(parsed.username)
-    texts = {text for value in found for text in ((value,) if isinstance(value, str) else value or ()) if text}
+        parts.append(parsed.username)
+    texts = {text for value in parts for text in ((value,) if isinstance(value, str) else value or ()) if text}
     texts |= {form for text in texts for form in (quote(text, safe=""), quote_plus(text))}
     return tuple(sorted(texts, key=len, reverse=True))
 
@@ -131,7 +131,7 @@ def _names_its_user(scheme: str) -> bool:
 
 
 def _secrets_of(environment: Mapping[str, str]) -> set[str]:
-    found = set[str]()
+    values = set[str]()
     for name, value in environment.items():
-        found |= {value} if _SECRET_VARIABLE.search(name) else set(secrets(value) if _ADDRESS.match(value) else ())
-    return {one for one in found if len(one) >= _SHORTEST_SECRET}
+        values |= {value} if _SECRET_VARIABLE.search(name) else set(secrets(value) if _ADDRESS.match(value) else ())
+    return {secret for secret in values if len(secret) >= _SHORTEST_SECRET}

@@ -87,12 +87,12 @@ def difference(first: Repeated, second: Repeated) -> Difference:
     from scipy.special import stdtrit
 
     value = first.mean - second.mean
-    shares = [one.deviation**2 / len(one.values) for one in (first, second)]
+    shares = [setting.deviation**2 / len(setting.values) for setting in (first, second)]
     error = math.sqrt(sum(shares))
     if error == 0.0:
         return Difference(value, value, value)
     freedom = sum(shares) ** 2 / sum(
-        share**2 / (len(one.values) - 1) for share, one in zip(shares, (first, second), strict=True)
+        share**2 / (len(setting.values) - 1) for share, setting in zip(shares, (first, second), strict=True)
     )
     reach = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
     return Difference(value, value - reach, value + reach)

@@ -75,7 +75,7 @@ class Study:
         except schema.UnknownSchema:
             return self._trials_through_optuna()
         rows = _TrialRows(params, reports, attributes)
-        found = [
+        records = [
             trial_from_optuna(
                 number,
                 state,
@@ -87,7 +87,7 @@ class Study:
             )
             for trial, number, state, began, ended in trials
         ]
-        return found, seconds_spent({key: json.loads(text) for key, text in shared})
+        return records, seconds_spent({key: json.loads(text) for key, text in shared})
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of the study itself, by name; raises as `trials`."""

@@ -52,10 +52,8 @@ def sweep(
         _refuse_other_ray(options.get("address"))
         arguments = flags.from_options({"dataset": dataset, **options})
         config = requested(arguments, _assignments(settings, space), _plain(space))
-        from rich.console import Console
-
-        console = Console(quiet=quiet, markup=False, force_jupyter=False)  # a notebook gets the lines as text
-        summary = run(config, console, retry_failed=bool(arguments.retry_failed), report=not arguments.no_report)
+        retry, report = bool(arguments.retry_failed), not arguments.no_report
+        summary = run(config, _console(quiet), retry_failed=retry, report=report, pictures=arguments.pictures)
     except BadInput as fault:
         fault.args = (flags.without_secrets(str(fault)),)
         raise fault.with_traceback(None) from None
@@ -66,6 +64,16 @@ def sweep(
     if not summary.finished:
         raise Interrupted(f"sweep {summary.name} was interrupted; the same call continues it")
     return SweepResult(summary, config)
+
+
+def _console(quiet: bool) -> Console:
+    """Where the sweep's lines go. A notebook gets them as text, and no table that is drawn again and again.
+
+    A kernel's output calls itself a terminal, but keeps every drawing.
+    """
+    from rich.console import Console
+
+    return Console(quiet=quiet, markup=False, force_jupyter=False, force_terminal=False if Console().is_jupyter else None)
 
 
 def requested(
@@ -81,8 +89,8 @@ def requested(
         BadInput: anything that does not fit, named; a record that differs, or is damaged.
     """
     from search.driver import ray_runtime
-    from search.driver.continuation import settle_with_record
     from search.driver.resources import Machine
+    from search.driver.resume_checks import settle_with_record
     from search.spec.config import MAY_CHANGE, Resources
     from search.spec.locations import Places
     from search.spec.resolve import resolve
@@ -117,7 +125,9 @@ def requested(
     return config
 
 
-def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True) -> Summary:
+def run(
+    config: SweepConfig, console: Console, *, retry_failed: bool = False, report: bool = True, pictures: str = "none"
+) -> Summary:
     """Run what is left of a sweep, if anything is; raises as `search.driver.sweep.run_sweep`."""
     from search.driver import sweep
     from search.policy.budget import remedy
@@ -131,7 +141,9 @@ def run(config: SweepConfig, console: Console, *, retry_failed: bool = False, re
         return summary
     from search.driver.resources import Machine
 
-    summary = sweep.run_sweep(config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report)
+    summary = sweep.run_sweep(
+        config, Machine.for_sweep(config), console, retry_failed=retry_failed, report=report, pictures=pictures
+    )
     if summary.ended_by in ("steps", "patience", "grid"):
         console.print(f"\nended: {remedy(config, summary.ended_by)}", highlight=False, soft_wrap=True)
     return summary

@@ -94,7 +94,8 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
         return 0
-    summary = library.run(config, console, retry_failed=arguments.retry_failed, report=not arguments.no_report)
+    retry, report = arguments.retry_failed, not arguments.no_report
+    summary = library.run(config, console, retry_failed=retry, report=report, pictures=arguments.pictures)
     exports = config.trial.generator != "pixels"
     _print_summary(summary, arguments, console, config.places.tracking_uri, exports=exports)
     if not summary.finished:

@@ -102,7 +102,7 @@ def read_overview(name: str) -> Overview:
     config = recorded_config(sweep)
     driver, home = running_driver(config, sweep), files_folder(config)
     entries, seconds = recorded_trials(config, sweep)
-    orders = [one for one in recorded_orders(config, sweep, entries) if driver or not one.to_driver]
+    orders = [recorded for recorded in recorded_orders(config, sweep, entries) if driver or not recorded.to_driver]
     own = [entry for entry in entries if entry.repeats is None]
     count = {state: sum(entry.state == state for entry in own) for state in ("complete", "stopped", "failed", "running")}
     waiting = any(order.kind == "enqueue" for order in orders)
@@ -160,31 +160,42 @@ def read_overview(name: str) -> Overview:
 
 def read_overviews() -> list[Overview]:
     """Every sweep in this folder, by name; one that cannot be read is `damaged` and says why."""
-    found = []
+    overviews = []
     for name in sweep_names():
         try:
-            found.append(read_overview(name))
+            overviews.append(read_overview(name))
         except BadInput as fault:
             sweep = sweep_folder(name)
-            found.append(Overview(name, str(sweep), "damaged", -1, bytes=bytes_on_disk(sweep), fault=str(fault)))
-    return found
+            overviews.append(Overview(name, str(sweep), "damaged", -1, bytes=bytes_on_disk(sweep), fault=str(fault)))
+    return overviews
 
 
 def show_list(*, as_json: bool) -> int:
     """Print every sweep, a line each. Returns the exit code."""
-    found = read_overviews()
+    overviews = read_overviews()
     if as_json:
         keys = ("running", "failures", "best_params", "front")
-        print(json.dumps([{key: value for key, value in asdict(one).items() if key not in keys} for one in found], indent=2))
-    elif not found:
+        print(
+            json.dumps(
+                [{key: value for key, value in asdict(overview).items() if key not in keys} for overview in overviews], indent=2
+            )
+        )
+    elif not overviews:
         print("no sweeps here; start one with python search/run.py")
     else:
         rows = [("sweep", "state", "trials", "best", "time", "on disk")]
         rows += [
-            (one.name, one.state, _counts(one), _best(one), duration(one.seconds), size(one.bytes))
-            if one.fault is None
-            else (one.name, one.state, one.fault, "", "", size(one.bytes))
-            for one in found
+            (
+                overview.name,
+                overview.state,
+                _counts(overview),
+                _best(overview),
+                duration(overview.seconds),
+                size(overview.bytes),
+            )
+            if overview.fault is None
+            else (overview.name, overview.state, overview.fault, "", "", size(overview.bytes))
+            for overview in overviews
         ]
         print("\n".join(_columns(rows)))
     return 0
@@ -196,47 +207,51 @@ def show_status(name: str, *, as_json: bool) -> int:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
-    found = read_overview(name)
+    overview = read_overview(name)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(asdict(overview), indent=2))
         return 0
-    driver = f" ({found.driver['host']}, pid {found.driver['pid']}, since {found.driver['since']})" if found.driver else ""
-    print(f"sweep {found.name}: {found.state}{driver}")
-    print(f"trials    {_counts(found)}; {'; '.join(_left(found))}")
-    print(f"time      {duration(found.seconds)} used")
-    if found.mend:
-        print(f"ended     {found.mend}")
-    for order in found.orders:
+    driver = (
+        f" ({overview.driver['host']}, pid {overview.driver['pid']}, since {overview.driver['since']})"
+        if overview.driver
+        else ""
+    )
+    print(f"sweep {overview.name}: {overview.state}{driver}")
+    print(f"trials    {_counts(overview)}; {'; '.join(_left(overview))}")
+    print(f"time      {duration(overview.seconds)} used")
+    if overview.mend:
+        print(f"ended     {overview.mend}")
+    for order in overview.orders:
         print(f"order     {order}")
-    if found.warm_start:
-        print(f"warm      {found.borrowed} of the trials took settings of sweep {found.warm_start}")
-    print(f"best      {_best(found)}")
-    if found.best_params:
+    if overview.warm_start:
+        print(f"warm      {overview.borrowed} of the trials took settings of sweep {overview.warm_start}")
+    print(f"best      {_best(overview)}")
+    if overview.best_params:
         print(
             "          "
             + "  ".join(
                 f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-                for key, value in found.best_params.items()
+                for key, value in overview.best_params.items()
             )
         )
-    for line in found.seeds:
+    for line in overview.seeds:
         print(f"          {line}")
-    for line in front_lines(found.front):
+    for line in front_lines(overview.front):
         print(line)
-    print(f"on disk   {size(found.bytes)} in {found.folder}" + (f" and {found.storage}" if found.storage else ""))
-    if found.study:
-        print(f"study     {found.study}")
+    print(f"on disk   {size(overview.bytes)} in {overview.folder}" + (f" and {overview.storage}" if overview.storage else ""))
+    if overview.study:
+        print(f"study     {overview.study}")
     rows = [
         (
-            f"{one['trial']:04d}",
-            f"step {one['step']}/{one['steps']}",
-            _values(found, one["value"], one.get("second")) or "–",
+            f"{trial['trial']:04d}",
+            f"step {trial['step']}/{trial['steps']}",
+            _values(overview, trial["value"], trial.get("second")) or "–",
         )
-        for one in found.running
+        for trial in overview.running
     ]
     for line in _columns(rows):
-        print(f"{'running' if found.driver else 'open':<10}{line}")
-    for line in failure_lines(found.failures):
+        print(f"{'running' if overview.driver else 'open':<10}{line}")
+    for line in failure_lines(overview.failures):
         print(line)
     return 0
 
@@ -253,10 +268,10 @@ def front_lines(front: Sequence[dict[str, Any]]) -> list[str]:
 def failure_lines(failures: Iterable[dict[str, Any]]) -> list[str]:
     """A line for each failed trial: why, after how many retries, and where the traceback lies."""
     return [
-        f"failed    {one['trial']:04d}  {one['reason'] or 'no reason on record'}"
-        + (f"  after {one['retries']} {'retry' if one['retries'] == 1 else 'retries'}" if one["retries"] else "")
-        + (f"  {one['log']}" if one["log"] else "")
-        for one in failures
+        f"failed    {failure['trial']:04d}  {failure['reason'] or 'no reason on record'}"
+        + (f"  after {failure['retries']} {'retry' if failure['retries'] == 1 else 'retries'}" if failure["retries"] else "")
+        + (f"  {failure['log']}" if failure["log"] else "")
+        for failure in failures
     ]
 
 
@@ -286,37 +301,37 @@ def summary_lines(summary: Summary) -> list[str]:
     return lines
 
 
-def _counts(one: Overview) -> str:
-    done = one.complete + one.stopped + one.failed
-    parts = [f"{one.complete} complete", f"{one.stopped} stopped early", f"{one.failed} failed"]
-    if one.open:
-        parts.append(f"{one.open} {'running' if one.driver else 'open'}")
-    return f"{done} of {one.trials + one.by_hand} ({', '.join(parts)})"
+def _counts(overview: Overview) -> str:
+    done = overview.complete + overview.stopped + overview.failed
+    parts = [f"{overview.complete} complete", f"{overview.stopped} stopped early", f"{overview.failed} failed"]
+    if overview.open:
+        parts.append(f"{overview.open} {'running' if overview.driver else 'open'}")
+    return f"{done} of {overview.trials + overview.by_hand} ({', '.join(parts)})"
 
 
-def _left(one: Overview) -> list[str]:
+def _left(overview: Overview) -> list[str]:
     """The rest of each budget, in words for people."""
-    left = [f"{one.trials_left} trials to start" if one.state != "finished" else "no trial left"]
-    if one.repetitions or one.repetitions_left:
-        left.append(f"{one.repetitions} repetitions of finalists ended, {one.repetitions_left} to start")
-    if one.steps_left is not None:
-        left.append(f"{one.steps_left} steps left")
-    if one.patience_left is not None:
-        left.append(f"ends after {one.patience_left} more full trials without a better one")
-    if one.seconds_left is not None:
-        left.append(f"{duration(one.seconds_left)} of the time budget left")
+    left = [f"{overview.trials_left} trials to start" if overview.state != "finished" else "no trial left"]
+    if overview.repetitions or overview.repetitions_left:
+        left.append(f"{overview.repetitions} repetitions of finalists ended, {overview.repetitions_left} to start")
+    if overview.steps_left is not None:
+        left.append(f"{overview.steps_left} steps left")
+    if overview.patience_left is not None:
+        left.append(f"ends after {overview.patience_left} more full trials without a better one")
+    if overview.seconds_left is not None:
+        left.append(f"{duration(overview.seconds_left)} of the time budget left")
     return left
 
 
-def _best(one: Overview) -> str:
-    found = _values(one, one.best_value, one.best_second)
-    if not found:
+def _best(overview: Overview) -> str:
+    values = _values(overview, overview.best_value, overview.best_second)
+    if not values:
         return "none yet"
-    return f"{found} (trial {one.best_trial}" + (f", {len(one.front)} on the front)" if one.front else ")")
+    return f"{values} (trial {overview.best_trial}" + (f", {len(overview.front)} on the front)" if overview.front else ")")
 
 
-def _values(one: Overview, first: float | None, second: float | None) -> str:
-    named = ((one.objective, first), (one.second_objective, second))
+def _values(overview: Overview, first: float | None, second: float | None) -> str:
+    named = ((overview.objective, first), (overview.second_objective, second))
     return "  ".join(f"{metric} {value:.4g}" for metric, value in named if value is not None)
 
 

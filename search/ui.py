@@ -64,7 +64,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 
     stores = _by_store(_sweeps(arguments.sweep))
     wanted = [*stores] if arguments.sweep else [default_address(), *stores]
-    uri = next((one for one in wanted if not missing(one)), wanted[0])  # all sweeps of a folder may be on servers
+    uri = next((store for store in wanted if not missing(store)), wanted[0])  # all sweeps of a folder may be on servers
     sweeps = stores.pop(uri, [])
     if uri.startswith("http"):
         _say_links(sweeps, uri)
@@ -73,7 +73,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
     if missing(uri):
         raise BadInput(f"no MLflow store here ({public(uri)}); start a sweep first, or set MLFLOW_TRACKING_URI")
     if moved := relocation.moved(uri):
-        name = next((one.name for one in sweeps), "NAME")
+        name = next((sweep.name for sweep in sweeps), "NAME")
         print(f"note: {moved}; `python search/run.py --check {name} --repair` sets the addresses right", flush=True)
     port = _port(arguments.port, _PORTS["mlflow"])
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
@@ -114,7 +114,9 @@ def _sweeps(name: str | None) -> list[SweepConfig]:
     """The settings of the sweep that is asked for, or of all."""
     from search.files.paths import existing_sweep, recorded_config, sweep_folder, sweep_names
 
-    return [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(one)) for one in sweep_names()]
+    return (
+        [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(sweep)) for sweep in sweep_names()]
+    )
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
@@ -124,11 +126,11 @@ def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
     from search.tracking.client import address
 
     usual = default_address()
-    found: dict[str, list[SweepConfig]] = {}
+    stores: dict[str, list[SweepConfig]] = {}
     for config in sweeps:
         uri = address(config)
-        found.setdefault(usual if public(uri) == public(usual) else uri, []).append(config)
-    return found
+        stores.setdefault(usual if public(uri) == public(usual) else uri, []).append(config)
+    return stores
 
 
 def _say_links(sweeps: Sequence[SweepConfig], uri: str) -> None:
@@ -151,7 +153,7 @@ def _say_elsewhere(stores: Mapping[str, Sequence[SweepConfig]]) -> None:
             except BadInput as fault:
                 print(f"note: {fault}", flush=True)
         else:
-            commands = [(one.name, f"python search/ui.py --sweep {one.name}") for one in sweeps]
+            commands = [(sweep.name, f"python search/ui.py --sweep {sweep.name}") for sweep in sweeps]
             _say(f"in another store, {public(uri)}", commands)
 
 

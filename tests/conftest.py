@@ -1,9 +1,11 @@
-"""Fixtures that several tests share: real images, a small classifier trained for real, a database server."""
+"""Which tests run, and fixtures that several share: real images, a small classifier trained for real, a database server."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -40,13 +42,38 @@ TINY = {
     "dataset": {"per_class": 10},
     "device": "cpu",
 }
+TURNS = 4
+"""`make test` runs each long test for one commit of four."""
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # before any fixture trains: the last bits of a sum depend on how many share it
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long-in-turn", action="store_true", help=f"of the long tests, those of one turn of {TURNS}")
+
+
+def turn() -> int:
+    """Which of the long tests a commit runs: its hash says it, so that a failure can be run again."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=8", "HEAD"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout, 16) % TURNS
+    return 0  # a copy without Git's records
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--long-in-turn"):
+        terminalreporter.write_line(f"long tests: turn {turn() + 1} of {TURNS} (make test-all runs all of them)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long-in-turn"):
+        long = [item for item in items if "long" in item.keywords]
+        others = [item for number, item in enumerate(long) if number % TURNS != turn()]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+    items.sort(key=lambda item: "search" not in item.path.parts)  # files with sweeps first: small ones fill the end evenly
     missing = {}
     if full_data_root() is None:
         missing["full_data"] = "set GBC_DATA_ROOT to a torchvision root with FashionMNIST and MNIST"

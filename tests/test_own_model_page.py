@@ -22,6 +22,7 @@ FEWER = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_stranger_gets_from_a_checkpoint_to_a_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,18 @@ def test_every_promise_of_security_has_its_test() -> None:
     assert len(rows) >= 7 and all("`test_" in row.rpartition("|")[0].rpartition("|")[2] for row in rows)
 
 
+def test_every_cell_about_peers_has_its_evidence() -> None:
+    """That the tests and the pages of ours exist is checked with all other names; pages of others are not fetched."""
+    page = (ROOT / "docs" / "peers.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    defined = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", page, flags=re.MULTILINE))
+    used = set(re.findall(r"\]\[([a-z-]+)\]", page))
+    assert len(rows) > 20 and {len(row) for row in rows} == {6} and used == defined.keys()
+    for what, *peers, ours in rows:
+        bare = [cell for cell in peers if "][" not in cell and not cell.startswith("not known")]
+        assert not bare and ("`tests/" in ours or ours.startswith("no")), what
+
+
 def test_named_functions_exist() -> None:
     names = re.findall(r"`(gbc(?:\.\w+)+)`", README)
     assert names

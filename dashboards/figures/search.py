@@ -104,7 +104,7 @@ def importance_shares(sweep: Sweep) -> dict[str, float]:
         return float(trial.values[0])
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=[f"{one.direction}imize" for one in sweep.settings.objectives])
+    study = optuna.create_study(directions=[f"{objective.direction}imize" for objective in sweep.settings.objectives])
     study.add_trials(sweep.settings.study.frozen_trials())
     try:
         shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=value)

@@ -46,8 +46,8 @@ def _conditions(audit: Mapping[str, Any]) -> tuple[list[str], list[list[object]]
         return format_number(condition["values"].get(name), 3) + (f" ({cosines[name]:.2f})" if name in cosines else "")
 
     return sets, [
-        [one.get("name", ""), *[residual(one, name) for name in sets], "yes" if one.get("separates") else "no"]
-        for one in conditions
+        [row.get("name", ""), *[residual(row, name) for name in sets], "yes" if row.get("separates") else "no"]
+        for row in conditions
     ]
 
 
@@ -55,12 +55,12 @@ def _policies(scaling: Mapping[str, Any]) -> list[list[object]]:
     """A row for each policy of Λ."""
     return [
         [
-            one.get("policy", ""),
-            one.get("mode", ""),
-            one.get("refused") or ", ".join(one.get("kept") or ()) or "–",
-            one.get("same_as") or "",
+            policy.get("policy", ""),
+            policy.get("mode", ""),
+            policy.get("refused") or ", ".join(policy.get("kept") or ()) or "–",
+            policy.get("same_as") or "",
         ]
-        for one in scaling.get("policies") or []
+        for policy in scaling.get("policies") or []
     ]
 
 

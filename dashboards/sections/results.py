@@ -71,8 +71,12 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
         score_rows=[[name, *[row.get(m) for m in metrics]] for name, row in evaluation.scores.items()] if evaluation else [],
         last_scores=[[metric, best.score(metric)] for metric in table_metrics([sweep]) if best.score(metric) is not None],
         repeated=[
-            [f"trial {one.trial}", next(trial.value for trial in sweep.trials if trial.number == one.trial), one.describe()]
-            for one in sweep.repeated
+            [
+                f"trial {repetition.trial}",
+                next(trial.value for trial in sweep.trials if trial.number == repetition.trial),
+                repetition.describe(),
+            ]
+            for repetition in sweep.repeated
         ],
         on_seeds=[] if sweep.verdict_lines else repetitions.verdict(metric, sweep.repeated)[1:],  # else in the header
         by_class=scores.scores_by_class(evaluation) if evaluation else [],
@@ -83,7 +87,7 @@ def best_trial(sweep: Sweep, sheet: Pixels | None, signs: Signs) -> Markup:
 def _classes_of_columns(sweep: Sweep, sheet: Pixels | None) -> list[str]:
     """The class of each column of a sheet; empty where they are not known."""
     by_metric = next(iter(sweep.evaluation.by_class.values()), {}) if sweep.evaluation else {}
-    classes = list(next(iter(by_metric.values()), {}))
+    classes = sweep.class_names or list(next(iter(by_metric.values()), {}))
     side = None if sheet is None else tile_side(sheet)
     return classes if sheet is not None and side and classes and sheet.shape[1] // side % len(classes) == 0 else []
 

@@ -288,7 +288,9 @@ class BatchNormInputs(LayerInputs):
 
     def __init__(self, module: nn.Module) -> None:
         """Adds hooks to those layers of `module`, as `LayerInputs`."""
-        super().__init__([one for one in module.modules() if isinstance(one, BATCH_NORMS) and one.running_mean is not None])
+        super().__init__(
+            [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS) and layer.running_mean is not None]
+        )
 
     def statistics(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """(mean, variance, stored mean, stored variance) of each layer's last input, each [features]."""

@@ -66,7 +66,8 @@ def text(name: str, generator: ExportedGenerator, inputs: TrialInputs, pictured:
     labels = ", ".join(f"{index} {label}" for index, label in enumerate(generator.class_names))
     size = "×".join(map(str, generator.shape[1:]))
     caption = "Generated images" if data_free else "Odd rows: generated; even rows: the nearest training image"
-    picture = f"![{caption}](samples.png)\n\n" if pictured else ""
+    columns = "A column holds one class, in the order of the labels."
+    picture = f"![{caption}](samples.png)\n\n*{caption}. {columns}*\n\n" if pictured else ""
     return f"""{_front_matter(sets)}
 # {name}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from gbc.kkt.objectives import LOSSES, Term
+from gbc.kkt.weighted_losses import LOSSES, Term
 
 
 def gradient_shares(batches: Iterable[tuple[Tensor, Sequence[Term]]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gbc.config import TrialConfig
-from gbc.kkt.objectives import Batch
+from gbc.kkt.weighted_losses import Batch
 from gbc.runtime import derive_seed
 from gbc.training.generator import Generator, Pixels, PointGenerator
 

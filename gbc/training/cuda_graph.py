@@ -116,17 +116,17 @@ def same_step(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     makes steps of full size.
     """
     difference = whole = 0.0
-    for one, other in zip(first, second, strict=True):
-        if not one.is_floating_point():
-            if not torch.equal(one, other):
+    for tensor, other in zip(first, second, strict=True):
+        if not tensor.is_floating_point():
+            if not torch.equal(tensor, other):
                 return False
             continue
         not_finite = ~other.isfinite()  # the run has diverged
-        if not torch.equal(~one.isfinite(), not_finite):
+        if not torch.equal(~tensor.isfinite(), not_finite):
             return False
-        one, other = one.masked_fill(not_finite, 0), other.masked_fill(not_finite, 0)
-        if one.numel() == 1 and not torch.allclose(one, other, rtol=_TOLERANCE, atol=1e-6):
+        tensor, other = tensor.masked_fill(not_finite, 0), other.masked_fill(not_finite, 0)
+        if tensor.numel() == 1 and not torch.allclose(tensor, other, rtol=_TOLERANCE, atol=1e-6):
             return False
-        difference += float((one - other).square().sum())
+        difference += float((tensor - other).square().sum())
         whole += float(other.square().sum())
     return difference <= _TOLERANCE**2 * whole

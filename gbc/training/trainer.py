@@ -22,8 +22,8 @@ from gbc.errors import BadInput, Diverged
 from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
-from gbc.kkt.objectives import Batch, Term, check_factors, late_losses_count, weighted_losses
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task
+from gbc.kkt.weighted_losses import Batch, Term, check_factors, late_losses_count, weighted_losses
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
 from gbc.report import Report

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from search.consistency.collect import audit
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 
 __all__ = ["Finding", "SweepAudit", "audit"]

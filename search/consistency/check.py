@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from search.consistency.collect import audit
-from search.consistency.findings import SweepAudit
+from search.consistency.finding import SweepAudit
 from search.consistency.repair import WORDS, mend
 from search.files.lock import LOCK_HOLDER
 from search.files.paths import existing_sweep
@@ -23,48 +23,53 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         Halted: a repair broke off because a disk is full, or a store or MLflow's server is gone.
     """
     sweep, done = existing_sweep(name), list[str]()
-    found = audit(sweep)
-    if repair and found.live:
-        with exclusive_driver(found.config, sweep):  # says who it is
+    result = audit(sweep)
+    if repair and result.live:
+        with exclusive_driver(result.config, sweep):  # says who it is
             pass
-    if repair and found.findings:
-        with halting(sweep, address(found.config)), exclusive_driver(found.config, sweep):
+    if repair and result.findings:
+        with halting(sweep, address(result.config)), exclusive_driver(result.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
-            done = [f"{one.describe()}: deleted" for one in found.findings if one.file == sweep / LOCK_HOLDER]
+            done = [f"{finding.describe()}: deleted" for finding in result.findings if finding.file == sweep / LOCK_HOLDER]
             while (mine := audit(sweep, mine=True)).partial:
                 done += mend(mine)
             done += mend(mine)
-        found = audit(sweep)
+        result = audit(sweep)
     if as_json:
-        print(json.dumps(_as_data(found, done), indent=2))
+        print(json.dumps(_as_data(result, done), indent=2))
     else:
-        _show(found, done, mendable=not repair)
-    return 1 if found.findings else 0
+        _show(result, done, mendable=not repair)
+    return 1 if result.findings else 0
 
 
-def _show(found: SweepAudit, done: list[str], *, mendable: bool) -> None:
+def _show(result: SweepAudit, done: list[str], *, mendable: bool) -> None:
     for line in done:
         print(f"repaired  {line}")
-    for finding in found.findings:
+    for finding in result.findings:
         print(f"disagree  {finding.describe()}" + (f" ({WORDS[finding.mend]})" if mendable and finding.mend else ""))
-    for note in found.notes:
+    for note in result.notes:
         print(f"note      {note}")
-    reports = sum(len(entry.values) for entry in found.entries)
-    if found.partial:
+    reports = sum(len(entry.values) for entry in result.entries)
+    if result.partial:
         print("note      the rest is looked at when that is mended")
-    verdict = f"{len(found.findings)} disagreement{'s' * (len(found.findings) != 1)}" if found.findings else "all records agree"
-    print(f"sweep {found.config.name}: {len(found.entries)} trials, {reports} reports: {verdict}")
-    if mendable and any(finding.mend for finding in found.findings):
-        print(f"  mend  python search/run.py --check {found.config.name} --repair")
+    verdict = (
+        f"{len(result.findings)} disagreement{'s' * (len(result.findings) != 1)}" if result.findings else "all records agree"
+    )
+    print(f"sweep {result.config.name}: {len(result.entries)} trials, {reports} reports: {verdict}")
+    if mendable and any(finding.mend for finding in result.findings):
+        print(f"  mend  python search/run.py --check {result.config.name} --repair")
 
 
-def _as_data(found: SweepAudit, done: list[str]) -> dict[str, Any]:
+def _as_data(result: SweepAudit, done: list[str]) -> dict[str, Any]:
     return {
-        "name": found.config.name,
-        "agree": not found.findings,
-        "running": found.live,
-        "trials": len(found.entries),
-        "findings": [{"trial": one.trial, "what": one.what, "can_be_mended": one.mend is not None} for one in found.findings],
-        "notes": found.notes,
+        "name": result.config.name,
+        "agree": not result.findings,
+        "running": result.live,
+        "trials": len(result.entries),
+        "findings": [
+            {"trial": finding.trial, "what": finding.what, "can_be_mended": finding.mend is not None}
+            for finding in result.findings
+        ],
+        "notes": result.notes,
         "repaired": done,
     }

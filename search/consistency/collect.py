@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from search.consistency import mlflow_facts
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
-from search.consistency.sweep_findings import first_trial_findings, sweep_findings
-from search.consistency.trial_findings import trial_findings
+from search.consistency.sweep_checks import first_trial_findings, sweep_findings
+from search.consistency.trial_checks import trial_findings
 from search.driver.retention import read_history
 from search.files.paths import files_folder, trial_folder
 from search.spec.config import SweepConfig
-from search.study.record import settings_on_record
+from search.study.recorded_settings import settings_on_record
 from search.study.store import recorded_trials, running_driver
 from search.tracking import client, relocation
 
@@ -31,14 +31,14 @@ def audit(sweep: Path, *, mine: bool = False) -> SweepAudit:
     Raises:
         BadInput: a record cannot be read at all.
     """
-    found = _look(sweep, mine)
-    if found.live and found.findings:
+    result = _look(sweep, mine)
+    if result.live and result.findings:
         # A trial may have been closed in one record and not yet in the next.
         time.sleep(_SECOND_LOOK)
         again = _look(sweep, mine)
-        again.findings = [finding for finding in again.findings if finding in found.findings]
+        again.findings = [finding for finding in again.findings if finding in result.findings]
         return again
-    return found
+    return result
 
 
 def _look(sweep: Path, mine: bool) -> SweepAudit:
@@ -51,20 +51,20 @@ def _look(sweep: Path, mine: bool) -> SweepAudit:
     entries, seconds = recorded_trials(config, sweep)
     numbers = {entry.number for entry in entries}
     by_number: dict[int, list[Facts]] = {entry.number: [] for entry in entries}
-    for one in trials:
-        if one.number in numbers:
-            by_number[one.number].append(one)
+    for run in trials:
+        if run.number in numbers:
+            by_number[run.number].append(run)
     files = {entry.number: read_history(trial_folder(home, entry.number)) for entry in entries}
     # One that a running driver has just asked for is not in our copy of the study.
-    strays = [] if live else [one for one in trials if one.number not in numbers]
-    found = SweepAudit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
+    strays = [] if live else [run for run in trials if run.number not in numbers]
+    result = SweepAudit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
     if not live:
-        found.findings += sweep_findings(found, mine)
+        result.findings += sweep_findings(result, mine)
     if config.not_sampled:
-        found.findings += first_trial_findings(found)
+        result.findings += first_trial_findings(result)
     for entry in entries:
-        found.findings += trial_findings(found, entry)
-    return found
+        result.findings += trial_findings(result, entry)
+    return result
 
 
 def _foundation(config: SweepConfig, fault: str | None) -> Finding | None:

@@ -44,15 +44,15 @@ def wrong_second(config: SweepConfig, entry: TrialRecord, told: Mapping[int, flo
     return f"{config.second_objective.metric} differs between {record} and the study at step {entry.last_step}"
 
 
-def wrong_params(config: SweepConfig, entry: TrialRecord, one: Facts) -> list[str]:
+def wrong_params(config: SweepConfig, entry: TrialRecord, run: Facts) -> list[str]:
     """The parameters of a trial's MLflow run that are missing or not the study's, in words."""
     wanted = flatten(settings_of(config, entry).model_dump(mode="json"))
-    missing = [f"{key} is missing" for key in entry.params if key not in one.params]
+    missing = [f"{key} is missing" for key in entry.params if key not in run.params]
     # A setting that is younger than the run is not in it; the device may change when a sweep goes on.
     return missing + [
-        f"{key} is {one.params[key]}, not {value}"
+        f"{key} is {run.params[key]}, not {value}"
         for key, value in wanted.items()
-        if key in one.params and key != "device" and one.params[key] != str(value)[:_LONGEST]
+        if key in run.params and key != "device" and run.params[key] != str(value)[:_LONGEST]
     ]
 
 
@@ -66,12 +66,12 @@ def wrong_settings(config: SweepConfig, entry: TrialRecord, told: dict[str, Any]
     ]
 
 
-def is_beginning(config: SweepConfig, entry: TrialRecord, one: Facts) -> bool:
+def is_beginning(config: SweepConfig, entry: TrialRecord, run: Facts) -> bool:
     """True if only later reports are missing in an MLflow run of a trial, and nothing in it is wrong."""
     steps = list(entry.values)
     return (
-        one.steps == steps[: len(one.steps)]
-        and all(one.values.get(step) == entry.values[step] for step in one.steps)
-        and not wrong_second(config, entry, one.second, "MLflow")
-        and not wrong_params(config, entry, one)
+        run.steps == steps[: len(run.steps)]
+        and all(run.values.get(step) == entry.values[step] for step in run.steps)
+        and not wrong_second(config, entry, run.second, "MLflow")
+        and not wrong_params(config, entry, run)
     )

@@ -21,7 +21,7 @@ from records.mlflow_store import OUTCOME
 from records.paths import RECORD
 from records.trial import TrialRecord
 from search.consistency.comparisons import is_beginning
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import read_history
 from search.files import storage
@@ -114,36 +114,36 @@ class _Mender:
         return "deleted; training starts over"
 
     def _stray(self) -> str:
-        for one in self.audit.strays:
-            self.tracker.discard(one.run)
+        for stray in self.audit.strays:
+            self.tracker.discard(stray.run)
         return _deleted(self.audit.strays)
 
     def _parent(self) -> str:
-        others = [one for one in self.audit.parents if one.run != self.tracker.parent]
+        others = [parent for parent in self.audit.parents if parent.run != self.tracker.parent]
         for number, runs in self.audit.runs.items():
-            for one in runs:
-                if one.tags.get("mlflow.parentRunId") in {other.run for other in others} and len(runs) == 1:
-                    self.tracker.adopt(number, one.run)
-        for one in others:
-            self.tracker.discard(one.run)
+            for run in runs:
+                if run.tags.get("mlflow.parentRunId") in {other.run for other in others} and len(runs) == 1:
+                    self.tracker.adopt(number, run.run)
+        for parent in others:
+            self.tracker.discard(parent.run)
         files = {name: path.read_text() for name in (RECORD, WARM_START) if (path := self.sweep / name).exists()}
-        attached = {name for one in self.audit.parents if one.run == self.tracker.parent for name in one.files}
+        attached = {name for parent in self.audit.parents if parent.run == self.tracker.parent for name in parent.files}
         if not files.keys() <= attached:
             self.tracker.begin(files, flatten(self.config.model_dump(mode="json")))
         entries = self.ledger.entries()
         finished = ended_by(self.config, entries, self.ledger.seconds) is not None
-        found = [entry.number for entry in result_trials(self.config, entries)]
-        best = found[0] if found else None
+        results = [entry.number for entry in result_trials(self.config, entries)]
+        best = results[0] if results else None
         metrics = self.tracker.metrics(best) if best is not None else {}
         picture = trial_folder(self.home, best) / PICTURE if best is not None else None
-        status, front = "FINISHED" if finished else "KILLED", found if self.config.second_objective else []
+        status, front = "FINISHED" if finished else "KILLED", results if self.config.second_objective else []
         self.tracker.end(status, metrics, best, picture, front)
         return f"is {status} now" + (f"; {_deleted(others)}" if others else "")
 
     def _note(self) -> str:
         """Fetch the note on a warm start, which is a file of the sweep's run too."""
         path = self.sweep / WARM_START
-        run = next(one.run for one in self.audit.parents if WARM_START in one.files)
+        run = next(parent.run for parent in self.audit.parents if WARM_START in parent.files)
         self.tracker.fetch(run, WARM_START, self.sweep)
         warm_start.read_note(path)
         return "copied from MLflow"
@@ -156,18 +156,18 @@ class _Mender:
 
     def _study(self, entry: TrialRecord) -> str:
         """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
-        (one,) = self.audit.runs[entry.number]
-        outcome, last = one.tags[OUTCOME], max(one.steps, default=0)
-        found = {step: report.metrics for step, report in self._reports(entry).items()}
-        missing = [step for step in one.steps if step > entry.last_step]
+        (run,) = self.audit.runs[entry.number]
+        outcome, last = run.tags[OUTCOME], max(run.steps, default=0)
+        reports = {step: report.metrics for step, report in self._reports(entry).items()}
+        missing = [step for step in run.steps if step > entry.last_step]
         metric, other = self.config.objective.metric, self.config.second_objective
-        if any(found.get(step, {}).get(metric) != one.values.get(step) for step in missing):
+        if any(reports.get(step, {}).get(metric) != run.values.get(step) for step in missing):
             return ""
         for step in missing:
-            second = found[step][other.metric] if other else None
+            second = reports[step][other.metric] if other else None
             stop = outcome == "stopped" and step == last
-            missed = self.config.objective.missed(found[step]) if self.config.objective.require else None
-            self.ledger.record(entry.number, step, one.values[step], stop=stop, second=second, missed=missed)
+            missed = self.config.objective.missed(reports[step]) if self.config.objective.require else None
+            self.ledger.record(entry.number, step, run.values[step], stop=stop, second=second, missed=missed)
         self.ledger.tell(entry.number, outcome)
         return f"closed in the study as {outcome}"
 
@@ -176,14 +176,14 @@ class _Mender:
         history = self._reports(entry)
         settings = settings_of(self.config, entry).model_dump(mode="json")
         steps = list(entry.values)
-        good = [one for one in runs if is_beginning(self.config, entry, one)]
-        keep = max(good, key=lambda one: len(one.steps), default=None)
+        good = [run for run in runs if is_beginning(self.config, entry, run)]
+        keep = max(good, key=lambda run: len(run.steps), default=None)
         missing = [step for step in steps if step > (max(keep.steps, default=0) if keep else 0)]
         if any(step not in history for step in missing):
             return ""  # to keep a run with a fault is better than to lose its reports
-        others = [one for one in runs if one is not keep]
-        for one in others:
-            self.tracker.discard(one.run)
+        others = [run for run in runs if run is not keep]
+        for run in others:
+            self.tracker.discard(run.run)
         if keep is not None:
             self.tracker.adopt(number, keep.run)
         self.tracker.open_trial(number, settings)
@@ -211,17 +211,17 @@ class _Mender:
 
     def _history(self, entry: TrialRecord) -> str:
         """Nothing of a trial that ended is on disk: its reports come back from MLflow."""
-        (one,) = self.audit.runs[entry.number]
-        if not is_beginning(self.config, entry, one) or len(one.steps) != len(entry.values):
+        (run,) = self.audit.runs[entry.number]
+        if not is_beginning(self.config, entry, run) or len(run.steps) != len(entry.values):
             return ""
         settings = settings_of(self.config, entry).model_dump(mode="json")
-        text = json.dumps({"settings": settings, "history": self.tracker.reports(one.run)})
+        text = json.dumps({"settings": settings, "history": self.tracker.reports(run.run)})
         storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
         return "copied from MLflow"
 
     def _reports(self, entry: TrialRecord) -> dict[int, Progress]:
-        found, _ = read_history(trial_folder(self.home, entry.number))
-        return {row["step"]: Progress.from_history(row) for row in found.history} if found else {}
+        saved, _ = read_history(trial_folder(self.home, entry.number))
+        return {row["step"]: Progress.from_history(row) for row in saved.history} if saved else {}
 
     def _train(self, entry: TrialRecord) -> str:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
@@ -244,4 +244,4 @@ class _Mender:
 
 
 def _deleted(runs: list[Facts]) -> str:
-    return f"deleted {', '.join(one.run for one in runs)} (`mlflow runs restore` brings back)"
+    return f"deleted {', '.join(run.run for run in runs)} (`mlflow runs restore` brings back)"

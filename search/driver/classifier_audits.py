@@ -23,7 +23,7 @@ def audits_of(settings: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]
         BadInput, CorruptFile: as `datasets.load`.
     """
     every = list(zip(settings.classifiers(), inputs.classifiers, inputs.regimes, inputs.folders, strict=True))
-    found = []
+    audits = []
     for spec, classifier, regime, folder in every[:_AUDITED]:
         path = _AUDITS / f"{folder.name}.json"
         if not path.exists():
@@ -31,5 +31,5 @@ def audits_of(settings: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]
             seen = audit.audit_classifier(spec.classifier, classifier, regime, data)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps({"classifier": folder.name, **seen.to_json()}).encode())
-        found.append(json.loads(path.read_text()))
-    return found
+        audits.append(json.loads(path.read_text()))
+    return audits

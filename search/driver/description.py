@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def question(config: SweepConfig) -> str:
     """The question of a sweep in Markdown: the space that is searched, and for what."""
-    wanted = " and ".join(f"`{one.metric}` ({one.direction})" for one in config.objectives)
+    wanted = " and ".join(f"`{objective.metric}` ({objective.direction})" for objective in config.objectives)
     classifiers = ", ".join(dict.fromkeys(spec.classifier.label for spec in config.trial.classifiers()))
     rows = "\n".join(f"| `{key}` | {_range(dimension)} |" for key, dimension in config.space.items())
     source = "without any image" if config.trial.data_free else f"of **{config.trial.dataset.name}**"
@@ -87,9 +87,9 @@ def _controls(evaluation: Mapping[str, Any]) -> list[str]:
     metrics = list(next(iter(scores.values())))
     rows = [
         f"| {'**this generator**' if name == 'generator' else name} | "
-        + " | ".join(f"{found[metric]:.3f}" for metric in metrics)
+        + " | ".join(f"{values[metric]:.3f}" for metric in metrics)
         + " |"
-        for name, found in scores.items()
+        for name, values in scores.items()
     ]
     head = f"| images | {' | '.join(f'`{metric}`' for metric in metrics)} |\n|---|{'---|' * len(metrics)}"
     note = f"{evaluation['eval_per_class']} images a class; what worthless images get, and last what real ones get.\n"

@@ -80,15 +80,19 @@ class Preparation:
         tags["data.digest"] = self.inputs.data.digest()
         tags["classifier.digest"] = " ".join(folder.name.rpartition("-")[2] for folder in self.inputs.folders)
         root = Path(__file__).resolve().parents[2]
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if found.returncode == 0:  # else: not a checkout
-            tags["mlflow.source.git.commit"] = found.stdout.strip()
+        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if commit.returncode == 0:  # else: not a checkout
+            tags["mlflow.source.git.commit"] = commit.stdout.strip()
         return tags
 
     def regimes(self) -> str:
-        """The regime that the training of each classifier reached, and its findings, by folder name, as JSON."""
-        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, strict=True)
-        return json.dumps({folder.name: {**regime, **findings} for folder, regime, findings in of_each}, indent=2)
+        """The regime that the training of each classifier reached, its findings and class names, by folder name, as JSON."""
+        of_each = zip(self.inputs.folders, self.inputs.regimes, self.findings, self.inputs.classifiers, strict=True)
+        by_folder = {
+            folder.name: {**regime, **findings, "class_names": list(classifier.class_names)}
+            for folder, regime, findings, classifier in of_each
+        }
+        return json.dumps(by_folder, indent=2)
 
 
 def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparation:

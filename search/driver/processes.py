@@ -49,15 +49,15 @@ def sweep_processes(sweep: Path) -> list[psutil.Process]:
 
     Some of Ray's write their title over their environment; those are known by the logs of their session, which they have open.
     """
-    session, found = _session(sweep / SCRATCH), []
+    session, processes = _session(sweep / SCRATCH), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # gone, or of another user
             if process.pid != os.getpid() and (
                 process.environ().get(_ENVIRONMENT_TAG) == str(sweep.resolve())
                 or (session is not None and any(Path(file.path).is_relative_to(session) for file in process.open_files()))
             ):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def kill_processes(sweep: Path) -> None:
@@ -87,7 +87,7 @@ def death_of_daemons(processes: list[psutil.Process]) -> str | None:
     return None
 
 
-def exit_when_stuck(look: Callable[[], str | None]) -> threading.Event:
+def exit_when_stuck(reason_to_exit: Callable[[], str | None]) -> threading.Event:
     """Exit this process when `look` gives a reason and the returned event is not set within some seconds.
 
     A call into Ray that asks a dead daemon, or waits by a clock that was set back, comes back after a minute or never. The
@@ -97,7 +97,7 @@ def exit_when_stuck(look: Callable[[], str | None]) -> threading.Event:
 
     def watch() -> None:
         while not out.wait(_POLL_INTERVAL):
-            if (reason := look()) and not out.wait(_PATIENCE):
+            if (reason := reason_to_exit()) and not out.wait(_PATIENCE):
                 print(redacted(Halted(reason).describe()), file=sys.stderr, flush=True)
                 os._exit(130)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +17,8 @@ from rich.text import Text
 from gbc.report import IMAGE_METRICS
 from records.format import duration
 from records.rungs import rungs
+from search.driver.terminal_pictures import TerminalPicture
+from search.files.storage import Location
 from search.spec.config import SweepConfig
 
 _LIVE_ROWS: Final = 12
@@ -42,9 +45,9 @@ class _Line:
 class ProgressDisplay:
     """Shows trials as they go. Use it as a context manager around the run."""
 
-    def __init__(self, config: SweepConfig, console: Console) -> None:
-        """`console` decides between a live table and plain lines."""
-        self._config, self._console = config, console
+    def __init__(self, config: SweepConfig, console: Console, protocol: str | None = None) -> None:
+        """`console` decides between a live table and plain lines, `protocol` whether pictures are drawn and how."""
+        self._config, self._console, self._protocol = config, console, protocol
         self._lines: dict[int, _Line] = {}
         self._began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
@@ -92,6 +95,14 @@ class ProgressDisplay:
         was, line.state, line.reason = line.state, state, reason
         if was != state:
             self._say(f"trial {number:04d}  {state}{': ' + reason if reason else ''}  ({self._overall()})")
+
+    def new_best(self, number: int, value: float, picture: Location) -> None:
+        """Show that a trial is the best so far, with the path of its picture, and the picture where the terminal draws it."""
+        metric = self._config.objective.metric
+        self.note(f"best so far: trial {number:04d}  {metric} {_number(value)}  {picture}")
+        if self._protocol:
+            with suppress(OSError):  # as when the storage does not answer; the path is there
+                self._console.print(TerminalPicture(picture.read_bytes(), self._protocol))
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds left from the steps that trials took so far; None before the first report."""

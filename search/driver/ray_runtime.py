@@ -107,8 +107,8 @@ def join(address: str, factories: Iterable[str] = ()) -> list[tuple[float, float
                 f"--address {address}: cannot be joined: {reason} "
                 "(this machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`)"
             ) from None
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in found]
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(resource.get("CPU", 0.0), resource.get("GPU", 0.0)) for resource in resources]
 
 
 def leave() -> None:
@@ -175,11 +175,11 @@ def _knock(address: str) -> None:
 
 def _modules(factories: Iterable[str]) -> list[str]:
     """Files and folders of the user's own modules; what is installed is a dependency like others."""
-    found = set()
+    modules = set()
     for factory in factories:
         spec = importlib.util.find_spec(factory.partition(":")[0].partition(".")[0])
         if spec is None:
             continue
         places = list(spec.submodule_search_locations) if spec.submodule_search_locations else [spec.origin or ""]
-        found |= {place for place in places if place and "site-packages" not in Path(place).parts}
-    return sorted(found)
+        modules |= {path for path in places if path and "site-packages" not in Path(path).parts}
+    return sorted(modules)

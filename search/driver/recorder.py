@@ -76,6 +76,8 @@ class Recorder:
         self._failures: dict[int, str] = {}
         self._out_of_memory: set[int] = set()
         self._hung: dict[int, str] = {}
+        self._best = ledger.best()
+        """The best trial that was shown, by this run or an earlier one."""
         self._began, self._before = time.monotonic(), ledger.seconds
         self._noted = self._flushed = self._began
         self._refused = False
@@ -230,7 +232,15 @@ class Recorder:
         self._writer.show(number, folder)
         self._writer.close_trial(number, outcome, reason, folder / PICTURE, folder / LOG, trial.lost + trial.retried)
         self._display.ended(number, outcome, reason)
+        self._show_best()
         self._retention.delete_unneeded(self._ledger.entries())
+
+    def _show_best(self) -> None:
+        best = self._ledger.best()
+        if best is None or best.value is None or best.missed or (self._best and best.number == self._best.number):
+            return
+        self._best = best
+        self._display.new_best(best.number, best.value, self._trial_folder(best.number) / PICTURE)
 
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics
@@ -273,9 +283,9 @@ class Recorder:
 
     def _collect_hang(self, number: int) -> str | None:
         """The reason why a worker ended itself for its silence, if it did; its traceback goes to the trial's log."""
-        if (found := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
+        if (hang := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
             return None
-        reason, where = found
+        reason, where = hang
         self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
         storage.write(self._trial_folder(number) / LOG, self._hung[number].encode())
         return reason
@@ -295,8 +305,8 @@ class Recorder:
         self._tracked[number] = max(report.step, self._tracked.get(number, 0))
 
     def _saved(self, number: int) -> list[dict[str, Any]]:
-        found, _ = read_history(self._trial_folder(number))
-        return found.history if found else []
+        saved, _ = read_history(self._trial_folder(number))
+        return saved.history if saved else []
 
     def _trial_folder(self, number: int) -> Location:
         return trial_folder(self._folder, number)

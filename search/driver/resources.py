@@ -67,7 +67,7 @@ class Machine:
         asked = f"{resources.cpus_per_trial:g} CPU{f' and {share:g} GPU' if share else ''}"
         if not fits:
             raise BadInput(f"--address: none of the cluster's {len(nodes)} nodes has room for a trial of {asked}")
-        cpus, gpus = (int(sum(found)) for found in zip(*nodes, strict=True))
+        cpus, gpus = (int(sum(amounts)) for amounts in zip(*nodes, strict=True))
         concurrency = resources.concurrency or fits
         bounded = resources.concurrency is not None
         return cls(cpus, gpus, concurrency, resources.cpus_per_trial, share, nodes=len(nodes), bounded=bounded)

@@ -102,11 +102,11 @@ def bytes_on_disk(sweep: Path, config: SweepConfig | None = None) -> int:
     if home != sweep:
         return bytes_on_disk(sweep) + bytes_on_disk(home)
     seen: dict[tuple[int, int], int] = {}
-    for place, folders, files in os.walk(sweep):
+    for folder, folders, files in os.walk(sweep):
         folders[:] = [name for name in folders if name != SCRATCH]
         for name in files:
             try:
-                stat = os.lstat(os.path.join(place, name))
+                stat = os.lstat(os.path.join(folder, name))
             except FileNotFoundError:  # replaced in the meantime
                 continue
             seen[stat.st_dev, stat.st_ino] = stat.st_size
@@ -121,16 +121,16 @@ def stale_files(sweep: Path, config: SweepConfig | None = None) -> list[Location
     Raises:
         BadInput: the storage cannot be asked.
     """
-    scratch, found = sweep / SCRATCH, list[Location]()
+    scratch, stale = sweep / SCRATCH, list[Location]()
     if config is not None and config.places.storage is not None:
-        found += [path for path, _ in storage.list_files(files_folder(config)) if checkpoint.writer_pid(path) is not None]
+        stale += [path for path, _ in storage.list_files(files_folder(config)) if checkpoint.writer_pid(path) is not None]
     for path in sweep.rglob(".*"):
         if path.name == LOCK or scratch in path.parents:
             continue
         writer = checkpoint.writer_pid(path)
         if path == scratch or (writer is not None and not process_exists(writer)):
-            found.append(path)
-    return sorted(found, key=str)
+            stale.append(path)
+    return sorted(stale, key=str)
 
 
 def process_exists(pid: int) -> bool:
@@ -145,7 +145,7 @@ def process_exists(pid: int) -> bool:
 
 
 def _write_history(folder: Location) -> None:
-    found, _ = read_history(folder)
-    if found is not None and found.file != HISTORY:
-        text = json.dumps({"settings": found.settings, "history": found.history})
+    saved, _ = read_history(folder)
+    if saved is not None and saved.file != HISTORY:
+        text = json.dumps({"settings": saved.settings, "history": saved.history})
         storage.write(folder / HISTORY, text.encode())

@@ -95,7 +95,7 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
     home = files_folder(config)
     picture = trial_folder(home, best.number) / PICTURE if best else None
     last = {trial.number: metrics(trial.number) for trial in own if trial.state == "complete"}
-    found = (last.get(best.number) or metrics(best.number)) if best else {}
+    best_metrics = (last.get(best.number) or metrics(best.number)) if best else {}
     on_seeds = repetitions.verdict(config.objective.metric, finalist_results(config, trials))
     return Summary(
         name=config.name,
@@ -110,7 +110,7 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
         finished=reason is not None,
         best_trial=best.number if best else None,
         best_value=best.value if best else None,
-        best_metrics=found,
+        best_metrics=best_metrics,
         best_params=best.params if best else {},
         picture=str(picture) if picture else None,
         free_rank=free_rank(list(last.values())),
@@ -121,7 +121,11 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
         bytes=bytes_on_disk(folder, config),
         verdict=[
             line
-            for line in (kkt_verdict(found), requirements_verdict(config, trials), data_free_verdict(config) if best else None)
+            for line in (
+                kkt_verdict(best_metrics),
+                requirements_verdict(config, trials),
+                data_free_verdict(config) if best else None,
+            )
             if line
         ]
         + on_seeds,
@@ -131,12 +135,12 @@ def summarise(config: SweepConfig, ledger: Ledger, metrics: Callable[[int], dict
 def with_scale(summary: Summary, config: SweepConfig, scale: Scale) -> Summary:
     """The summary with the position of its best between worthless and real images, by the objectives and `tstr/1nn`."""
     metrics = dict.fromkeys([*(objective.metric for objective in config.objectives), "tstr/1nn"])
-    found = {metric: summary.best_metrics[metric] for metric in metrics if metric in summary.best_metrics}
-    lines = {metric: line for metric, value in found.items() if (line := scale.sentence(metric, value))}
+    values = {metric: summary.best_metrics[metric] for metric in metrics if metric in summary.best_metrics}
+    lines = {metric: line for metric, value in values.items() if (line := scale.sentence(metric, value))}
     return replace(
         summary,
         verdict=[*summary.verdict, *lines.values()],
-        scale={metric: scale.position(metric, found[metric]) for metric in lines},
+        scale={metric: scale.position(metric, values[metric]) for metric in lines},
     )
 
 
@@ -175,5 +179,5 @@ def free_rank(trials: list[dict[str, float]]) -> float | None:
     frame = pd.DataFrame(trials)
     if len(frame) < 3 or not {"free/score", "tstr/1nn"} <= set(frame):
         return None
-    found = rank_correlation(frame, "free/score", "tstr/1nn")
-    return None if math.isnan(found) else found
+    correlation = rank_correlation(frame, "free/score", "tstr/1nn")
+    return None if math.isnan(correlation) else correlation

@@ -19,7 +19,6 @@ from records.mlflow_store import reach
 from records.paths import RECORD
 from records.trial import TrialRecord
 from search.driver import announce, processes
-from search.driver.continuation import check_against_mlflow, lost_records
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
 from search.driver.live_report import LiveReport, begin_report
@@ -28,8 +27,10 @@ from search.driver.preflight import prepare, untrained_inputs
 from search.driver.progress import ProgressDisplay
 from search.driver.recorder import Recorder
 from search.driver.resources import Machine
+from search.driver.resume_checks import check_against_mlflow, lost_records
 from search.driver.retention import stale_files
 from search.driver.summary import Summary, summarise, with_scale
+from search.driver.terminal_pictures import graphics_protocol
 from search.files import storage
 from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_study, sweep_folder, trial_folder
 from search.policy.budget import ended_by, exhausted_budget, has_work_left, overdue, remedy
@@ -81,11 +82,18 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
 
 
 def run_sweep(
-    config: SweepConfig, machine: Machine, console: Console, *, retry_failed: bool = False, report: bool = True
+    config: SweepConfig,
+    machine: Machine,
+    console: Console,
+    *,
+    retry_failed: bool = False,
+    report: bool = True,
+    pictures: str = "none",
 ) -> Summary:
     """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
 
-    With `report` a sweep that has ended is concluded (`search.driver.finalize`).
+    With `report` a sweep that has ended is concluded (`search.driver.finalize`). `pictures` says how a terminal shows those of
+    a new best trial (`search.driver.terminal_pictures`).
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.
@@ -114,7 +122,9 @@ def run_sweep(
             untrained_inputs(config.trial)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
-            summary, trials, tracker = _run(config, machine, console, prior, begun, halt, stale, retry_failed=retry_failed)
+            summary, trials, tracker = _run(
+                config, machine, console, prior, begun, halt, stale, retry_failed=retry_failed, pictures=pictures
+            )
         if report and summary.finished:
             from search.driver.finalize import conclude  # seconds that a start need not wait
 
@@ -146,6 +156,7 @@ def _run(
     stale: Sequence[Order],
     *,
     retry_failed: bool,
+    pictures: str,
 ) -> tuple[Summary, list[TrialRecord], Tracker]:
     """Run the sweep, from the preparation of the classifier to the end of this run in all records."""
     folder = sweep_folder(config.name)
@@ -159,7 +170,7 @@ def _run(
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
-    display = ProgressDisplay(config, console)
+    display = ProgressDisplay(config, console, graphics_protocol(pictures, console))
     orders = PendingOrders(ledger, display, stale)
     recorder = Recorder(ledger, tracker, display, files_folder(config), orders=orders)
     try:

@@ -41,10 +41,10 @@ def node_cache() -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             cache.mkdir(mode=0o700)
-        found = cache.lstat()
+        status = cache.lstat()
     except OSError as fault:
         raise BadInput(f"{cache}: cannot be used: {fault.strerror}; let TMPDIR name another folder") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise BadInput(f"{cache}: belongs to another user, or others may write there; let TMPDIR name another folder")
     return cache
 

@@ -249,8 +249,8 @@ def delete(location: Location) -> None:
             location.unlink(missing_ok=True)
         return
     with contextlib.suppress(OSError), location._plain_errors():
-        found = location._system.get_file_info(location._path)
-        if found.is_file:
+        info = location._system.get_file_info(location._path)
+        if info.is_file:
             location.unlink(missing_ok=True)
         else:
             location._system.delete_dir(location._path)
@@ -263,12 +263,12 @@ def list_files(location: Location) -> list[tuple[Location, int]]:
         BadInput: the store cannot be asked.
     """
     if isinstance(location, Path):
-        found = list[tuple[Location, int]]()
+        files = list[tuple[Location, int]]()
         for path in sorted(location.rglob("*")):
             with contextlib.suppress(FileNotFoundError):  # replaced in the meantime
                 if stat.S_ISREG((about := path.stat()).st_mode):
-                    found.append((path, about.st_size))
-        return found
+                    files.append((path, about.st_size))
+        return files
     from pyarrow import fs
 
     try:
@@ -278,9 +278,9 @@ def list_files(location: Location) -> list[tuple[Location, int]]:
         raise BadInput(f"{location}: cannot be listed: {fault.strerror}") from None
     base = location._path.rstrip("/") + "/"
     return [
-        (location / one.path.removeprefix(base), one.size or 0)
-        for one in sorted(listed, key=lambda one: str(one.path))
-        if one.is_file
+        (location / entry.path.removeprefix(base), entry.size or 0)
+        for entry in sorted(listed, key=lambda entry: str(entry.path))
+        if entry.is_file
     ]
 
 
@@ -293,7 +293,7 @@ def list_folders(location: Location) -> list[Location]:
     if isinstance(location, Path):
         return list[Location](sorted(location.glob("*")))
     inside = len(location.inside.parts)
-    return [location / name for name in sorted({one.inside.parts[inside] for one, _ in list_files(location)})]  # type: ignore[union-attr]
+    return [location / name for name in sorted({path.inside.parts[inside] for path, _ in list_files(location)})]  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

@@ -100,11 +100,11 @@ def trials_since_improvement(config: SweepConfig, trials: Sequence[TrialRecord])
     return count
 
 
-def _at_least_as_good(one: RankKey, other: RankKey) -> bool:
-    if one[0] != other[0]:
-        return one[0]
-    return all(mine >= its for mine, its in zip(one[1], other[1], strict=True))
+def _at_least_as_good(key: RankKey, other: RankKey) -> bool:
+    if key[0] != other[0]:
+        return key[0]
+    return all(mine >= its for mine, its in zip(key[1], other[1], strict=True))
 
 
-def _dominates(one: RankKey, other: RankKey) -> bool:
-    return one != other and _at_least_as_good(one, other)
+def _dominates(key: RankKey, other: RankKey) -> bool:
+    return key != other and _at_least_as_good(key, other)

@@ -120,13 +120,13 @@ class Objective(Config):
 
     def missed(self, metrics: Mapping[str, float]) -> list[str]:
         """Requirements that a report does not meet, in words; a metric that the report lacks counts as not met."""
-        found = []
+        bounds_missed = []
         for metric, bound in (self.require or {}).items():
             value = metrics.get(metric, math.nan)
             if not (value <= bound if _at_most(metric) else value >= bound):
                 shown = "missing" if math.isnan(value) else f"{value:.3g}"
-                found.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
-        return found
+                bounds_missed.append(f"{metric} {shown} (required: at {'most' if _at_most(metric) else 'least'} {bound:g})")
+        return bounds_missed
 
 
 def _at_most(metric: str) -> bool:

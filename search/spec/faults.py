@@ -149,12 +149,12 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
     """
     from sqlalchemy.exc import DatabaseError, OperationalError
 
-    for one in _causes(fault):
-        if (isinstance(one, OSError) and one.errno in _FULL) or "database or disk is full" in str(one).partition("\n")[0]:
+    for cause in _causes(fault):
+        if (isinstance(cause, OSError) and cause.errno in _FULL) or "database or disk is full" in str(cause).partition("\n")[0]:
             return f"no space left on the disk of {_fullest_disk(folder)}; free some"
-        if isinstance(one, sqlite3.DatabaseError | DatabaseError):
-            text = str(one.orig if isinstance(one, DatabaseError) else one).partition("\n")[0]
-            if not (isinstance(one, sqlite3.OperationalError | OperationalError) or any(word in text for word in _DAMAGED)):
+        if isinstance(cause, sqlite3.DatabaseError | DatabaseError):
+            text = str(cause.orig if isinstance(cause, DatabaseError) else cause).partition("\n")[0]
+            if not (isinstance(cause, sqlite3.OperationalError | OperationalError) or any(word in text for word in _DAMAGED)):
                 continue
             store = "MLflow's store" if _passed_through(fault, "mlflow") else "the study"
             if "locked" in text:
@@ -168,13 +168,13 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
 
 def _from_server(fault: BaseException, tracking_uri: str) -> bool:
     """True if MLflow's client says that its server did not answer, or that it answered with an error."""
-    told = any(isinstance(one, OSError) or type(one).__module__ == "mlflow.exceptions" for one in _causes(fault))
+    told = any(isinstance(cause, OSError) or type(cause).__module__ == "mlflow.exceptions" for cause in _causes(fault))
     return told and tracking_uri.startswith("http") and _passed_through(fault, "mlflow")
 
 
 def _reason(fault: BaseException, tracking_uri: str) -> str:
     """The operating system's message, if there is one: MLflow adds its address and each attempt."""
-    words = (one.strerror for one in _causes(fault) if isinstance(one, OSError) and one.strerror)
+    words = (cause.strerror for cause in _causes(fault) if isinstance(cause, OSError) and cause.strerror)
     return next(words, None) or first_line(fault, tracking_uri)
 
 
@@ -186,8 +186,8 @@ def _causes(fault: BaseException | None) -> Iterator[BaseException]:
 
 
 def _passed_through(fault: BaseException, *packages: str) -> bool:
-    for one in _causes(fault):
-        trace = one.__traceback__
+    for cause in _causes(fault):
+        trace = cause.__traceback__
         while trace is not None:
             name = trace.tb_frame.f_globals.get("__name__", "")
             if any(name == package or name.startswith(f"{package}.") for package in packages):
@@ -198,5 +198,5 @@ def _passed_through(fault: BaseException, *packages: str) -> bool:
 
 def _fullest_disk(folder: Path) -> Path:
     """The disk with the least room among those that are written to: databases do not name theirs."""
-    places = [place for place in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if place.exists()]
-    return min(places, key=lambda place: shutil.disk_usage(place).free)
+    places = [path for path in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if path.exists()]
+    return min(places, key=lambda path: shutil.disk_usage(path).free)

@@ -36,12 +36,12 @@ def minutes(text: str) -> float:
     units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "m")
     try:
-        found = float(number) * units[unit]
+        amount = float(number) * units[unit]
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        amount = math.nan
+    if not math.isfinite(amount):
         raise argparse.ArgumentTypeError(f"{text[:60]!r}: write for example 90s, 45m or 8h")
-    return found
+    return amount
 
 
 def gpus(text: str) -> float | str:
@@ -60,6 +60,16 @@ def absolute(text: str) -> str:
 def sink_names(text: str) -> list[str]:
     """Names with commas between them, each once; `none` for no name."""
     return [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+PICTURES: Final = ("auto", "kitty", "iterm", "sixel", "none")
+
+
+def pictures(text: str) -> str:
+    """A way to show pictures in a terminal."""
+    if text not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write one of {', '.join(PICTURES)}")
+    return text
 
 
 _EVERY: Final = {"action": "append", "default": []}
@@ -134,6 +144,11 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "--report-every", "report_every", "write the report while the sweep runs too, e.g. 5m (default: at its end alone)",
             "TIME", minutes,
         ),
+        Flag(
+            "--pictures", None,
+            "how this terminal shows the samples of each new best trial (default: auto, as it can; none: their path alone)",
+            "|".join(PICTURES), pictures, {"default": "auto"},
+        ),
         Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
         Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
@@ -191,12 +206,12 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from search.spec.resolve import objective_flags, requirement_flags
 
     given = {flag.key: getattr(arguments, flag.name) for flags in FLAGS.values() for flag in flags if flag.key}
-    found = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: value for key, value in given.items() if value is not None}
     if arguments.objective:
-        found = objective_flags(arguments.objective) | found
-    found |= requirement_flags(arguments.require)
+        chosen = objective_flags(arguments.objective) | chosen
+    chosen |= requirement_flags(arguments.require)
     classifier = classifier_flags(arguments.classifier, arguments.weights, arguments.card)
-    return found | {f"trial.{key}": value for key, value in classifier.items()}
+    return chosen | {f"trial.{key}": value for key, value in classifier.items()}
 
 
 def from_options(options: Mapping[str, Any]) -> argparse.Namespace:
@@ -246,7 +261,7 @@ def _read(flag: Flag, value: Any) -> Any:
             return flag.type(str(value)) if flag.type else str(value)
         except argparse.ArgumentTypeError as fault:
             raise BadInput(f"{flag.word}: {fault}") from None
-    if flag.type in (None, absolute, Path):
+    if flag.type in (None, absolute, Path, pictures):
         raise BadInput(f"{flag.word}: expected text, found {shown(value)}")
     return value
 

@@ -69,8 +69,8 @@ def resolve(
         data["trials"] = count * slots(Resources.parse(data.get("resources", {}), f"{source}: resources"))
         if data.get("sampler") == "grid":  # nobody named a number: all of it
             data["trials"] = MOST_TRIALS
-    found = SweepConfig.parse(data, source, origins)
-    return found.model_copy(update={"trials": found.planned})
+    resolved = SweepConfig.parse(data, source, origins)
+    return resolved.model_copy(update={"trials": resolved.planned})
 
 
 def objective_flags(text: str) -> dict[str, Any]:
@@ -79,13 +79,13 @@ def objective_flags(text: str) -> dict[str, Any]:
     Raises:
         BadInput: as `Objective.from_text`, or more than two.
     """
-    found = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
-    if len(found) > 2:
-        raise BadInput(f"--objective: {len(found)} metrics; a sweep takes one, or two with a comma")
-    first = {f"objective.{key}": value for key, value in found[0].items()}  # what a file requires stays
-    if len(found) == 1:
+    objectives = [Objective.from_text(part.strip()).model_dump(mode="json", exclude_none=True) for part in text.split(",")]
+    if len(objectives) > 2:
+        raise BadInput(f"--objective: {len(objectives)} metrics; a sweep takes one, or two with a comma")
+    first = {f"objective.{key}": value for key, value in objectives[0].items()}  # what a file requires stays
+    if len(objectives) == 1:
         return first | {"second_objective": None}
-    return first | {"second_objective": found[1], "scheduler.name": "none"}
+    return first | {"second_objective": objectives[1], "scheduler.name": "none"}
 
 
 def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
@@ -94,7 +94,7 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         BadInput: an unknown metric, or a bound that is no number.
     """
-    found = {}
+    bounds = {}
     for text in texts:
         metric, equals, bound = text.partition("=")
         try:
@@ -105,8 +105,8 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
             raise BadInput(f"--require {text!r}: expected METRIC=NUMBER, for example kkt/active=0.05")
         if metric not in METRIC_DIRECTIONS:
             raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
-        found[f"objective.require.{metric}"] = value
-    return found
+        bounds[f"objective.require.{metric}"] = value
+    return bounds
 
 
 def _check_belongs_to_a_trial(key: str) -> None:

@@ -57,7 +57,7 @@ class Dimension(Config):
                 raise ValueError("points is for ranges; a grid has every choice")
             if not value:
                 raise ValueError("choice must not be empty")
-            if repeated := [one for number, one in enumerate(value) if one in value[:number]]:
+            if repeated := [choice for number, choice in enumerate(value) if choice in value[:number]]:
                 raise ValueError(f"choice has {repeated[0]!r} twice")
         elif kind == "log10" and max(map(abs, value)) > _EXPONENT:
             raise ValueError(f"log10: exponents lie between -{_EXPONENT} and {_EXPONENT}, as in [-3, -2]")

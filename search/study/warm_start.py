@@ -49,8 +49,8 @@ def read_note(path: Path) -> Prior:
         CorruptFile: the note is damaged.
     """
     try:
-        found = json.loads(path.read_text())
-        return Prior(first=_parsed(found["first"]), history=_parsed(found["history"]))
+        note = json.loads(path.read_text())
+        return Prior(first=_parsed(note["first"]), history=_parsed(note["history"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise CorruptFile(f"{path}: damaged; restore it, or choose another --name") from None
 

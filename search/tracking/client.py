@@ -53,7 +53,7 @@ def experiments(uri: str) -> dict[str, str]:
         reach(uri)
         from mlflow import MlflowClient
 
-        return {one.name: one.experiment_id for one in MlflowClient(uri).search_experiments()}
+        return {experiment.name: experiment.experiment_id for experiment in MlflowClient(uri).search_experiments()}
 
 
 def artifact_root() -> str:

@@ -51,9 +51,9 @@ def _model(client: MlflowClient, experiment: str, run: str, name: str, about: Ma
     """The id of the logged model that stands for a classifier; one for all sweeps of an experiment."""
     from mlflow.entities import LoggedModelStatus
 
-    found = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
-    if found:
-        identity: str = found[0].model_id
+    models = client.search_logged_models([experiment], filter_string=f"name = '{name}'", max_results=1)
+    if models:
+        identity: str = models[0].model_id
         return identity
     params = {key: str(value) for key, value in about.items()}
     model = client.create_logged_model(experiment, name=name, source_run_id=run, model_type="classifier", params=params)
@@ -78,9 +78,9 @@ def _data(inputs: TrialInputs, settings: TrialConfig) -> Sequence[DatasetInput]:
         parts["evaluation"] = data.test_images, data.test_labels
     else:
         parts["classifier training"] = data.train_points, data.train_labels
-    found = []
+    datasets = []
     for context, (samples, labels) in parts.items():
         name = data.name if context == "classifier training" else f"{data.name}, test images"
         described = mlflow.data.from_numpy(samples, source=source, targets=labels, name=name, digest=data.digest()[:36])
-        found.append(DatasetInput(Dataset(**described.to_dict()), [InputTag(_CONTEXT, context)]))
-    return found
+        datasets.append(DatasetInput(Dataset(**described.to_dict()), [InputTag(_CONTEXT, context)]))
+    return datasets

@@ -41,8 +41,8 @@ class ServedGenerator(PythonModel):  # type: ignore[misc]
             known = ", ".join(map(str, self.classes))
             raise ValueError(f"label {unknown[0]} is unknown to this generator; it has 0 to {len(self.classes) - 1}: {known}")
         rows = [self._latents(label, int(seed)) for label, seed in zip(labels, model_input["seed"], strict=True)]
-        found = [self._draw(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
-        return np.concatenate(found or [self._draw(rows)])
+        images = [self._draw(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
+        return np.concatenate(images or [self._draw(rows)])
 
     def _latents(self, label: int, seed: int) -> tuple[torch.Tensor, ...]:
         rng = torch.Generator().manual_seed(seed)

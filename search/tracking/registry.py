@@ -109,22 +109,22 @@ def register(
         with _quiet():
             client = MlflowClient(with_timeout(client_uri), registry_uri=with_timeout(client_uri))
             _ensure(client, name)
-            found = _registered(client, name, tags)
-            if created := found is None:
-                found = _add(client, folder, name, run_id, tags, header)
-            assert found is not None
+            version = _registered(client, name, tags)
+            if created := version is None:
+                version = _add(client, folder, name, run_id, tags, header)
+            assert version is not None
             _tag_repeated(client, name, sweep, repeated)
             won, reason = (
                 (False, f"not the champion: it misses {', '.join(missed)}")
                 if missed
-                else _compare(_champion(client, name), found.version, tags)
+                else _compare(_champion(client, name), version.version, tags)
             )
             if won:
-                client.set_registered_model_alias(name, CHAMPION, found.version)
+                client.set_registered_model_alias(name, CHAMPION, version.version)
     except (MlflowException, SQLAlchemyError, OSError) as fault:
         why = first_line(fault, client_uri)
         raise BadInput(f"MLflow registry {public(client_uri)}: model {name} cannot be registered: {why}") from None
-    return Version(name, int(found.version), won, created, reason)
+    return Version(name, int(version.version), won, created, reason)
 
 
 def _ensure(client: MlflowClient, name: str) -> None:
@@ -158,9 +158,9 @@ def _seed_tags(result: Repeated) -> dict[str, str]:
 def _versions(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
     token: str | None = None
     while True:
-        found = client.search_model_versions(f"name = '{name}'", page_token=token)
-        yield from found
-        token = found.token
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        yield from page
+        token = page.token
         if not token:
             return
 

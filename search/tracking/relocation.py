@@ -41,10 +41,10 @@ def moved(uri: str) -> str | None:
     if uri.startswith("http") or missing(uri):  # a server keeps its files itself
         return None
     with usable(uri), _connection(uri) as connection:
-        found = _left(connection, uri)
-    if not found:
+        roots = _left(connection, uri)
+    if not roots:
         return None
-    old = ", ".join(sorted(_path(root) for root in found))
+    old = ", ".join(sorted(_path(root) for root in roots))
     return f"MLflow's store {public(uri)} names its files in {old}; they are in {_path(artifact_root())} now"
 
 

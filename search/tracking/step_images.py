@@ -57,6 +57,6 @@ class Gallery:
 
     def _logged_steps(self, run: str) -> set[int]:
         if run not in self._steps:
-            found = (_STEP.fullmatch(file.path) for file in self._client.list_artifacts(run, _FOLDER))
-            self._steps[run] = {int(match.group(1)) for match in found if match}
+            matches = (_STEP.fullmatch(file.path) for file in self._client.list_artifacts(run, _FOLDER))
+            self._steps[run] = {int(match.group(1)) for match in matches if match}
         return self._steps[run]

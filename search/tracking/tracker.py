@@ -103,7 +103,7 @@ class Tracker:
         # MLflow puts reports in the order of their time, and a clock may be set back.
         if new and trial_run.time is None:
             trial_run.time = max(
-                (one.timestamp for one in self._client.get_metric_history(trial_run.run, STEP_METRIC)), default=0
+                (logged.timestamp for logged in self._client.get_metric_history(trial_run.run, STEP_METRIC)), default=0
             )
         while new:
             count, metrics, now = 0, list[Metric](), trial_run.time or 0
@@ -183,10 +183,10 @@ class Tracker:
 
     def adopt(self, number: int, run: str) -> None:
         """Make `run` the run of trial `number` from now on."""
-        found = self._client.get_run(run)
-        if found.data.tags.get("mlflow.parentRunId") != self.parent:
+        recorded = self._client.get_run(run)
+        if recorded.data.tags.get("mlflow.parentRunId") != self.parent:
             self._client.set_tag(run, "mlflow.parentRunId", self.parent)
-        self._trial_runs[number] = TrialRun.of(found)
+        self._trial_runs[number] = TrialRun.of(recorded)
 
     def discard(self, run: str) -> None:
         """Delete a run, as MLflow deletes: it can be restored until `mlflow gc`."""
@@ -274,22 +274,22 @@ class Tracker:
 
     def _find_experiment(self) -> str:
         name = experiment_name(self.config.dataset)
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
             location = None if self.uri.startswith("http") else f"{artifact_root()}/{name}"
             created: str = self._client.create_experiment(name, artifact_location=location)
             return created
-        if found.lifecycle_stage == "deleted":
-            mend = f"mlflow experiments restore -x {found.experiment_id}"
+        if experiment.lifecycle_stage == "deleted":
+            mend = f"mlflow experiments restore -x {experiment.experiment_id}"
             raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{mend}`")
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
         query = runs_query(self.config.name, "sweep")
-        found = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
-        if found:
-            identity: str = found[0].info.run_id
+        parents = self._client.search_runs([self.experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+        if parents:
+            identity: str = parents[0].info.run_id
             return identity
         own = {mlflow_store.NAME: self.config.name, mlflow_store.ROLE: "sweep", **_SOURCE}
         created: str = self._client.create_run(self.experiment, run_name=self.config.name, tags={**tags, **own}).info.run_id

@@ -26,13 +26,13 @@ class ResourceUsage:
         wall, busy = time.perf_counter(), time.process_time()
         share = (busy - self._busy) / max(wall - self._wall, 1e-9)
         self._wall, self._busy = wall, busy
-        found = {
+        usage = {
             f"{PREFIX}cpu_utilization_percentage": 100 * share,
             f"{PREFIX}system_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
         }
         if torch.cuda.is_available() and torch.cuda.is_initialized():
-            found[f"{PREFIX}gpu_0_memory_usage_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
-        return found
+            usage[f"{PREFIX}gpu_0_memory_usage_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
+        return usage
 
 
 def without_resource_usage(metrics: dict[str, float]) -> dict[str, float]:

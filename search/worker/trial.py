@@ -190,15 +190,15 @@ class TrialCheckpoints:
             if not path.exists():
                 continue
             try:
-                found = checkpoint.load(path)
+                state_on_disk = checkpoint.load(path)
             except CorruptFile:
                 path.unlink()
                 continue
-            saved = TrialConfig.parse(found["settings"], str(path))
+            saved = TrialConfig.parse(state_on_disk["settings"], str(path))
             if saved.model_copy(update={"device": self._settings.device}) != self._settings:
                 raise BadInput(f"{path}: this checkpoint was written with other settings")
-            self.history = found["history"]
-            state: dict[str, Any] = found["trainer"]
+            self.history = state_on_disk["history"]
+            state: dict[str, Any] = state_on_disk["trainer"]
             return state
         return None
 

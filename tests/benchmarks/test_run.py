@@ -132,6 +132,7 @@ def test_the_objective_of_the_literature_is_a_gradient_for_each_image() -> None:
     assert not torch.equal(before, theirs.images)
 
 
+@pytest.mark.long
 def test_the_command_measures_a_group_and_writes_its_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def read_through(tab: Page) -> None:
     tab.wait(DRAWN)
 
 
+@pytest.mark.long
 def test_every_figure_is_drawn_when_it_comes_into_view(tab: Page, page: Path) -> None:
     tab.open(page.as_uri())
     tab.wait("typeof Plotly !== 'undefined' && document.querySelector('.chart[data-drawn]') !== null")

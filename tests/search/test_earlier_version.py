@@ -16,6 +16,7 @@ pytestmark = pytest.mark.sweep
 RECORD = "mlruns/sweeps/before/sweep.yaml"
 
 
+@pytest.mark.long
 def test_a_sweep_of_an_earlier_version_is_continued_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_earlier_sweep(tmp_path)

@@ -42,6 +42,7 @@ def interrupt(moment: str, number: int) -> None:
     setattr(place, name, interrupted)
 
 
+@pytest.mark.long
 def test_the_last_line_says_that_the_same_command_continues_and_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import os
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 import search
 from gbc.errors import BadInput
-from search.library import requested
+from search.library import _console, requested
 from search.run import main
 from search.spec import flags
 from search.spec.config import SweepConfig
@@ -26,7 +28,7 @@ import ast, asyncio, io, json, os, signal, sys
 
 cells, replaced = json.load(open(sys.argv[1])), json.loads(sys.argv[2])
 
-class Captured(io.StringIO):  # as a kernel's: no terminal, no file descriptor
+class Captured(io.StringIO):  # without a file descriptor, as a kernel's
     interrupted = False
 
     def write(self, text):
@@ -76,6 +78,7 @@ def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_the_notebook_runs_and_its_sweep_is_resumed_by_the_same_cell_also_in_a_thread(tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "docs" / "sweep.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -98,6 +101,25 @@ def test_the_notebook_runs_and_its_sweep_is_resumed_by_the_same_cell_also_in_a_t
     assert best["scores"]["ssim/coverage"] == max(found["scores"].values()) == found["scores"][number]
     assert best["settings"]["lr"] == found["rates"][number]
     assert f"best: trial-{best['number']:04d}" in found["text"] and min(found["picture"]) > 28
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class ZMQInteractiveShell:
+    """A kernel is known by the name of this class."""
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_a_kernel_gets_lines_though_its_output_is_a_terminal(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TERM", "COLORTERM", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    if kernel:
+        monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert _console(quiet=False).is_terminal is not kernel
 
 
 def ask(**options: Any) -> SweepConfig:
@@ -137,6 +159,9 @@ def test_a_space_replaces_the_presets_and_its_first_trials() -> None:
         ({"require": "kkt/active=0.05"}, ["--require", "list"]),
         ({"require": {"kkt/active": "much"}}, ["--require", "kkt/active=much"]),
         ({"retry_failed": 1}, ["--retry-failed", "True"]),
+        ({"pictures": "sixle"}, ["--pictures", "sixle", "sixel"]),
+        ({"pictures": 1}, ["--pictures"]),
+        ({"log_to": "tensorboard,mlflow"}, ["--log-to: 'mlflow'", "tensorboard", "wandb"]),
         ({"study_url": "mysql://me:secret@host/db"}, ["--study-url"]),
     ],
     ids=str,

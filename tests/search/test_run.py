@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gbc.data import datasets
-from search.driver import continuation, sweep
+from search.driver import resume_checks, sweep
 from search.run import main, parser
 from search.spec import flags
 from search.spec.config import SweepConfig
@@ -184,6 +184,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["--check", ""], "--check: .*empty"),
         (["--status="], "--status: .*empty"),
         (["--time-budget", "soon"], "--time-budget: 'soon': .*90s"),
+        (["--pictures", "sixle"], "--pictures: 'sixle': .*auto, kitty, iterm, sixel, none"),
     ],
 )
 def test_what_the_parser_refuses_is_one_line_and_exit_code_2_too(
@@ -222,11 +223,11 @@ def test_budgets_may_grow_and_are_kept_when_nothing_is_said() -> None:
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True)))
     asked = SweepConfig.parse(tiny_sweep(trials=20), "tests")
-    assert continuation.settle_with_record(asked, set()).trials == 9
-    assert continuation.settle_with_record(asked, {"trials"}).trials == 20
-    assert continuation.settle_with_record(asked, {"trials"}).time_budget == 5.0
+    assert resume_checks.settle_with_record(asked, set()).trials == 9
+    assert resume_checks.settle_with_record(asked, {"trials"}).trials == 20
+    assert resume_checks.settle_with_record(asked, {"trials"}).time_budget == 5.0
     asked = SweepConfig.parse(tiny_sweep(max_steps=99, patience=4, retries=7, keep=1), "tests")
-    settled = continuation.settle_with_record(asked, {"patience", "keep"})
+    settled = resume_checks.settle_with_record(asked, {"patience", "keep"})
     assert (settled.trials, settled.max_steps, settled.patience, settled.retries, settled.keep) == (9, None, 4, 2, 1)
 
 
@@ -237,7 +238,7 @@ def test_the_order_of_the_space_is_the_records() -> None:
     path.write_text(yaml.safe_dump(record.model_dump(mode="json", exclude_none=True), sort_keys=False))
     turned = SweepConfig.parse(tiny_sweep(space=dict(reversed(record.model_dump(mode="json")["space"].items()))), "tests")
     assert list(turned.space) != list(record.space)
-    assert list(continuation.settle_with_record(turned, set()).space) == list(record.space)
+    assert list(resume_checks.settle_with_record(turned, set()).space) == list(record.space)
 
 
 @pytest.mark.parametrize(

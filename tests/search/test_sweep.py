@@ -200,6 +200,7 @@ def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
         assert {"kkt/rho", "ssim/coverage"} <= set(run.data.metrics)
 
 
+@pytest.mark.long
 def test_a_time_budget_ends_a_sweep_for_good(place: Workplace) -> None:
     file = place.file("short", trials=50, trial={**TINY, "steps": 3000}, scheduler={"name": "none"})
     code, output = place.run("--config", file, "--time-budget", "6s", "--concurrency", "1")
@@ -234,6 +235,7 @@ def test_budgets_of_steps_and_patience_end_a_sweep_and_can_be_extended(place: Wo
     assert code == 0 and re.search("finished already; .*--patience", output), output
 
 
+@pytest.mark.long
 def test_two_objectives_over_a_grid(place: Workplace) -> None:
     space = {"lr": {"log10": [-3.0, -2.0], "points": 2}, "batch_size": {"choice": [16, 32]}}
     file = place.file("front", trials={"per_slot": 1}, space=space)
@@ -299,6 +301,7 @@ def lay_down_a_sweep(place: Workplace, name: str) -> list[dict[str, Any]]:
     return settings
 
 
+@pytest.mark.long
 def test_a_sweep_over_pixels_with_free_multipliers_concludes(place: Workplace) -> None:
     """There is no generator to export and register: the sweep says its best and writes its report all the same."""
     space = yaml.safe_load((CONFIGS / "fashion_mnist-reconstruction.yaml").read_text())["space"]

@@ -31,6 +31,7 @@ def make(name: str, tracking_uri: str | None = None) -> SweepConfig:
     return config
 
 
+@pytest.mark.long
 def test_each_sweep_is_linked_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

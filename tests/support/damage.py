@@ -1,4 +1,4 @@
-"""Damage to the records of the sweep `tiny` in this folder; each function does one fault and gives the words that name it."""
+"""Damage to the records of the sweep `tiny` in this folder; each function does one fault and gives its names and values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def worse() -> int:
     return 1 - best()
 
 
-def lose_reports() -> str:
+def trial(number: int) -> str:
+    return f"trial-{number:04d}"
+
+
+def lose_reports() -> list[str]:
     """The driver was killed between the study and MLflow."""
     run = run_of(worse())
     store("DELETE FROM metrics WHERE run_uuid = ? AND step > 6", run)
@@ -34,141 +38,142 @@ def lose_reports() -> str:
         "SELECT key, value, timestamp, step, is_nan, run_uuid FROM metrics WHERE run_uuid = ? AND step = 6",
         run,
     )
-    return "MLflow ends at step 6, the study at 12"
+    return [trial(worse()), "MLflow", " 6", "study", " 12"]
 
 
-def lose_a_report_in_the_middle() -> str:
+def lose_a_report_in_the_middle() -> list[str]:
     store("DELETE FROM metrics WHERE run_uuid = ? AND step = 6", run_of(best()))
-    return "MLflow's steps have a gap: 6"
+    return [trial(best()), "MLflow", " 6"]
 
 
-def repeat_a_report() -> str:
+def repeat_a_report() -> list[str]:
     client().log_metric(run_of(2), "loss/total", 0.5, step=3)
-    return "trial-0002: MLflow's steps repeat: 3"
+    return [trial(2), "MLflow", " 3"]
 
 
-def change_a_value() -> str:
+def change_a_value() -> list[str]:
     store("UPDATE metrics SET value = 0.99 WHERE run_uuid = ? AND key = 'ssim/coverage' AND step = 3", run_of(2))
-    return "trial-0002: ssim/coverage differs between MLflow and the study at step 3"
+    return [trial(2), "ssim/coverage", "MLflow", "study", " 3"]
 
 
-def change_a_parameter() -> str:
+def change_a_parameter() -> list[str]:
     store("UPDATE params SET value = '0.5' WHERE run_uuid = ? AND key = 'lr'", run_of(2))
-    return "trial-0002: MLflow's parameters differ: lr is 0.5, not "
+    return [trial(2), "MLflow", "lr ", " 0.5"]
 
 
-def lose_a_run() -> str:
+def lose_a_run() -> list[str]:
     client().delete_run(run_of(3))
-    return "trial-0003: has 0 MLflow runs, not 1"
+    return [trial(3), "MLflow", " 0 ", " 1"]
 
 
-def double_a_run() -> str:
+def double_a_run() -> list[str]:
     original = client().get_run(run_of(2))
     tags = {key: value for key, value in original.data.tags.items() if key != "mlflow.runName"}
     run = client().create_run(original.info.experiment_id, tags=tags, run_name="trial-0002")
     client().log_metric(run.info.run_id, "loss/total", 0.5, step=3)
-    return "trial-0002: has 2 MLflow runs, not 1"
+    return [trial(2), "MLflow", " 2 ", " 1"]
 
 
-def change_an_outcome() -> str:
+def change_an_outcome() -> list[str]:
     client().set_tag(run_of(2), "sweep.outcome", "complete")
-    return "trial-0002: stopped in the study, complete in MLflow"
+    return [trial(2), "stopped", "study", "complete", "MLflow"]
 
 
-def leave_a_run_open() -> str:
+def leave_a_run_open() -> list[str]:
     client().update_run(run_of(4), status="RUNNING")
-    return "trial-0004: its MLflow run is RUNNING, and no driver is"
+    return [trial(4), "MLflow", "RUNNING"]
 
 
-def close_in_mlflow_only() -> str:
+def close_in_mlflow_only() -> list[str]:
     study("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
-    return "trial-0002: open in the study, stopped in MLflow"
+    return [trial(2), "open", "study", "stopped", "MLflow"]
 
 
-def lose_the_studys_last_words() -> str:
+def lose_the_studys_last_words() -> list[str]:
     """A power cut took what sqlite had not yet synced."""
     study("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
     study("DELETE FROM trial_intermediate_values WHERE step = 6 AND trial_id = (SELECT trial_id FROM trials WHERE number = 2)")
     study("DELETE FROM trial_user_attributes WHERE trial_id = (SELECT trial_id FROM trials WHERE number = 2)")
-    return "trial-0002: the study ends at step 3, MLflow at 6"
+    return [trial(2), "study", " 3", "MLflow", " 6"]
 
 
-def leave_temporary_files() -> str:
+def leave_temporary_files() -> list[str]:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     (TRIALS / "0004" / f".last.ckpt.{child.pid}-abcdefgh").write_text("half a file")
     (SWEEPS / "tiny" / ".ray" / "run").mkdir(parents=True)
-    return f".last.ckpt.{child.pid}-abcdefgh: left by a process that is no more"
+    return [f".last.ckpt.{child.pid}-abcdefgh"]
 
 
-def leave_a_lock() -> str:
+def leave_a_lock() -> list[str]:
     (SWEEPS / "tiny" / LOCK_HOLDER).write_text('{"pid": 1, "host": "x", "since": "y"}')
-    return "driver.json: left by a driver that is no more"
+    return [LOCK_HOLDER]
 
 
-def lose_a_picture() -> str:
+def lose_a_picture() -> list[str]:
     (TRIALS / "0002" / PICTURE).unlink()
-    return "samples.png: missing"
+    return [trial(2), PICTURE]
 
 
-def lose_mlflows_picture() -> str:
+def lose_mlflows_picture() -> list[str]:
     (found,) = Path("mlruns", "artifacts").rglob(f"{run_of(2)}/**/{PICTURE}")
     found.unlink()
-    return "trial-0002: its MLflow run has no samples.png"
+    return [trial(2), "MLflow", PICTURE]
 
 
-def cut_the_open_checkpoint() -> str:
+def cut_the_open_checkpoint() -> list[str]:
     cut_short(TRIALS / "0004" / CHECKPOINT)
-    return "last.ckpt: damaged; the one before it has step 3"
+    return [trial(4), CHECKPOINT, " 3"]
 
 
-def flip_a_bit_in_the_best() -> str:
+def flip_a_bit_in_the_best() -> list[str]:
     flip_a_bit(TRIALS / f"{best():04d}" / CHECKPOINT)
-    return "last.ckpt: damaged"
+    return [trial(best()), CHECKPOINT]
 
 
-def lose_the_best() -> str:
-    (TRIALS / f"{best():04d}" / CHECKPOINT).unlink()
-    return "last.ckpt: missing, and it is the best trial"
+def lose_the_best() -> list[str]:
+    path = TRIALS / f"{best():04d}" / CHECKPOINT
+    path.unlink()
+    return [str(path), "best"]
 
 
-def cut_a_history() -> str:
+def cut_a_history() -> list[str]:
     cut_short(TRIALS / "0002" / HISTORY)
-    return "history.json: damaged"
+    return [trial(2), HISTORY]
 
 
-def lose_a_history() -> str:
+def lose_a_history() -> list[str]:
     (TRIALS / "0002" / HISTORY).unlink()
-    return "trial-0002: neither checkpoint nor history on disk"
+    return [trial(2), "checkpoint", "history"]
 
 
-def double_the_parent() -> str:
+def double_the_parent() -> list[str]:
     run = client().get_run(run_of(0))
     client().create_run(run.info.experiment_id, tags={"sweep.name": "tiny", "sweep.role": "sweep"}, run_name="tiny")
-    return "MLflow has 2 runs for the sweep, not 1"
+    return ["MLflow", " 2 ", " 1"]
 
 
-def leave_the_parent_open() -> str:
+def leave_the_parent_open() -> list[str]:
     client().update_run(client().get_run(run_of(0)).data.tags["mlflow.parentRunId"], status="RUNNING")
-    return "the sweep's MLflow run is RUNNING, not KILLED"
+    return ["MLflow", "RUNNING", "KILLED"]
 
 
-def add_a_stray_run() -> str:
+def add_a_stray_run() -> list[str]:
     client().set_tag(client().create_run(client().get_run(run_of(0)).info.experiment_id).info.run_id, "sweep.trial", "77")
     run = store("SELECT run_uuid FROM tags WHERE key = 'sweep.trial' AND value = '77'")[0][0]
     for key, value in (("sweep.name", "tiny"), ("sweep.role", "trial")):
         client().set_tag(str(run), key, value)
-    return "is of trial 77, which the study does not know"
+    return ["MLflow", " 77", "study"]
 
 
-def add_a_stray_folder() -> str:
+def add_a_stray_folder() -> list[str]:
     shutil.copytree(TRIALS / "0002", TRIALS / "0077")
-    return "0077: the study knows no such trial"
+    return [str(TRIALS / "0077"), "study"]
 
 
-def lose_the_store() -> str:
+def lose_the_store() -> list[str]:
     Path("mlflow.db").unlink()
-    return "trial-0002: has 0 MLflow runs, not 1"
+    return [trial(2), "MLflow", " 0 ", " 1"]
 
 
 FAULTS = [

@@ -167,12 +167,12 @@ def _trials(folder: Path) -> list[tuple[float, float, int, bool]]:
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     found = []
-    for run in client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=5000):
+    for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], max_results=5000):
         if "time/steps_per_s" not in run.data.metrics or run.data.tags.get("sweep.role") == "sweep":
             continue
         reports: list[Any] = client.get_metric_history(run.info.run_id, "time/steps_per_s")
-        last = max(one.timestamp for one in reports) / 1e3
-        count = len({one.step for one in reports})
+        last = max(report.timestamp for report in reports) / 1e3
+        count = len({report.step for report in reports})
         found.append((run.info.start_time / 1e3, last, count, run.info.status == "FINISHED"))
     return found
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dashboards.sections.results import header, verdict
+from dashboards.sections.results import best_trial, header, verdict
 from dashboards.sweep import read_sweep
 from tests.dashboards.small_sweeps import full, sweep
 from tests.support import missing
@@ -31,3 +32,14 @@ def test_the_verdict_places_the_best_between_floor_and_ceiling(recorded: Path, m
     sweep.evaluation.scores["generator"]["ssim/coverage"] = 0.5
     way = "50% of the way from class means (0.41, the best that worthless images get) to other real images (0.589)"  # golden
     assert way in verdict(sweep)
+
+
+@pytest.mark.parametrize(("columns", "known"), [(4, True), (3, False)])
+def test_the_columns_of_a_sheet_have_the_names_of_classes_where_there_were_no_images(columns: int, known: bool) -> None:
+    regimes = {"their_net": {"class_names": ["face", "no face"]}, "of an earlier version": {"steps": 3}, "damaged": None}
+    found = replace(sweep(full(0, 0.3)), evaluation=None, regimes=regimes)
+    sheet = np.full((30, 10 * columns), 255, np.uint8)
+    for left in range(0, sheet.shape[1], 10):
+        sheet[1:9, left + 1 : left + 9] = sheet[11:19, left + 1 : left + 9] = sheet[21:29, left + 1 : left + 9] = 0
+    assert found.class_names == ["face", "no face"]
+    assert ("face, no face" in best_trial(found, sheet, {})) is known

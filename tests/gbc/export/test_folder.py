@@ -82,6 +82,7 @@ def test_the_program_draws_them_bit_for_bit_and_onnx_within_its_tolerance(made: 
         assert np.abs(drawn - expected).max() <= 1e-5  # the last bits of a product depend on its size
 
 
+@pytest.mark.long
 def test_the_lines_of_the_card_run_where_this_package_is_not(
     one_task: Trained, two_tasks: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_sheet_has_an_end(made: Trained, capsys: pytest.CaptureFixture[str]) -
     assert not missing(["--count 10001", "10000", "--out DIR/", "--out FILE.npz"], capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_size(made: Trained, tmp_path: Path) -> None:
     """In processes of their own: the peak of a process never falls."""
     program = f"""

@@ -12,7 +12,7 @@ import torch
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.kkt.gradient_shares import gradient_shares
-from gbc.kkt.objectives import LOSSES, Term
+from gbc.kkt.weighted_losses import LOSSES, Term
 from gbc.metrics.scores import ReferenceSet
 from gbc.report import METRIC_DIRECTIONS
 from gbc.training import tasks

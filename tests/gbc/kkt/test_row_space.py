@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gbc import losses
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
-from gbc.kkt.objectives import LOSSES
 from gbc.kkt.row_space import RowSpace, RowSpaces
 from gbc.kkt.trial_classifier import ForwardPass
+from gbc.kkt.weighted_losses import LOSSES
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import SGD
 from gbc.training.trainer import Trainer

@@ -89,6 +89,7 @@ def test_the_circle_is_drawn_and_measured_with_its_controls(
         main(["circle", "--out", str(tmp_path), "--steps", "0"])
 
 
+@pytest.mark.long
 def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(circle.SETTINGS, "classifier", {**circle.SETTINGS["classifier"], "steps": 1000, "polish": 150})
     config = circle.settings(1, steps=1000, classifiers=3)

@@ -121,6 +121,7 @@ def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: p
     assert "**2 of 4 " in out.read_text() and "| `plain` |" not in out.read_text()
 
 
+@pytest.mark.long
 def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = comparison.load(finished / "two.yaml")
     one = [run for run in runs.all_runs(wanted, finished / "docs" / "results", finished / "cache") if run.seed == 0]

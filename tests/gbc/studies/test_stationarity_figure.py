@@ -26,6 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.long
 def test_training_images_meet_the_condition_and_the_closed_form_comes_nearer_to_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

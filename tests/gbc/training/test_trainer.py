@@ -13,8 +13,8 @@ from gbc.classifiers.architectures import Classifier
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged, NotQuasiHomogeneous
 from gbc.kkt import homogeneity
-from gbc.kkt.objectives import LOSSES, Loss
 from gbc.kkt.trial_classifier import ForwardPass
+from gbc.kkt.weighted_losses import LOSSES, Loss
 from gbc.report import METRIC_DIRECTIONS, Report
 from gbc.runtime import derive_seed
 from gbc.training.trainer import Trainer

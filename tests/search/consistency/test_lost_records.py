@@ -194,6 +194,7 @@ def test_a_sweep_folder_copied_alone_gets_its_runs_from_its_files(
     assert "ssim/nearest" in client().get_run(run_of(0)).data.metrics
 
 
+@pytest.mark.long
 def test_a_repair_whose_server_dies_ends_in_one_line(
     tmp_path: Path, classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

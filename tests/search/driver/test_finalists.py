@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from records.mlflow_store import REPEATS
 from search import status
-from search.driver.continuation import settle_with_record
+from search.driver.resume_checks import settle_with_record
 from search.driver.summary import summarise
 from search.policy.early_stopping import Decision
 from search.spec.config import SweepConfig

@@ -280,6 +280,7 @@ def test_a_store_of_another_mlflow_is_named(
     assert error.count("\n") == 1 and "`mlflow db upgrade" in error
 
 
+@pytest.mark.long
 def test_the_report_is_written_again_while_the_sweep_runs(records: Path) -> None:
     """Failures are a line, once for each kind; a page that is made meanwhile says so and reloads itself."""
     page, settings, notes = SWEEPS / "tiny" / REPORT, SWEEPS / "tiny" / RECORD, list[str]()

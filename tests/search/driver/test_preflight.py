@@ -39,5 +39,6 @@ def test_the_start_says_what_limits_lambda_and_the_record_holds_it(tmp_path: Pat
     prepared = prepare(config, Machine.local(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
     assert not missing(["bn_weight", "--set bn_weight=0", "last_layer", "2 limits", "GELU"], shown.getvalue())
     (record,) = json.loads(prepared.regimes()).values()
+    assert record["class_names"] == [str(digit) for digit in range(10)]
     assert record["steps"] == 20 and set(record["off"]) == {"bn_weight"}
     assert record["lambda"]["limited_by"] == "2" and record["lambda"]["sentence"] in shown.getvalue()

@@ -96,6 +96,7 @@ def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> None:
     """Ray counts it as a failure of the trial. What tells it apart is what Ray says, which a real death shows."""
     command = [sys.executable, "-c", PROGRAM, nodes.address]
@@ -120,6 +121,7 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_store(tmp_path)

@@ -121,6 +121,7 @@ def take(assignment: Assignment, url: str | None, count: int) -> list[Message]:
     return found
 
 
+@pytest.mark.long
 def test_a_trial_goes_on_from_what_another_node_left(
     place: Location,
     url: str,
@@ -194,6 +195,7 @@ def test_a_classifier_is_not_there_before_all_of_it_is(
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_a_sweep_with_its_files_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed once. The key comes with the command, then from the environment, and is written nowhere."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -62,6 +62,7 @@ def test_a_study_that_stays_locked_halts_the_sweep(
         Ledger(config, tmp_path)
 
 
+@pytest.mark.long
 def test_an_mlflow_store_that_stays_locked_halts_the_sweep(
     config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from gbc.errors import BadInput
 from records.addresses import fault_line, first_line, public, redacted, secrets, sqlite_url
-from search.driver import continuation, sweep
+from search.driver import resume_checks, sweep
 from search.spec.config import SweepConfig
 from search.spec.locations import Places
 from search.tracking.client import address
@@ -97,7 +97,7 @@ def test_what_a_start_leaves_open_is_as_the_record_has_it(tmp_path: Path, monkey
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SweepConfig.parse(tiny_sweep(places=first), "test").record()))
 
     def settled(**places: str) -> Places:
-        return continuation.settle_with_record(SweepConfig.parse(tiny_sweep(places=places), "test"), set()).places
+        return resume_checks.settle_with_record(SweepConfig.parse(tiny_sweep(places=places), "test"), set()).places
 
     assert settled().model_dump(exclude_none=True) == {"storage": "/mnt/shared", "tracking_uri": "http://host"}
     moved = settled(address="auto", tracking_uri="http://other")

@@ -71,6 +71,7 @@ class Far(Workplace):
         return trials
 
 
+@pytest.mark.long
 def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, tmp_path: Path) -> None:
     place = Far(tmp_path, server, tracking)
     # From a URL with the password in it, which must be nowhere afterwards.

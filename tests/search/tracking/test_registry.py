@@ -106,6 +106,7 @@ def test_the_champion_draws_what_the_export_draws(made: Trained, uri: str, model
     assert served.input_example.columns.tolist() == ["label", "seed"]
 
 
+@pytest.mark.long
 def test_it_loads_without_this_repository(exported: Path, uri: str, model: str, tmp_path: Path) -> None:
     register(exported, uri, model, 0.4)
     program = f"""
@@ -175,6 +176,7 @@ def test_a_version_whose_alias_was_not_set_gets_it(exported: Path, uri: str, mod
     assert found.champion and not found.created
 
 
+@pytest.mark.long
 def test_through_a_tracking_server(exported: Path, uri: str, model: str, tmp_path: Path) -> None:
     with mlflow_server(tmp_path, uri, {}) as server:
         client = MlflowClient(server)

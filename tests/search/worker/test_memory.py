@@ -34,6 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 @pytest.mark.parametrize(("name", "enough", "trials", "outcome"), [("crowded", 1, 2, "complete"), ("hopeless", 2, 1, "failed")])
+@pytest.mark.long
 def test_a_trial_without_room_goes_on_with_fewer_neighbours(
     place: Workplace, name: str, enough: int, trials: int, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def command(form: str, key: str, value: str) -> list[str] | None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.long
 def test_no_address_shows_its_secret(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def distrustful() -> None:
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No HOME that can be written, umask 077, spaces and a foreign link in TMPDIR, a long working folder, secrets around."""
     folder = tmp_path / f"sweeps of ünï-tests, 100% {'long ' * 36}".strip()

@@ -8,7 +8,7 @@ from records.format import listed
 from records.mlflow_store import OUTCOME, REASON
 from records.trial import TrialRecord
 from search.consistency.comparisons import wrong_params, wrong_second, wrong_settings, wrong_steps, wrong_values
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.consistency.mlflow_facts import Facts
 from search.driver.retention import SavedHistory
 from search.files.paths import CHECKPOINT, HISTORY, PICTURE, trial_folder
@@ -44,56 +44,56 @@ def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
         if runs or not audit.live or entry.finished:
             yield Finding(number, f"has {len(runs)} MLflow runs, not 1", "run")
         return
-    (one,) = runs
-    if wrong := wrong_params(audit.config, entry, one):
+    (run,) = runs
+    if wrong := wrong_params(audit.config, entry, run):
         yield Finding(number, f"MLflow's parameters differ: {'; '.join(wrong)}", "run")
-    if audit.parents and one.tags.get("mlflow.parentRunId") not in {parent.run for parent in audit.parents}:
+    if audit.parents and run.tags.get("mlflow.parentRunId") not in {parent.run for parent in audit.parents}:
         yield Finding(number, "its MLflow run is not below the sweep's", "run")
-    if fault := wrong_steps(one.steps, audit.config.trial.report_every):
+    if fault := wrong_steps(run.steps, audit.config.trial.report_every):
         yield Finding(number, f"MLflow's steps {fault}", "run")
-    last = max(one.steps, default=0)
+    last = max(run.steps, default=0)
     if last < entry.last_step and not (audit.live and not entry.finished):
         yield Finding(number, f"MLflow ends at step {last}, the study at {entry.last_step}", "run")
-    closed = one.status in ("FINISHED", "FAILED")
+    closed = run.status in ("FINISHED", "FAILED")
     if last > entry.last_step:
-        told = one.tags.get(OUTCOME)
+        told = run.tags.get(OUTCOME)
         closes = closed and not entry.finished and told in ("complete", "stopped") and not audit.live
         mend = "study" if closes else "run" if entry.finished else None
         yield Finding(number, f"the study ends at step {entry.last_step}, MLflow at {last}", mend)
-    if differ := wrong_values(entry, one.values):
+    if differ := wrong_values(entry, run.values):
         yield Finding(
             number, f"{audit.config.objective.metric} differs between MLflow and the study at step {listed(differ)}", "run"
         )
-    if fault := wrong_second(audit.config, entry, one.second, "MLflow"):
+    if fault := wrong_second(audit.config, entry, run.second, "MLflow"):
         yield Finding(number, fault, "run")
-    yield from _of_state(audit, entry, one)
+    yield from _of_state(audit, entry, run)
 
 
-def _of_state(audit: SweepAudit, entry: TrialRecord, one: Facts) -> Iterator[Finding]:
-    number, told = entry.number, one.tags.get(OUTCOME)
+def _of_state(audit: SweepAudit, entry: TrialRecord, run: Facts) -> Iterator[Finding]:
+    number, told = entry.number, run.tags.get(OUTCOME)
     if entry.finished:
         status = "FAILED" if entry.state == "failed" else "FINISHED"
         if told != entry.state:
             yield Finding(number, f"{entry.state} in the study, {told or 'open'} in MLflow", "run")
-        elif one.status != status:
-            yield Finding(number, f"its MLflow run is {one.status}, not {status}", "run")
-        elif entry.state == "failed" and entry.reason and one.tags.get(REASON) != entry.reason[:5000]:
+        elif run.status != status:
+            yield Finding(number, f"its MLflow run is {run.status}, not {status}", "run")
+        elif entry.state == "failed" and entry.reason and run.tags.get(REASON) != entry.reason[:5000]:
             yield Finding(number, "MLflow and the study give different reasons for its failure", "run")
         picture = trial_folder(audit.home, number) / PICTURE
-        if picture.exists() and PICTURE not in one.files:
+        if picture.exists() and PICTURE not in run.files:
             yield Finding(number, f"its MLflow run has no {PICTURE}", "attach")
     elif told is not None and not audit.live:
         mend = "study" if told in ("complete", "stopped") else "run"
         yield Finding(number, f"open in the study, {told} in MLflow", mend)
-    elif one.status == "RUNNING" and not audit.live:
+    elif run.status == "RUNNING" and not audit.live:
         yield Finding(number, "its MLflow run is RUNNING, and no driver is", "run")
     if not (picture := trial_folder(audit.home, number) / PICTURE).exists() and entry.values and not audit.live:
-        yield Finding(number, f"{picture}: missing", "fetch" if PICTURE in one.files else None)
+        yield Finding(number, f"{picture}: missing", "fetch" if PICTURE in run.files else None)
 
 
 def _of_files(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
     number, config, every = entry.number, audit.config, audit.config.trial.report_every
-    found, damaged = audit.files[number]
+    saved, damaged = audit.files[number]
     results = audit.results
     for path in damaged:
         if path.name == CHECKPOINT and entry.state == "complete":
@@ -101,41 +101,41 @@ def _of_files(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
         elif path.name == HISTORY:
             yield Finding(number, f"{path}: damaged", "history", path)
         else:
-            after = f"; the one before it has step {found.history[-1]['step']}" if found and found.history else ""
+            after = f"; the one before it has step {saved.history[-1]['step']}" if saved and saved.history else ""
             yield Finding(number, f"{path}: damaged{after}", "damaged", path)
     if number in results and not (path := trial_folder(audit.home, number) / CHECKPOINT).exists():
         what = "it is the best trial" if number == results[0] else "it is on the front"
         yield Finding(number, f"{path}: missing, and {what}", "train")
         return
-    if found is None:
+    if saved is None:
         if entry.values and entry.finished and not damaged:
             yield Finding(number, "neither checkpoint nor history on disk", "history")
         elif entry.last_step > every and not entry.finished:
             yield Finding(number, "no checkpoint on disk; the next run trains it again, with the same numbers")
         return
-    steps = [row["step"] for row in found.history]
+    steps = [row["step"] for row in saved.history]
     if fault := wrong_steps(steps, every):
-        yield Finding(number, f"{found.file}: steps {fault}")
-    if differ := wrong_settings(config, entry, found.settings):
-        yield Finding(number, f"{found.file} was written with other settings: {'; '.join(differ)}")
-    values = {row["step"]: row.get(audit.config.objective.metric) for row in found.history}
+        yield Finding(number, f"{saved.file}: steps {fault}")
+    if differ := wrong_settings(config, entry, saved.settings):
+        yield Finding(number, f"{saved.file} was written with other settings: {'; '.join(differ)}")
+    values = {row["step"]: row.get(audit.config.objective.metric) for row in saved.history}
     if wrong := wrong_values(entry, values):
         yield Finding(
-            number, f"{audit.config.objective.metric} differs between {found.file} and the study at step {listed(wrong)}"
+            number, f"{audit.config.objective.metric} differs between {saved.file} and the study at step {listed(wrong)}"
         )
     if config.second_objective is not None:
-        second = {row["step"]: row.get(config.second_objective.metric) for row in found.history}
-        if fault := wrong_second(config, entry, second, found.file):
+        second = {row["step"]: row.get(config.second_objective.metric) for row in saved.history}
+        if fault := wrong_second(config, entry, second, saved.file):
             yield Finding(number, fault)
-    yield from _distance(audit, entry, found, max(steps, default=0), bool(damaged))
+    yield from _distance(audit, entry, saved, max(steps, default=0), bool(damaged))
 
 
-def _distance(audit: SweepAudit, entry: TrialRecord, found: SavedHistory, last: int, damaged: bool) -> Iterator[Finding]:
+def _distance(audit: SweepAudit, entry: TrialRecord, saved: SavedHistory, last: int, damaged: bool) -> Iterator[Finding]:
     """Differences between files and study. One report is what a kill at the wrong moment leaves, and mends itself."""
     number, every = entry.number, audit.config.trial.report_every
     if (audit.live and not entry.finished) or last == entry.last_step:
         return
-    where = f"{found.file} ends at step {last}, the study at {entry.last_step}"
+    where = f"{saved.file} ends at step {last}, the study at {entry.last_step}"
     if last > entry.last_step:
         if last - entry.last_step > every or entry.state == "complete":
             yield Finding(number, where + ("" if entry.finished else "; the next run reports the rest"))
@@ -144,7 +144,7 @@ def _distance(audit: SweepAudit, entry: TrialRecord, found: SavedHistory, last: 
             audit.notes.append(f"trial-{number:04d}: {where}; {why}")
     elif entry.finished:
         if not damaged:
-            yield Finding(number, where, "train" if found.file != HISTORY and entry.state == "complete" else "history")
+            yield Finding(number, where, "train" if saved.file != HISTORY and entry.state == "complete" else "history")
     elif entry.last_step - last > every:
         yield Finding(number, where + "; the next run trains the rest again, with the same numbers")
     else:

@@ -13,7 +13,7 @@ from records.mlflow_store import missing
 from records.paths import RECORD, STUDY_FILE
 from search.files.paths import has_study, sweep_folder
 from search.spec.config import MAY_CHANGE, SweepConfig
-from search.study.record import check_study, settings_on_record
+from search.study.recorded_settings import check_study, settings_on_record
 from search.study.store import recorded_in_database, recorded_trials
 from search.tracking.client import address
 from search.tracking.tracker import Tracker

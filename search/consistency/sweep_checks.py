@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gbc.errors import BadInput
 from records.mlflow_store import BEST_TRIAL, FRONT, TRIAL
 from records.trial import ENQUEUED
-from search.consistency.findings import Finding, SweepAudit
+from search.consistency.finding import Finding, SweepAudit
 from search.driver.retention import stale_files
 from search.files import storage
 from search.files.lock import LOCK_HOLDER
@@ -30,8 +30,10 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
     for folder in storage.list_folders(audit.home / "trials"):
         if folder.name.isdigit() and int(folder.name) not in numbers:
             yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
-    for one in audit.strays:
-        yield Finding(None, f"MLflow run {one.run} is of trial {one.tags.get(TRIAL)}, which the study does not know", "stray")
+    for stray in audit.strays:
+        yield Finding(
+            None, f"MLflow run {stray.run} is of trial {stray.tags.get(TRIAL)}, which the study does not know", "stray"
+        )
     if len(audit.parents) != 1:
         yield Finding(None, f"MLflow has {len(audit.parents)} runs for the sweep, not 1", "parent")
         return
@@ -57,7 +59,7 @@ def first_trial_findings(audit: SweepAudit) -> Iterator[Finding]:
     prior = warm_start.listed(audit.config)
     if audit.config.warm_start is not None:
         path = audit.sweep / WARM_START
-        attached = [one for one in audit.parents if WARM_START in one.files]
+        attached = [parent for parent in audit.parents if WARM_START in parent.files]
         try:
             prior = warm_start.read_note(path)
         except BadInput:

@@ -33,6 +33,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_hasty")
+@pytest.mark.long
 def test_a_server_that_refuses_or_is_gone_is_nobodys_fault_and_its_address_is_not_shown(
     config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault_and_its_address_is_no
 
 @pytest.mark.usefixtures("_hasty")
 @pytest.mark.sweep
+@pytest.mark.long
 def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

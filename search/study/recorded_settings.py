@@ -56,10 +56,10 @@ def settings_on_record(folder: Path) -> tuple[SweepConfig, str | None]:
 
 def _copy_in_study(folder: Path) -> SweepConfig | None:
     path = folder / STUDY_FILE
-    if not path.exists() or (found := _settings_in_study(path)) is None:
+    if not path.exists() or (settings := _settings_in_study(path)) is None:
         return None
     try:
-        return SweepConfig.parse(found, str(path))
+        return SweepConfig.parse(settings, str(path))
     except BadInput:  # an earlier version's, with a setting that is no more
         return None
 
