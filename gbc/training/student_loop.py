@@ -3,7 +3,7 @@
 With T the teacher, S the student, D their disagreement and g(ε, y) the generator,
 
     S minimises the distillation loss of T(x) and S(x) over x = g(ε, y), new images and those that a memory keeps;
-    g minimises Σ_k w_k L_k(x) − w D(T(x), S(x)), with L_k the losses of a trial (`gbc.kkt.objectives`).
+    g minimises Σ_k w_k L_k(x) − w D(T(x), S(x)), with L_k the losses of a trial (`gbc.kkt.weighted_losses`).
 
 The game is that of Fang et al. (2019, DFAD), the memory that of Fang et al. (2021, CMI), the disagreement beside other losses
 of the teacher that of Yin et al. (2020, Adaptive DeepInversion). Chen et al. (2019, DAFL) have the loop without D.
@@ -23,7 +23,7 @@ from gbc import losses
 from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use, normalising_by, two_logits
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.kkt.objectives import Batch, Term
+from gbc.kkt.weighted_losses import Batch, Term
 from gbc.kkt.trial_classifier import ForwardPass, forget_passes
 from gbc.metrics import distillation
 from gbc.metrics.distillation import BATCH, Lesson
