@@ -23,8 +23,8 @@ from gbc import losses
 from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use, normalising_by, two_logits
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged
-from gbc.kkt.weighted_losses import Batch, Term
 from gbc.kkt.trial_classifier import ForwardPass, forget_passes
+from gbc.kkt.weighted_losses import Batch, Term
 from gbc.metrics import distillation
 from gbc.metrics.distillation import BATCH, Lesson
 from gbc.metrics.features import shifted
