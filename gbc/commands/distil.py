@@ -60,6 +60,9 @@ def add(commands: Commands) -> None:
         "--count", type=positive, default=10_000, help="generated images of --model, or kept by --loop (default: 10000)"
     )
     parser.add_argument("--steps", type=positive, default=3000, help="training steps of each student (default: 3000)")
+    parser.add_argument(
+        "--student-lr", type=real, default=1e-3, metavar="LR", help="learning rate of each student at the start (default: 1e-3)"
+    )
     parser.add_argument("--temperature", type=real, default=4.0, help="of the teacher's probabilities (default: 4)")
     parser.add_argument("--seed", type=seed, default=0)
     loop = parser.add_argument_group("a generator that learns with the student, from --model or from the start")
@@ -88,6 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not arguments.temperature > 0:
         raise BadInput(f"--temperature {arguments.temperature}: must be above 0")
+    if not arguments.student_lr > 0:
+        raise BadInput(f"--student-lr {arguments.student_lr}: must be above 0")
     if arguments.disagreement < 0:
         raise BadInput(f"--disagreement {arguments.disagreement}: must not be below 0")
     if arguments.count > _MOST_IMAGES:
@@ -98,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     student = ClassifierConfig.parse(named, "--student")
     source = _of_model(arguments) if arguments.model else _of_trial(arguments)
     lesson = distillation.Lesson(
-        source.inputs.classifiers, student, arguments.steps, arguments.temperature,
+        source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,
         lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
     )  # fmt: skip
     network = (
@@ -185,7 +190,7 @@ def _in_a_loop(arguments: argparse.Namespace, source: _Source, lesson: Lesson) -
     loop = StudentLoop(source.settings, lesson, settings, source.weights)
     identity = {
         **asdict(settings), "trial": source.settings.digest(), "student": lesson.student.digest(), "steps": lesson.steps,
-        "temperature": lesson.temperature, "model": str(arguments.model),
+        "temperature": lesson.temperature, "lr": lesson.lr, "model": str(arguments.model),
     }  # fmt: skip
     unfinished = _unfinished(arguments.out) if arguments.out else None
     if unfinished and unfinished.exists():

@@ -78,6 +78,8 @@ class Lesson:
     """Its architecture and seed."""
     steps: int
     temperature: float = TEMPERATURE
+    lr: float = LR
+    """The learning rate that the student starts with."""
     progress: Progress = lambda *_: None
 
     @torch.no_grad()
@@ -113,8 +115,23 @@ class Lesson:
         """
         network = self.new_student()
         targets = self.probabilities(pool, self.temperature)
-        _train(network, pool, targets, self.temperature, self.student.seed, self.steps, self.progress, who)
+        self._train(network, pool, targets, who)
         return network.eval()
+
+    def _train(self, network: nn.Module, pool: Tensor, targets: Tensor, who: str) -> None:
+        """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
+        rng = torch.Generator().manual_seed(self.student.seed)
+        optimiser = Adam(network.parameters(), lr=self.lr)
+        for step in range(self.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = rate(self.lr, step, self.steps)
+            index = torch.randint(len(pool), (BATCH,), generator=rng)
+            logits = network(shifted(pool[index], rng))
+            optimiser.zero_grad()
+            losses.distillation(targets[index], logits, self.temperature).backward()
+            optimiser.step()
+            if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
+                self.progress(who, step + 1, self.steps)
 
 
 def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
@@ -141,27 +158,9 @@ def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillat
     )  # fmt: skip
 
 
-def _train(
-    network: nn.Module, pool: Tensor, targets: Tensor, temperature: float, seed: int, steps: int, progress: Progress, who: str
-) -> None:
-    """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
-    rng = torch.Generator().manual_seed(seed)
-    optimiser = Adam(network.parameters(), lr=LR)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step, steps)
-        index = torch.randint(len(pool), (BATCH,), generator=rng)
-        logits = network(shifted(pool[index], rng))
-        optimiser.zero_grad()
-        losses.distillation(targets[index], logits, temperature).backward()
-        optimiser.step()
-        if (step + 1) % _EVERY == 0 or step + 1 == steps:
-            progress(who, step + 1, steps)
-
-
-def rate(step: int, steps: int) -> float:
-    """The learning rate of a student's step number `step` of `steps`: half a cosine from `LR` to 0."""
-    return LR * 0.5 * (1 + math.cos(math.pi * step / steps))
+def rate(lr: float, step: int, steps: int) -> float:
+    """The learning rate of a student's step number `step` of `steps`: half a cosine from `lr` to 0."""
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()

@@ -25,8 +25,7 @@ from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput, Diverged
 from gbc.kkt.trial_classifier import ForwardPass, forget_passes
 from gbc.kkt.weighted_losses import Batch, Term
-from gbc.metrics import distillation
-from gbc.metrics.distillation import BATCH, Lesson
+from gbc.metrics.distillation import BATCH, Lesson, rate
 from gbc.metrics.features import shifted
 from gbc.optimisers import Adam
 from gbc.runtime import derive_seed
@@ -167,7 +166,7 @@ class StudentLoop:
         # A convolution with few channels, as LeNet-5's, is faster by a third with its weights in this order on a CPU.
         for network in (self.student, *(classifier.phi for classifier in self.trainer.classifiers)):
             network.to(device).to(memory_format=torch.channels_last)
-        self.optimiser = Adam(self.student.parameters(), lr=distillation.LR)
+        self.optimiser = Adam(self.student.parameters(), lr=lesson.lr)
         self.rng = torch.Generator().manual_seed(derive_seed(lesson.student.seed, 1))
         self.memory = Memory(settings.memory, lesson.teachers[0].shape, device)
         self.step_count = 0
@@ -237,7 +236,7 @@ class StudentLoop:
         with torch.no_grad():
             teacher = self.teacher_logits(images)
         for group in self.optimiser.param_groups:
-            group["lr"] = distillation.rate(self.step_count, self.lesson.steps)
+            group["lr"] = rate(self.lesson.lr, self.step_count, self.lesson.steps)
         loss = self.method.student_loss(teacher, self.student(images), self.lesson.temperature)
         self.optimiser.zero_grad()
         loss.backward()

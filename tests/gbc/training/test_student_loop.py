@@ -157,7 +157,8 @@ def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     checkpoint.save(Path("other.ckpt"), {"identity": {}, "loop": {}})
     faults = {
-        ("--disagreement", "-1"): ["--disagreement"], ("--loop", "gab"): ["--loop", "'gab'", "'gbc'"],
+        ("--disagreement", "-1"): ["--disagreement"], ("--student-lr", "0"): ["--student-lr"],
+        ("--loop", "gab"): ["--loop", "'gab'", "'gbc'"],
         ("--samples", "set.npz"): ["--samples", "--loop"], ("--out", "other"): ["other.ckpt", "--out"],
         ("--per-class", "5"): ["--per-class", "--model"],
     }  # fmt: skip
