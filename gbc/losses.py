@@ -7,6 +7,7 @@ losses. Signs follow Eq. (5); Eqs. (2a), (3a) and (4) print them with the opposi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -213,6 +214,49 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.nn.functional.softplus(-signs(labels) * logits.squeeze(1)).mean()
     return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def logit_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """(1/MC) Σ_i ‖T(x_i) − S(x_i)‖₁ of logits [M, C], the disagreement of DFAD (Fang et al. 2019, Eq. 3)."""
+    return (teacher - student).abs().mean()
+
+
+def jensen_shannon(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """(1/M) Σ_i JS(softmax(T(x_i)/τ), softmax(S(x_i)/τ)) in [0, log 2], for logits [M, C].
+
+    JS(p, q) = ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2, the competition of Adaptive DeepInversion (Yin et al. 2020, Eq. 8).
+    """
+    first, second = ((logits / temperature).log_softmax(dim=1) for logits in (teacher, student))
+    middle = torch.logaddexp(first, second) - math.log(2)
+    return ((first.exp() * (first - middle) + second.exp() * (second - middle)).sum(dim=1) / 2).mean()
+
+
+def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """τ²·(1/M) Σ_i KL(p_i ‖ softmax(S(x_i)/τ)), the loss of a student (Hinton et al. 2015).
+
+    `teacher` are probabilities p [M, C] at the temperature τ, `student` logits [M, C].
+    """
+    log_probabilities = (student / temperature).log_softmax(dim=1)
+    return temperature**2 * torch.nn.functional.kl_div(log_probabilities, teacher, reduction="batchmean")
+
+
+def one_hot_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of logits [M, C] with their own largest class, DAFL's L_oh (Chen et al. 2019, Eq. 3)."""
+    return torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
+
+
+def activation(features: Tensor) -> Tensor:
+    """−(1/M) Σ_i ‖f_i‖₁ over features [M, d], in units of d; DAFL's L_a (Chen et al. 2019, Eq. 4)."""
+    return -features.flatten(1).abs().mean()
+
+
+def information_entropy(logits: Tensor) -> Tensor:
+    """(1/C) Σ_c p̄_c log p̄_c with p̄ the mean of the probabilities of logits [M, C]; DAFL's L_ie (Chen et al. 2019, Eq. 5).
+
+    It is least, −(1/C) log C, where the batch has as much of each class.
+    """
+    mean = logits.softmax(dim=1).mean(dim=0)
+    return torch.special.entr(mean).mean().neg()
 
 
 def signs(labels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gbc import losses
 from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures
 from gbc.classifiers.architectures import Classifier, two_logits
@@ -77,6 +78,8 @@ class Lesson:
     """Its architecture and seed."""
     steps: int
     temperature: float = TEMPERATURE
+    lr: float = LR
+    """The learning rate that the student starts with."""
     progress: Progress = lambda *_: None
 
     @torch.no_grad()
@@ -93,8 +96,8 @@ class Lesson:
         """The class with the largest mean probability of the teachers for each image, [K]."""
         return self.probabilities(images, 1.0).argmax(dim=1)
 
-    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
-        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+    def new_student(self) -> nn.Module:
+        """A student before its training, in training mode.
 
         Raises:
             BadInput: the teachers have different classes, or an unknown student.
@@ -102,10 +105,33 @@ class Lesson:
         if len({teacher.class_names for teacher in self.teachers}) != 1:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
         teacher = self.teachers[0]
-        network = architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        return architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+
+    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
+        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+
+        Raises:
+            BadInput: as `new_student`.
+        """
+        network = self.new_student()
         targets = self.probabilities(pool, self.temperature)
-        _train(network, pool, targets, self.temperature, self.student.seed, self.steps, self.progress, who)
+        self._train(network, pool, targets, who)
         return network.eval()
+
+    def _train(self, network: nn.Module, pool: Tensor, targets: Tensor, who: str) -> None:
+        """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
+        rng = torch.Generator().manual_seed(self.student.seed)
+        optimiser = Adam(network.parameters(), lr=self.lr)
+        for step in range(self.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = rate(self.lr, step, self.steps)
+            index = torch.randint(len(pool), (BATCH,), generator=rng)
+            logits = network(shifted(pool[index], rng))
+            optimiser.zero_grad()
+            losses.distillation(targets[index], logits, self.temperature).backward()
+            optimiser.step()
+            if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
+                self.progress(who, step + 1, self.steps)
 
 
 def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:
@@ -132,23 +158,9 @@ def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillat
     )  # fmt: skip
 
 
-def _train(
-    network: nn.Module, pool: Tensor, targets: Tensor, temperature: float, seed: int, steps: int, progress: Progress, who: str
-) -> None:
-    """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
-    rng = torch.Generator().manual_seed(seed)
-    optimiser = Adam(network.parameters(), lr=LR)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / steps))
-        index = torch.randint(len(pool), (BATCH,), generator=rng)
-        logits = network(shifted(pool[index], rng)) / temperature
-        optimiser.zero_grad()
-        divergence = nn.functional.kl_div(logits.log_softmax(dim=1), targets[index], reduction="batchmean")
-        (temperature**2 * divergence).backward()
-        optimiser.step()
-        if (step + 1) % _EVERY == 0 or step + 1 == steps:
-            progress(who, step + 1, steps)
+def rate(lr: float, step: int, steps: int) -> float:
+    """The learning rate of a student's step number `step` of `steps`: half a cosine from `lr` to 0."""
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()

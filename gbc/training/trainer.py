@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -100,7 +100,9 @@ class Trainer:
             groups, lr=self._rate(), weight_decay=config.weight_decay, fused=True, capturable=self.device.type == "cuda"
         )
         if config.stationarity_weight or config.reconstruction_weight:
-            self._fit_multiplier_scale()
+            self.fit_multiplier_scale()
+        self.further_losses: Callable[[Batch, Sequence[ForwardPass]], list[Term]] = lambda *_: []
+        """Losses of a batch and its passes beside those of the settings."""
         self.average = deepcopy(self.generator).requires_grad_(False) if config.ema_decay else None
         self._sums: dict[str, Tensor] = {}
         self._clear_sums()
@@ -110,7 +112,7 @@ class Trainer:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
         late = late_losses_count(self.config, self.step_count)
-        self._last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
+        self.last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1
@@ -188,6 +190,7 @@ class Trainer:
             of_task = self._passes(task, batch)
             passes += of_task
             terms += weighted_losses(self.config, batch, of_task, self.step_count)
+            terms += self.further_losses(batch, of_task)
         if not terms:
             raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
         parts: dict[str, Tensor] = {}
@@ -275,7 +278,7 @@ class Trainer:
                 else:
                     group["lr"] = group_rate
 
-    def _fit_multiplier_scale(self) -> None:
+    def fit_multiplier_scale(self) -> None:
         """Set the factor on μ by least squares, so that the pull is nearest to the target and ρ does not start at 1."""
         for classifier in self.classifiers:
             without_target = "stationarity" in classifier.off or not self.config.stationarity_weight
@@ -338,7 +341,7 @@ class Trainer:
         """Shares of the KKT conditions in the gradient at the last batch. Draws no random number and leaves no gradient."""
 
         def of_each_task() -> Iterator[tuple[Tensor, list[Term]]]:
-            for task, batch in enumerate(self._last_batches):
+            for task, batch in enumerate(self.last_batches):
                 images = batch.images.clone().requires_grad_()
                 again = replace(batch, images=images)
                 yield images, weighted_losses(self.config, again, self._passes(task, again), self.step_count - 1)

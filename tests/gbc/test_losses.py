@@ -228,6 +228,32 @@ def test_diversity_by_hand() -> None:
     assert same.item() == 0 and images.grad is not None and images.grad.isfinite().all()  # a latent drawn twice
 
 
+def test_disagreements_by_hand() -> None:
+    sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]], dtype=torch.float64)
+    undecided = torch.zeros(2, 2, dtype=torch.float64)
+    assert losses.logit_distance(sure, undecided).item() == 25.0
+    assert losses.jensen_shannon(sure, sure, 2.0).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.jensen_shannon(sure, sure.flip(1), 1.0).item() == pytest.approx(math.log(2))
+    # m = (¾, ¼) between (1, 0) and (½, ½): ½ log(4/3) + ½ (½ log(2/3) + ½ log 2).
+    middle = math.log(4 / 3) / 2 + (math.log(2 / 3) + math.log(2)) / 4
+    assert losses.jensen_shannon(sure, undecided, 1.0).item() == pytest.approx(middle)
+    # Equal probabilities at the temperature, not at 1.
+    assert losses.distillation((sure / 25).softmax(dim=1), sure, 25.0).item() == pytest.approx(0.0, abs=1e-12)
+    # KL((½, ½) ‖ (p, 1 − p)) = −½ log 4p(1 − p) with p = σ(2), times τ² = 4.
+    share = 1 / (1 + math.exp(-2))
+    expected = -2 * math.log(4 * share * (1 - share))
+    assert losses.distillation(undecided + 0.5, 4 * sure / 50, 2.0).item() == pytest.approx(expected)
+
+
+def test_the_losses_of_dafl_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]], dtype=torch.float64)
+    assert losses.one_hot_loss(logits).item() == pytest.approx(-math.log(3 / 4))
+    assert losses.information_entropy(logits).item() == pytest.approx(-math.log(2) / 2)  # both classes as often
+    one_class = torch.tensor([[1000.0, 0.0]], dtype=torch.float64)
+    assert losses.information_entropy(one_class).item() == 0.0 > losses.information_entropy(logits).item()
+    assert losses.activation(torch.tensor([[1.0, -2.0], [3.0, 0.0]])).item() == -1.5
+
+
 def _double(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
@@ -264,6 +290,12 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
             lambda: (_double(5), _double(5)),
         ),
         (lambda outputs: losses.exponential(outputs, torch.tensor([0, 1, 1])), lambda: (_double(3, 1),)),
+        (losses.logit_distance, lambda: (_double(3, 4), _double(3, 4))),
+        (lambda teacher, student: losses.jensen_shannon(teacher, student, 2.0), lambda: (_double(3, 4), _double(3, 4))),
+        (lambda student: losses.distillation(torch.eye(4).double()[:3], student, 2.0), lambda: (_double(3, 4),)),
+        (losses.one_hot_loss, lambda: (_double(3, 4),)),
+        (losses.information_entropy, lambda: (_double(3, 4),)),
+        (losses.activation, lambda: (_double(3, 4),)),
         (
             lambda alpha: losses.Target(list(torch.eye(3).double()), [1.0, 0.5, 1.0], 3).at(alpha)[0],
             lambda: (_double(),),
