@@ -119,12 +119,8 @@ def share(dimension: Dimension, value: Any) -> float:
 
 
 def independent(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:
-    """TPE with a distribution for each setting by itself."""
+    """TPE with a distribution for each setting by itself, which the product does not offer."""
     return TPESampler(seed=seed, multivariate=False, constant_liar=True)
-
-
-samplers.SAMPLERS["independent"] = independent
-samplers.LEARNING |= {"independent"}
 
 
 @dataclass(frozen=True)
@@ -201,7 +197,9 @@ def settings(curves: Curves, sampler: str, scheduler: dict[str, Any], seed: int,
     return SweepConfig.parse(data, "fidelity").model_copy(update={"sampler": sampler})
 
 
-def found(curves: Curves, sampler: str, scheduler: dict[str, Any], seed: int, metric: str) -> list[tuple[float, float]]:
+def best_by_budget(
+    curves: Curves, sampler: str, scheduler: dict[str, Any], seed: int, metric: str
+) -> list[tuple[float, float]]:
     """At each budget the best full trial's value, and what its settings are worth without luck."""
     config = settings(curves, sampler, scheduler, seed, metric)
     rule = stopping_rule(config, [])
@@ -240,6 +238,8 @@ def main() -> None:
     cli.add_argument("--out", type=Path, default=Path("mlruns/curves"), help="results so far, which are not computed again")
     arguments = cli.parse_args()
     warnings.simplefilter("ignore")
+    samplers.SAMPLERS["independent"] = independent
+    samplers.LEARNING |= {"independent"}
     curves, metric = Curves(arguments.space), arguments.metric
     final = curves.values[metric][:, -1]
     quantiles = np.quantile(final, [0.5, 0.9, 1]).round(4)
@@ -253,7 +253,7 @@ def main() -> None:
 
     def compute(key: str) -> list[tuple[float, float]]:
         sampler, scheduler, seed = key.split()
-        return found(curves, sampler, {"name": scheduler, "grace": arguments.grace}, int(seed), metric)
+        return best_by_budget(curves, sampler, {"name": scheduler, "grace": arguments.grace}, int(seed), metric)
 
     seeds = range(arguments.repetitions)
     keys = [f"{sampler} {scheduler} {seed}" for seed in seeds for sampler, scheduler in pairs]

@@ -29,10 +29,14 @@ OTHERS: Final = """
 commands of their own:
   ask.py             time to propose a setting, by sampler
   circle_losses.py   the 2-D example with other losses
+  fidelity.py        what each sampler finds with each scheduler, on recorded learning curves
+  fidelity_fronts.py early stopping with two objectives, on the same curves
   free_score.py      how well metrics without data rank trials
   free_score_candidates.py  rank correlations of scores without images, in recorded sweeps
   gpu_proof.py       all that has to be measured on a GPU, in under 12 minutes (make gpu-proof)
+  importance.py      importance of settings from few of the recorded trials
   internals.py       what private parts of Optuna and torch buy
+  record_curves.py   records the learning curves that those three replay
   report.py          size of a report, time to open it
   sample.py          images a second of an exported generator
   share.py           share of a sweep's wall time in which trials compute

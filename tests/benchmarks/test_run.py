@@ -43,6 +43,7 @@ def test_every_command_is_in_the_readme_and_in_the_help() -> None:
         "test_run",
         "gpu_record",
         "test_gpu_proof",
+        "test_fidelity",
         *run.GROUPS,
     }
     for path in HERE.glob("*.py"):

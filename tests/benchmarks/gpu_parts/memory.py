@@ -61,9 +61,10 @@ def _measured(options: Options, place: Path) -> tuple[Any, float, int]:
     from search.driver import preflight
 
     config = sweep_of(options)
-    inputs = tasks.obtain(config.trial, place)
     if pick(options).type == "cuda":
-        need, free = preflight.measure_memory(config, inputs)
+        (variant,) = preflight.variants(config)
+        ready = preflight.PreparedVariant(variant, tasks.obtain(config.trial, place), ())
+        need, free = preflight.measure_memory(config, [ready])
         return config, need, free // need
     before = psutil.Process().memory_info().rss
     _one_report(config, place, options)
@@ -75,9 +76,10 @@ def _one_report(config: Any, place: Path, options: Options) -> Any:
     from gbc.metrics.scores import ReferenceSet
     from gbc.training import tasks
     from gbc.training.trainer import Trainer
-    from search.driver.preflight import probe_settings
+    from search.driver.preflight import probe_settings, variants
 
-    settings = probe_settings(config)
+    (variant,) = variants(config)
+    settings = probe_settings(config, variant)
     inputs = tasks.obtain(settings, place)
     trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick(options)))
     for _ in trainer.run():
