@@ -55,5 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
             runs.controls(comparison, folder, arguments.cache, arguments.data_root)
         logs.append(results.Log.read(comparison, all_runs, runs.logged_controls(comparison, folder)))
     if logs:
-        write_atomic(arguments.out, (results.page(logs, arguments.out).rstrip() + "\n").encode())
+        text, kept = results.page(logs, arguments.out)
+        write_atomic(arguments.out, (text.rstrip() + "\n").encode())
+        for title in kept:
+            print(f"{arguments.out}: as it was: {title}", file=sys.stderr)
         print(arguments.out)

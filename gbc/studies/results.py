@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,13 @@ class Log:
         return [self.records[row, seed] for seed in self.comparison.seeds if (row, seed) in self.records]
 
 
-def page(logs: Iterable[Log], out: Path) -> str:
-    """Markdown of all comparisons; pictures are linked from the folder of `out`."""
+def page(logs: Iterable[Log], out: Path) -> tuple[str, list[str]]:
+    """Markdown of all comparisons, and the titles of others that the page `out` already has: their sections stay.
+
+    Pictures are linked from the folder of `out`.
+    """
+    before = _sections_of(out.read_text()) if out.exists() else {}
+    made = {log.comparison.title: "\n".join(_section(log, out)).rstrip() + "\n" for log in logs}
     head = [
         "# Results",
         "",
@@ -66,7 +72,13 @@ def page(logs: Iterable[Log], out: Path) -> str:
         "marked * look at the classifier's training images: they are for validation.",
         "",
     ]
-    return "\n".join(head + [line for log in logs for line in _section(log, out)])
+    return "\n".join([*head, *(before | made).values()]), [title for title in before if title not in made]
+
+
+def _sections_of(text: str) -> dict[str, str]:
+    """The sections of a page by title, each with its heading."""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part.rstrip() + "\n" for part in parts}
 
 
 def difference(log: Log, row: str, against: str, measure: str) -> tuple[float, float, int, int]:

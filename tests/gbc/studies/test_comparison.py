@@ -110,6 +110,17 @@ def test_what_is_logged_is_not_run_again(finished: Path, capsys: pytest.CaptureF
     assert said.out.strip() == str(page) and page.read_bytes() == before
 
 
+def test_sections_of_other_comparisons_stay_in_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, configs = tmp_path / "results.md", ROOT / "configs" / "results"
+    command = ["results", "--page-only", "--out", str(page), "--log", str(ROOT / "docs" / "results")]
+    assert main([*command, str(configs / "mnist.yaml"), str(configs / "few_images.yaml")]) == 0
+    both = page.read_text()
+    capsys.readouterr()
+    assert main([*command, str(configs / "mnist.yaml")]) == 0
+    assert page.read_text() == both and both.count("\n## ") == 2
+    assert "100 images" in capsys.readouterr().err
+
+
 def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({**SPEC, "trial": {**SPEC["trial"], "ce_weight": 0.2}}, sort_keys=False))
     log = ["--log", str(finished / "docs" / "results")]
