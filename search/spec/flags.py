@@ -154,6 +154,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         ),
         Flag("--finalists", "finalists", "run the K best settings again at the end: the best mean wins", "K", whole),
         Flag("--seeds", "seeds", "on how many fresh seeds (default: 3)", "S", whole),
+        Flag("--repeat", "repeat", "run every setting to its end, and again on R fresh seeds: small sweeps", "R", whole),
         Flag("--keep", "keep", "generators to keep on disk, the best (default: 5)", "K", whole),
     ),
     "on what": (

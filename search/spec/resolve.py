@@ -31,15 +31,17 @@ def resolve(
 ) -> SweepConfig:
     """The sweep that the command line asks for: preset or file, then flags, then `--set`.
 
-    `flags` are dotted sweep keys; `assignments` are trial keys and take a key out of the search space. A file that says
-    `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once. `space` is searched instead of the file's,
-    without the file's first trials and constraints; `constraints` take the place of the file's.
+    `flags` are dotted sweep keys, and `repeat` (`_repeating_all`); `assignments` are trial keys and take a key out of the
+    search space. A file that says `trials: {per_slot: n}` gets n trials for each that `slots` says can run at once. `space` is
+    searched instead of the file's, without the file's first trials and constraints; `constraints` take the place of the file's.
 
     Raises:
         BadInput: anything that does not fit, named.
     """
     if "none" in (assignments.get("dataset"), assignments.get("dataset.name")):
         dataset = "none"  # the objective of another data set's preset would need images
+    flags = dict(flags)
+    repeat = flags.pop("repeat", None)
     path = config or _preset(dataset, preset or "quick")
     source, origins = str(path), flag_origins([*flags], [*assignments])
     data = SweepConfig.shaped(load_yaml(path), source)
@@ -77,7 +79,24 @@ def resolve(
         if data.get("sampler") == "grid":  # nobody named a number: all of it
             data["trials"] = MOST_TRIALS
     resolved = SweepConfig.parse(data, source, origins)
+    if repeat is not None:
+        resolved = SweepConfig.parse(data | _repeating_all(resolved, repeat, flags), source, origins)
     return resolved.model_copy(update={"trials": resolved.planned})
+
+
+def _repeating_all(config: SweepConfig, repeat: int, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with which every setting of the sweep is a finalist, on `repeat` fresh seeds.
+
+    Raises:
+        BadInput: a number that makes no mean, or flags that say the same otherwise.
+    """
+    if repeat < 2:
+        raise BadInput(f"--repeat {repeat}: a mean needs 2 seeds or more")
+    for key, word in (("finalists", "--finalists"), ("seeds", "--seeds"), ("scheduler.name", "--scheduler")):
+        if key in flags:
+            raise BadInput(f"--repeat runs every setting to its end and on fresh seeds; leave out {word}")
+    everything = {"finalists": config.planned, "seeds": repeat, "keep": max(config.keep, config.planned)}
+    return everything | {"scheduler": {"name": "none"}}
 
 
 def objective_flags(text: str) -> dict[str, Any]:

@@ -315,3 +315,24 @@ def test_export_of_a_sweep_that_is_not_there_suggests_one(capsys: pytest.Capture
     (sweep.sweep_folder("tiny") / "study.db").write_text("")
     assert export(["--sweep", "tinny", "--out", "new"]) == 2
     assert re.search("'tinny'.*'tiny'", capsys.readouterr().err)
+
+
+def test_repeat_makes_every_setting_a_finalist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "digits", "--trials", "7", "--repeat", "3", "--dry-run", "--json"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["finalists"], config["seeds"], config["keep"], config["scheduler"]["name"]) == (7, 3, 7, "none")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["1"], ["--repeat 1", "2"]),
+        (["3", "--finalists", "2"], ["--repeat", "--finalists"]),
+        (["3", "--seeds", "2"], ["--repeat", "--seeds"]),
+        (["3", "--scheduler", "asha"], ["--repeat", "--scheduler"]),
+    ],
+)
+def test_a_repeat_that_cannot_be_is_refused(words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "digits", "--trials", "7", "--repeat", *words, "--dry-run"]) == 2
+    line = capsys.readouterr().err
+    assert not missing(named, line) and line.count("\n") == 1
