@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from records.trial import SECOND_AT
+from search.policy.early_stopping import stopping_rule
 from search.spec.config import SweepConfig
 from search.spec.resolve import CONFIGS
 from search.study.ledger import Ledger
@@ -233,6 +235,35 @@ def test_budgets_of_steps_and_patience_end_a_sweep_and_can_be_extended(place: Wo
     place.check_records_agree("budgets", summary["trials"])
     code, output = place.run("--config", file)
     assert code == 0 and re.search("finished already; .*--patience", output), output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheduler": {"name": "hyperband", "reduction_factor": 2, "grace": 3}, "sampler": "bohb"},
+        {
+            "scheduler": {"name": "asha", "reduction_factor": 2, "grace": 3},
+            "second_objective": {"metric": "kkt/rho", "direction": "min"},
+        },
+    ],
+    ids=["hyperband and bohb", "two objectives"],
+)
+def test_trials_are_stopped_as_in_a_sweep_that_nothing_interrupts(place: Workplace, changes: dict[str, Any]) -> None:
+    name = changes["scheduler"]["name"]
+    command = ("--config", place.file(name, trials=6, **changes), "--concurrency", "1")
+    process = place.start(*command)
+    place.wait_for(process, "trial 0002  step ")
+    place.kill_everything(process)
+    code, output = place.run(*command)
+    assert code == 0 and "Traceback" not in output, output
+    rule = stopping_rule(SweepConfig.parse(tiny_sweep(name=name, trials=6, **changes), "test"), [])
+    for trial in place.study(name):
+        steps = sorted(trial.intermediate_values)
+        seconds = trial.user_attrs.get(SECOND_AT, {})
+        decisions = [rule.decide(trial.number, step, trial.intermediate_values[step], seconds.get(str(step))) for step in steps]
+        assert [decision.value for decision in decisions] == ["keep"] * (len(steps) - 1) + ["stop"], (trial.number, steps)
+    assert place.look("--check", name)[0] == 0
 
 
 @pytest.mark.long
