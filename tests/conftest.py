@@ -42,8 +42,8 @@ TINY = {
     "dataset": {"per_class": 10},
     "device": "cpu",
 }
-TURNS = 4
-"""`make test` runs each long test for one commit of four."""
+TURNS = 6
+"""`make test` runs the long tests of each file for one commit of six."""
 
 
 def pytest_configure() -> None:
@@ -70,8 +70,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--long-in-turn"):
         long = [item for item in items if "long" in item.keywords]
-        others = [item for number, item in enumerate(long) if number % TURNS != turn()]
-        config.hook.pytest_deselected(items=others)
+        files = sorted({item.path for item in long})  # whose tests share fixtures
+        others = {item for item in long if files.index(item.path) % TURNS != turn()}
+        config.hook.pytest_deselected(items=[*others])
         items[:] = [item for item in items if item not in others]
     items.sort(key=lambda item: "search" not in item.path.parts)  # files with sweeps first: small ones fill the end evenly
     missing = {}

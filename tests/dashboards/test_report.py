@@ -183,6 +183,7 @@ def test_files_that_are_in_no_folder_here_are_fetched_by_mlflow(folder: Path) ->
     assert here == fetched.document("evaluation.json") is not None
 
 
+@pytest.mark.long
 def test_two_objectives_and_a_smaller_that_is_better(
     tmp_path: Path, classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +296,7 @@ print([name for name in sys.modules if re.fullmatch('{heavy}', name)])"""
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.long
 def test_it_runs_as_a_file_and_says_what_it_wrote(folder: Path) -> None:
     script = Path(__file__).resolve().parents[2] / "dashboards" / "report.py"
     command = [sys.executable, str(script), "--sweep", "tiny", "--out", "deep/page.html", "--json"]

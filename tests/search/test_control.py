@@ -9,7 +9,7 @@ import pytest
 from tests.support import missing
 from tests.support.workplace import Workplace
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.sweep, pytest.mark.long]
 
 
 def test_a_sweep_is_stopped_gets_a_setting_and_ends_with_finalists(place: Workplace) -> None:

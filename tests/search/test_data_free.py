@@ -42,6 +42,8 @@ from tests.support.data_free import without_images
 from tests.support.records import play
 from tests.support.workplace import Workplace
 
+pytestmark = pytest.mark.long
+
 FREE = {"metric": "free/score", "direction": "max"}
 
 

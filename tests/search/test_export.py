@@ -21,6 +21,8 @@ from search.spec.config import SweepConfig
 from tests.search.conftest import tiny_sweep
 from tests.support.records import play, read_study
 
+pytestmark = pytest.mark.long
+
 SWEEP = paths.SWEEPS / "tiny"
 
 

@@ -140,6 +140,7 @@ def test_trials_that_diverge_are_failures_with_a_reason_and_the_sweep_goes_on(pl
     assert f"{len(failed)} failed" in output and "diverged: " in output
 
 
+@pytest.mark.long
 def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workplace) -> None:
     """A factory that kills its worker as long as a file says so; then the same trials go on under the same names."""
     dies = (
@@ -175,6 +176,7 @@ def test_trials_whose_workers_fail_are_retried_and_can_be_run_again(place: Workp
     assert code == 0 and "finished already" in output
 
 
+@pytest.mark.long
 def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace) -> None:
     hangs = "if 'worker' in sys.argv[0]:\n    time.sleep(600)  # a lock that nobody releases"
     classifier = place.factory("hanging", "import sys\nimport time", hangs)
@@ -190,6 +192,7 @@ def test_a_trial_that_hangs_fails_with_the_place_where_it_hung(place: Workplace)
     assert place.look("--check", "hanging")[0] == 0
 
 
+@pytest.mark.long
 def test_the_papers_preset_runs_as_it_is(place: Workplace) -> None:
     """Few steps; its numbers are logged whatever they are."""
     small = ["classifier.hidden=64", "classifier.steps=200", "width=64", "channels=16"]
@@ -298,6 +301,7 @@ def test_two_objectives_over_a_grid(place: Workplace) -> None:
     assert json.loads(exported.stdout)["trial"] == first
 
 
+@pytest.mark.long
 def test_a_warm_start_tries_what_another_sweep_found_and_counts_only_its_own(place: Workplace) -> None:
     best = lay_down_a_sweep(place, "cold")[:-3:-1]
     command = ("--config", place.file("warm"), "--warm-start", "cold", "--warm-start-trials", "2", "--concurrency", "1")

@@ -23,6 +23,7 @@ def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
     assert replace(found, verdict=["damaged"]).verdict_lines == []
 
 
+@pytest.mark.long
 def test_the_verdict_places_the_best_between_floor_and_ceiling(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recorded)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -22,7 +22,7 @@ from tests.search.conftest import tiny_sweep
 from tests.search.study.test_warm_start import other_sweep
 from tests.support.records import check, client, play, read_study, run_of, store, study
 
-pytestmark = pytest.mark.usefixtures("records")
+pytestmark = [pytest.mark.usefixtures("records"), pytest.mark.long]
 
 TINY = SWEEPS / "tiny"
 SECOND = {"metric": "kkt/rho", "direction": "min"}

@@ -23,6 +23,8 @@ from tests.search.conftest import tiny_sweep
 from tests.support.records import check, client, play, run_of, sql, store, study
 from tests.support.servers import mlflow_server
 
+pytestmark = pytest.mark.long
+
 COMMAND = ["--config", "tiny.yaml", "--no-report"]
 SWEEP = SWEEPS / "tiny"
 RECORDS = {"mlflow": Path("mlflow.db"), "study": SWEEP / STUDY_FILE, "settings": SWEEP / RECORD}
@@ -194,7 +196,6 @@ def test_a_sweep_folder_copied_alone_gets_its_runs_from_its_files(
     assert "ssim/nearest" in client().get_run(run_of(0)).data.metrics
 
 
-@pytest.mark.long
 def test_a_repair_whose_server_dies_ends_in_one_line(
     tmp_path: Path, classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,8 @@ from tests.support.browser import Page, browse, chromium
 from tests.support.records import move, play
 from tests.support.stores import lay_down_store
 
+pytestmark = pytest.mark.long
+
 CONFIG = SweepConfig.parse(tiny_sweep(trials=4, keep=1), "test")
 
 
@@ -280,7 +282,6 @@ def test_a_store_of_another_mlflow_is_named(
     assert error.count("\n") == 1 and "`mlflow db upgrade" in error
 
 
-@pytest.mark.long
 def test_the_report_is_written_again_while_the_sweep_runs(records: Path) -> None:
     """Failures are a line, once for each kind; a page that is made meanwhile says so and reloads itself."""
     page, settings, notes = SWEEPS / "tiny" / REPORT, SWEEPS / "tiny" / RECORD, list[str]()

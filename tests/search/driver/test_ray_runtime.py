@@ -44,6 +44,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_a_ray_that_does_not_start_stops_the_sweep_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
@@ -85,6 +86,7 @@ ray_runtime.leave()
 
 
 @pytest.mark.sweep
+@pytest.mark.long
 def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
