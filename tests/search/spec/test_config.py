@@ -257,7 +257,10 @@ def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, words: str,
     assert re.search(words, error) and error.count("\n") == 1, error
 
 
-def test_a_dry_run_shows_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_what_is_required(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from sweeps of the checkout
     assert main(["--require", "kkt/active=0.05", "--dry-run", "--trials", "1"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["objective"]["require"] == {"kkt/active": 0.05}
 
