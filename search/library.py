@@ -95,7 +95,7 @@ def requested(
     from search.driver.resume_checks import settle_with_record
     from search.spec.config import MAY_CHANGE, Resources
     from search.spec.locations import Places
-    from search.spec.resolve import resolve
+    from search.spec.resolve import REPEAT_SETTINGS, resolve
 
     given = flags.settings(arguments)
     if given.get("second_objective") and not arguments.scheduler:
@@ -123,6 +123,7 @@ def requested(
     config.places.check()
     if not (dry_run and config.places.study_url):  # a dry run asks no server
         explicit = {key for key in MAY_CHANGE if getattr(arguments, key, None) is not None}
+        explicit |= REPEAT_SETTINGS if arguments.repeat is not None else set()
         config = settle_with_record(config, explicit)
     config.places.check_together()
     return config

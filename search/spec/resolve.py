@@ -16,6 +16,8 @@ from search.spec.flags import origins as flag_origins
 from search.spec.search_space import take_out
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
+REPEAT_SETTINGS: Final = frozenset({"finalists", "seeds", "keep"})
+"""Settings that `--repeat` makes, and that may change when a sweep is continued."""
 
 
 def resolve(
@@ -96,7 +98,7 @@ def _repeating_all(config: SweepConfig, repeat: int, flags: Mapping[str, Any]) -
         if key in flags:
             raise BadInput(f"--repeat runs every setting to its end and on fresh seeds; leave out {word}")
     everything = {"finalists": config.planned, "seeds": repeat, "keep": max(config.keep, config.planned)}
-    return everything | {"scheduler": {"name": "none"}}
+    return everything | {"scheduler": {**config.scheduler.model_dump(mode="json", exclude_none=True), "name": "none"}}
 
 
 def objective_flags(text: str) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import search
 from gbc.errors import BadInput
+from search.files.paths import sweep_folder
 from search.library import _console, requested
 from search.run import main
 from search.spec import flags
@@ -133,6 +135,15 @@ def test_options_are_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
     options = {"dataset": "mnist", "time_budget": "2h", "require": {"kkt/active": 0.05}, "objective": ["kkt/rho", "tstr/1nn"]}
     assert json.loads(capsys.readouterr().out) == ask(**options, keep=7).record()
     assert ask(time_budget=90).time_budget == ask(time_budget="90m").time_budget == 90
+
+
+def test_a_sweep_on_record_is_repeated_when_it_is_asked_for() -> None:
+    recorded = ask(dataset="digits", trials=4, scheduler="none")
+    path = sweep_folder(recorded.name) / "sweep.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(recorded.record()))
+    again = ask(dataset="digits", trials=4, repeat=2)
+    assert (again.finalists, again.seeds, again.keep) == (4, 2, 5)
 
 
 def test_a_space_replaces_the_presets_and_its_first_trials() -> None:
