@@ -58,8 +58,8 @@ class SweepRuns:
         self.uri = settings.tracking_uri
         self._listed: dict[tuple[str, str], frozenset[str]] = {}
         if missing(self.uri):
-            mend = "run this in the folder of the sweep, or set MLFLOW_TRACKING_URI"
-            raise ReportError(f"MLflow store {public(self.uri)}: no such file; {mend}")
+            advice = "run this in the folder of the sweep, or set MLFLOW_TRACKING_URI"
+            raise ReportError(f"MLflow store {public(self.uri)}: no such file; {advice}")
         with usable(self.uri):
             reach(self.uri)
             from mlflow import MlflowClient

@@ -146,8 +146,8 @@ def parse(text: str, source: str) -> Any:
         raise BadInput(f"{source}: {_at(fault.line, text)}{fault.text}") from None
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
-        words = " ".join(filter(None, (fault.context, fault.problem)))
-        raise BadInput(f"{source}: not valid YAML: {_at(mark.line + 1 if mark else 1, text)}{words}") from None
+        message = " ".join(filter(None, (fault.context, fault.problem)))
+        raise BadInput(f"{source}: not valid YAML: {_at(mark.line + 1 if mark else 1, text)}{message}") from None
     except yaml.YAMLError as fault:
         raise BadInput(f"{source}: not valid YAML: {' '.join(str(fault).split())[:200]}") from None
 

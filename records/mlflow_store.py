@@ -128,10 +128,10 @@ def number_of(tags: dict[str, str]) -> int | None:
 def _explain(fault: Exception, uri: str) -> str:
     """Say in one line why a store cannot be used, and what helps."""
     if "schema" in str(fault) or "revision" in str(fault):
-        mend = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
-        return f"MLflow store {public(uri)}: written by another version of MLflow; {mend}"
-    mend = "move it away or set MLFLOW_TRACKING_URI" if uri.startswith("sqlite") else "is its server running?"
-    return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {mend}"
+        advice = f"keep a copy and run `mlflow db upgrade {public(uri)}`"
+        return f"MLflow store {public(uri)}: written by another version of MLflow; {advice}"
+    advice = "move it away or set MLFLOW_TRACKING_URI" if uri.startswith("sqlite") else "is its server running?"
+    return f"MLflow store {public(uri)}: cannot be used: {first_line(fault, uri)}; {advice}"
 
 
 def _be_quiet() -> None:

@@ -114,8 +114,8 @@ def parse_setting(text: str, config: SweepConfig) -> dict[str, Any]:
             raise BadInput(f"--enqueue {key}: given twice")
         setting[key] = value
     if fault := config.search_space.fault_of(setting):
-        key, words = fault
-        raise BadInput(f"--enqueue{key and ' '}{key}: {words}")
+        key, message = fault
+        raise BadInput(f"--enqueue{key and ' '}{key}: {message}")
     return setting
 
 

@@ -159,7 +159,7 @@ def _axis(dimension: RecordedDimension, values: pd.Series) -> Json:
     if dimension.choices:
         order = list(dimension.choices)
         at = [float(order.index(value)) if value in order else math.nan for value in values]
-        ticks, words = [float(index) for index in range(len(order))], [str(choice) for choice in order]
+        ticks, labels = [float(index) for index in range(len(order))], [str(choice) for choice in order]
         low, high, step = 0.0, len(order) - 1.0, 1.0
     else:
         numbers = np.log10(values.astype(float)) if dimension.log else values.astype(float)
@@ -167,13 +167,13 @@ def _axis(dimension: RecordedDimension, values: pd.Series) -> Json:
         if not dimension.log and not lacking.any():
             return {"label": dimension.name, "values": at}
         ticks = list(np.linspace(low, high, 5))
-        words = [f"{10**tick if dimension.log else tick:.2g}" for tick in ticks]
+        labels = [f"{10**tick if dimension.log else tick:.2g}" for tick in ticks]
         step = (high - low) / 5 or 1.0
     if lacking.any():
         low -= step
         at = [low if missing else value for value, missing in zip(at, lacking, strict=True)]
-        ticks, words = [low, *ticks], [_WITHOUT, *words]
-    axis: Json = {"label": dimension.name, "values": at, "tickvals": ticks, "ticktext": words}
+        ticks, labels = [low, *ticks], [_WITHOUT, *labels]
+    axis: Json = {"label": dimension.name, "values": at, "tickvals": ticks, "ticktext": labels}
     return axis | ({"range": [low - 0.3, high + 0.3]} if dimension.choices else {})
 
 

@@ -70,7 +70,7 @@ class Method:
     """True if the losses of the trial count too."""
     generator_losses: Callable[[Answers], list[Term]]
     student_loss: Callable[[Tensor, Tensor, float], Tensor]
-    """Of the teacher's logits, the student's logits, both [M, C], and the temperature."""
+    """The student's loss, a function of the teacher's and the student's logits, both [M, C], and the temperature."""
 
 
 def soft_answers(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:

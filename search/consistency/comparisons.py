@@ -26,20 +26,20 @@ def wrong_steps(steps: list[int], every: int) -> str | None:
     return f"have a gap: {listed(missing)}" if missing else f"are out of order or no multiples of {every}"
 
 
-def wrong_values(entry: TrialRecord, told: Mapping[int, float | None]) -> list[int]:
+def wrong_values(entry: TrialRecord, recorded: Mapping[int, float | None]) -> list[int]:
     """The steps at which another record has another objective than the study."""
-    return [step for step, value in entry.values.items() if step in told and told[step] != value]
+    return [step for step, value in entry.values.items() if step in recorded and recorded[step] != value]
 
 
-def wrong_second(config: SweepConfig, entry: TrialRecord, told: Mapping[int, float | None], record: str) -> str | None:
+def wrong_second(config: SweepConfig, entry: TrialRecord, recorded: Mapping[int, float | None], record: str) -> str | None:
     """The difference of the study's second objective from that of another record; None when there is none.
 
     The study keeps the last value alone, and writes it together with its report. Nothing can be said where the other record
     ends before that report, as MLflow may by some and a checkpoint by one.
     """
-    if config.second_objective is None or entry.second is None or entry.last_step not in told:
+    if config.second_objective is None or entry.second is None or entry.last_step not in recorded:
         return None
-    if entry.second == told[entry.last_step]:
+    if entry.second == recorded[entry.last_step]:
         return None
     return f"{config.second_objective.metric} differs between {record} and the study at step {entry.last_step}"
 
@@ -56,13 +56,13 @@ def wrong_params(config: SweepConfig, entry: TrialRecord, run: Facts) -> list[st
     ]
 
 
-def wrong_settings(config: SweepConfig, entry: TrialRecord, told: dict[str, Any]) -> list[str]:
+def wrong_settings(config: SweepConfig, entry: TrialRecord, recorded: dict[str, Any]) -> list[str]:
     """The settings that a trial's file was written with and that are not the study's, in words."""
-    told, wanted = flatten(told), flatten(settings_of(config, entry).model_dump(mode="json"))
+    recorded, wanted = flatten(recorded), flatten(settings_of(config, entry).model_dump(mode="json"))
     return [
-        f"{key} {told[key]}, not {value}"
+        f"{key} {recorded[key]}, not {value}"
         for key, value in wanted.items()
-        if key in told and key != "device" and told[key] != value
+        if key in recorded and key != "device" and recorded[key] != value
     ]
 
 

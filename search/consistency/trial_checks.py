@@ -56,10 +56,10 @@ def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
         yield Finding(number, f"MLflow ends at step {last}, the study at {entry.last_step}", "run")
     closed = run.status in ("FINISHED", "FAILED")
     if last > entry.last_step:
-        told = run.tags.get(OUTCOME)
-        closes = closed and not entry.finished and told in ("complete", "stopped") and not audit.live
-        mend = "study" if closes else "run" if entry.finished else None
-        yield Finding(number, f"the study ends at step {entry.last_step}, MLflow at {last}", mend)
+        outcome = run.tags.get(OUTCOME)
+        closes = closed and not entry.finished and outcome in ("complete", "stopped") and not audit.live
+        repair = "study" if closes else "run" if entry.finished else None
+        yield Finding(number, f"the study ends at step {entry.last_step}, MLflow at {last}", repair)
     if differ := wrong_values(entry, run.values):
         yield Finding(
             number, f"{audit.config.objective.metric} differs between MLflow and the study at step {listed(differ)}", "run"
@@ -70,11 +70,11 @@ def _of_run(audit: SweepAudit, entry: TrialRecord) -> Iterator[Finding]:
 
 
 def _of_state(audit: SweepAudit, entry: TrialRecord, run: Facts) -> Iterator[Finding]:
-    number, told = entry.number, run.tags.get(OUTCOME)
+    number, outcome = entry.number, run.tags.get(OUTCOME)
     if entry.finished:
         status = "FAILED" if entry.state == "failed" else "FINISHED"
-        if told != entry.state:
-            yield Finding(number, f"{entry.state} in the study, {told or 'open'} in MLflow", "run")
+        if outcome != entry.state:
+            yield Finding(number, f"{entry.state} in the study, {outcome or 'open'} in MLflow", "run")
         elif run.status != status:
             yield Finding(number, f"its MLflow run is {run.status}, not {status}", "run")
         elif entry.state == "failed" and entry.reason and run.tags.get(REASON) != entry.reason[:5000]:
@@ -82,9 +82,9 @@ def _of_state(audit: SweepAudit, entry: TrialRecord, run: Facts) -> Iterator[Fin
         picture = trial_folder(audit.home, number) / PICTURE
         if picture.exists() and PICTURE not in run.files:
             yield Finding(number, f"its MLflow run has no {PICTURE}", "attach")
-    elif told is not None and not audit.live:
-        mend = "study" if told in ("complete", "stopped") else "run"
-        yield Finding(number, f"open in the study, {told} in MLflow", mend)
+    elif outcome is not None and not audit.live:
+        repair = "study" if outcome in ("complete", "stopped") else "run"
+        yield Finding(number, f"open in the study, {outcome} in MLflow", repair)
     elif run.status == "RUNNING" and not audit.live:
         yield Finding(number, "its MLflow run is RUNNING, and no driver is", "run")
     if not (picture := trial_folder(audit.home, number) / PICTURE).exists() and entry.values and not audit.live:

@@ -177,15 +177,8 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             for folder in inputs.folders:
                 shared_classifiers.upload(storage.open_storage(shared_at), folder)
         for folder, regime in zip(inputs.folders, inputs.regimes, strict=True):
-            reached = (
-                f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
-                f"smallest margin {regime['margins']['min']:.2f}"
-                if "loss" in regime
-                else "weights as given; how far their training came cannot be measured without images"
-            )
-            say(f"classifier {folder.name}: {reached}")
-            for change in regime.get("changes", ()):
-                say(f"  {change}")
+            for line in _training_lines(folder.name, regime):
+                say(line)
         findings = tuple(tasks.findings(variant.settings, inputs))
         _check_objectives(config, findings)
         for line in (
@@ -206,6 +199,17 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
             raise
         raise BadInput("one trial alone takes more memory than the GPU has left; lower batch_size or width") from None
     return Preparation(tuple(prepared))
+
+
+def _training_lines(name: str, regime: Mapping[str, Any]) -> list[str]:
+    """The training that a classifier has had, and each change to the network that was loaded."""
+    reached = (
+        f"{regime['steps']} steps, loss {regime['loss']:.4f}, training accuracy {regime['accuracy']:.3f}, "
+        f"smallest margin {regime['margins']['min']:.2f}"
+        if "loss" in regime
+        else "weights as given; how far their training came cannot be measured without images"
+    )
+    return [f"classifier {name}: {reached}", *(f"  {change}" for change in regime.get("changes", ()))]
 
 
 def _check_objectives(config: SweepConfig, findings: Sequence[Mapping[str, Any]]) -> None:

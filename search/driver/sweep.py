@@ -21,6 +21,7 @@ from records.trial import TrialRecord
 from search.driver import announce, processes
 from search.driver.description import question
 from search.driver.engine import RayStart, run_ray
+from search.driver.graphics_protocol import graphics_protocol
 from search.driver.live_report import LiveReport, begin_report
 from search.driver.pending_orders import PendingOrders
 from search.driver.preflight import prepare, untrained_inputs, variants
@@ -30,7 +31,6 @@ from search.driver.resources import Machine
 from search.driver.resume_checks import check_against_mlflow, lost_records
 from search.driver.retention import stale_files
 from search.driver.summary import Summary, summarise, with_scale
-from search.driver.terminal_pictures import graphics_protocol
 from search.files import storage
 from search.files.paths import CLASSIFIERS, PICTURE, SCRATCH, files_folder, has_study, sweep_folder, trial_folder
 from search.policy.budget import ended_by, exhausted_budget, has_work_left, overdue, remedy
@@ -93,7 +93,7 @@ def run_sweep(
     """Run what is left of a sweep, and with `retry_failed` what failed, to its budget or to an interruption.
 
     With `report` a sweep that has ended is concluded (`search.driver.finalize`). `pictures` says how a terminal shows those of
-    a new best trial (`search.driver.terminal_pictures`).
+    a new best trial (`search.driver.graphics_protocol`).
 
     Raises:
         BadInput: anything the user must mend; nothing was overwritten.

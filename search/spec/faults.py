@@ -168,14 +168,14 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
 
 def _from_server(fault: BaseException, tracking_uri: str) -> bool:
     """True if MLflow's client says that its server did not answer, or that it answered with an error."""
-    told = any(isinstance(cause, OSError) or type(cause).__module__ == "mlflow.exceptions" for cause in _causes(fault))
-    return told and tracking_uri.startswith("http") and _passed_through(fault, "mlflow")
+    failed = any(isinstance(cause, OSError) or type(cause).__module__ == "mlflow.exceptions" for cause in _causes(fault))
+    return failed and tracking_uri.startswith("http") and _passed_through(fault, "mlflow")
 
 
 def _reason(fault: BaseException, tracking_uri: str) -> str:
     """The operating system's message, if there is one: MLflow adds its address and each attempt."""
-    words = (cause.strerror for cause in _causes(fault) if isinstance(cause, OSError) and cause.strerror)
-    return next(words, None) or first_line(fault, tracking_uri)
+    messages = (cause.strerror for cause in _causes(fault) if isinstance(cause, OSError) and cause.strerror)
+    return next(messages, None) or first_line(fault, tracking_uri)
 
 
 def _causes(fault: BaseException | None) -> Iterator[BaseException]:

@@ -196,8 +196,8 @@ def declare(cli: argparse.ArgumentParser) -> None:
         group = cli.add_argument_group(title)
         for flag in flags:
             given = {"metavar": flag.metavar, "type": flag.type}
-            told: dict[str, Any] = {name: value for name, value in given.items() if value}
-            group.add_argument(flag.word, help=flag.help, **told, **flag.options)
+            options: dict[str, Any] = {name: value for name, value in given.items() if value}
+            group.add_argument(flag.word, help=flag.help, **options, **flag.options)
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class SearchSpace:
         raise ValueError(f"of {tries:,} draws from the space none keeps all constraints; {broken[worst]:,} break {worst!r}")
 
     def fault_of(self, given: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The fault of settings that somebody lists, perhaps not all: (its key or none, words); None if they may be tried."""
+        """The fault of settings that somebody lists, perhaps not all: (its key or none, message); None if they may be tried."""
         for key, value in given.items():
             if key not in self.dimensions:
                 return "", unknown(key, self.dimensions)
@@ -193,8 +193,8 @@ class SearchSpace:
             raise ValueError(f"constraints: {fault}; relax that, or widen the space") from None
         for index, settings in enumerate(first_trials):
             if located := self.fault_of(settings):
-                key, words = located
-                raise ValueError(f"first_trials[{index}]{key and '.'}{key}: {words}")
+                key, message = located
+                raise ValueError(f"first_trials[{index}]{key and '.'}{key}: {message}")
 
     def check_grid(self, most: int) -> None:
         """Check the number of points of the grid.

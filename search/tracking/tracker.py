@@ -281,8 +281,8 @@ class Tracker:
             created: str = self._client.create_experiment(name, artifact_location=location)
             return created
         if experiment.lifecycle_stage == "deleted":
-            mend = f"mlflow experiments restore -x {experiment.experiment_id}"
-            raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{mend}`")
+            command = f"mlflow experiments restore -x {experiment.experiment_id}"
+            raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{command}`")
         return str(experiment.experiment_id)
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:

@@ -52,8 +52,8 @@ def shares(curves: Curves, rows: list[int], metric: str, way: str) -> list[float
         )
         for row in rows
     )
-    found = get_param_importances(study, evaluator=WAYS[way]())
-    return [found.get(key, 0.0) for key in curves.config.space]
+    importances = get_param_importances(study, evaluator=WAYS[way]())
+    return [importances.get(key, 0.0) for key in curves.config.space]
 
 
 def alone(curves: Curves, metric: str) -> list[float]:
@@ -92,11 +92,11 @@ def main() -> None:
             for repetition in range(arguments.repetitions):
                 drawn = np.random.default_rng(repetition).choice(whole, count, replace=False)
                 began = time.process_time()
-                found = shares(curves, [int(row) for row in drawn], arguments.metric, way)
+                importances = shares(curves, [int(row) for row in drawn], arguments.metric, way)
                 seconds.append(time.process_time() - began)
-                own.append(float(spearmanr(found, of_all[way]).statistic))
-                true.append(float(spearmanr(found, variance).statistic))
-                first.append(float(np.argmax(found) == np.argmax(variance)))
+                own.append(float(spearmanr(importances, of_all[way]).statistic))
+                true.append(float(spearmanr(importances, variance).statistic))
+                first.append(float(np.argmax(importances) == np.argmax(variance)))
             columns = f"{spread(own):>20}{spread(true):>20}{mean(first):>20.2f}{1000 * mean(seconds):>8.0f}"
             print(f"{count:<13}{way:24}{columns}", flush=True)
 

@@ -21,9 +21,7 @@ from search.worker.messages import Assignment, Failed, OutOfMemory, Progress
 from search.worker.trial import assignment_of
 from tests.search.conftest import tiny_sweep
 from tests.support.records import Script
-from tests.support.stores import lay_down_store
-
-WHERE = Path("mlruns/sweeps/tiny")
+from tests.support.runs import FOLDER
 
 
 class Parts:
@@ -32,9 +30,9 @@ class Parts:
     def __init__(self, **changes: object) -> None:
         self.config = SweepConfig.parse(tiny_sweep(trials=2, retries=1, **changes), "test")
         self.screen = io.StringIO()
-        self.ledger, self.tracker = Ledger(self.config, WHERE), Tracker(self.config, {})
+        self.ledger, self.tracker = Ledger(self.config, FOLDER), Tracker(self.config, {})
         display = ProgressDisplay(self.config, Console(file=self.screen, width=200))
-        self.recorder = Recorder(self.ledger, self.tracker, display, WHERE, Script({1: 6}))
+        self.recorder = Recorder(self.ledger, self.tracker, display, FOLDER, Script({1: 6}))
 
     def start(self, gpus: float = 0.0) -> Assignment:
         trial = self.ledger.ask()
@@ -44,11 +42,7 @@ class Parts:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lay_down_store(tmp_path)
-    WHERE.mkdir(parents=True)
+def parts(run_folder: None) -> Parts:
     return Parts()
 
 
@@ -125,7 +119,7 @@ def test_a_worker_that_dies_before_its_trial_begins_is_replaced_until_retries_ar
     assert parts.recorder.ended(0, failure) and parts.ledger.entry(0).lost == 1
     assert not parts.recorder.ended(0, failure)
     assert (parts.ledger.entry(0).state, parts.ledger.entry(0).reason) == ("failed", failure.reason)
-    assert (trial_folder(WHERE, 0) / LOG).read_text() == failure.log
+    assert (trial_folder(FOLDER, 0) / LOG).read_text() == failure.log
     parts.recorder.finish()
 
 
@@ -171,7 +165,7 @@ def test_a_sink_that_is_new_gets_earlier_reports_from_the_files_of_trials(parts:
     parts.recorder.reported(assignment, report(3))
     parts.recorder.finish()
     parts.ledger.close()
-    folder = trial_folder(WHERE, 0)
+    folder = trial_folder(FOLDER, 0)
     folder.mkdir(parents=True)
     history = [{"step": step, **report(step).metrics} for step in (3, 6)]  # the study lacks step 6: its worker says it again
     (folder / HISTORY).write_text(json.dumps({"settings": {}, "history": history}))

@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from search.driver.terminal_pictures import TerminalPicture, graphics_protocol
+from search.driver.graphics_protocol import graphics_protocol
+from search.driver.terminal_pictures import TerminalPicture
 from tests.support import ROOT, missing, sixel
 from tests.support.runs import FOLDER, Run
 
@@ -167,7 +168,7 @@ os.close(os.open(os.ttyname(0), os.O_RDWR))  # a session's first terminal is the
 import termios
 from rich.console import Console
 from search.driver.progress import ProgressDisplay
-from search.driver.terminal_pictures import graphics_protocol
+from search.driver.graphics_protocol import graphics_protocol
 from search.spec.config import SweepConfig
 from tests.search.conftest import tiny_sweep
 
