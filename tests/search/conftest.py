@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from search.spec.config import SweepConfig
+from search.spec.resolve import resolve
 from tests.conftest import TINY
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def tiny_sweep(**changes: object) -> dict[str, object]:
         "seed": 1,
         **changes,
     }
+
+
+def resolved_sweep(**arguments: object) -> SweepConfig:
+    """The sweep of a command line on a machine for two trials: `arguments` are those of `resolve`."""
+    defaults = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
+    return resolve(**{**defaults, **arguments}, slots=lambda _: 2)  # type: ignore[arg-type]
 
 
 def fill(ledger: Ledger, *trials: tuple[float, str | None]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,17 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
-from search.run import main
-from search.spec.config import Objective, SweepConfig
+from search.spec.config import SweepConfig
 from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
 from tests.conftest import TINY
-from tests.search.conftest import tiny_sweep
-
-
-def ask(**arguments: object) -> SweepConfig:
-    defaults = {"dataset": "fashion_mnist", "preset": None, "config": None, "flags": {}, "assignments": {}}
-    return resolve(**{**defaults, **arguments}, slots=lambda _: 2)  # type: ignore[arg-type]
+from tests.search.conftest import resolved_sweep, tiny_sweep
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_file_in_configs_is_a_sweep(path: Path) -> None:
     dataset, _, preset = path.stem.partition("-")
-    config = ask(dataset=dataset, preset=preset)
+    config = resolved_sweep(dataset=dataset, preset=preset)
     assert (config.dataset, config.preset, config.name) == (dataset, preset, path.stem)
     assert config.first_rung % config.trial.report_every == 0
 
@@ -34,15 +27,15 @@ def test_every_file_in_configs_is_a_sweep(path: Path) -> None:
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
-    config = ask(dataset=dataset, preset=preset)
-    reference = ask(preset=preset)
+    config = resolved_sweep(dataset=dataset, preset=preset)
+    reference = resolved_sweep(preset=preset)
     assert set(config.space) == set(reference.space)
     if preset == "paper":
         assert config.space == reference.space and config.trial.steps == 50_000
 
 
 def test_the_papers_preset_is_table_2() -> None:
-    config = ask(preset="paper")
+    config = resolved_sweep(preset="paper")
     spans = {key: dimension.log10 or dimension.choice for key, dimension in config.space.items()}
     assert spans == {
         "lr": (-3.5, -2.5),
@@ -60,14 +53,16 @@ def test_the_papers_preset_is_table_2() -> None:
 
 
 def test_flags_win_over_the_file_and_set_takes_a_key_out_of_the_space() -> None:
-    config = ask(flags={"trials": 3, "trial.steps": 600, "name": "mine"}, assignments={"lr": 1e-3, "classifier.hidden": 64})
+    config = resolved_sweep(
+        flags={"trials": 3, "trial.steps": 600, "name": "mine"}, assignments={"lr": 1e-3, "classifier.hidden": 64}
+    )
     assert (config.trials, config.trial.steps, config.name) == (3, 600, "mine")
     assert config.trial.lr == 1e-3 and "lr" not in config.space and "beta" in config.space
     assert config.trial.classifier.hidden == 64
 
 
 def test_a_setting_fixed_by_set_leaves_the_first_trials_too() -> None:
-    config = ask(assignments={"lr": 0.01})
+    config = resolved_sweep(assignments={"lr": 0.01})
     assert "lr" not in config.space and config.first_trials and "lr" not in config.first_trials[0]
 
 
@@ -80,16 +75,16 @@ def test_trials_per_slot_grow_with_the_machine() -> None:
 def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(yaml.safe_dump(tiny_sweep(sampler="grid", trials={"per_slot": 3})))
-    assert ask(config=path).trials == 5 * 2 * 5
-    assert ask(config=path, flags={"trials": 7}).trials == 7
-    assert ask(config=path, flags={"trials": 999}).trials == 50
-    assert ask(config=path, flags={"sampler": "random"}).trials == 6
-    assert ask(config=path, flags={"warm_start": "other"}).trials == 55
+    assert resolved_sweep(config=path).trials == 5 * 2 * 5
+    assert resolved_sweep(config=path, flags={"trials": 7}).trials == 7
+    assert resolved_sweep(config=path, flags={"trials": 999}).trials == 50
+    assert resolved_sweep(config=path, flags={"sampler": "random"}).trials == 6
+    assert resolved_sweep(config=path, flags={"warm_start": "other"}).trials == 55
 
 
 @pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
 def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
-    config = ask(flags={"trial.steps": steps})
+    config = resolved_sweep(flags={"trial.steps": steps})
     assert config.trial.steps == steps and config.trial.report_every == every
     assert config.first_rung <= steps and config.first_rung % every == 0
 
@@ -176,51 +171,11 @@ def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], words
 
 def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
     with pytest.raises(BadInput, match=r"dataset 'fashion'.*'fashion_mnist'"):
-        ask(dataset="fashion")
+        resolved_sweep(dataset="fashion")
     with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*'paper'"):
-        ask(dataset="mnist", preset="papr")
+        resolved_sweep(dataset="mnist", preset="papr")
     with pytest.raises(BadInput, match=r"mine\.yaml: "):
-        ask(config=Path("mine.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("text", "metric", "direction"),
-    [
-        ("tstr/1nn", "tstr/1nn", "max"),
-        ("kkt/rho", "kkt/rho", "min"),
-        ("free/score", "free/score", "max"),
-        ("kkt/alpha:max", "kkt/alpha", "max"),
-        ("loss/tv:max", "loss/tv", "max"),
-    ],
-)
-def test_objectives_know_which_way_is_better(text: str, metric: str, direction: str) -> None:
-    assert Objective.from_text(text) == Objective(metric=metric, direction=direction)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("ssim_coverage", "'ssim_coverage'.*'ssim/coverage'"),
-        ("kkt/alpha", "kkt/alpha:min or kkt/alpha:max"),
-        ("kkt/rho:up", "'up'.*'min' or 'max'"),
-    ],
-)
-def test_a_faulty_objective_is_refused(text: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
-        Objective.from_text(text)
-
-
-def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "asking.yaml"
-    path.write_text(yaml.safe_dump({"objective": {"metric": "tstr/1nn", "require": {"kkt/active": 0.05, "tstr/1nn": 0.3}}}))
-    found = ask(config=path, flags=objective_flags("ssim/coverage") | requirement_flags(["kkt/active=0.1", "kkt/rho=0.9"]))
-    assert found.objective.metric == "ssim/coverage"
-    assert found.objective.require == {"kkt/active": 0.1, "tstr/1nn": 0.3, "kkt/rho": 0.9}
-    assert found.objective.required == "kkt/active ≥ 0.1 and tstr/1nn ≥ 0.3 and kkt/rho ≤ 0.9"
-    assert found.record()["objective"]["require"] == found.objective.require
-    again = SweepConfig.parse(found.record(), "sweep.yaml")
-    assert again == found and again.differences(found) == {}
-    assert found.differences(ask(config=path))["objective.require.kkt/rho"] == (0.9, None)
+        resolved_sweep(config=Path("mine.yaml"))
 
 
 def test_a_sweep_recorded_when_there_were_packs_opens_unless_it_used_them() -> None:
@@ -231,52 +186,6 @@ def test_a_sweep_recorded_when_there_were_packs_opens_unless_it_used_them() -> N
     old["resources"]["pack"] = 4
     with pytest.raises(BadInput, match=r"^sweep\.yaml: resources: pack 4: "):
         SweepConfig.parse(old, "sweep.yaml")
-
-
-def test_what_a_report_misses_of_the_requirements() -> None:
-    asked = Objective.parse({"require": {"kkt/active": 0.05, "kkt/rho": 0.9}}, "test")
-    assert asked.missed({"kkt/active": 0.05, "kkt/rho": 0.9}) == []
-    active, rho = asked.missed({"kkt/active": 0.012, "kkt/rho": 0.95})
-    assert re.match(r"kkt/active 0\.012 .*least 0\.05", active) and re.match(r"kkt/rho 0\.95 .*most 0\.9", rho), (active, rho)
-    assert re.match(r"kkt/active missing .*0\.05", asked.missed({"kkt/active": float("nan")})[0])
-    assert Objective().missed({}) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("kkt/activ=0.05", "--require: .*'kkt/activ'.*'kkt/active'"),
-        ("kkt/active", "--require 'kkt/active': .*METRIC=NUMBER"),
-        ("kkt/active=much", "METRIC=NUMBER"),
-        ("kkt/active=nan", "METRIC=NUMBER"),
-    ],
-)
-def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--require", text, "--dry-run"]) == 2
-    error = capsys.readouterr().err
-    assert re.search(words, error) and error.count("\n") == 1, error
-
-
-def test_a_dry_run_shows_what_is_required(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # away from sweeps of the checkout
-    assert main(["--require", "kkt/active=0.05", "--dry-run", "--trials", "1"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["objective"]["require"] == {"kkt/active": 0.05}
-
-
-def test_two_objectives_switch_early_stopping_off_unless_it_was_asked_for(tmp_path: Path) -> None:
-    flags = objective_flags("ssim/coverage, kkt/rho")
-    config = ask(flags=flags)
-    assert [o.metric for o in config.objectives] == ["ssim/coverage", "kkt/rho"]
-    assert [o.direction for o in config.objectives] == ["max", "min"] and config.scheduler.name == "none"
-    assert ask(flags=flags | {"scheduler.name": "hyperband"}).scheduler.name == "hyperband"
-    with pytest.raises(BadInput, match=r"scheduler median .*objectives"):
-        ask(flags=flags | {"scheduler.name": "median"})
-    path = tmp_path / "two.yaml"
-    path.write_text(yaml.safe_dump({"second_objective": {"metric": "kkt/rho", "direction": "min"}}))
-    assert ask(config=path).scheduler.name == "none"
-    assert ask(config=path, flags=objective_flags("tstr/1nn")).objectives == (Objective(metric="tstr/1nn"),)
 
 
 def test_differences_ignore_budget_resources_and_device() -> None:
@@ -302,7 +211,7 @@ def test_a_device_that_trials_have_is_taken(device: str, share: float | str) -> 
 
 
 def test_a_resolved_sweep_survives_yaml() -> None:
-    config = ask(preset="paper")
+    config = resolved_sweep(preset="paper")
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True))
     assert SweepConfig.parse(yaml.safe_load(text), "again") == config
 
@@ -342,10 +251,10 @@ def test_sampled_settings_are_laid_over_the_fixed_ones() -> None:
 
 def test_a_sweep_for_students_has_its_trials_train_them() -> None:
     """`tstr/cnn` costs a network at each report, so trials measure it only where the sweep asks."""
-    assert ask().trial.student_steps == 0
-    assert ask(flags=objective_flags("tstr/cnn")).trial.student_steps == 50
-    assert ask(flags=objective_flags("ssim/coverage,tstr/cnn")).trial.student_steps == 50
-    assert ask(flags=requirement_flags(["tstr/cnn=0.5"])).trial.student_steps == 50
-    assert ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 120}).trial.student_steps == 120
+    assert resolved_sweep().trial.student_steps == 0
+    assert resolved_sweep(flags=objective_flags("tstr/cnn")).trial.student_steps == 50
+    assert resolved_sweep(flags=objective_flags("ssim/coverage,tstr/cnn")).trial.student_steps == 50
+    assert resolved_sweep(flags=requirement_flags(["tstr/cnn=0.5"])).trial.student_steps == 50
+    assert resolved_sweep(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 120}).trial.student_steps == 120
     with pytest.raises(BadInput, match=r"tstr/cnn .*student_steps"):
-        ask(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 0})
+        resolved_sweep(flags=objective_flags("tstr/cnn"), assignments={"student_steps": 0})
