@@ -68,7 +68,7 @@ def sweep(
 
 
 def _console(quiet: bool) -> Console:
-    """The console that the sweep writes to. A notebook gets them as text, and no table that is drawn again and again.
+    """The console that the sweep writes to. A notebook gets lines, and no table that is drawn again and again.
 
     A kernel's output calls itself a terminal, but keeps every drawing.
     """

@@ -175,27 +175,17 @@ def show_list(*, as_json: bool) -> int:
     overviews = read_overviews()
     if as_json:
         keys = ("running", "failures", "best_params", "front")
-        print(
-            json.dumps(
-                [{key: value for key, value in asdict(overview).items() if key not in keys} for overview in overviews], indent=2
-            )
-        )
+        short = [{key: value for key, value in asdict(sweep).items() if key not in keys} for sweep in overviews]
+        print(json.dumps(short, indent=2))
     elif not overviews:
         print("no sweeps here; start one with python search/run.py")
     else:
         rows = [("sweep", "state", "trials", "best", "time", "on disk")]
         rows += [
-            (
-                overview.name,
-                overview.state,
-                _counts(overview),
-                _best(overview),
-                duration(overview.seconds),
-                size(overview.bytes),
-            )
-            if overview.fault is None
-            else (overview.name, overview.state, overview.fault, "", "", size(overview.bytes))
-            for overview in overviews
+            (sweep.name, sweep.state, _counts(sweep), _best(sweep), duration(sweep.seconds), size(sweep.bytes))
+            if sweep.fault is None
+            else (sweep.name, sweep.state, sweep.fault, "", "", size(sweep.bytes))
+            for sweep in overviews
         ]
         print("\n".join(_columns(rows)))
     return 0
@@ -211,11 +201,7 @@ def show_status(name: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(overview), indent=2))
         return 0
-    driver = (
-        f" ({overview.driver['host']}, pid {overview.driver['pid']}, since {overview.driver['since']})"
-        if overview.driver
-        else ""
-    )
+    driver = " ({host}, pid {pid}, since {since})".format(**overview.driver) if overview.driver else ""
     print(f"sweep {overview.name}: {overview.state}{driver}")
     print(f"trials    {_counts(overview)}; {'; '.join(_left(overview))}")
     print(f"time      {duration(overview.seconds)} used")
