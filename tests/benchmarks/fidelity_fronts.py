@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from search.policy.early_stopping import ASHA, Decision, FrontASHA, stopping_rule
 from search.policy.fronts import Point, fronts
 from search.spec.config import SweepConfig
-from tests.benchmarks.fidelity import BUDGETS, Curves, Replay, resumable, spread
+from tests.benchmarks.fidelity import BUDGETS, Curves, Replay, results_file, resumable, spread
 from tests.benchmarks.record_curves import METRICS, STEPS
 
 SAMPLERS: Final = ("random", "tpe")
@@ -106,7 +106,7 @@ def main() -> None:
         sampler, rule, seed = key.split()
         return found(curves, sampler, rule, arguments.grace, int(seed), arguments.metrics)
 
-    file = arguments.out / f"fronts-{arguments.space}-{'-'.join(arguments.metrics).replace('/', '-')}-{arguments.grace}.results"
+    file = results_file(arguments.out, "fronts", arguments.space, *arguments.metrics, str(arguments.grace))
     known = resumable(file, [f"{sampler} {rule} {seed}" for seed in seeds for sampler, rule in pairs], compute)
     print(f"{'sampler':10}{'rule':10}" + "".join(f"{f'after {budget}':>20}" for budget in BUDGETS) + f"{'minus none':>20}")
     for sampler, rule in pairs:

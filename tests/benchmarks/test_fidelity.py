@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from search.policy.early_stopping import Decision
-from tests.benchmarks.fidelity import Curves, Replay, Surface, best_by_budget, settings
+from tests.benchmarks.fidelity import Curves, Replay, Surface, best_by_budget, results_file, settings, verdict
 from tests.benchmarks.fidelity_fronts import hypervolume, volume
-from tests.benchmarks.record_curves import METRICS, REPORTS, STEPS
+from tests.benchmarks.record_curves import METRICS, REPORTS, STEPS, TABLE
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,32 @@ def test_the_recorded_table_holds_whole_curves_of_settings_inside_the_space(curv
     assert curves.points.min() >= -1e-9 and curves.points.max() <= 1 + 1e-9
     for metric in METRICS:
         assert curves.values[metric].shape == (len(curves.points), len(REPORTS))
+
+
+def test_the_table_is_large_enough_to_guess_a_trial_from_and_small_enough_to_keep(curves: Curves) -> None:
+    trials = len(curves.points) + len(Curves("tuned").points)
+    assert trials >= 300 and TABLE.stat().st_size < 100_000
+    assert curves.surfaces["ssim/coverage"].explained > 0.5 > curves.nearest_explains("ssim/coverage")
+
+
+def test_results_of_another_table_are_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = results_file(tmp_path, "wide", METRICS[0], "24")
+    assert before.parent == tmp_path and before == results_file(tmp_path, "wide", METRICS[0], "24")
+    (tmp_path / "curves.npz").write_bytes(TABLE.read_bytes() + b"0")
+    monkeypatch.setattr("tests.benchmarks.fidelity.TABLE", tmp_path / "curves.npz")
+    assert results_file(tmp_path, "wide", METRICS[0], "24") != before
+
+
+def test_the_verdict_names_the_best_other_pair_in_standard_errors() -> None:
+    differences = {
+        ("tpe", "asha"): np.zeros(4),
+        ("gp", "asha"): np.array([0.1, 0.3, 0.1, 0.3]),
+        ("random", "none"): -np.ones(4),
+    }
+    assert "gp with asha" in verdict(differences) and "3.5 standard errors ahead of tpe with asha" in verdict(differences)
+    del differences["gp", "asha"]
+    differences["random", "none"] = np.array([-0.1, -0.3, -0.1, -0.3])
+    assert "3.5 standard errors behind tpe with asha" in verdict(differences)
 
 
 def test_a_surface_finds_a_quadratic_and_leaves_the_luck() -> None:
