@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -64,6 +64,8 @@ class Run:
     folder: Path
     cache: Path
     data_root: str | None
+    judged_on: DatasetConfig
+    """Images that its scores are measured against. If these are not the classifier's, the latter come from `data_root` too."""
     pictured: bool
     """True if it writes a picture of samples, which one seed of each row does."""
 
@@ -96,11 +98,13 @@ class Run:
 
 def all_runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
     """Every run, the first seed of all rows before the second, so that an interrupted comparison has all rows."""
-    return [
-        Run(comparison.name, row, seed, comparison.settings(row, seed), folder, cache, data_root, seed == comparison.seeds[0])
-        for seed in comparison.seeds
-        for row in comparison.rows
-    ]
+    runs = []
+    for seed in comparison.seeds:
+        for row in comparison.rows:
+            settings = comparison.settings(row, seed)
+            judged_on, pictured = comparison.judged_on or settings.dataset, seed == comparison.seeds[0]
+            runs.append(Run(comparison.name, row, seed, settings, folder, cache, data_root, judged_on, pictured))
+    return runs
 
 
 def complete(runs: list[Run], jobs: int, say: Callable[[str], None]) -> None:
@@ -128,7 +132,7 @@ def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str |
     if logged := logged_controls(comparison, folder):
         return logged
     settings = comparison.settings(next(iter(comparison.rows)), 0)
-    evaluator, _ = _evaluator(settings, data_root, cache)
+    evaluator, _ = _evaluator(comparison.judged_on or settings.dataset, data_root, cache)
     rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, settings.eval_per_class).items()}
     write_atomic(folder / comparison.name / CONTROLS, json.dumps(rows, indent=1).encode())
     return rows
@@ -176,6 +180,7 @@ def _execute(run: Run, threads: int | None) -> None:
     import torch
 
     from gbc import pictures
+    from gbc.data import datasets
     from gbc.metrics import evaluation, student
     from gbc.training import experiment, tasks
 
@@ -183,8 +188,12 @@ def _execute(run: Run, threads: int | None) -> None:
         return
     if threads:
         torch.set_num_threads(threads)
-    inputs = tasks.obtain(run.settings, run.cache)
-    evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)  # before the training: there may be no images
+    if run.judged_on == run.settings.dataset:
+        inputs = tasks.obtain(run.settings, run.cache)
+    else:  # the classifier's images may be too many to be compared with
+        inputs = tasks.obtain(run.settings.rooted(run.data_root) if run.data_root else run.settings, run.cache)
+        inputs = replace(inputs, data=datasets.load(run.judged_on))
+    evaluator, judged_by = _evaluator(run.judged_on, run.data_root, run.cache)  # before the training: there may be no images
     outcome = experiment.run(run.settings, inputs)
     evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels, inputs.classifiers)
     record = Record(
@@ -199,8 +208,8 @@ def _execute(run: Run, threads: int | None) -> None:
     write_atomic(run.path, record.model_dump_json(indent=1).encode())
 
 
-def _evaluator(settings: TrialConfig, data_root: str | None, cache: Path) -> tuple[Evaluator, str]:
-    return _evaluator_of((settings.rooted(data_root) if data_root else settings).dataset, cache)
+def _evaluator(dataset: DatasetConfig, data_root: str | None, cache: Path) -> tuple[Evaluator, str]:
+    return _evaluator_of(dataset.rooted(data_root), cache)
 
 
 @functools.cache
