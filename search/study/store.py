@@ -20,6 +20,7 @@ from records.database import (
     CONNECTION,
     check_client,
     connected,
+    creation_lock,
     of_another_version,
     study_through_optuna,
     unusable_database,
@@ -117,7 +118,8 @@ def _in_database(url: str) -> optuna.storages.RDBStorage:
     import optuna
 
     check_client(url)
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
+    with creation_lock(url):
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": CONNECTION})
 
 
 @contextmanager

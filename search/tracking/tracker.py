@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from records import mlflow_store
+from records.database import creation_lock
 from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, reach, runs_query, usable
 from search.files import storage
 from search.files.storage import Location
@@ -46,9 +47,10 @@ class Tracker:
             reach(self.uri)
             from mlflow import MlflowClient
 
-            self._client: MlflowClient = MlflowClient(with_timeout(self.uri))
+            with creation_lock(self.uri):
+                self._client: MlflowClient = MlflowClient(with_timeout(self.uri))
+                self.experiment = self._find_experiment()
             self._gallery = Gallery(self._client)
-            self.experiment = self._find_experiment()
             self.parent = self._find_parent(tags)
 
     def load_runs(self) -> None:
@@ -276,14 +278,23 @@ class Tracker:
         name = experiment_name(self.config.dataset)
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
-            location = None if self.uri.startswith("http") else f"{artifact_root()}/{name}"
-            created: str = self._client.create_experiment(name, artifact_location=location)
-            return created
+            self._create_experiment(name)
+            experiment = self._client.get_experiment_by_name(name)
         if experiment.lifecycle_stage == "deleted":
             command = f"mlflow experiments restore -x {experiment.experiment_id}"
             raise BadInput(f"the MLflow experiment {name!r} was deleted; restore it with `{command}`")
         return str(experiment.experiment_id)
+
+    def _create_experiment(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        # A server keeps artifacts where it was told to; beside a bare database it is for us to say.
+        location = None if self.uri.startswith("http") else f"{artifact_root()}/{name}"
+        try:
+            self._client.create_experiment(name, artifact_location=location)
+        except MlflowException as fault:
+            if fault.error_code != "RESOURCE_ALREADY_EXISTS":  # another driver was faster
+                raise
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:
         query = runs_query(self.config.name, "sweep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,7 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
 
 
 def config_of(server: Postgres, name: str, **changes: object) -> SweepConfig:
-    return SweepConfig.parse(tiny_sweep(name=name, places={"study_url": server.url("studies")}, **changes), "test")
+    return SweepConfig.parse(tiny_sweep(**{"name": name, "places": {"study_url": server.url("studies")}} | changes), "test")
 
 
 @pytest.fixture
@@ -167,6 +169,26 @@ def test_orders_reach_a_driver_through_the_database(server: Postgres, ledger: Le
     number = ledger.ask(order).number
     assert ledger.repeat(number).params == ledger.entry(number).params and ledger.orders() == []
     assert recorded_orders(ledger.config, folder, ledger.entries()) == []
+
+
+def _open_study(config: SweepConfig, folder: Path, barrier: Barrier) -> None:
+    barrier.wait()
+    Ledger(config, folder)
+
+
+def test_two_drivers_create_the_tables_of_one_database_at_the_same_moment(server: Postgres, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    drivers = []
+    for name in ("a", "b"):
+        config = config_of(server, name, places={"study_url": server.url("new")})
+        (tmp_path / name).mkdir()
+        drivers.append(context.Process(target=_open_study, args=(config, tmp_path / name, barrier)))
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
 
 
 def test_a_failed_trial_is_opened_again(ledger: Ledger) -> None:

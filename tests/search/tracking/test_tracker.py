@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from gbc.errors import BadInput
+from records.mlflow_store import default_address
 from search.spec.config import SweepConfig
 from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
@@ -89,3 +92,28 @@ def test_a_deleted_experiment_says_how_to_get_it_back(folder: Path, config: Swee
     MlflowClient(tracker.uri).delete_experiment(tracker.experiment)
     with pytest.raises(BadInput, match="mlflow experiments restore -x"):
         Tracker(config, {})
+
+
+def _open_tracker(config: SweepConfig, barrier: Barrier) -> None:
+    barrier.wait()
+    Tracker(config, {})
+
+
+def test_two_drivers_create_one_store_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: SweepConfig
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    context = multiprocessing.get_context("fork")  # with MLflow loaded, so that both are at the store within milliseconds
+    barrier = context.Barrier(2)
+    drivers = [
+        context.Process(target=_open_tracker, args=(config.model_copy(update={"name": name}), barrier)) for name in ("a", "b")
+    ]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    client = MlflowClient(default_address())
+    names = [run.data.tags["sweep.name"] for run in client.search_runs([Tracker(config, {}).experiment])]
+    assert {"a", "b"} <= set(names)
