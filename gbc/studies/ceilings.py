@@ -118,7 +118,9 @@ def png(
     real = {ceilings[name][_IMAGES]: name for name in names}
     longest = max(lines.values(), key=len)
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
-        axis.plot(list(real), [ceilings[name][measure] for name in real.values()], color="black", label="the training images")
+        axis.plot(
+            list(real), [ceilings[name][measure] for name in real.values()], color="black", label="real: the training images"
+        )
         axis.plot(
             [ceilings[name][_IMAGES] for name in longest], [_mean(records[name], _TEACHER) for name in longest],
             color="black", linestyle=(0, (1, 2)), label="the classifier itself",

@@ -40,6 +40,8 @@ class Record(Config):
     settings: dict[str, Any]
     judged_by: str
     """Description of the real images and the feature network behind the scores."""
+    judged_on: DatasetConfig | None = None
+    """These images; None: those of the classifier."""
     scores: dict[str, float]
     """Scores by measure of `gbc.metrics.evaluation`."""
     by_class: dict[str, dict[str, float]]
@@ -80,7 +82,7 @@ class Run:
         return self.path.with_suffix(".png")
 
     def logged(self) -> Record | None:
-        """The record; None if there is none or if it has other settings.
+        """The record; None if there is none, or if it has other settings or was judged on other images.
 
         Raises:
             CorruptFile: it cannot be read.
@@ -93,7 +95,8 @@ class Run:
         except (OSError, ValueError, RecursionError, BadInput) as fault:
             raise CorruptFile(f"{self.path}: damaged ({str(fault).splitlines()[0]}); remove it to run it again") from None
         # Parsed, so that a setting that is new and has its default does not make old records stale.
-        return record if settings == self.settings else None
+        judged_on = record.judged_on or settings.dataset
+        return record if (settings, judged_on) == (self.settings, self.judged_on) else None
 
 
 def all_runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
@@ -198,6 +201,7 @@ def _execute(run: Run, threads: int | None) -> None:
     evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels, inputs.classifiers)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
+        judged_on=None if run.judged_on == run.settings.dataset else run.judged_on,
         scores=evaluated.scores(), by_class=evaluated.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         students=student.STUDENTS,
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in inputs.regimes],

@@ -82,7 +82,9 @@ def test_rows_of_any_size_are_judged_on_the_same_images_beside_their_ceilings(qu
     assert f"| {score:.3f} | {ceiling:.3f} | {score / ceiling:.0%} |" in row
     assert Image.open(tmp_path / "docs" / "images" / "two.png").width > 500 and "(images/two.png)" in page
 
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**spec, "judged_on": {"name": "digits", "per_class": 20}}))
     comparison_of_three = comparison.load(tmp_path / "two.yaml")
+    assert not any(run.logged() for run in runs.all_runs(comparison_of_three, log.parent, tmp_path / "cache"))
     (log / "ceilings.json").write_text("{")
     with pytest.raises(CorruptFile, match=r"ceilings\.json: "):
         ceilings_of.logged(comparison_of_three, log.parent)
