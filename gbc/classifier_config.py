@@ -42,6 +42,10 @@ class DatasetConfig(Config):
         """True if there are no images: samples are compared with none."""
         return self.name == "none"
 
+    def rooted(self, root: str | None) -> Self:
+        """A copy that reads the full set from this torchvision root, if one is given."""
+        return self.model_copy(update={"data_root": root}) if root else self
+
     @classmethod
     def named(cls, text: str) -> dict[str, Any]:
         """A data set by its name alone."""
@@ -81,6 +85,7 @@ class ClassifierConfig(Config):
 
     name: str = "mlp_bn"
     hidden: int = Field(256, ge=1, le=65536, description="units of each hidden layer; channels follow from it")
+    depth: int = Field(2, ge=1, le=64, description="hidden layers of mlp and mlp_bn")
     loss: Literal["cross_entropy", "exponential"] = Field(
         "cross_entropy", description="exponential: one output for two classes, supplement B.2"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
         return custom.call_factory(config.factory, config.seed, shape)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
+    if config.depth != ClassifierConfig.model_fields["depth"].default and config.name not in _OF_ANY_DEPTH:
+        raise BadInput(f"classifier.depth is a setting of {' and '.join(_OF_ANY_DEPTH)}; leave it out for {config.name}")
     module = CLASSIFIERS[config.name](config, shape, classes)
     kaiming(module, torch.Generator().manual_seed(config.seed))
     if config.first_scale != 1:
@@ -59,14 +62,14 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
 
 
 def mlp_bn(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
-    """The paper's classifier: three fully connected layers with BatchNorm and ReLU (section 5.2)."""
-    hidden = config.hidden
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(shape), hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
-        nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
-        nn.Linear(hidden, classes),
-    )  # fmt: skip
+    """The paper's classifier: three fully connected layers with BatchNorm and ReLU (section 5.2), or `depth` + 1 of them."""
+    widths = [math.prod(shape), *[config.hidden] * config.depth]
+    hidden = [
+        layer
+        for inside, outside in itertools.pairwise(widths)
+        for layer in (nn.Linear(inside, outside), nn.BatchNorm1d(outside), nn.ReLU())
+    ]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(config.hidden, classes))
 
 
 def mlp(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Sequential:
@@ -151,6 +154,7 @@ CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]
     "lenet5": lenet5,
     "resnet": resnet,
 }
+_OF_ANY_DEPTH: Final = ("mlp", "mlp_bn")
 
 BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
 

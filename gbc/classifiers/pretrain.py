@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,14 @@ from gbc.settings import digest
 
 _CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"
+_AT_ONCE: Final = 10_000
+"""Training images in one pass after the training. The regime of a larger set is measured on evenly chosen ones."""
 OtherCache = Callable[[str], Mapping[str, bytes] | None]
 """Reads a second cache: the files of a classifier by the name of its folder, or None if it does not have that folder."""
 
 SCHEMA: Final = 2  # raise when a change here makes cached classifiers differ
 _ADDED_LATER: Final[dict[str, object]] = {
-    name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale")
+    name: ClassifierConfig.model_fields[name].default for name in ("decay", "first_scale", "depth")
 }
 _ADDED_TO_CARD: Final = ("resize",)
 
@@ -142,7 +145,8 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
     steps = fit.OPTIMISERS[config.optimiser](module, images, labels, config, progress)
     _settle_batch_norm(module, images)
     changes += adaptation.fold_parametrisations(module)
-    regime = convergence.diagnose(module, images, labels, config.weight_decay, config.loss) | {"steps": steps}
+    few = slice(None, None, math.ceil(len(images) / _AT_ONCE))
+    regime = convergence.diagnose(module, images[few], labels[few], config.weight_decay, config.loss) | {"steps": steps}
     return module, regime | _as_regime(changes)
 
 
@@ -229,11 +233,17 @@ def _check_same_task(source: str, card: Card, data: Dataset) -> None:
 
 @torch.no_grad()
 def _settle_batch_norm(module: nn.Module, images: Tensor) -> None:
-    """Set the stored statistics to those of the final weights, because the moving average lags behind."""
+    """Set the stored statistics to those of the final weights, because the moving average lags behind.
+
+    Of a large set they are the mean over equal parts, each of all classes: images are in the order of their labels.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, architectures.BATCH_NORMS)]
     for layer in layers:
-        layer.momentum = 1.0
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over passes
     module.train()
-    module(images)
+    parts = math.ceil(len(images) / _AT_ONCE)
+    for part in range(parts):
+        module(images[part::parts])
     for layer in layers:
         layer.momentum = 0.1

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.checkpoint import write_atomic
     from gbc.errors import BadInput
     from gbc.settings import suggest
-    from gbc.studies import results, runs
+    from gbc.studies import ceilings, results, runs
     from gbc.studies.comparison import load
 
     folder = arguments.log or arguments.out.with_suffix("")
@@ -53,10 +53,15 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{comparison.name}: {logged} of {len(chosen)} runs are logged", file=sys.stderr)
             runs.complete(chosen, arguments.jobs, lambda line: print(line, file=sys.stderr))
             runs.controls(comparison, folder, arguments.cache, arguments.data_root)
-        logs.append(results.Log.read(comparison, all_runs, runs.logged_controls(comparison, folder)))
+            ceilings.obtain(comparison, folder, arguments.data_root)
+        of_rows = ceilings.logged(comparison, folder) if comparison.ceilings else {}
+        logs.append(results.Log.read(comparison, all_runs, runs.logged_controls(comparison, folder), of_rows))
     if logs:
         text, kept = results.page(logs, arguments.out)
         write_atomic(arguments.out, (text.rstrip() + "\n").encode())
+        for log in logs:
+            if figure := log.figure():
+                write_atomic(results.figure_path(log.comparison, arguments.out), figure)
         for title in kept:
             print(f"{arguments.out}: as it was: {title}", file=sys.stderr)
         print(arguments.out)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WINDOW: Final = 7
 NEAREST: Final = 80
 _CHUNK: Final = 1 << 17
+_DISTANCES: Final = 50_000_000
 _C1, _C2 = 0.01**2, 0.03**2  # constants of Wang et al. (2004) for a data range of 1
 
 
@@ -63,7 +64,10 @@ def ssim(left: SSIMFeatures, right: SSIMFeatures) -> Tensor:
 
 def nearest_neighbour(queries: Tensor, references: Tensor) -> Tensor:
     """Index of the reference [R, …] nearest in Euclidean distance to each query [Q, …], [Q]."""
-    return torch.cdist(queries.flatten(1), references.flatten(1)).argmin(dim=1)
+    candidates = references.flatten(1)
+    # All distances of ten thousand images to sixty thousand would take 2.4 GB.
+    parts = queries.flatten(1).split(max(1, _DISTANCES // len(candidates)))
+    return torch.cat([torch.cdist(part, candidates).argmin(dim=1) for part in parts])
 
 
 class ReferenceSet:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from gbc.classifier_config import DatasetConfig
 from gbc.config import TrialConfig
 from gbc.settings import Config, load_yaml
 from gbc.studies import baselines
@@ -38,6 +39,10 @@ class Comparison(Config):
     trial: dict[str, Any] = Field(default_factory=dict, description="settings that all rows share")
     rows: dict[str, Row] = Field(min_length=1)
     contrasts: tuple[Contrast, ...] = Field((), strict=False)
+    judged_on: DatasetConfig | None = Field(
+        None, description="images that all rows are scored against; default: those of the row's classifier"
+    )
+    ceilings: bool = Field(False, description="students of each row's own training images, in a table and a figure")
     notes: str = Field("", description="Markdown below the table")
 
     @model_validator(mode="after")

@@ -7,10 +7,11 @@ import os
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gbc.studies.ceilings import Ceilings, png, table
 from gbc.studies.comparison import Comparison
 from gbc.studies.runs import Record, Run
 
@@ -40,20 +41,41 @@ class Log:
     records: Mapping[tuple[str, int], Record]
     """Records by row and seed."""
     controls: Mapping[str, Mapping[str, float]]
+    ceilings: Ceilings = field(default_factory=dict)
 
     @classmethod
-    def read(cls, comparison: Comparison, runs: Sequence[Run], controls: Mapping[str, Mapping[str, float]]) -> Log:
+    def read(
+        cls,
+        comparison: Comparison,
+        runs: Sequence[Run],
+        controls: Mapping[str, Mapping[str, float]],
+        ceilings: Ceilings | None = None,
+    ) -> Log:
         """The records of those `runs` that are logged with the settings of the comparison.
 
         Raises:
             CorruptFile: a record cannot be read.
         """
         records = {(run.row, run.seed): record for run in runs if (record := run.logged())}
-        return cls(comparison, runs, records, controls)
+        return cls(comparison, runs, records, controls, ceilings or {})
 
     def of_row(self, row: str) -> list[Record]:
         """The records of a row, by seed."""
         return [self.records[row, seed] for seed in self.comparison.seeds if (row, seed) in self.records]
+
+    def by_row(self) -> dict[str, list[Record]]:
+        """The records of all rows that have some."""
+        return {row: records for row in self.comparison.rows if (records := self.of_row(row))}
+
+    def figure(self) -> bytes | None:
+        """The PNG of rows beside their ceilings; None if there are no ceilings or no records."""
+        by_row = self.by_row()
+        return png(self.comparison, by_row, self.ceilings, self.controls) if self.ceilings and by_row else None
+
+
+def figure_path(comparison: Comparison, out: Path) -> Path:
+    """The file of a comparison's figure, which the page `out` shows."""
+    return out.parent / "images" / f"{comparison.name}.png"
 
 
 def page(logs: Iterable[Log], out: Path) -> tuple[str, list[str]]:
@@ -101,8 +123,30 @@ def _section(log: Log, out: Path) -> list[str]:
     lines += [f"Judged by {text}." for text in judged]
     if len(log.records) < len(log.runs):
         lines += [f"**{len(log.runs) - len(log.records)} of {len(log.runs)} runs are not logged yet.**"]
-    lines += ["", *_scores(log), "", *_contrasts(log), *_paragraph(comparison.notes), *_costs(log), "", *_by_class(log), ""]
+    lines += [
+        "",
+        *_beside_ceilings(log),
+        *_scores(log),
+        "",
+        *_contrasts(log),
+        *_paragraph(comparison.notes),
+        *_costs(log),
+        "",
+        *_by_class(log),
+        "",
+    ]
     return lines + _pictures(log, out)
+
+
+def _beside_ceilings(log: Log) -> list[str]:
+    by_row = log.by_row()
+    if not log.ceilings or not by_row:
+        return []
+    return [
+        f"![Accuracy against training images](images/{log.comparison.name}.png)",
+        "",
+        *table(log.comparison, by_row, log.ceilings),
+    ]
 
 
 def _scores(log: Log) -> list[str]:
@@ -169,7 +213,7 @@ def _costs(log: Log) -> list[str]:
 
 def _by_class(log: Log) -> list[str]:
     """Table of the scores of each class, because the paper names a class bias as its limitation."""
-    rows = {name: records for name in log.comparison.rows if (records := log.of_row(name))}
+    rows = log.by_row()
     if not rows:
         return []
     names = list(next(iter(rows.values()))[0].by_class[_CLASSES])

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +40,8 @@ class Record(Config):
     settings: dict[str, Any]
     judged_by: str
     """Description of the real images and the feature network behind the scores."""
+    judged_on: DatasetConfig | None = None
+    """These images; None: those of the classifier."""
     scores: dict[str, float]
     """Scores by measure of `gbc.metrics.evaluation`."""
     by_class: dict[str, dict[str, float]]
@@ -64,6 +66,8 @@ class Run:
     folder: Path
     cache: Path
     data_root: str | None
+    judged_on: DatasetConfig
+    """Images that its scores are measured against. If these are not the classifier's, the latter come from `data_root` too."""
     pictured: bool
     """True if it writes a picture of samples, which one seed of each row does."""
 
@@ -78,7 +82,7 @@ class Run:
         return self.path.with_suffix(".png")
 
     def logged(self) -> Record | None:
-        """The record; None if there is none or if it has other settings.
+        """The record; None if there is none, or if it has other settings or was judged on other images.
 
         Raises:
             CorruptFile: it cannot be read.
@@ -91,16 +95,19 @@ class Run:
         except (OSError, ValueError, RecursionError, BadInput) as fault:
             raise CorruptFile(f"{self.path}: damaged ({str(fault).splitlines()[0]}); remove it to run it again") from None
         # Parsed, so that a setting that is new and has its default does not make old records stale.
-        return record if settings == self.settings else None
+        judged_on = record.judged_on or settings.dataset
+        return record if (settings, judged_on) == (self.settings, self.judged_on) else None
 
 
 def all_runs(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> list[Run]:
     """Every run, the first seed of all rows before the second, so that an interrupted comparison has all rows."""
-    return [
-        Run(comparison.name, row, seed, comparison.settings(row, seed), folder, cache, data_root, seed == comparison.seeds[0])
-        for seed in comparison.seeds
-        for row in comparison.rows
-    ]
+    runs = []
+    for seed in comparison.seeds:
+        for row in comparison.rows:
+            settings = comparison.settings(row, seed)
+            judged_on, pictured = comparison.judged_on or settings.dataset, seed == comparison.seeds[0]
+            runs.append(Run(comparison.name, row, seed, settings, folder, cache, data_root, judged_on, pictured))
+    return runs
 
 
 def complete(runs: list[Run], jobs: int, say: Callable[[str], None]) -> None:
@@ -128,7 +135,7 @@ def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str |
     if logged := logged_controls(comparison, folder):
         return logged
     settings = comparison.settings(next(iter(comparison.rows)), 0)
-    evaluator, _ = _evaluator(settings, data_root, cache)
+    evaluator, _ = _evaluator(comparison.judged_on or settings.dataset, data_root, cache)
     rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, settings.eval_per_class).items()}
     write_atomic(folder / comparison.name / CONTROLS, json.dumps(rows, indent=1).encode())
     return rows
@@ -176,6 +183,7 @@ def _execute(run: Run, threads: int | None) -> None:
     import torch
 
     from gbc import pictures
+    from gbc.data import datasets
     from gbc.metrics import evaluation, student
     from gbc.training import experiment, tasks
 
@@ -183,12 +191,17 @@ def _execute(run: Run, threads: int | None) -> None:
         return
     if threads:
         torch.set_num_threads(threads)
-    inputs = tasks.obtain(run.settings, run.cache)
-    evaluator, judged_by = _evaluator(run.settings, run.data_root, run.cache)  # before the training: there may be no images
+    if run.judged_on == run.settings.dataset:
+        inputs = tasks.obtain(run.settings, run.cache)
+    else:  # the classifier's images may be too many to be compared with
+        inputs = tasks.obtain(run.settings.rooted(run.data_root) if run.data_root else run.settings, run.cache)
+        inputs = replace(inputs, data=datasets.load(run.judged_on))
+    evaluator, judged_by = _evaluator(run.judged_on, run.data_root, run.cache)  # before the training: there may be no images
     outcome = experiment.run(run.settings, inputs)
     evaluated = evaluation.Evaluation(evaluator, outcome.images, outcome.labels, inputs.classifiers)
     record = Record(
         row=run.row, seed=run.seed, settings=run.settings.model_dump(mode="json"), judged_by=judged_by,
+        judged_on=None if run.judged_on == run.settings.dataset else run.judged_on,
         scores=evaluated.scores(), by_class=evaluated.by_class(), report=dict(outcome.report.metrics), cost=outcome.cost(),
         students=student.STUDENTS,
         threads=torch.get_num_threads(), residuals=[dict(regime["residuals"]) for regime in inputs.regimes],
@@ -199,8 +212,8 @@ def _execute(run: Run, threads: int | None) -> None:
     write_atomic(run.path, record.model_dump_json(indent=1).encode())
 
 
-def _evaluator(settings: TrialConfig, data_root: str | None, cache: Path) -> tuple[Evaluator, str]:
-    return _evaluator_of((settings.rooted(data_root) if data_root else settings).dataset, cache)
+def _evaluator(dataset: DatasetConfig, data_root: str | None, cache: Path) -> tuple[Evaluator, str]:
+    return _evaluator_of(dataset.rooted(data_root), cache)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from gbc.errors import BadInput
 from gbc.kkt import homogeneity
 from gbc.kkt.multipliers import FreeMultipliers, MultiplierNetwork
 from gbc.training.generator import Generator
+from tests.support import missing
 
 SHAPE = (1, 28, 28)
 
@@ -74,6 +75,17 @@ def test_the_papers_classifier_has_three_linear_layers_and_two_batch_norms() -> 
     linear = [layer for layer in phi if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [(784, 1000), (1000, 1000), (1000, 10)]
     assert sum(isinstance(layer, nn.BatchNorm1d) for layer in phi) == 2  # type: ignore[attr-defined]
+
+
+def test_depth_is_the_number_of_hidden_layers_and_others_have_none() -> None:
+    for name, norms in (("mlp", 0), ("mlp_bn", 4)):
+        phi = architectures.build(ClassifierConfig(name=name, hidden=6, depth=4), SHAPE, 10)
+        linear = [(layer.in_features, layer.out_features) for layer in phi.modules() if isinstance(layer, nn.Linear)]
+        assert linear == [(784, 6), (6, 6), (6, 6), (6, 6), (6, 10)]
+        assert sum(isinstance(layer, nn.BatchNorm1d) for layer in phi.modules()) == norms
+    with pytest.raises(BadInput) as refusal:
+        architectures.build(ClassifierConfig(name="conv", depth=4), SHAPE, 10)
+    assert not missing(["classifier.depth ", "mlp_bn", "conv"], str(refusal.value))
 
 
 def test_lenet5_has_the_sizes_of_the_paper_and_half_of_them() -> None:

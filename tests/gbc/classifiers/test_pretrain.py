@@ -75,6 +75,21 @@ def test_stored_statistics_are_those_of_the_training_set(images: ImageDataset, t
     torch.testing.assert_close(classifier.module[2].running_var, before.var(0))  # type: ignore[index]
 
 
+def test_a_large_training_set_is_passed_in_parts_with_all_classes(
+    images: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images are in the order of their labels; the first layer's statistics do not depend on how they are cut."""
+    config = ClassifierConfig(hidden=8, steps=20, lr=0.1)
+    whole, regime = pretrain.train(config, images)
+    monkeypatch.setattr(pretrain, "_AT_ONCE", 30)  # four parts of 25 images
+    cut, of_some = pretrain.train(config, images)
+    torch.testing.assert_close(cut.state_dict()["2.running_mean"], whole.state_dict()["2.running_mean"])
+    torch.testing.assert_close(cut.state_dict()["2.running_var"], whole.state_dict()["2.running_var"], rtol=0.1, atol=0.1)
+    x, labels = images.train()
+    assert of_some["accuracy"] == pytest.approx(convergence.diagnose(whole, x[::4], labels[::4], 1e-4)["accuracy"])
+    assert set(of_some["residuals"]) == set(regime["residuals"])
+
+
 def test_training_to_a_tolerance_reaches_it_and_stops(images: ImageDataset) -> None:
     """With strong weight decay and no BatchNorm wd·ζ comes near −∇CE in every tensor."""
     config = ClassifierConfig(name="mlp", hidden=8, lr=0.05, weight_decay=0.05, steps=20_000, tolerance=0.5)

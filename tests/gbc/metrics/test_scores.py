@@ -5,6 +5,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from gbc.data.datasets import ImageDataset
+from gbc.metrics import scores
 from gbc.metrics.scores import METRICS, ReferenceSet, ScoredSamples, SSIMFeatures, controls, nearest_neighbour, ssim
 from gbc.report import METRIC_DIRECTIONS
 
@@ -50,9 +51,11 @@ def test_nearest_names_the_image_itself(reference: ReferenceSet) -> None:
     assert index.tolist() == picked.tolist() and value.min() > 0.999
 
 
-def test_one_nearest_neighbour_by_hand() -> None:
+def test_one_nearest_neighbour_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     references = torch.tensor([[0.0, 0.0], [1.0, 1.0]])[:, None, None]
     queries = torch.tensor([[0.1, 0.2], [0.9, 0.7], [0.4, 0.4]])[:, None, None]
+    assert nearest_neighbour(queries, references).tolist() == [0, 1, 0]
+    monkeypatch.setattr(scores, "_DISTANCES", 4)  # two queries at a time
     assert nearest_neighbour(queries, references).tolist() == [0, 1, 0]
 
 

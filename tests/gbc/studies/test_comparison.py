@@ -18,6 +18,7 @@ from PIL import Image
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
 from gbc.metrics import evaluation, features, student
+from gbc.studies import ceilings as ceilings_of
 from gbc.studies import comparison, results, runs
 from tests.conftest import TINY, TINY_CLASSIFIER
 from tests.support import ROOT, missing
@@ -58,6 +59,35 @@ def quick() -> Any:
         runs._evaluator_of.cache_clear()
         yield
         runs._evaluator_of.cache_clear()
+
+
+def test_rows_of_any_size_are_judged_on_the_same_images_beside_their_ceilings(quick: None, tmp_path: Path) -> None:
+    """Rows of 5 and 10 images a class are scored against those of 10; a wider network is a line of its own in the figure."""
+    wide = {"classifier": {"hidden": 12}, "dataset": {"per_class": 5}}
+    rows = {"few": {"dataset": {"per_class": 5}}, "many": {}, "wide-few": wide}
+    spec = {
+        **SPEC, "seeds": [0], "judged_on": {"name": "digits", "per_class": 10}, "ceilings": True, "contrasts": [],
+        "rows": {name: {"about": name, "trial": trial} for name, trial in rows.items()},
+    }  # fmt: skip
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert main(command(tmp_path)) == 0
+    log, page = tmp_path / "docs" / "results" / "two", (tmp_path / "docs" / "results.md").read_text()
+    records = {name: json.loads((log / name / "0.json").read_text()) for name in rows}
+    assert len({record["judged_by"] for record in records.values()}) == 1
+    assert {record["settings"]["dataset"]["per_class"] for record in records.values()} == {5, 10}
+    ceilings = json.loads((log / "ceilings.json").read_text())
+    assert [ceilings[name]["images"] for name in rows] == [50, 100, 50] and ceilings["few"] == ceilings["wide-few"]
+    score, ceiling = records["many"]["scores"]["tstr/1nn"], ceilings["many"]["tstr/1nn"]
+    row = next(line for line in page.splitlines() if line.startswith("| `many` | many | 100 |"))
+    assert f"| {score:.3f} | {ceiling:.3f} | {score / ceiling:.0%} |" in row
+    assert Image.open(tmp_path / "docs" / "images" / "two.png").width > 500 and "(images/two.png)" in page
+
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**spec, "judged_on": {"name": "digits", "per_class": 20}}))
+    comparison_of_three = comparison.load(tmp_path / "two.yaml")
+    assert not any(run.logged() for run in runs.all_runs(comparison_of_three, log.parent, tmp_path / "cache"))
+    (log / "ceilings.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"ceilings\.json: "):
+        ceilings_of.logged(comparison_of_three, log.parent)
 
 
 @pytest.fixture(scope="module")
