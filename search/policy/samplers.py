@@ -265,12 +265,15 @@ def _completed_trial(config: SweepConfig, known: SourceTrial) -> FrozenTrial:
 
 
 def _tpe(config: SweepConfig, seed: int, history: Sequence[FrozenTrial], start: int = FEWEST) -> BaseSampler:
-    """Settings with a condition are sampled together with those beside which they are active (`group`)."""
+    """A distribution for each setting by itself, which finds more than one of all settings (docs/search.md).
+
+    Settings with a condition are sampled together with those beside which they are active (`group`).
+    """
     from optuna.samplers import TPESampler
 
     if config.search_space.conditional and config.second_objective is None:
         return TPESampler(seed=seed, n_startup_trials=start, constant_liar=True, multivariate=True, group=True)
-    return TPESampler(seed=seed, n_startup_trials=start, constant_liar=True)
+    return TPESampler(seed=seed, n_startup_trials=start, constant_liar=True, multivariate=False)
 
 
 def _bohb(config: SweepConfig, seed: int, history: Sequence[FrozenTrial]) -> BaseSampler:

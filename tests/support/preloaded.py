@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from typing import Final
@@ -25,3 +26,4 @@ os.environ |= {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
 for module in MODULES:
     importlib.import_module(module)
 sqlalchemy.orm.configure_mappers()  # of MLflow's hundred tables, which it would do at the first query
+gc.freeze()  # a driver's last collection looks at its own objects only
