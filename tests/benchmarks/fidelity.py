@@ -246,7 +246,8 @@ def verdict(ahead: dict[tuple[str, str], Array]) -> str:
     return f"{' with '.join(best)}, the best other pair: {abs(distance):.1f} standard errors {side} {' with '.join(DEFAULT)}"
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     cli.add_argument("--space", choices=["tuned", "wide"], default="wide")
     cli.add_argument("--metric", choices=METRICS, default=METRICS[0])
@@ -255,7 +256,11 @@ def main() -> None:
     cli.add_argument("--samplers", nargs="+", default=SAMPLERS)
     cli.add_argument("--schedulers", nargs="+", default=SCHEDULERS)
     cli.add_argument("--out", type=Path, default=Path("mlruns/curves"), help="results so far, which are not computed again")
-    arguments = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     warnings.simplefilter("ignore")
     samplers.SAMPLERS["multivariate"] = multivariate
     samplers.LEARNING |= {"multivariate"}

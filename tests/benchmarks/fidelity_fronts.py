@@ -90,14 +90,19 @@ def found(curves: Curves, sampler: str, rule: str, grace: int, seed: int, metric
     return [hypervolume(scaled(values)) / whole for values in by_then]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     cli = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     cli.add_argument("--space", choices=["tuned", "wide"], default="wide")
     cli.add_argument("--metrics", nargs=2, choices=METRICS, default=["ssim/coverage", "tstr/1nn"])
     cli.add_argument("--repetitions", type=int, default=50)
     cli.add_argument("--grace", type=int, default=24)
     cli.add_argument("--out", type=Path, default=Path("mlruns/curves"))
-    arguments = cli.parse_args()
+    return cli
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     warnings.simplefilter("ignore")
     curves, seeds = Curves(arguments.space), range(arguments.repetitions)
     pairs = [(sampler, rule) for sampler in SAMPLERS for rule in RULES]
