@@ -89,6 +89,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     yield found
 
 
+@pytest.mark.long
 def test_what_a_part_measured_before_its_limit_is_kept_and_the_others_run(
     tmp_path: Path, scripts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +158,7 @@ def test_figures_of_two_cards_are_not_mixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["graphs", "steps", "reports", "sampling", "exports", "compiled"])
+@pytest.mark.long
 def test_a_part_runs_on_a_cpu(name: str) -> None:
     """Those that start sweeps take a minute: `gpu_proof.py --device cpu --only out_of_memory sweeps`."""
     part = part_named(name)
@@ -168,6 +170,7 @@ def test_a_part_runs_on_a_cpu(name: str) -> None:
         assert not str(row.get("outcome", "")).startswith("fail"), row
 
 
+@pytest.mark.long
 def test_memory_is_measured_in_processes_of_their_own() -> None:
     rows = list(memory.rows(SMALL))
     assert [row["processes"] for row in rows] == [1, 1] and rows[1]["verdict"] == ""

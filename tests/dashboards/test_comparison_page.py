@@ -35,6 +35,7 @@ def two(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--compare", "tiny", "other"]) == 0
     path = Path("mlruns/compare-tiny-other.html")

@@ -55,6 +55,7 @@ def test_every_figure_is_drawn_when_it_comes_into_view(tab: Page, page: Path) ->
     assert tab.run("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.long
 def test_a_phone_never_scrolls_sideways_in_the_dark(tab: Page, page: Path) -> None:
     tab.open(page.as_uri(), width=390, height=844, phone=True, dark=True)
     read_through(tab)

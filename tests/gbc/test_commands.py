@@ -107,6 +107,7 @@ def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.
     assert "ssim/coverage" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_evaluate_in_full(
     trained: Path, classifier_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

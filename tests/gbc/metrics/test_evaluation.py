@@ -115,6 +115,7 @@ def halves(reference: ReferenceSet) -> tuple[Tensor, Tensor]:
 # The whole
 
 
+@pytest.mark.long
 def test_every_cheap_metric_is_in_the_full_evaluation(result: EvaluationResult) -> None:
     assert set(METRICS) < set(MEASURES)
     assert all(set(row) == set(MEASURES) for row in result.scores.values())

@@ -33,6 +33,7 @@ def test_probes_are_sets_of_the_size_of_the_training_set(images: ImageDataset) -
     torch.testing.assert_close(shuffled.sum((1, 2, 3)), original.sum((1, 2, 3)))
 
 
+@pytest.mark.long
 def test_a_converged_classifier_knows_its_training_set(
     images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["results", str(folder / "two.yaml"), *files, *more]
 
 
+@pytest.mark.long
 def test_each_run_is_logged_with_its_settings_scores_and_a_picture(finished: Path) -> None:
     folder = finished / "docs" / "results" / "two"
     for row in SPEC["rows"]:

@@ -21,6 +21,7 @@ from tests.conftest import TINY_CLASSIFIER
 from tests.support.networks import SHAPE, lived_in
 
 
+@pytest.mark.long
 def test_the_papers_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["homogeneity", "--out", str(tmp_path), "--json"]) == 0
     figure = json.loads(capsys.readouterr().out)

@@ -177,6 +177,7 @@ def test_the_multipliers_start_at_the_least_squares_fit(fresh: Callable[..., Tra
     assert all(0.001 < pull < 2 for pull in pulls)  # unfitted they differ by a factor of a hundred or more
 
 
+@pytest.mark.long
 def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Trainer]) -> None:
     """Convergence in small: BatchNorm statistics match better, the classifier agrees more, coverage grows."""
     reports = list(
