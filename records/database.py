@@ -1,13 +1,9 @@
-"""The database of a study: PostgreSQL, which holds the studies of any number of sweeps by name; and any through Optuna.
-
-And the lock under which the tables of a new database are created.
-"""
+"""The database of a study: PostgreSQL, which holds the studies of any number of sweeps by name; and any through Optuna."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from records.addresses import fault_line, public
@@ -22,41 +18,6 @@ CONNECTION: Final = {
     "connect_timeout": 10,
     "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
-
-_PATIENCE: Final = 60  # seconds, for another process that creates the tables
-_CREATION_KEY: Final = 0x6762632D737765  # an arbitrary constant, the same in every process
-
-
-@contextmanager
-def creation_lock(url: str) -> Iterator[None]:
-    """Let one process at a time create or check the tables of the database at `url`.
-
-    Two drivers that open a new database at the same moment would both run its migrations, and leave tables that neither
-    can use. The lock is a file beside an sqlite database, and an advisory lock of PostgreSQL; other databases have none.
-
-    Raises:
-        SQLAlchemyError, OSError: the database cannot be reached, or another process has had the lock for a minute.
-    """
-    import sqlalchemy
-    from filelock import FileLock
-
-    if not url.startswith(("sqlite:", "postgresql")):
-        yield
-        return
-    address = sqlalchemy.make_url(url)
-    if url.startswith("sqlite:"):
-        in_file = address.database not in (None, "", ":memory:") and Path(str(address.database)).parent.is_dir()
-        with FileLock(f"{address.database}.lock", timeout=_PATIENCE) if in_file else nullcontext():
-            yield
-        return
-    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SET lock_timeout = '{_PATIENCE}s'"))
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _CREATION_KEY})
-            yield
-    finally:
-        engine.dispose()  # its session ends, and with it the lock
 
 
 @contextmanager

@@ -145,8 +145,10 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
     steps = fit.OPTIMISERS[config.optimiser](module, images, labels, config, progress)
     _settle_batch_norm(module, images)
     changes += adaptation.fold_parametrisations(module)
-    few = slice(None, None, math.ceil(len(images) / _AT_ONCE))
-    regime = convergence.diagnose(module, images[few], labels[few], config.weight_decay, config.loss) | {"steps": steps}
+    evenly_chosen = slice(None, None, math.ceil(len(images) / _AT_ONCE))
+    regime = convergence.diagnose(module, images[evenly_chosen], labels[evenly_chosen], config.weight_decay, config.loss) | {
+        "steps": steps
+    }
     return module, regime | _as_regime(changes)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gbc.studies.ceilings import Ceilings, png, table
+from gbc.studies.ceiling_figure import ceiling_figure, ceiling_table
+from gbc.studies.ceilings import Ceilings
 from gbc.studies.comparison import Comparison
 from gbc.studies.runs import Record, Run
 
@@ -70,7 +71,7 @@ class Log:
     def figure(self) -> bytes | None:
         """The PNG of rows beside their ceilings; None if there are no ceilings or no records."""
         by_row = self.by_row()
-        return png(self.comparison, by_row, self.ceilings, self.controls) if self.ceilings and by_row else None
+        return ceiling_figure(self.comparison, by_row, self.ceilings, self.controls) if self.ceilings and by_row else None
 
 
 def figure_path(comparison: Comparison, out: Path) -> Path:
@@ -145,7 +146,7 @@ def _beside_ceilings(log: Log) -> list[str]:
     return [
         f"![Accuracy against training images](images/{log.comparison.name}.png)",
         "",
-        *table(log.comparison, by_row, log.ceilings),
+        *ceiling_table(log.comparison, by_row, log.ceilings),
     ]
 
 

@@ -16,13 +16,12 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import TypeAdapter
-
 from gbc.checkpoint import write_atomic
 from gbc.classifier_config import DatasetConfig
 from gbc.config import TrialConfig
 from gbc.errors import BadInput, CorruptFile
 from gbc.settings import Config
+from gbc.studies import score_log
 from gbc.studies.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str |
     settings = comparison.settings(next(iter(comparison.rows)), 0)
     evaluator, _ = _evaluator(comparison.judged_on or settings.dataset, data_root, cache)
     rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, settings.eval_per_class).items()}
-    write_atomic(folder / comparison.name / CONTROLS, json.dumps(rows, indent=1).encode())
+    score_log.write(folder / comparison.name / CONTROLS, rows)
     return rows
 
 
@@ -147,13 +146,7 @@ def logged_controls(comparison: Comparison, folder: Path) -> dict[str, dict[str,
     Raises:
         CorruptFile: they cannot be read.
     """
-    path = folder / comparison.name / CONTROLS
-    if not path.exists():
-        return {}
-    try:
-        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
-    except (OSError, ValueError) as fault:
-        raise CorruptFile(f"{path}: damaged ({str(fault).splitlines()[0]}); remove it to measure them again") from None
+    return score_log.read(folder / comparison.name / CONTROLS)
 
 
 def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbc.errors import BadInput, CorruptFile
 from records.addresses import public, sqlite_url
+from records.creation_lock import creation_lock
 from records.database import (
     CONNECTION,
     check_client,
     connected,
-    creation_lock,
     of_another_version,
     study_through_optuna,
     unusable_database,

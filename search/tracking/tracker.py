@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbc.errors import BadInput
 from gbc.settings import flatten
 from records import mlflow_store
-from records.database import creation_lock
+from records.creation_lock import creation_lock
 from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, reach, runs_query, usable
 from search.files import storage
 from search.files.storage import Location
@@ -293,7 +293,7 @@ class Tracker:
         try:
             self._client.create_experiment(name, artifact_location=location)
         except MlflowException as fault:
-            if fault.error_code != "RESOURCE_ALREADY_EXISTS":  # another driver was faster
+            if fault.error_code != "RESOURCE_ALREADY_EXISTS":  # which another driver has created meanwhile
                 raise
 
     def _find_parent(self, tags: Mapping[str, str]) -> str:

@@ -240,8 +240,8 @@ def verdict(ahead: dict[tuple[str, str], Array]) -> str:
     if DEFAULT not in ahead or not rivals:
         return "the default is not compared"
     best = max(rivals, key=lambda pair: float(ahead[pair].mean()))
-    less = ahead[best]
-    distance = float(less.mean() / less.std(ddof=1)) * len(less) ** 0.5
+    difference = ahead[best]
+    distance = float(difference.mean() / difference.std(ddof=1)) * len(difference) ** 0.5
     side = "behind" if distance < 0 else "ahead of"
     return f"{' with '.join(best)}, the best other pair: {abs(distance):.1f} standard errors {side} {' with '.join(DEFAULT)}"
 
