@@ -65,7 +65,7 @@ class VolumeASHA(FrontASHA):
         return Decision.STOP if before > len(others) / self._reduction else Decision.KEEP
 
 
-def found(curves: Curves, sampler: str, rule: str, grace: int, seed: int, metrics: Sequence[str]) -> list[float]:
+def volume_shares(curves: Curves, sampler: str, rule: str, grace: int, seed: int, metrics: Sequence[str]) -> list[float]:
     """The share of the hypervolume at each budget."""
     first, second = ({"metric": metric, "direction": "max"} for metric in metrics)
     scheduler = {"name": rule if rule in ("none", "hyperband") else "asha", "grace": grace}
@@ -109,7 +109,7 @@ def main() -> None:
 
     def compute(key: str) -> list[float]:
         sampler, rule, seed = key.split()
-        return found(curves, sampler, rule, arguments.grace, int(seed), arguments.metrics)
+        return volume_shares(curves, sampler, rule, arguments.grace, int(seed), arguments.metrics)
 
     file = results_file(arguments.out, "fronts", arguments.space, *arguments.metrics, str(arguments.grace))
     known = resumable(file, [f"{sampler} {rule} {seed}" for seed in seeds for sampler, rule in pairs], compute)

@@ -110,14 +110,14 @@ def main() -> None:
     torch.set_num_threads(1)
     first, kept = [], []
     for folder in cli.parse_args().folders:
-        for found in trials(folder):
-            signed = [{key: LOGGED.get(key, 1) * value for key, value in report.items()} for report in found["history"]]
-            settings = TrialConfig.parse(found["settings"], str(folder))
+        for trial in trials(folder):
+            signed = [{key: LOGGED.get(key, 1) * value for key, value in report.items()} for report in trial["history"]]
+            settings = TrialConfig.parse(trial["settings"], str(folder))
             data = datasets.load(settings.dataset)
             classifier, _, home = pretrain.obtain(settings.classifier, data, folder / "mlruns" / "classifiers")
             first.append({"group": home.name, **signed[0]})
-            if "trainer" in found:
-                kept.append({"group": home.name, **signed[-1], **candidates(settings, classifier, found["trainer"])})
+            if "trainer" in trial:
+                kept.append({"group": home.name, **signed[-1], **candidates(settings, classifier, trial["trainer"])})
     names = list(candidates_of(kept))
     print(table(unique(first), list(LOGGED)), "\n")
     print(table(unique(kept), [*LOGGED, *names]), "\n")

@@ -112,12 +112,12 @@ def _machine(device: str) -> dict[str, Any]:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: torch sees no GPU here; --device cpu runs every part at small sizes instead")
-    found = dict(harness.machine(Options(device=device)))
+    machine = dict(harness.machine(Options(device=device)))
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        found |= {"gpu_memory_gb": round(properties.total_memory / 1e9, 1), "gpus": torch.cuda.device_count()}
-        found["cuda"] = torch.version.cuda
-    return found
+        machine |= {"gpu_memory_gb": round(properties.total_memory / 1e9, 1), "gpus": torch.cuda.device_count()}
+        machine["cuda"] = torch.version.cuda
+    return machine
 
 
 def _command(name: str, device: str, rows: Path) -> list[str]:
@@ -140,8 +140,8 @@ def _proceed(name: str, arguments: Any, record: Record) -> None:
 
     def measured(seconds: float) -> None:
         part["seconds"] = seconds
-        if (found := read_rows(rows)) != part["rows"]:
-            part["rows"] = found
+        if (measured_rows := read_rows(rows)) != part["rows"]:
+            part["rows"] = measured_rows
             record.put(name, part)
 
     try:
@@ -153,8 +153,8 @@ def _proceed(name: str, arguments: Any, record: Record) -> None:
             scratch.parent.rmdir()
     part["state"] = "cut short" if code is None else "failed" if code else "complete"
     if code:
-        said = log.read_text(errors="replace").strip().splitlines()
-        part["reason"] = f"exit code {code}: {said[-1][:_REASON] if said else 'no output'}"
+        log_lines = log.read_text(errors="replace").strip().splitlines()
+        part["reason"] = f"exit code {code}: {log_lines[-1][:_REASON] if log_lines else 'no output'}"
     record.put(name, part)
     print(f"{name}: {part['state']}, {len(part['rows'])} rows in {part['seconds']:.0f} s; log: {log}", file=sys.stderr)
 
@@ -193,8 +193,8 @@ def _kill(process: subprocess.Popen[bytes], family: dict[int, psutil.Process]) -
         process.kill()
     process.wait()
     left = list(family.values())
-    for one in left:  # of a known start time: a process id that is used again is another process
-        for member in [*_children(one), one]:
+    for process_left in left:  # of a known start time: a process id that is used again is another process
+        for member in [*_children(process_left), process_left]:
             with contextlib.suppress(psutil.Error):
                 member.kill()
     psutil.wait_procs(left, timeout=_PATIENCE)
@@ -216,8 +216,8 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def _commit() -> str | None:
-    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    completed = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return completed.stdout.strip() or None
 
 
 if __name__ == "__main__":

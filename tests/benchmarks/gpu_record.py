@@ -59,9 +59,9 @@ class Record:
 
     def markdown(self, names: Sequence[str]) -> str:
         """All parts on record as Markdown, in this order: a line about the machine, then a table for each."""
-        what = self.machine.get("gpu") or "CPU only: no figure of a GPU"
+        machine_name = self.machine.get("gpu") or "CPU only: no figure of a GPU"
         facts = [f"{key} {value}" for key, value in self.machine.items() if key != "gpu" and value is not None]
-        sections = [f"**{what}** ({', '.join(facts)}); `make gpu-proof`"]
+        sections = [f"**{machine_name}** ({', '.join(facts)}); `make gpu-proof`"]
         for name in names:
             if name in self.parts:
                 sections.append(_section(name, self.parts[name]))
@@ -69,8 +69,8 @@ class Record:
 
     def _earlier(self) -> dict[str, Part]:
         try:
-            found = json.loads(self.path.read_text())
-            version, device, machine, parts = (found[key] for key in ("version", "device", "machine", "parts"))
+            record = json.loads(self.path.read_text())
+            version, device, machine, parts = (record[key] for key in ("version", "device", "machine", "parts"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as fault:

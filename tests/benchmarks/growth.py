@@ -77,15 +77,15 @@ def rows(options: Options) -> Iterator[Row]:
         values = values[:2] if options.quick else values
         steps = {value: make(options, value).step for value in values}
         counts = {value: flops(step) for value, step in steps.items()}
-        found = interleaved({str(value): turn(step, options) for value, step in steps.items()}, options.turns())
+        times = interleaved({str(value): turn(step, options) for value, step in steps.items()}, options.turns())
         smallest = values[0]
         for value in values:
             yield {
                 "axis": axis,
                 "value": value,
-                "time_ratio": ratio(found[str(value)], found[str(smallest)]),
+                "time_ratio": ratio(times[str(value)], times[str(smallest)]),
                 "flop_ratio": counts[value] / counts[smallest],
-                "ms": milliseconds(found[str(value)]),
+                "ms": milliseconds(times[str(value)]),
                 "gflop": counts[value] / 1e9,
             }
 

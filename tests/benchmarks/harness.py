@@ -105,12 +105,12 @@ def machine(options: Options) -> Row:
     import psutil
     import torch
 
-    where = pick(options)
+    device = pick(options)
     return {
         "cpu": f"{platform.machine()}, {_LANES.get(kind := torch.backends.cpu.get_cpu_capability(), kind)}",
         "cores": cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": options.threads,
@@ -150,8 +150,8 @@ def untrained(settings: TrialConfig, shape: tuple[int, ...] | None = None, class
     shape = shape or data.shape
     names = tuple(map(str, range(classes or len(data.class_names))))
     return [
-        architectures.Classifier(architectures.build(one.classifier, shape, len(names)), names, shape, len(data.train_labels))
-        for one in settings.classifiers()
+        architectures.Classifier(architectures.build(spec.classifier, shape, len(names)), names, shape, len(data.train_labels))
+        for spec in settings.classifiers()
     ]
 
 
@@ -194,12 +194,12 @@ def turn(step: Callable[[], object], options: Options, steps: int | None = None)
 def interleaved(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Every contender once a round, each round begun by the next: a noisy machine disturbs all alike."""
     names = list(contenders)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(contenders[name]())
-    return found
+            times[name].append(contenders[name]())
+    return times
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
@@ -237,12 +237,12 @@ def peak_memory(make: Callable[..., Callable[[], object]], options: Options, *gi
     process.start()
     theirs.close()
     try:
-        found: float = mine.recv()
+        peak: float = mine.recv()
     except EOFError:
         return None
     finally:
         process.join()
-    return found
+    return peak
 
 
 def _peak(to: Any, make: Callable[..., Callable[[], object]], options: Options, given: tuple[Any, ...], steps: int) -> None:

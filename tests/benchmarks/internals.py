@@ -35,8 +35,8 @@ def main() -> None:
     from tests.search.conftest import SweepConfig, tiny_sweep
 
     for module in ("gbc.optimisers", "torch.optim") * ROUNDS:
-        words = [sys.executable, "-c", ADAM.format(module=module)]
-        seconds, memory = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        command = [sys.executable, "-c", ADAM.format(module=module)]
+        seconds, memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         print(f"Adam of {module}: {float(seconds):.2f} s to the end of the first step, {float(memory):.0f} MB")
 
     config = SweepConfig.parse(tiny_sweep(sampler="random"), "benchmark")
@@ -46,29 +46,29 @@ def main() -> None:
         writers: tuple[Writer, ...] = TableWriter(storage.engine, study), InterfaceWriter(storage, study)
         spent: dict[tuple[str, str], list[float]] = {}
 
-        def timed(what: str, how: str, work: Callable[[], object]) -> object:
+        def timed(task: str, writer_name: str, work: Callable[[], object]) -> object:
             before = time.perf_counter()
             result = work()
-            spent.setdefault((what, how), []).append(time.perf_counter() - before)
+            spent.setdefault((task, writer_name), []).append(time.perf_counter() - before)
             return result
 
         for number in range(TRIALS):
             writer = writers[number % 2]
-            how, trial = type(writer).__name__, ledger._proposer.propose([])
+            writer_name, trial = type(writer).__name__, ledger._proposer.propose([])
             trial.number = number
-            identity = timed("a new trial", how, lambda w=writer, t=trial: w.create(t))
+            identity = timed("a new trial", writer_name, lambda w=writer, t=trial: w.create(t))
             values = [Value(identity, step, 0.5) for step in range(REPORTS)]
-            timed(f"{REPORTS} reports", how, lambda w=writer, v=values: w.write(v, {}))
+            timed(f"{REPORTS} reports", writer_name, lambda w=writer, v=values: w.write(v, {}))
             end = End(identity, optuna.trial.TrialState.COMPLETE, (0.5,), datetime.now())
-            timed("the end of a trial", how, lambda w=writer, e=end: w.write([], {}, e))
+            timed("the end of a trial", writer_name, lambda w=writer, e=end: w.write([], {}, e))
         ledger.close()
         for _ in range(ROUNDS):
             ledger = Ledger(config, Path(folder))
             timed(f"reading {TRIALS} trials", "frozen_trials", study_of(config, Path(folder)).frozen_trials)
             timed(f"reading {TRIALS} trials", "Optuna", ledger.study.get_trials)
             ledger.close()
-    for (what, how), seconds in sorted(spent.items()):
-        print(f"{what}, {how}: {1000 * median(seconds):.1f} ms")
+    for (task, writer_name), seconds in sorted(spent.items()):
+        print(f"{task}, {writer_name}: {1000 * median(seconds):.1f} ms")
 
 
 if __name__ == "__main__":

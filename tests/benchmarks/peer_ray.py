@@ -50,7 +50,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=slots * arguments.threads)
     gpus = 0.0 if sweep.trial.device == "cpu" else ray.cluster_resources().get("GPU", 0) / slots
     gpus = math.floor(gpus * 10_000) / 10_000  # as fine as Ray counts: six sixths must fit
-    found = tune.Tuner(
+    results = tune.Tuner(
         tune.with_resources(partial(train, file=file, threads=arguments.threads), {"cpu": arguments.threads, "gpu": gpus}),
         param_space=space,
         tune_config=tune.TuneConfig(
@@ -73,7 +73,7 @@ def main() -> None:
             callbacks=[MLflowLoggerCallback(tracking_uri="sqlite:///mlflow.db", experiment_name="benchmark")],
         ),
     ).fit()
-    sys.exit(bool(found.errors))
+    sys.exit(bool(results.errors))
 
 
 if __name__ == "__main__":

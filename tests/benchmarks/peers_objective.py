@@ -136,16 +136,16 @@ def rows(options: Options) -> Iterator[Row]:
     """A row for each number of images."""
     for images in (128,) if options.quick else (128, 256, 512):
         steps = {name: turn(make(options, images), options) for name, make in CONTENDERS.items()}
-        found = interleaved(steps, options.turns())
+        seconds = interleaved(steps, options.turns())
         memory = {f"{name}_mb": peak_memory(make, options, images) for name, make in CONTENDERS.items()}
         theirs, ours = memory["literature_mb"], memory["generator_mb"]
         yield {
             "images": images,
-            "literature_over_generator": ratio(found["literature"], found["generator"]),
-            "literature_over_pixels": ratio(found["literature"], found["pixels"]),
+            "literature_over_generator": ratio(seconds["literature"], seconds["generator"]),
+            "literature_over_pixels": ratio(seconds["literature"], seconds["pixels"]),
             "memory_ratio": theirs / ours if theirs and ours else None,
-            **{f"{name}_ms": milliseconds(times) for name, times in found.items()},
-            **{f"{name}_us_per_image": 1e3 * milliseconds(times) / images for name, times in found.items()},
+            **{f"{name}_ms": milliseconds(times) for name, times in seconds.items()},
+            **{f"{name}_us_per_image": 1e3 * milliseconds(times) / images for name, times in seconds.items()},
             **memory,
         }
 

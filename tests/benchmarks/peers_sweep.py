@@ -64,18 +64,18 @@ def rows(options: Options) -> Iterator[Row]:
         "Optuna": ["tests/benchmarks/peer_optuna.py", "sweep.yaml", *threads],
         "Ray Tune": ["tests/benchmarks/peer_ray.py", "sweep.yaml", *threads],
     }
-    found: dict[str, list[Sweep]] = {name: [] for name in commands}
-    with tempfile.TemporaryDirectory() as place:
-        file = _prepared(Path(place), options, trials, steps, slots)
+    sweeps: dict[str, list[Sweep]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = _prepared(Path(scratch), options, trials, steps, slots)
         for number in range(options.rounds or (1 if options.quick else _ROUNDS)):
             names = list(commands)
             for name in names[number % 3 :] + names[: number % 3]:
-                folder = Path(place, f"{name}-{number}".replace(" ", "-"))
+                folder = Path(scratch, f"{name}-{number}".replace(" ", "-"))
                 shutil.copytree(file.parent, folder)
-                found[name].append(_run(commands[name], folder, trials, steps))
+                sweeps[name].append(_run(commands[name], folder, trials, steps))
 
     def each(name: str, key: str) -> list[float]:
-        return [one.figures(slots)[key] for one in found[name]]
+        return [sweep.figures(slots)[key] for sweep in sweeps[name]]
 
     for name in commands:
         yield {
@@ -83,7 +83,7 @@ def rows(options: Options) -> Iterator[Row]:
             "rate_over_ours": ratio(each(name, "trials_per_hour"), each("ours", "trials_per_hour")),
             "overhead_over_ours": ratio(each(name, "overhead_s"), each("ours", "overhead_s")),
             "running_over_ours": ratio(each(name, "running_s"), each("ours", "running_s")),
-            **{key: statistics.median(each(name, key)) for key in found[name][0].figures(slots)},
+            **{key: statistics.median(each(name, key)) for key in sweeps[name][0].figures(slots)},
             "trials": trials,
             "slots": slots,
         }
@@ -112,7 +112,7 @@ class Sweep:
         }
 
 
-def _prepared(place: Path, options: Options, trials: int, steps: int, slots: int) -> Path:
+def _prepared(scratch: Path, options: Options, trials: int, steps: int, slots: int) -> Path:
     """The sweep's file, in a folder with the trained classifier."""
     import yaml
 
@@ -140,7 +140,7 @@ def _prepared(place: Path, options: Options, trials: int, steps: int, slots: int
         "trials": trials,
         "resources": {"concurrency": slots, "cpus_per_trial": float(options.threads)},
     }
-    folder = place / "prepared"
+    folder = scratch / "prepared"
     tasks.obtain(trial, folder / CLASSIFIERS)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     return folder / "sweep.yaml"
@@ -153,14 +153,18 @@ def _every(steps: int) -> int:
 
 def _run(command: list[str], folder: Path, trials: int, steps: int) -> Sweep:
     """Run a command of the repository in `folder`, to its end; what MLflow knows of its trials."""
-    script, *words = command
+    script, *arguments = command
     environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "output").open("w") as output:
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, str(ROOT / script), *words], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         wall = time.perf_counter() - began
     if done.returncode:
@@ -176,15 +180,15 @@ def _runs(folder: Path, steps: int) -> list[tuple[float, float, float]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    found: list[tuple[float, float, float]] = []
-    for run in client.search_runs([one.experiment_id for one in client.search_experiments()]):
+    trials: list[tuple[float, float, float]] = []
+    for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]):
         if "time/steps_per_s" not in run.data.metrics:
             continue  # the sweep's own run
         speeds: list[Any] = client.get_metric_history(run.info.run_id, "time/steps_per_s")
-        if len({one.step for one in speeds}) == len(speeds) == steps // _every(steps) and run.info.end_time:
-            training = sum(_every(steps) / one.value for one in speeds)
-            found.append((run.info.start_time / 1e3, run.info.end_time / 1e3, training))
-    return found
+        if len({speed.step for speed in speeds}) == len(speeds) == steps // _every(steps) and run.info.end_time:
+            training = sum(_every(steps) / speed.value for speed in speeds)
+            trials.append((run.info.start_time / 1e3, run.info.end_time / 1e3, training))
+    return trials
 
 
 if __name__ == "__main__":

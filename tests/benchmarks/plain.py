@@ -75,8 +75,8 @@ class PlainMultipliers(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, classifier: int) -> Tensor:
         inputs = [images.flatten(1), nn.functional.one_hot(labels, self.classes).to(images.dtype)]
         if self.classifiers > 1:
-            which = nn.functional.one_hot(torch.full_like(labels, classifier), self.classifiers)
-            inputs.append(which.to(images.dtype))
+            classifier_one_hot = nn.functional.one_hot(torch.full_like(labels, classifier), self.classifiers)
+            inputs.append(classifier_one_hot.to(images.dtype))
         return self.scale[classifier] * (torch.relu(self.layers(torch.cat(inputs, dim=1))) + self.floor)
 
 
@@ -175,9 +175,9 @@ class Plain:
                 total = total + self.settings.tv_weight * total_variation(images)
             if self.settings.diversity_weight:
                 total = total + self.settings.diversity_weight * alike(noise, images, len(known))
-            for index, one in enumerate(self.known):
-                if one.task == task:
-                    total = total + self._conditions(one, index, images, labels)
+            for index, known_classifier in enumerate(self.known):
+                if known_classifier.task == task:
+                    total = total + self._conditions(known_classifier, index, images, labels)
         return total
 
     def _conditions(self, known: _Known, index: int, images: Tensor, labels: Tensor) -> Tensor:
@@ -233,7 +233,9 @@ class Plain:
             return lagrangian(torch.func.functional_call(phi, parameters, (image[None],)), label[None], mu[None])
 
         each = torch.func.vmap(torch.func.grad(of_one), (None, 0, 0, 0))
-        return flat([one.mean(dim=0) for one in each(dict(phi.named_parameters()), images, labels, multipliers).values()])
+        return flat(
+            [gradient.mean(dim=0) for gradient in each(dict(phi.named_parameters()), images, labels, multipliers).values()]
+        )
 
     def _known(self, classifier: Classifier, wanted: TrialClassifierConfig, names: Sequence[str]) -> _Known:
         settings, phi = self.settings, classifier.module.to(self.device)
@@ -244,7 +246,7 @@ class Plain:
         name, first = next((name, layer) for name, layer in phi.named_modules() if hasattr(layer, "weight"))
         if settings.row_space_weight and not isinstance(first, nn.Linear):
             raise NotImplementedError("the plain form knows the row space of a linear layer alone")
-        found = _Known(
+        known = _Known(
             rows=kept_directions(first, settings.row_space_eps, name in invariant) if settings.row_space_weight else None,
             centred=name in invariant,
             phi=phi.eval(),
@@ -264,8 +266,8 @@ class Plain:
                 if settings.bn_mode == "train":
                     layer.train()
                     layer.track_running_stats = False  # its own stay as they are
-                layer.register_forward_hook(_keep(found))
-        return found
+                layer.register_forward_hook(_keep(known))
+        return known
 
 
 def _keep(known: _Known) -> Callable[..., None]:

@@ -50,8 +50,8 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
     steps = range(config.trial.report_every, config.trial.steps + 1, config.trial.report_every)
     now = time.time()
     for number in range(TRIALS):
-        entry = ledger.ask()
-        tracker.open_trial(number, {**config.trial.model_dump(mode="json"), **entry.params})
+        trial = ledger.ask()
+        tracker.open_trial(number, {**config.trial.model_dump(mode="json"), **trial.params})
         full, level, reports = number % 2 == 0, random.uniform(0.2, 0.5), []
         for step in steps:
             now += 0.5
@@ -72,7 +72,7 @@ def record(config: SweepConfig, random: np.random.Generator) -> None:
     best = ledger.best()
     assert best is not None
     tracker.end("FINISHED", tracker.metrics(best.number), best.number, picture)
-    _artifacts(config, sorted(ledger.entries(), key=lambda one: one.value or 0), best.number, list(steps)[2::3])
+    _artifacts(config, sorted(ledger.entries(), key=lambda trial: trial.value or 0), best.number, list(steps)[2::3])
     ledger.close()
 
 
@@ -80,9 +80,9 @@ def _artifacts(config: SweepConfig, ranked: list, best: int, steps: list[int]) -
     client = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
     (parent,), trials = runs_of(client, config.dataset, config.name)
     children = {int(run.data.tags["sweep.trial"]): run for run in trials}
-    full = [entry for entry in ranked if entry.state == "complete"]
-    for entry in {one.number: one for one in [*ranked[:PICTURED], *full[-PICTURED:]]}.values():
-        log_step_images(client, children[entry.number], [step for step in steps if step <= entry.last_step])
+    full = [trial for trial in ranked if trial.state == "complete"]
+    for trial in {trial.number: trial for trial in [*ranked[:PICTURED], *full[-PICTURED:]]}.values():
+        log_step_images(client, children[trial.number], [step for step in steps if step <= trial.last_step])
     client.log_dict(parent.info.run_id, evaluation(children[best], best), "evaluation.json")
 
 
@@ -105,13 +105,13 @@ def main() -> None:
         if chromium() is None:
             print("no Chromium here, so nothing opens it")
             return
-        for width, words in ((1280, "desktop"), (390, "phone")):
+        for width, screen in ((1280, "desktop"), (390, "phone")):
             with browse() as tab:
                 loaded = tab.open(path.resolve().as_uri(), width=width, phone=width == 390)
                 tab.run("document.querySelector('.chart').scrollIntoView()")
                 tab.wait("document.querySelector('.chart[data-drawn]') !== null")
                 first = float(tab.run("performance.now()")) / 1000
-                print(f"{words}: load event after {loaded:.2f} s, first figure within {first:.2f} s, errors: {tab.errors}")
+                print(f"{screen}: load event after {loaded:.2f} s, first figure within {first:.2f} s, errors: {tab.errors}")
                 assert loaded < _LONGEST and not tab.errors, "too slow, or with errors"
 
 

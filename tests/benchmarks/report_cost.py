@@ -70,10 +70,10 @@ def rows_of(settings: TrialConfig, usual: int, options: Options) -> Iterator[Row
             number=0, acknowledged=0, settings=settings.model_dump(mode="json"), folder=str(Path(folder, "trial")),
             cache=str(Path(folder, "cache")), storage=None, threads=options.threads, gpus=0.0, hang_limit=None, note="",
         )  # fmt: skip
-        for part, places in PARTS.items():
-            for place in places:
-                _wrap(wrapped, place, part, spent)
-        training, found = trial.train(assignment), []
+        for part, functions in PARTS.items():
+            for function in functions:
+                _wrap(wrapped, function, part, spent)
+        training, reports_seen = trial.train(assignment), []
         first = next(training)  # the first report finds caches empty, and the trainer was made before it
         assert isinstance(first, Progress), first
         spent.update(dict.fromkeys(spent, 0.0))
@@ -82,15 +82,15 @@ def rows_of(settings: TrialConfig, usual: int, options: Options) -> Iterator[Row
             assert isinstance(message, Progress), message
             steps = every / message.metrics["time/steps_per_s"]
             now = time.perf_counter()
-            found.append((steps, now - began - steps, dict(spent)))
+            reports_seen.append((steps, now - began - steps, dict(spent)))
             spent.update(dict.fromkeys(spent, 0.0))
             began = now
-    shares = [report / (steps * usual / every + report) for steps, report, _ in found]
-    report = statistics.median(report for _, report, _ in found)
+    shares = [report / (steps * usual / every + report) for steps, report, _ in reports_seen]
+    report = statistics.median(report for _, report, _ in reports_seen)
     share = statistics.median(shares)
     verdict = f"{'within' if share <= _MOST else 'ABOVE'} {_MOST:.0%}"
     yield {"part": "a report", "share": share, "of_report": 1.0, "ms": 1e3 * report, "verdict": verdict}
-    parts = {part: statistics.median(spent[part] for _, _, spent in found) for part in PARTS}
+    parts = {part: statistics.median(spent[part] for _, _, spent in reports_seen) for part in PARTS}
     parts = dict(sorted(parts.items(), key=lambda part: -part[1])) | {"the rest": report - sum(parts.values())}
     largest = max(parts, key=lambda part: parts[part])
     for part, seconds in parts.items():
@@ -99,9 +99,9 @@ def rows_of(settings: TrialConfig, usual: int, options: Options) -> Iterator[Row
         yield {"part": part, "share": share * of_report, "of_report": of_report, "ms": 1e3 * seconds, "verdict": dominant}
 
 
-def _wrap(stack: ExitStack, place: str, part: str, spent: dict[str, float]) -> None:
+def _wrap(stack: ExitStack, function_path: str, part: str, spent: dict[str, float]) -> None:
     """From now on calls of `place`, module:name, add their seconds to a part."""
-    module, _, path = place.partition(":")
+    module, _, path = function_path.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)
     for step in owners:

@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         quick=arguments.quick, threads=arguments.threads, device=arguments.device, rounds=arguments.rounds,
         trials=arguments.trials, steps=arguments.steps,
     )  # fmt: skip
-    found: dict[str, Any] = {"machine": harness.machine(options), "quick": options.quick, "groups": {}}
-    print(", ".join(f"{key} {value}" for key, value in found["machine"].items() if value is not None), flush=True)
+    record: dict[str, Any] = {"machine": harness.machine(options), "quick": options.quick, "groups": {}}
+    print(", ".join(f"{key} {value}" for key, value in record["machine"].items() if value is not None), flush=True)
     path = arguments.json or Path("mlruns/benchmarks.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.only or GROUPS:
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = list(group.rows(options))
         seconds = time.perf_counter() - began
         print(f"\n{name}: {group.ABOUT} ({seconds:.0f} s)\n{harness.table(group.COLUMNS, rows)}", flush=True)
-        found["groups"][name] = {"about": group.ABOUT, "seconds": seconds, "rows": rows}
-        path.write_text(json.dumps(found, indent=2, ensure_ascii=False))  # after each: the rest may be interrupted
+        record["groups"][name] = {"about": group.ABOUT, "seconds": seconds, "rows": rows}
+        path.write_text(json.dumps(record, indent=2, ensure_ascii=False))  # after each: the rest may be interrupted
     print(f"\nall rows: {path}")
     return 0
 

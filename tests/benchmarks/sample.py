@@ -32,8 +32,8 @@ def quick() -> ExportedGenerator:
     kaiming(module, torch.Generator().manual_seed(0))
     module(torch.randn(256, settings.noise_dim), torch.arange(256) % 10)
     labels = list(range(10))
-    judged = EvaluationLatents.of(settings, [labels], 10, threads=1)
-    return ExportedGenerator(module.eval(), (1, 28, 28), tuple(map(str, labels)), settings, {}, [labels], judged, {})
+    latents = EvaluationLatents.of(settings, [labels], 10, threads=1)
+    return ExportedGenerator(module.eval(), (1, 28, 28), tuple(map(str, labels)), settings, {}, [labels], latents, {})
 
 
 def as_it_is(generator: ExportedGenerator, count: int) -> Iterator[Tensor]:

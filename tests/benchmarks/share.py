@@ -28,8 +28,8 @@ def main() -> int:
     sampler = Sampler(driver.pid)
     for line in driver.stdout:
         print(line, end="", flush=True)
-        if found := re.search(r"(\d+) at a time on", line):
-            slots = int(found[1])
+        if announced := re.search(r"(\d+) at a time on", line):
+            slots = int(announced[1])
         running += bool(re.match(r"trial \d+  (starts|continues)", line))
         if ready is None and slots and running == slots:
             ready = time.perf_counter()

@@ -141,8 +141,8 @@ def _row(size: str, batch: int, options: Options) -> Row:
         check_equal(size, options, per_sample=True)
         contenders["ours_eval"] = turn(ours(options, size, batch, "eval"), options)
         contenders["per_sample"] = turn(textbook(options, size, batch, "eval", True), options, steps=1)
-    found = interleaved(contenders, options.turns())
-    floor = [count * seconds for seconds in found["flop"]]
+    times = interleaved(contenders, options.turns())
+    floor = [count * seconds for seconds in times["flop"]]
     memory = {
         "ours_mb": peak_memory(ours, options, size, batch, ""),
         "plain_mb": peak_memory(textbook, options, size, batch, ""),
@@ -151,14 +151,14 @@ def _row(size: str, batch: int, options: Options) -> Row:
     return {
         "size": size,
         "batch": batch,
-        "plain_over_ours": ratio(found["plain"], found["ours"]),
-        "per_sample_over_ours": ratio(found["per_sample"], found["ours_eval"]) if fits else None,
-        "ours_over_floor": ratio(found["ours"], floor),
+        "plain_over_ours": ratio(times["plain"], times["ours"]),
+        "per_sample_over_ours": ratio(times["per_sample"], times["ours_eval"]) if fits else None,
+        "ours_over_floor": ratio(times["ours"], floor),
         "plain_over_ours_memory": _quotient(memory["plain_mb"], memory["ours_mb"]),
         "per_sample_over_ours_memory": _quotient(memory["per_sample_mb"], memory["ours_mb"]),
-        "ours_ms": milliseconds(found["ours"]),
-        "plain_ms": milliseconds(found["plain"]),
-        "per_sample_ms": milliseconds(found["per_sample"]) if fits else None,
+        "ours_ms": milliseconds(times["ours"]),
+        "plain_ms": milliseconds(times["plain"]),
+        "per_sample_ms": milliseconds(times["per_sample"]) if fits else None,
         "floor_ms": milliseconds(floor),
         "gflop": count / 1e9,
         **memory,

@@ -61,13 +61,13 @@ def main() -> None:
     cli.add_argument("--folder", help="an empty folder to run in and leave the sweep in")
     arguments = cli.parse_args()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with contextlib.nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as place:
-        os.chdir(place)
+    with contextlib.nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
         if arguments.bare:
             ray_alone(arguments.trials)
         else:
             ours(arguments)
-            look()
+            time_check_and_status()
             if arguments.resume:
                 resume(arguments.trials)
 
@@ -99,14 +99,14 @@ def ours(arguments: argparse.Namespace) -> None:
     tracker.begin({}, {})
     recorder.reconcile()
 
-    def assign(entry: Any) -> Any:
-        return assignment_of(config, entry, CLASSIFIERS, machine.threads, gpus=machine.gpus_per_trial)
+    def assign(trial: Any) -> Any:
+        return assignment_of(config, trial, CLASSIFIERS, machine.threads, gpus=machine.gpus_per_trial)
 
     with Clock("the sweep", arguments.trials):
         run_ray(config, machine, ledger, recorder, assign, folder, HaltMonitor(folder), nothing)
     with Clock("the rest of what MLflow has to hear", arguments.trials):
         recorder.finish()
-    reports = sum(len(entry.values) for entry in ledger.entries())
+    reports = sum(len(trial.values) for trial in ledger.entries())
     ledger.close()
     tracker.end("FINISHED", None, None, None)
     print(f"{reports} reports; driver: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB at most")
@@ -152,7 +152,7 @@ def ray_alone(trials: int) -> None:
         ray.shutdown()
 
 
-def look() -> None:
+def time_check_and_status() -> None:
     """Time to compare all records, and to say how the sweep stands."""
     from search import status
     from search.consistency import audit
@@ -185,8 +185,8 @@ def resume(trials: int) -> None:
 class Clock:
     """Wall time, CPU time of the thread that serves the trials, and of the whole process, for each trial."""
 
-    def __init__(self, what: str, trials: int) -> None:
-        self.what, self.trials = what, trials
+    def __init__(self, task: str, trials: int) -> None:
+        self.what, self.trials = task, trials
 
     def __enter__(self) -> None:
         self.began = time.perf_counter(), time.thread_time(), time.process_time()

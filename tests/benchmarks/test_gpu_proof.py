@@ -40,9 +40,9 @@ def test_a_dry_run_lists_parts_limits_and_commands_and_runs_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert gpu_proof.main(["--dry-run"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in PARTS:
-        assert not missing([name, f"{part_named(name).LIMIT:.0f} s", f"--only {name}"], said)
+        assert not missing([name, f"{part_named(name).LIMIT:.0f} s", f"--only {name}"], output)
     assert not list(tmp_path.iterdir())
 
 
@@ -52,8 +52,8 @@ def test_without_a_gpu_one_line_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert gpu_proof.main([]) == 2
-    said = capsys.readouterr()
-    assert not missing(["GPU", "--device cpu"], said.err) and len(said.err.splitlines()) == 1 and not said.out
+    captured = capsys.readouterr()
+    assert not missing(["GPU", "--device cpu"], captured.err) and len(captured.err.splitlines()) == 1 and not captured.out
     assert not list(tmp_path.iterdir())
 
 
@@ -79,14 +79,14 @@ sys.exit("CUDA error: unspecified launch failure")
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Parts by name: scripts, which take no time."""
-    found: dict[str, str] = {}
+    script_texts: dict[str, str] = {}
 
     def command(name: str, device: str, rows: Path) -> list[str]:
-        return [sys.executable, "-c", textwrap.dedent(found[name]), str(rows)]
+        return [sys.executable, "-c", textwrap.dedent(script_texts[name]), str(rows)]
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the command sets it
     monkeypatch.setattr(gpu_proof, "_command", command)
-    yield found
+    yield script_texts
 
 
 @pytest.mark.long
@@ -95,9 +95,9 @@ def test_what_a_part_measured_before_its_limit_is_kept_and_the_others_run(
 ) -> None:
     file = tmp_path / "proof.json"
     names = ["graphs", "steps", "sampling"]
-    words = ["--device", "cpu", "--json", str(file), "--limit", "3", "--only", *names]
+    arguments = ["--device", "cpu", "--json", str(file), "--limit", "3", "--only", *names]
     scripts |= {"graphs": CUT_SHORT, "steps": FAILS, "sampling": WHOLE}
-    assert gpu_proof.main(words) == 1
+    assert gpu_proof.main(arguments) == 1
     record = json.loads(file.read_text())
     assert set(record) == {"version", "device", "machine", "parts"}
     parts = record["parts"]
@@ -113,9 +113,9 @@ def test_what_a_part_measured_before_its_limit_is_kept_and_the_others_run(
     file.write_text(json.dumps(record))
     scripts |= {"graphs": WHOLE, "steps": WHOLE}
     capsys.readouterr()
-    assert gpu_proof.main(words) == 1
+    assert gpu_proof.main(arguments) == 1
     assert not missing(["graphs: cut short", "steps: failed", "sampling: complete", "--again"], capsys.readouterr().err)
-    assert gpu_proof.main([*words, "--again"]) == 0
+    assert gpu_proof.main([*arguments, "--again"]) == 0
     assert {part["state"] for part in json.loads(file.read_text())["parts"].values()} == {"complete"}
 
 
@@ -200,11 +200,11 @@ def test_outcomes_of_tests_come_with_the_first_line_of_a_failure(tmp_path: Path)
 
 
 def test_a_sweep_that_survives_is_told_from_one_that_does_not() -> None:
-    said = "".join(f"trial {number:04d}  CUDA out of memory; goes on with 1 of a GPU\n" for number in range(2))
-    assert out_of_memory.outcome(0, said, '{"complete": 2}')["outcome"] == "survived"
+    output = "".join(f"trial {number:04d}  CUDA out of memory; goes on with 1 of a GPU\n" for number in range(2))
+    assert out_of_memory.outcome(0, output, '{"complete": 2}')["outcome"] == "survived"
     assert str(out_of_memory.outcome(0, "", '{"complete": 2}')["outcome"]).startswith("FAILED")  # nothing was forced
-    assert str(out_of_memory.outcome(0, said, '{"complete": 1}')["outcome"]).startswith("FAILED")
-    assert "no space" in str(out_of_memory.outcome(1, f"{said}no space\n", "")["outcome"])
+    assert str(out_of_memory.outcome(0, output, '{"complete": 1}')["outcome"]).startswith("FAILED")
+    assert "no space" in str(out_of_memory.outcome(1, f"{output}no space\n", "")["outcome"])
 
 
 def test_trials_are_counted_in_steps_of_a_whole_one() -> None:

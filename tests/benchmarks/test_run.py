@@ -28,9 +28,9 @@ def test_a_group_says_what_it_is(name: str) -> None:
 
 
 def test_every_command_is_in_the_readme_and_in_the_help() -> None:
-    readme, words = (HERE / "README.md").read_text(), run.parser().format_help()
+    readme, help_text = (HERE / "README.md").read_text(), run.parser().format_help()
     for name in run.GROUPS:
-        assert f"`{name}`" in readme and name in words
+        assert f"`{name}`" in readme and name in help_text
     shared = {
         "__init__",
         "run",
@@ -48,18 +48,18 @@ def test_every_command_is_in_the_readme_and_in_the_help() -> None:
     }
     for path in HERE.glob("*.py"):
         if path.stem not in shared:
-            assert f"`{path.name}`" in readme and path.name in words
+            assert f"`{path.name}`" in readme and path.name in help_text
 
 
 def test_what_is_compared_takes_turns_and_each_begins_a_round() -> None:
-    said: list[str] = []
+    turns: list[str] = []
 
     def contender(name: str) -> Callable[[], float]:
-        return lambda: said.append(name) or float(len(said))  # type: ignore[func-returns-value]
+        return lambda: turns.append(name) or float(len(turns))  # type: ignore[func-returns-value]
 
-    found = harness.interleaved({name: contender(name) for name in "abc"}, 3)
-    assert "".join(said) == "abcbcacab"
-    assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+    times = harness.interleaved({name: contender(name) for name in "abc"}, 3)
+    assert "".join(turns) == "abcbcacab"
+    assert times == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_not_a_ratio_of_medians() -> None:
@@ -96,9 +96,9 @@ def test_a_size_is_its_preset(size: str) -> None:
 def test_the_machine_is_described_without_its_name() -> None:
     import platform
 
-    found = harness.machine(Options(device="cpu"))
-    assert found["gpu"] is None and found["torch"] == torch.__version__
-    assert platform.node() not in json.dumps(found).split('"')
+    machine = harness.machine(Options(device="cpu"))
+    assert machine["gpu"] is None and machine["torch"] == torch.__version__
+    assert platform.node() not in json.dumps(machine).split('"')
 
 
 def test_figures_of_a_sweep() -> None:
@@ -141,9 +141,9 @@ def test_the_command_measures_a_group_and_writes_its_rows(
     path = tmp_path / "rows.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the command sets it
     assert run.main(["--only", "step", "--quick", "--device", "cpu", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert set(found) == {"machine", "quick", "groups"} and found["quick"]
-    rows = found["groups"]["step"]["rows"]
+    record = json.loads(path.read_text())
+    assert set(record) == {"machine", "quick", "groups"} and record["quick"]
+    rows = record["groups"]["step"]["rows"]
     group = importlib.import_module("tests.benchmarks.step")
     for row in rows:
         assert row.keys() == rows[0].keys() >= {column.key for column in group.COLUMNS}

@@ -48,8 +48,8 @@ class Worker:
 
     def rate(self) -> float:
         """Steps a second of the turn that was begun."""
-        found: float = self._pipe.recv()
-        return found
+        steps_per_second: float = self._pipe.recv()
+        return steps_per_second
 
     def end(self) -> None:
         self._pipe.send(None)
@@ -62,7 +62,7 @@ def rows(options: Options) -> Iterator[Row]:
     for batch in (128,) if options.quick else (128, 256):
         single, double = [Worker(options, batch, 1) for _ in range(2)], [Worker(options, batch, 2)]
         try:
-            found = interleaved(
+            measured_rates = interleaved(
                 {"two_of_one": _together(single, seconds), "one_of_two": _together(double, seconds)}, options.turns()
             )
         finally:
@@ -70,8 +70,8 @@ def rows(options: Options) -> Iterator[Row]:
                 worker.end()
         yield {
             "batch": batch,
-            "ratio": ratio(found["two_of_one"], found["one_of_two"]),
-            **{name: statistics.median(rates) for name, rates in found.items()},
+            "ratio": ratio(measured_rates["two_of_one"], measured_rates["one_of_two"]),
+            **{name: statistics.median(rates) for name, rates in measured_rates.items()},
         }
 
 

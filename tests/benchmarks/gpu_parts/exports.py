@@ -33,8 +33,8 @@ torch.save(export.load(sys.argv[1]).judged(), sys.argv[2])
 
 def rows(options: Options) -> Iterator[Row]:
     """A row for each check. One that fails says so, and what needs its result is left out."""
-    with tempfile.TemporaryDirectory() as place:
-        folder, file = Path(place, "export"), Path(place, "trial.yaml")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, file = Path(scratch, "export"), Path(scratch, "trial.yaml")
         settings = {**TINY, "device": pick(options).type}
         if not options.quick:
             settings |= {"width": 256, "channels": 32, "batch_size": 128, "steps": 60, "report_every": 15}
@@ -70,14 +70,14 @@ def _continued(file: Path, folder: Path) -> float:
 
     checkpoint.save = save_and_break_off  # type: ignore[assignment]
     try:
-        code, said = _command("train", "--config", str(file), "--out", str(folder), "--cache", str(folder.parent / "cache"))
+        code, output = _command("train", "--config", str(file), "--out", str(folder), "--cache", str(folder.parent / "cache"))
     finally:
         checkpoint.save = save
     if code != 130 or folder.exists():
-        raise AssertionError(f"the run was not broken off: exit code {code}: {said.splitlines()[-1:]}")
-    code, said = _command("train", "--config", str(file), "--out", str(folder), "--cache", str(folder.parent / "cache"))
-    if code or "continues at step" not in said:
-        raise AssertionError(f"exit code {code}: {said.splitlines()[-1:]}")
+        raise AssertionError(f"the run was not broken off: exit code {code}: {output.splitlines()[-1:]}")
+    code, output = _command("train", "--config", str(file), "--out", str(folder), "--cache", str(folder.parent / "cache"))
+    if code or "continues at step" not in output:
+        raise AssertionError(f"exit code {code}: {output.splitlines()[-1:]}")
     settings = yaml.safe_load(file.read_text())
     return float(settings["steps"] - settings["report_every"])
 
@@ -92,38 +92,38 @@ def _drawn(folder: Path, options: Options) -> float:
 def _loaded(folder: Path) -> float:
     from gbc import export
 
-    there = folder.parent / "images.pt"
+    image_file = folder.parent / "images.pt"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_A_GPU, str(folder), str(there)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", _WITHOUT_A_GPU, str(folder), str(image_file)], env=environment, capture_output=True, text=True
     )
     if done.returncode:
         raise AssertionError(done.stderr.strip().splitlines()[-1])
-    return _largest_difference(torch.load(there, weights_only=True), export.load(folder).judged())
+    return _largest_difference(torch.load(image_file, weights_only=True), export.load(folder).judged())
 
 
 def _evaluated(folder: Path) -> float:
-    code, said = _command("evaluate", "--model", str(folder), "--cache", str(folder.parent / "cache"), "--json")
+    code, output = _command("evaluate", "--model", str(folder), "--cache", str(folder.parent / "cache"), "--json")
     if code:
-        raise AssertionError(f"exit code {code}: {said.splitlines()[-1:]}")
-    return float(json.loads(said[said.index("{") :])["scores"][folder.name]["tstr/1nn"])
+        raise AssertionError(f"exit code {code}: {output.splitlines()[-1:]}")
+    return float(json.loads(output[output.index("{") :])["scores"][folder.name]["tstr/1nn"])
 
 
-def _largest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    difference = float((one - other).abs().max())
+def _largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    difference = float((first - second).abs().max())
     if not difference < 1e-2:  # TF32 convolutions have ten bits
         raise AssertionError(f"pixels differ by {difference:.3g}")
     return difference
 
 
-def _command(*words: str) -> tuple[int, str]:
+def _command(*arguments: str) -> tuple[int, str]:
     """Exit code and output of `python -m gbc`."""
     from gbc.__main__ import main
 
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            code = main(list(words))
+            code = main(list(arguments))
         except SystemExit as end:
             code = int(end.code or 0)
-    return code, said.getvalue()
+    return code, output.getvalue()

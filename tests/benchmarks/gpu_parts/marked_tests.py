@@ -33,12 +33,12 @@ def rows(options: Options) -> Iterator[Row]:
     return outcomes(["-m", "not gpu", "-k", "lost or wrong_step", str(ROOT / _ON_A_CPU)], ROOT)
 
 
-def outcomes(words: Sequence[str], root: Path) -> Iterator[Row]:
+def outcomes(arguments: Sequence[str], root: Path) -> Iterator[Row]:
     """A row for each test that pytest runs with these words. A file that cannot be collected is a failure."""
     ended: Queue[Row | None] = Queue()
 
     def run() -> None:
-        pytest.main(["-p", "no:cacheprovider", f"--rootdir={root}", *words], plugins=[_Outcomes(ended)])
+        pytest.main(["-p", "no:cacheprovider", f"--rootdir={root}", *arguments], plugins=[_Outcomes(ended)])
         ended.put(None)
 
     threading.Thread(target=run, daemon=True).start()
@@ -67,6 +67,6 @@ class _Outcomes:
 
     def _put(self, test: str, outcome: str, seconds: float, report: pytest.TestReport | pytest.CollectReport) -> None:
         crash = getattr(report.longrepr, "reprcrash", None)
-        said = crash.message if crash else report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-        reason = None if outcome == "passed" else next(iter(said.splitlines()), "")
+        message = crash.message if crash else report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        reason = None if outcome == "passed" else next(iter(message.splitlines()), "")
         self._ended.put({"test": test, "outcome": outcome, "seconds": seconds, "reason": reason})

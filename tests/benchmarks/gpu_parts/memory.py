@@ -34,14 +34,14 @@ _CLASSIFIER: Final = 20  # steps of its training: its weights take the same room
 
 def rows(options: Options) -> Iterator[Row]:
     """Rows for the measurement by `auto`, for a bare context, and for processes with a trial."""
-    with TemporaryDirectory() as place:
-        config, measured, trials = _measured(options, Path(place))
+    with TemporaryDirectory() as scratch:
+        config, measured, trials = _measured(options, Path(scratch))
         yield {"what": "measured for a trial", "mb": measured / 1e6, "processes": 1, **_verdict(None, f"{trials} fit")}
         if not options.quick:
             yield from _taken("a process without a trial", None, options, 1)
         count = 1 if options.quick else max(1, min(_PROCESSES, trials))
         on_gpu = pick(options).type == "cuda"
-        yield from _taken("a process with a trial", (config, Path(place)), options, count, measured if on_gpu else None)
+        yield from _taken("a process with a trial", (config, Path(scratch)), options, count, measured if on_gpu else None)
 
 
 def sweep_of(options: Options) -> Any:
@@ -55,7 +55,7 @@ def sweep_of(options: Options) -> Any:
     return resolve(dataset=dataset, preset=preset, config=None, flags={}, assignments=assignments, slots=lambda _: 1)
 
 
-def _measured(options: Options, place: Path) -> tuple[Any, float, int]:
+def _measured(options: Options, cache: Path) -> tuple[Any, float, int]:
     """The sweep, the bytes that `auto` measures for one of its trials, and the number of trials that fit."""
     from gbc.training import tasks
     from search.driver import preflight
@@ -63,15 +63,15 @@ def _measured(options: Options, place: Path) -> tuple[Any, float, int]:
     config = sweep_of(options)
     if pick(options).type == "cuda":
         (variant,) = preflight.variants(config)
-        ready = preflight.PreparedVariant(variant, tasks.obtain(config.trial, place), ())
+        ready = preflight.PreparedVariant(variant, tasks.obtain(config.trial, cache), ())
         need, free = preflight.measure_memory(config, [ready])
         return config, need, free // need
     before = psutil.Process().memory_info().rss
-    _one_report(config, place, options)
+    _one_report(config, cache, options)
     return config, max(psutil.Process().memory_info().rss - before, 1), 1
 
 
-def _one_report(config: Any, place: Path, options: Options) -> Any:
+def _one_report(config: Any, cache: Path, options: Options) -> Any:
     """A trainer of the largest trial of the sweep after a report."""
     from gbc.metrics.scores import ReferenceSet
     from gbc.training import tasks
@@ -80,7 +80,7 @@ def _one_report(config: Any, place: Path, options: Options) -> Any:
 
     (variant,) = variants(config)
     settings = probe_settings(config, variant)
-    inputs = tasks.obtain(settings, place)
+    inputs = tasks.obtain(settings, cache)
     trainer = Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, pick(options)))
     for _ in trainer.run():
         pass
@@ -88,7 +88,7 @@ def _one_report(config: Any, place: Path, options: Options) -> Any:
 
 
 def _taken(
-    what: str, trial: tuple[Any, Path] | None, options: Options, count: int, measured: float | None = None
+    holding: str, trial: tuple[Any, Path] | None, options: Options, count: int, measured: float | None = None
 ) -> Iterator[Row]:
     """A row for processes that hold a trial, or nothing but what the device needs, at the same time."""
     context = multiprocessing.get_context("spawn")
@@ -111,7 +111,7 @@ def _taken(
     fault = next(filter(None, faults), None)
     ratio = measured / real if measured and real > 0 else None
     verdict = fault or ("" if ratio is None else "enough" if ratio >= 1 else "TOO LITTLE")
-    yield {"what": what, "mb": real / 1e6, "processes": count, **_verdict(ratio, verdict)}
+    yield {"what": holding, "mb": real / 1e6, "processes": count, **_verdict(ratio, verdict)}
 
 
 def _verdict(ratio: float | None, verdict: str) -> Row:

@@ -61,8 +61,8 @@ sys.exit(main(sys.argv[1:]))
 def rows(options: Options) -> Iterator[Row]:
     """One row."""
     device = pick(options).type
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         (folder / "crowded.py").write_text(_FACTORY)
         classifier = {"factory": "crowded:net", "steps": 60, "lr": 0.1}
         sweep = {
@@ -87,12 +87,12 @@ def rows(options: Options) -> Iterator[Row]:
         yield outcome(done.returncode, done.stdout, asked.stdout)
 
 
-def outcome(code: int, said: str, status: str) -> Row:
+def outcome(code: int, output: str, status: str) -> Row:
     """The row of a sweep that ended with this code, printed this, and has this status as JSON."""
-    ran_out = len(set(re.findall(r"trial (\d+)\s+.*out of memory[^;\n]*; goes on with", said)))
+    ran_out = len(set(re.findall(r"trial (\d+)\s+.*out of memory[^;\n]*; goes on with", output)))
     complete = int(json.loads(status)["complete"]) if status.startswith("{") else 0
     if code == 0 and complete == ran_out == TRIALS:
         verdict = "survived"
     else:
-        verdict = f"FAILED: exit code {code}; {next(reversed(said.strip().splitlines()), '')}"
+        verdict = f"FAILED: exit code {code}; {next(reversed(output.strip().splitlines()), '')}"
     return {"trials": TRIALS, "ran_out": ran_out, "complete": complete, "outcome": verdict}

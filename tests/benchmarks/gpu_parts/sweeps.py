@@ -86,14 +86,14 @@ def rows(options: Options) -> Iterator[Row]:
     """Ours first, which says how many trials fit."""
     on_gpu = pick(options).type == "cuda"
     gpus = torch.cuda.device_count() if on_gpu else 1
-    with tempfile.TemporaryDirectory() as place:
-        prepared, whole, every = _prepared(Path(place), options)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared, whole, every = _prepared(Path(scratch), options)
         ray = ["tests/benchmarks/peer_ray.py", "sweep.yaml", *([] if options.quick else ["--seconds", str(_SECONDS)])]
 
-        def run(name: str, words: list[str], slots: int | None) -> Run:
-            folder = Path(place, name)
+        def run(name: str, arguments: list[str], slots: int | None) -> Run:
+            folder = Path(scratch, name)
             shutil.copytree(prepared, folder)
-            return _run(words, folder, every, slots, on_gpu=on_gpu)
+            return _run(arguments, folder, every, slots, on_gpu=on_gpu)
 
         ours = run("ours", ["search/run.py", "--config", "sweep.yaml", "--no-report"], None)
         reached = "" if ours.busy is None or not on_gpu else f"busy {'reached' if ours.busy >= BUSY else 'MISSED'}"
@@ -109,7 +109,7 @@ def rows(options: Options) -> Iterator[Row]:
             yield shared.row("Ray Tune, as many at a time as ours", whole, ours)
 
 
-def _prepared(place: Path, options: Options) -> tuple[Path, int, int]:
+def _prepared(scratch: Path, options: Options) -> tuple[Path, int, int]:
     """A folder with the sweep's file and its trained classifier; steps of a whole trial, and steps between reports."""
     import yaml
 
@@ -133,15 +133,15 @@ def _prepared(place: Path, options: Options) -> tuple[Path, int, int]:
         written["trials"] = 2  # a busy machine does not start one in any short time
         del written["time_budget"]
     sweep = SweepConfig.parse(written, "sweep.yaml")
-    folder = place / "prepared"
+    folder = scratch / "prepared"
     tasks.obtain(sweep.trial, folder / CLASSIFIERS)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     return folder, sweep.trial.steps, sweep.trial.report_every
 
 
-def _run(words: list[str], folder: Path, every: int, slots: int | None, *, on_gpu: bool) -> Run:
+def _run(arguments: list[str], folder: Path, every: int, slots: int | None, *, on_gpu: bool) -> Run:
     """Run a command of the repository in `folder` to its end."""
-    script, *rest = words
+    script, *rest = arguments
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "output").open("w") as output, BusyShare(on_gpu=on_gpu) as busy:
         began = time.perf_counter()
@@ -149,12 +149,12 @@ def _run(words: list[str], folder: Path, every: int, slots: int | None, *, on_gp
             [sys.executable, str(ROOT / script), *rest], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         wall = time.perf_counter() - began
-    said = (folder / "output").read_text()
+    printed = (folder / "output").read_text()
     trials = _trials(folder)
     if done.returncode and not trials:
-        raise RuntimeError(f"{said[-2000:]}\n{script} ended with {done.returncode}")
+        raise RuntimeError(f"{printed[-2000:]}\n{script} ended with {done.returncode}")
     begun, last = min((trial[0] for trial in trials), default=0.0), max((trial[1] for trial in trials), default=0.0)
-    announced = re.search(r"(\d+) at a time on", said)
+    announced = re.search(r"(\d+) at a time on", printed)
     return Run(
         wall=wall, span=last - begun, steps=every * sum(trial[2] for trial in trials), ended=sum(trial[3] for trial in trials),
         busy=busy.between(begun, last), slots=slots or int(announced[1] if announced else 0),
@@ -166,15 +166,15 @@ def _trials(folder: Path) -> list[tuple[float, float, int, bool]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    found = []
+    trials = []
     for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], max_results=5000):
         if "time/steps_per_s" not in run.data.metrics or run.data.tags.get("sweep.role") == "sweep":
             continue
         reports: list[Any] = client.get_metric_history(run.info.run_id, "time/steps_per_s")
         last = max(report.timestamp for report in reports) / 1e3
         count = len({report.step for report in reports})
-        found.append((run.info.start_time / 1e3, last, count, run.info.status == "FINISHED"))
-    return found
+        trials.append((run.info.start_time / 1e3, last, count, run.info.status == "FINISHED"))
+    return trials
 
 
 class BusyShare:
