@@ -29,10 +29,10 @@ def test_every_row_has_a_test_and_every_contract_its_row() -> None:
 
 
 def test_what_a_row_names_is_in_the_files_it_names() -> None:
-    for what, where, *_ in rows():
-        files = re.findall(r"`([\w/]+\.py)`", where)
+    for names, files_cell, *_ in rows():
+        files = re.findall(r"`([\w/]+\.py)`", files_cell)
         text = "".join((ROOT / file).read_text() for file in files)
-        private = re.findall(r"\b_[a-z]\w+", " ".join(re.findall(r"`([^`]+)`", what)))
+        private = re.findall(r"\b_[a-z]\w+", " ".join(re.findall(r"`([^`]+)`", names)))
         assert files and [name for name in private if name not in text] == []
 
 
@@ -50,12 +50,12 @@ def _defined(text: str) -> set[str]:
 
 def _used(tree: ast.Module) -> set[str]:
     """Private attributes, and private parts of the modules that are imported or named."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
-            found.add(node.attr)
+            names.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.update(node.module.split("."))
+            names.update(node.module.split("."))
         elif isinstance(node, ast.Constant) and re.fullmatch(r"[a-z]\w*(\.\w+)+", str(node.value)):
-            found.update(str(node.value).split("."))
-    return {name for name in found if re.match(r"_[a-z]", name)}
+            names.update(str(node.value).split("."))
+    return {name for name in names if re.match(r"_[a-z]", name)}

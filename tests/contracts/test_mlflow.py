@@ -36,8 +36,8 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 def test_a_run_knows_the_last_step_of_each_metric(client: MlflowClient) -> None:
     run = client.create_run("0").info.run_id
     client.log_batch(run, [Metric(STEP_METRIC, 0.5, 1000 + step, step) for step in (3, 6)])
-    (found,) = all_runs(client, "0", "")
-    assert TrialRun.of(found).last_step == 6
+    (run_on_record,) = all_runs(client, "0", "")
+    assert TrialRun.of(run_on_record).last_step == 6
 
 
 def test_pictures_of_steps_are_found_by_the_names_of_their_files(client: MlflowClient, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_pages_know_the_words_of_a_shared_view_and_of_an_experiments_kind() 
     config = SweepConfig.parse(tiny_sweep(), "test")
     view = ui_view._charts(config)
     keys = {key for kind in view.values() for card in kind for key in card}
-    words = {
+    expected = {
         ui_view.TAG,
         "viewStateShareKey",
         "compareRunsMode",
@@ -62,7 +62,7 @@ def test_the_pages_know_the_words_of_a_shared_view_and_of_an_experiments_kind() 
         "mlflow.experimentKind",
         "custom_model_development",
     }
-    assert [word for word in sorted({ui_view.TAG, *view, *keys, *words}) if word not in text] == []
+    assert [key for key in sorted({ui_view.TAG, *view, *keys, *expected}) if key not in text] == []
 
 
 def test_tags_have_these_names() -> None:

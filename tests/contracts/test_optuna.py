@@ -43,12 +43,12 @@ def test_trials_in_the_tables_are_those_that_optuna_gives(sampler: str, tmp_path
     fill(ledger, (0.25, "complete"), (0.125, "stopped"), (0.0625, "failed"), (math.inf, None), (math.nan, None))
     ledger.count_lost_worker(4)
     wanted = ledger.study.get_trials()
-    found = study_of(config, tmp_path).frozen_trials()
+    trials = study_of(config, tmp_path).frozen_trials()
     ledger.close()
     assert [trial.state.name for trial in wanted] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
-    assert math.isnan(found[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
-    assert math.isnan(found[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
-    assert found == wanted
+    assert math.isnan(trials[4].intermediate_values.pop(3)) and math.isnan(wanted[4].intermediate_values.pop(3))
+    assert math.isnan(trials[4].intermediate_values.pop(6)) and math.isnan(wanted[4].intermediate_values.pop(6))
+    assert trials == wanted
     assert abs(datetime.now() - wanted[0].datetime_complete) < timedelta(minutes=5)
 
 

@@ -17,15 +17,15 @@ from search.worker import watchdog
 
 def test_sqlite_says_locked_and_full(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as one, closing(sqlite3.connect(path, timeout=0)) as other:
-        one.execute("CREATE TABLE t (x)")
-        one.execute("BEGIN EXCLUSIVE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as first, closing(sqlite3.connect(path, timeout=0)) as second:
+        first.execute("CREATE TABLE t (x)")
+        first.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("SELECT * FROM t")
-        one.execute("ROLLBACK")
-        one.execute("PRAGMA max_page_count = 2")
+            second.execute("SELECT * FROM t")
+        first.execute("ROLLBACK")
+        first.execute("PRAGMA max_page_count = 2")
         with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
-            one.execute("INSERT INTO t VALUES (zeroblob(100000))")
+            first.execute("INSERT INTO t VALUES (zeroblob(100000))")
 
 
 def test_the_interpreter_says_timeout() -> None:

@@ -20,8 +20,8 @@ PACKAGE = Path(ray.__file__).parent
 
 def test_ray_words_a_failure_as_the_adapter_reads_it(tmp_path: Path) -> None:
     """`test_ray_runtime.py` kills a real node; here are the words alone."""
-    said = (PACKAGE / "core/src/ray/gcs/gcs_server").read_bytes() + (PACKAGE / "_raylet.so").read_bytes()
-    assert all(words.encode() in said for words in (*NODE_DEATH, WORKER_DEATH))
+    binaries = (PACKAGE / "core/src/ray/gcs/gcs_server").read_bytes() + (PACKAGE / "_raylet.so").read_bytes()
+    assert all(message.encode() in binaries for message in (*NODE_DEATH, WORKER_DEATH))
 
 
 def test_tune_appends_each_failure_to_the_error_file(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_tune_stops_in_good_order_when_it_gets_sigusr1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "text"),
     [
         ("tune/experimental/output.py", '"RAY_AIR_NEW_OUTPUT"'),
         ("_private/accelerators/accelerator.py", '"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"'),
@@ -65,9 +65,9 @@ def test_tune_stops_in_good_order_when_it_gets_sigusr1() -> None:
         ("_private/worker.py", "functools.partial(print_to_stdstream, "),
     ],
 )
-def test_ray_still_reads_what_a_run_sets(module: str, words: str) -> None:
+def test_ray_still_reads_what_a_run_sets(module: str, text: str) -> None:
     """The environment, and the function that `search/driver/ray_runtime.py` silences."""
-    assert words in (PACKAGE / module).read_text()
+    assert text in (PACKAGE / module).read_text()
 
 
 def test_the_raylet_knows_the_setting_that_keeps_it_from_starting_spare_workers() -> None:

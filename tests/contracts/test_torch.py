@@ -58,9 +58,9 @@ def test_a_file_that_would_run_code_is_refused_in_these_words() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(nn.Linear(1, 1)), script)
-    for file, word in ((content, "GLOBAL"), (script, "TorchScript")):
+    for file, name in ((content, "GLOBAL"), (script, "TorchScript")):
         file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises((pickle.UnpicklingError, RuntimeError), match=word):
+            with pytest.raises((pickle.UnpicklingError, RuntimeError), match=name):
                 torch.load(file, weights_only=True)
