@@ -39,9 +39,9 @@ def test_a_trial_that_works_shows_no_sign() -> None:
 
 
 def test_multipliers_that_died() -> None:
-    found = signs_of(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.3, 0.0, 0.0, 0.0]))
-    assert [sign.name for sign in found] == ["no multipliers"]
-    assert not missing(["multipliers", "step 100", "1.000"], found[0].words)
+    signs = signs_of(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.3, 0.0, 0.0, 0.0]))
+    assert [sign.name for sign in signs] == ["no multipliers"]
+    assert not missing(["multipliers", "step 100", "1.000"], signs[0].words)
     (never,) = signs_of(trial(kkt__rho=[1.12, 1.0, 1.0, 1.0], kkt__mu_active=[0.0, 0.0, 0.0, 0.0]))
     assert "1.000" in never.words and "step" not in never.words
     # They died late: the second half has a report with multipliers.

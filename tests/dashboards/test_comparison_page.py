@@ -41,7 +41,7 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("mlruns/compare-tiny-other.html")
     assert capsys.readouterr().out.startswith(f"{path}  ")
     outline = Outline(path.read_text())
-    assert [one["id"] for one in outline.all("section")] == ["results", "progress", "settings"]
+    assert [section["id"] for section in outline.all("section")] == ["results", "progress", "settings"]
     assert outline.by_section("alert") == {"header": 1} and re.search(r"finished[^.]*\bother\b", outline.words)
     assert outline.by_section("chart") == {"progress": 3} and outline.by_section("card") == {"results": 1}
     assert "sampler tpe random" in outline.words and "preset test paper" in outline.words

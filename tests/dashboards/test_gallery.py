@@ -29,9 +29,9 @@ def test_a_gallery_fits_its_room_in_the_best_quality_that_does() -> None:
     sheets = {3: [(10, noise), (20, noise)], 5: [(10, noise)]}
 
     def size(room: int) -> int:
-        found = gallery.encode(sheets, room)
-        assert {number: [frame.step for frame in frames] for number, frames in found.items()} == {3: [10, 20], 5: [10]}
-        return sum(len(frame.url) for frames in found.values() for frame in frames)
+        encoded = gallery.encode(sheets, room)
+        assert {number: [frame.step for frame in frames] for number, frames in encoded.items()} == {3: [10, 20], 5: [10]}
+        return sum(len(frame.url) for frames in encoded.values() for frame in frames)
 
     best, lowest = size(10**9), size(1)
     assert lowest < size(best - 1) < best

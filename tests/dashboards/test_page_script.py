@@ -25,8 +25,8 @@ BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Page]:
-    with browse() as found:
-        yield found
+    with browse() as page:
+        yield page
 
 
 @pytest.fixture(autouse=True)

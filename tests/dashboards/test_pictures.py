@@ -23,10 +23,10 @@ def test_generated_images_come_back(channels: int, size: int, columns: int) -> N
     images = torch.rand(3 * columns, channels, size, size)
     made = sheet(images, columns)
     assert pictures.tile_side(made) == size + 2
-    found = pictures.generated_images(made)
-    assert found is not None
+    decoded = pictures.generated_images(made)
+    assert decoded is not None
     expected = images.permute(0, 2, 3, 1).reshape(3, columns, -1)
-    assert np.abs(found - expected.numpy()).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(decoded - expected.numpy()).max() <= 0.5 / 255 + 1e-6
 
 
 def test_an_enlarged_picture_is_brought_back() -> None:

@@ -60,7 +60,7 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
     def by_section(self, name: str) -> dict[str, int]:
-        return {section: count for (section, one), count in self.count.items() if one == name}
+        return {section: count for (section, element), count in self.count.items() if element == name}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_it_can_be_read_without_eyes(outline: Outline) -> None:
     charts = [attributes for attributes in outline.all("div") if attributes.get("class") == "chart"]
     assert len(charts) > 20 and all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     labels = {label["for"] for label in outline.all("label")}
-    assert labels == {"step", "highlight"} == {one["id"] for tag in ("input", "select") for one in outline.all(tag)}
+    assert labels == {"step", "highlight"} == {control["id"] for tag in ("input", "select") for control in outline.all(tag)}
 
 
 def test_what_others_wrote_is_escaped(page: Path, outline: Outline) -> None:
@@ -113,8 +113,8 @@ def test_the_files_it_offers_are_what_the_commands_take(outline: Outline) -> Non
     import base64
 
     saved = {
-        one["download"]: yaml.safe_load(base64.b64decode((one["href"] or "").partition(",")[2]))
-        for one in outline.all("a") if one.get("download")
+        link["download"]: yaml.safe_load(base64.b64decode((link["href"] or "").partition(",")[2]))
+        for link in outline.all("a") if link.get("download")
     }  # fmt: skip
     sweep = SweepConfig.parse(saved.pop("sweep.yaml"), "sweep.yaml")
     assert sweep.name == "tiny"
@@ -175,12 +175,12 @@ def test_what_is_not_logged_is_left_out_and_named(folder: Path) -> None:
 
 def test_files_that_are_in_no_folder_here_are_fetched_by_mlflow(folder: Path) -> None:
     runs = read_sweep("tiny").runs
-    here = runs.document("evaluation.json")
+    local_document = runs.document("evaluation.json")
     with closing(sqlite3.connect("mlflow.db")) as store, store:
         store.execute("UPDATE runs SET artifact_uri = 'file://' || artifact_uri")
     utils._artifact_repos_cache.clear()
     fetched = read_sweep("tiny").runs
-    assert here == fetched.document("evaluation.json") is not None
+    assert local_document == fetched.document("evaluation.json") is not None
 
 
 @pytest.mark.long

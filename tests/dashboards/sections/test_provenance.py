@@ -15,7 +15,7 @@ from tests.support import missing
 
 
 def test_lambda_and_what_limits_it_are_said() -> None:
-    found = sweep(full(0, 0.3))
+    recorded_sweep = sweep(full(0, 0.3))
     sentence = "Λ by last_layer; 2 limits it"
     regime = {
         "steps": 5,
@@ -25,17 +25,18 @@ def test_lambda_and_what_limits_it_are_said() -> None:
         "changes": ["1: Softmax"],
     }
     assert not missing(
-        ["steps 5", sentence, "bn_weight", "no BatchNorm", "Softmax"], classifiers(replace(found, regimes={"net": regime}))
+        ["steps 5", sentence, "bn_weight", "no BatchNorm", "Softmax"],
+        classifiers(replace(recorded_sweep, regimes={"net": regime})),
     )
     damaged = {"steps": 5, "loss": 0.25, "lambda": "cut", "off": ["cut"], "changes": "cut"}
-    text = classifiers(replace(found, regimes={"net": damaged}))
+    text = classifiers(replace(recorded_sweep, regimes={"net": damaged}))
     assert "steps 5" in text and "cut" not in text
 
 
 def test_the_settings_of_the_best_train_it_alone_with_a_classifier_that_was_a_choice() -> None:
-    found = sweep(full(0, 0.3))
-    found.trials[0].params.update({"classifier.name": "conv", "classifier.hidden": 8})
-    found.settings.data["trial"] |= {"classifier": {"steps": 20}}
-    _, best = re.findall(r'href="data:[^,"]*base64,([^"]*)"', str(reproduce(found)))
+    recorded_sweep = sweep(full(0, 0.3))
+    recorded_sweep.trials[0].params.update({"classifier.name": "conv", "classifier.hidden": 8})
+    recorded_sweep.settings.data["trial"] |= {"classifier": {"steps": 20}}
+    _, best = re.findall(r'href="data:[^,"]*base64,([^"]*)"', str(reproduce(recorded_sweep)))
     settings = TrialConfig.parse(yaml.safe_load(base64.b64decode(best)), "report")
     assert (settings.classifier.name, settings.classifier.hidden, settings.classifier.steps) == ("conv", 8, 20)

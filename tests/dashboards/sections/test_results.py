@@ -15,12 +15,12 @@ from tests.support import missing
 
 
 def test_what_the_best_is_worth_is_shown_of_the_trial_it_was_said_of() -> None:
-    found = sweep(full(0, 0.3), full(1, 0.5))
-    assert found.verdict_lines == []  # a sweep of an earlier version
-    said = replace(found, verdict={"trial": 1, "lines": ["Said of it."]})
-    assert "Said of it." in header(said, {})
-    assert replace(found, verdict={"trial": 0, "lines": ["another one"]}).verdict_lines == []
-    assert replace(found, verdict=["damaged"]).verdict_lines == []
+    recorded_sweep = sweep(full(0, 0.3), full(1, 0.5))
+    assert recorded_sweep.verdict_lines == []  # a sweep of an earlier version
+    with_verdict = replace(recorded_sweep, verdict={"trial": 1, "lines": ["Said of it."]})
+    assert "Said of it." in header(with_verdict, {})
+    assert replace(recorded_sweep, verdict={"trial": 0, "lines": ["another one"]}).verdict_lines == []
+    assert replace(recorded_sweep, verdict=["damaged"]).verdict_lines == []
 
 
 @pytest.mark.long
@@ -38,9 +38,9 @@ def test_the_verdict_places_the_best_between_floor_and_ceiling(recorded: Path, m
 @pytest.mark.parametrize(("columns", "known"), [(4, True), (3, False)])
 def test_the_columns_of_a_sheet_have_the_names_of_classes_where_there_were_no_images(columns: int, known: bool) -> None:
     regimes = {"their_net": {"class_names": ["face", "no face"]}, "of an earlier version": {"steps": 3}, "damaged": None}
-    found = replace(sweep(full(0, 0.3)), evaluation=None, regimes=regimes)
+    recorded_sweep = replace(sweep(full(0, 0.3)), evaluation=None, regimes=regimes)
     sheet = np.full((30, 10 * columns), 255, np.uint8)
     for left in range(0, sheet.shape[1], 10):
         sheet[1:9, left + 1 : left + 9] = sheet[11:19, left + 1 : left + 9] = sheet[21:29, left + 1 : left + 9] = 0
-    assert found.class_names == ["face", "no face"]
-    assert ("face, no face" in best_trial(found, sheet, {})) is known
+    assert recorded_sweep.class_names == ["face", "no face"]
+    assert ("face, no face" in best_trial(recorded_sweep, sheet, {})) is known
