@@ -155,8 +155,8 @@ def classifier_cache(settings: TrialConfig, images: ImageDataset, tmp_path_facto
 @pytest.fixture
 def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Path) -> Classifier:
     """Trained once, loaded anew for each test: a trainer leaves hooks on it."""
-    found, _, _ = pretrain.obtain(settings.classifier, images, classifier_cache)
-    return found
+    network, _, _ = pretrain.obtain(settings.classifier, images, classifier_cache)
+    return network
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,9 @@ def test_a_stranger_gets_from_a_checkpoint_to_a_generator(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "net", raising=False)
-    (block,) = [found for found in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) if "pictures.py" in found]
+    (block,) = [
+        block_text for block_text in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL) if "pictures.py" in block_text
+    ]
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) == 5
     for script in commands[:2]:

@@ -68,9 +68,9 @@ def test_every_cell_about_peers_has_its_evidence() -> None:
     defined = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", page, flags=re.MULTILINE))
     used = set(re.findall(r"\]\[([a-z-]+)\]", page))
     assert len(rows) > 20 and {len(row) for row in rows} == {6} and used == defined.keys()
-    for what, *peers, ours in rows:
+    for feature, *peers, ours in rows:
         bare = [cell for cell in peers if "][" not in cell and not cell.startswith("not known")]
-        assert not bare and ("`tests/" in ours or ours.startswith("no")), what
+        assert not bare and ("`tests/" in ours or ours.startswith("no")), feature
 
 
 def test_named_functions_exist() -> None:
@@ -83,26 +83,26 @@ def test_named_functions_exist() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_understood(command: str) -> None:
-    words = shlex.split(command)
-    if words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    elif words[1:] in (["pictures.py"], ["train.py"]):
+    arguments = shlex.split(command)
+    if arguments[0] == "make":
+        assert re.search(rf"^{arguments[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif arguments[1:] in (["pictures.py"], ["train.py"]):
         pass  # files of the page, which tests/test_own_model_page.py runs
-    elif words[0] in ("createdb", "export", "ray", "tensorboard", "wandb") or words[:2] in (
+    elif arguments[0] in ("createdb", "export", "ray", "tensorboard", "wandb") or arguments[:2] in (
         ["mlflow", "ui"],
         ["mlflow", "server"],
     ):
         pass  # others' own
-    elif words[0] == "sbatch":  # what follows the script is the driver's
-        script = next(word for word in words if word.endswith(".sh"))
+    elif arguments[0] == "sbatch":  # what follows the script is the driver's
+        script = next(argument for argument in arguments if argument.endswith(".sh"))
         assert (ROOT / script).exists()
-        importlib.import_module("search.run").parser().parse_args(words[words.index(script) + 1 :])
-    elif words[:3] == ["python", "-m", "gbc"]:
-        importlib.import_module("gbc.__main__").parser().parse_args(words[3:])
+        importlib.import_module("search.run").parser().parse_args(arguments[arguments.index(script) + 1 :])
+    elif arguments[:3] == ["python", "-m", "gbc"]:
+        importlib.import_module("gbc.__main__").parser().parse_args(arguments[3:])
     else:
-        assert words[0] == "python"
-        module = words[1].removesuffix(".py").replace("/", ".")
-        importlib.import_module(module).parser().parse_args(words[2:])
+        assert arguments[0] == "python"
+        module = arguments[1].removesuffix(".py").replace("/", ".")
+        importlib.import_module(module).parser().parse_args(arguments[2:])
 
 
 def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_the_yaml_of_the_manual_is_a_sweep(tmp_path: Path) -> None:
 
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", MANUAL, flags=re.DOTALL) if "class_names" not in block]
     assert len(blocks) == 3
-    found = []
+    configs = []
     for number, block in enumerate(blocks):
         path = tmp_path / f"readme-{number}.yaml"
         path.write_text(block)
-        found.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
-    assert found[0].trials == 50 and set(found[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
-    assert found[1].search_space.conditional and found[1].constraints
-    assert [spec.task for spec in found[2].trial.classifiers()] == [0, 1, 0]
+        configs.append(resolve(dataset="fashion_mnist", preset=None, config=path, flags={}, assignments={}, slots=lambda _: 1))
+    assert configs[0].trials == 50 and set(configs[0].space) == {"lr", "batch_size", "delta", "noise_dim"}
+    assert configs[1].search_space.conditional and configs[1].constraints
+    assert [spec.task for spec in configs[2].trial.classifiers()] == [0, 1, 0]
 
 
 def test_the_card_of_the_manual_is_a_card(tmp_path: Path) -> None:
