@@ -110,10 +110,10 @@ def test_where_files_cannot_have_two_names_the_one_before_is_a_copy(saved: Path,
 def test_a_temporary_file_says_who_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def look(*_: object) -> None:
+    def list_writers(*_: object) -> None:
         seen.extend(checkpoint.writer_pid(path) for path in tmp_path.iterdir())
 
-    monkeypatch.setattr("os.fsync", look)
+    monkeypatch.setattr("os.fsync", list_writers)
     checkpoint.save(tmp_path / "last.ckpt", STATE)
     assert seen == [os.getpid()]
     assert checkpoint.writer_pid(tmp_path / "last.ckpt") is None and checkpoint.writer_pid(tmp_path / ".lock") is None

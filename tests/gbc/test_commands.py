@@ -94,9 +94,9 @@ def test_sample_writes_a_sheet_and_arrays(trained: Path, tmp_path: Path) -> None
     assert main(["sample", "--model", str(trained), "--label", "3", "--count", "16", "--out", str(sheet)]) == 0
     assert Image.open(sheet).size == (4 * 30 * 2, 4 * 30 * 2)
     assert main(["sample", "--model", str(trained), "--count", "25", "--out", str(arrays)]) == 0
-    with np.load(arrays) as found:
-        assert found["images"].shape == (25, 1, 28, 28) and found["images"].dtype == np.uint8
-        assert found["labels"].tolist() == [i % 10 for i in range(25)]
+    with np.load(arrays) as archive:
+        assert archive["images"].shape == (25, 1, 28, 28) and archive["images"].dtype == np.uint8
+        assert archive["labels"].tolist() == [i % 10 for i in range(25)]
 
 
 def test_evaluate_puts_controls_beside_the_scores(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,13 +117,13 @@ def test_evaluate_in_full(
     monkeypatch.setattr("gbc.metrics.student.STUDENTS", 1)
     command = ["evaluate", "--model", str(trained), "--cache", str(tmp_path), "--full"]
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    first, *_, last = found["scores"]
+    report = json.loads(capsys.readouterr().out)
+    first, *_, last = report["scores"]
     assert (first, last) == ("model", "other real images")
-    assert {"prdc/coverage", "tstr/cnn", "kid", "ssim/coverage"} <= set(found["scores"]["model"])
-    assert set(found["by_class"]["tstr/cnn"]) >= {"Trouser", "Bag"}
-    assert 0 <= found["oracle_accuracy"] <= 1 and found["oracle_trained_on"]
-    assert "distil/student" not in found["scores"]["model"]  # the classifier is not in that cache
+    assert {"prdc/coverage", "tstr/cnn", "kid", "ssim/coverage"} <= set(report["scores"]["model"])
+    assert set(report["by_class"]["tstr/cnn"]) >= {"Trouser", "Bag"}
+    assert 0 <= report["oracle_accuracy"] <= 1 and report["oracle_trained_on"]
+    assert "distil/student" not in report["scores"]["model"]  # the classifier is not in that cache
     shutil.copytree(classifier_cache, tmp_path, dirs_exist_ok=True)
     assert main(command) == 0
     shown = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_an_interrupted_training_goes_on_to_the_same_generator(trained: Path, cl
 def test_any_number_of_samples_makes_a_sheet(
     trained: Path, tmp_path: Path, count: int, labels: list[int], size: tuple[int, int]
 ) -> None:
-    chosen = [word for label in labels for word in ("--label", str(label))]
+    chosen = [argument for label in labels for argument in ("--label", str(label))]
     out = tmp_path / "sheet.png"
     assert main(["sample", "--model", str(trained), "--count", str(count), "--out", str(out), *chosen]) == 0
     assert Image.open(out).size == (60 * size[0], 60 * size[1])
@@ -204,7 +204,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "train" and "device=cuda:9" in arguments:
         arguments = [*arguments, "--set", "classifier.hidden=8", "--set", "classifier.steps=1"]
-    assert main([word.format(trained=trained) for word in arguments]) == 2
+    assert main([argument.format(trained=trained) for argument in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "new").exists()

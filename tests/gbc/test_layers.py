@@ -22,14 +22,14 @@ def channels_last(*shape: int) -> Tensor:
 
 def with_gradients(layer: nn.Module, images: Tensor, direction: Tensor) -> list[Tensor]:
     images = images.clone(memory_format=torch.preserve_format).requires_grad_()
-    found = layer(images)
-    found.backward(direction)
+    output = layer(images)
+    output.backward(direction)
     assert images.grad is not None
-    return [found.detach(), images.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()]
+    return [output.detach(), images.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()]
 
 
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    return ((found.double() - exact).norm() / exact.double().norm().clamp_min(1e-300)).item()
+def relative_error(computed: Tensor, exact: Tensor) -> float:
+    return ((computed.double() - exact).norm() / exact.double().norm().clamp_min(1e-300)).item()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -42,9 +42,9 @@ def test_batch_norm_and_relu_are_torchs(shape: tuple[int, ...]) -> None:
     theirs = nn.Sequential(nn.BatchNorm2d(shape[1]), nn.ReLU()).double()
     theirs[0].load_state_dict(ours.state_dict())
     images, direction = channels_last(*shape), channels_last(*shape)
-    found = with_gradients(ours, images, direction)
+    computed = with_gradients(ours, images, direction)
     exact = with_gradients(theirs, images.double(), direction.double())
-    for mine, right in zip(found, exact, strict=True):
+    for mine, right in zip(computed, exact, strict=True):
         assert relative_error(mine, right) < 1e-6  # some roundings of float32
     torch.testing.assert_close(ours.eval()(images).double(), theirs.eval()(images.double()), rtol=1e-5, atol=1e-6)
 
@@ -89,11 +89,11 @@ def test_the_generator_is_the_papers_in_torchs_own_layers(colours: int, training
     ours = Generator(classes=10, shape=(colours, 28, 28), noise_dim=16, width=64, channels=16).train(training)
     noise, labels = torch.randn(64, 16), torch.arange(64) % 10
     plain = PlainGenerator(ours).train(training)
-    found, expected = ours(noise, labels), plain(noise, labels)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert found.is_contiguous()
+    images, expected = ours(noise, labels), plain(noise, labels)
+    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
+    assert images.is_contiguous()
     # In float32 a pre-activation within rounding of 0 may fall on the other side of a ReLU, which moves gradients by 1e-3.
-    ours, plain, direction = ours.double(), plain.double(), torch.randn_like(found).double()
+    ours, plain, direction = ours.double(), plain.double(), torch.randn_like(images).double()
     gradients = torch.autograd.grad(ours(noise.double(), labels), list(ours.parameters()), direction)
     right = torch.autograd.grad(plain(noise.double(), labels), list(plain.parameters()), direction)
     for mine, theirs in zip(gradients, right, strict=True):

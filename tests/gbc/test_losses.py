@@ -86,14 +86,14 @@ def test_the_target_keeps_only_the_largest_degrees() -> None:
     torch.testing.assert_close((first, third), (torch.tensor([0.6, 0.2]), torch.tensor([1.4])))
     assert second is None
     # λ_max = ½ makes the factor e^0.
-    found = losses.Target(zeta, [0.5, 0.5, 0.5], samples=1).at(torch.tensor(5.0))
-    torch.testing.assert_close(found, [0.5 * part for part in zeta])
+    target = losses.Target(zeta, [0.5, 0.5, 0.5], samples=1).at(torch.tensor(5.0))
+    torch.testing.assert_close(target, [0.5 * part for part in zeta])
 
 
 def test_degrees_that_differ_by_rounding_are_equal() -> None:
     """As a linear system leaves them: ⅓ and ⅓ + 6e-17 are both the largest."""
-    found = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).at_zero
-    assert all(part is not None for part in found)
+    target = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).at_zero
+    assert all(part is not None for part in target)
 
 
 def test_a_tensor_without_a_target_counts_as_one_whose_target_is_zero() -> None:
@@ -137,8 +137,8 @@ def test_the_two_point_svm_is_stationary_under_the_exponential_loss() -> None:
 @pytest.mark.parametrize(("margin", "loss"), [(1.0, 0.0), (1.1, 0.0), (1.35, 0.25), (0.25, 0.75), (-2.0, 3.0)])
 def test_duality_is_u_shaped(margin: float, loss: float) -> None:
     """Fig. 2: zero between e^{−α} and e^{−α} + δ, slope one on either side; α = 0, δ = 0.1."""
-    found = losses.duality(torch.tensor([margin]), torch.zeros(()), delta=0.1)
-    assert found.item() == pytest.approx(loss, abs=1e-6)
+    loss_value = losses.duality(torch.tensor([margin]), torch.zeros(()), delta=0.1)
+    assert loss_value.item() == pytest.approx(loss, abs=1e-6)
 
 
 def test_total_variation_by_hand() -> None:
@@ -154,15 +154,15 @@ def test_the_border_loss_by_hand() -> None:
     """A bright pixel in the middle is free, at the border it is one of 4·4, and in a corner two of them."""
     image = torch.zeros(3, 1, 4, 4)
     image[0, 0, 1, 2], image[1, 0, 0, 1], image[2, 0, 3, 3] = 1, 1, 1
-    assert [losses.border(one[None]).item() for one in image] == [0, 1 / 16, 2 / 16]
+    assert [losses.border(pixels[None]).item() for pixels in image] == [0, 1 / 16, 2 / 16]
 
 
 def test_batch_norm_statistics_by_hand() -> None:
     """Means off by one stored deviation: 1. Deviation doubled: (2σ − σ)²/σ² = 1. Both agree: 0."""
-    zero, one = torch.zeros(2), torch.ones(2)
-    assert losses.batch_norm_statistics([(zero, one, zero, one)]).item() == pytest.approx(0, abs=1e-6)
-    assert losses.batch_norm_statistics([(3 * one, 9 * one, zero, 9 * one)]).item() == pytest.approx(1, rel=1e-4)
-    assert losses.batch_norm_statistics([(zero, 4 * one, zero, one)]).item() == pytest.approx(1, rel=1e-4)
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    assert losses.batch_norm_statistics([(zeros, ones, zeros, ones)]).item() == pytest.approx(0, abs=1e-6)
+    assert losses.batch_norm_statistics([(3 * ones, 9 * ones, zeros, 9 * ones)]).item() == pytest.approx(1, rel=1e-4)
+    assert losses.batch_norm_statistics([(zeros, 4 * ones, zeros, ones)]).item() == pytest.approx(1, rel=1e-4)
 
 
 def test_batch_norm_statistics_do_not_depend_on_the_scale_of_the_layer() -> None:
@@ -209,9 +209,9 @@ def test_the_closed_form_by_hand() -> None:
 def test_the_closed_form_leaves_out_tensors_that_are_all_zeros(targets: list[list[float]], value: float) -> None:
     """As a bias or a γ that was never trained: nothing points its way. The gradient is that of the others, and finite."""
     pulls = [torch.tensor([1.5, 2.0], requires_grad=True) for _ in targets]
-    found = losses.closed_form([torch.tensor(target) for target in targets], pulls)
-    assert found.item() == pytest.approx(value, rel=1e-5)
-    slopes = torch.autograd.grad(found, pulls)
+    loss = losses.closed_form([torch.tensor(target) for target in targets], pulls)
+    assert loss.item() == pytest.approx(value, rel=1e-5)
+    slopes = torch.autograd.grad(loss, pulls)
     assert all(slope.isfinite().all() for slope in slopes) and not slopes[0].any()
 
 

@@ -114,12 +114,12 @@ def test_normalising_by_never_touches_the_stored_statistics(mode: str) -> None:
     phi = architectures.build(ClassifierConfig(hidden=8), SHAPE, 10).train()
     before = {name: value.clone() for name, value in phi.state_dict().items()}
     with normalising_by(phi, mode):
-        found = phi(torch.rand(16, *SHAPE))
+        outputs = phi(torch.rand(16, *SHAPE))
     assert phi.training and phi[2].training and phi[2].track_running_stats  # type: ignore[index]
     for name, value in before.items():
         assert torch.equal(phi.state_dict()[name], value), name
     with normalising_by(phi, "eval" if mode == "train" else "train"):
-        assert not torch.equal(found, phi(torch.rand(16, *SHAPE)))
+        assert not torch.equal(outputs, phi(torch.rand(16, *SHAPE)))
 
 
 def test_watched_statistics_are_those_of_the_layers_inputs() -> None:
@@ -149,9 +149,9 @@ def test_watched_statistics_of_feature_maps_are_per_channel() -> None:
 def test_the_surrogate_keeps_the_value_and_changes_the_derivative() -> None:
     """Forward max(z, 0); backward σ(a·z), whose own derivative is aσ(1 − σ): the second order is there."""
     z = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64, requires_grad=True)
-    found = SurrogateReLU(4.0)(z)
-    assert found.tolist() == [0.0, 0.0, 0.5]
-    (first,) = torch.autograd.grad(found.sum(), z, create_graph=True)
+    outputs = SurrogateReLU(4.0)(z)
+    assert outputs.tolist() == [0.0, 0.0, 0.5]
+    (first,) = torch.autograd.grad(outputs.sum(), z, create_graph=True)
     expected = torch.sigmoid(4 * z.detach())
     torch.testing.assert_close(first.detach(), expected)
     (second,) = torch.autograd.grad(first.sum(), z)
@@ -211,10 +211,10 @@ def test_a_generator_for_sides_it_cannot_reach_is_refused() -> None:
 def test_multipliers_are_never_negative_and_scale_with_the_fit() -> None:
     h = MultiplierNetwork(classes=3, shape=SHAPE, width=16)
     images, labels = torch.rand(9, *SHAPE), torch.arange(9) % 3
-    found = h(images, labels)
-    assert found.shape == (9, 3) and found.min() >= 0 and found.max() > 0
+    multipliers = h(images, labels)
+    assert multipliers.shape == (9, 3) and multipliers.min() >= 0 and multipliers.max() > 0
     h.scale.fill_(2.0)
-    torch.testing.assert_close(h(images, labels), 2 * found)
+    torch.testing.assert_close(h(images, labels), 2 * multipliers)
 
 
 def test_several_classifiers_are_an_input_of_generator_and_multipliers() -> None:
@@ -231,12 +231,12 @@ def test_a_free_multiplier_is_at_least_lambda_min_and_acts_on_the_strongest_wron
     free = FreeMultipliers(count=4, least=0.2, classifiers=2)
     free.start(torch.Generator().manual_seed(0))
     logits, labels = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 2])
-    found = free(torch.tensor([3, 1]), logits, labels)
-    assert (found > 0).tolist() == [[False, False, True], [True, False, False]]
-    assert found[0, 2].item() == pytest.approx(0.2 + softplus(free.values[0, 3, 0]).item())
-    assert not torch.equal(found, free(torch.tensor([3, 1]), logits, labels, 1))
+    multipliers = free(torch.tensor([3, 1]), logits, labels)
+    assert (multipliers > 0).tolist() == [[False, False, True], [True, False, False]]
+    assert multipliers[0, 2].item() == pytest.approx(0.2 + softplus(free.values[0, 3, 0]).item())
+    assert not torch.equal(multipliers, free(torch.tensor([3, 1]), logits, labels, 1))
     free.scale[0] = 3.0
-    assert free(torch.tensor([3]), logits[:1], labels[:1])[0, 2].item() == pytest.approx(3 * found[0, 2].item() - 2 * 0.2)
+    assert free(torch.tensor([3]), logits[:1], labels[:1])[0, 2].item() == pytest.approx(3 * multipliers[0, 2].item() - 2 * 0.2)
     by_class = FreeMultipliers(count=4, least=0.2, classes=3)
     assert by_class(torch.tensor([3, 1]), logits, labels).shape == (2, 3)
     with torch.no_grad():
@@ -247,10 +247,10 @@ def test_a_free_multiplier_is_at_least_lambda_min_and_acts_on_the_strongest_wron
 def test_free_multipliers_start_uniform_above_lambda_min() -> None:
     free = FreeMultipliers(count=20_000, least=0.0)
     free.start(torch.Generator().manual_seed(0))
-    found = softplus(free.values)
+    values = softplus(free.values)
     # Mean ½ and deviation √(1/12) of a uniform number; three standard errors of 20,000 are 0.006.
-    assert found.mean().item() == pytest.approx(0.5, abs=0.006) and found.std().item() == pytest.approx(12**-0.5, abs=0.006)
-    assert found.min() > 0 and found.max() < 1.001
+    assert values.mean().item() == pytest.approx(0.5, abs=0.006) and values.std().item() == pytest.approx(12**-0.5, abs=0.006)
+    assert values.min() > 0 and values.max() < 1.001
 
 
 def test_the_first_layer_can_start_small() -> None:

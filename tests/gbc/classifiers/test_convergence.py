@@ -23,16 +23,16 @@ def svm() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def test_a_stationary_point_has_residual_0_and_cosine_1() -> None:
-    found = convergence.diagnose(*svm(), WD, "exponential")
-    assert found["residuals"]["0.weight"] == pytest.approx(0, abs=1e-6)
-    assert found["cosines"]["0.weight"] == pytest.approx(1)
-    assert found["loss"] == pytest.approx(WD) and found["accuracy"] == 1.0
-    assert found["margins"] == pytest.approx({"min": 1.0, "q05": 1.0, "q50": 1.0, "q95": 1.0})
+    diagnosis = convergence.diagnose(*svm(), WD, "exponential")
+    assert diagnosis["residuals"]["0.weight"] == pytest.approx(0, abs=1e-6)
+    assert diagnosis["cosines"]["0.weight"] == pytest.approx(1)
+    assert diagnosis["loss"] == pytest.approx(WD) and diagnosis["accuracy"] == 1.0
+    assert diagnosis["margins"] == pytest.approx({"min": 1.0, "q05": 1.0, "q50": 1.0, "q95": 1.0})
 
 
 def test_twice_the_decay_leaves_half_of_it_unexplained() -> None:
-    found = convergence.residuals(*svm(), 2 * WD, "exponential")
-    assert found["0.weight"] == pytest.approx(0.5)
+    residuals = convergence.residuals(*svm(), 2 * WD, "exponential")
+    assert residuals["0.weight"] == pytest.approx(0.5)
 
 
 def test_imbalance_by_hand() -> None:
@@ -65,8 +65,8 @@ def test_layers_before_batch_norm_are_seen_in_the_order_of_the_forward_pass() ->
             return out
 
     assert convergence.before_batch_norm(Shuffled(), torch.rand(5, 4)) == {"first"}
-    found = convergence.residuals(Shuffled(), torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1]), 1e-2)
-    assert set(found) == {"first.weight", "norm.weight", "norm.bias", "last.weight", "last.bias"}
+    residuals = convergence.residuals(Shuffled(), torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1]), 1e-2)
+    assert set(residuals) == {"first.weight", "norm.weight", "norm.bias", "last.weight", "last.bias"}
 
 
 def test_every_convolution_of_the_residual_network_is_scale_invariant() -> None:

@@ -23,14 +23,14 @@ QUICK = ClassifierConfig(hidden=16, steps=40, lr=0.1)
 
 def test_the_regime_is_recorded_beside_the_weights(images: ImageDataset, tmp_path: Path) -> None:
     calls: list[int] = []
-    classifier, found, folder = pretrain.obtain(QUICK, images, tmp_path, lambda step, steps, loss: calls.append(step))
+    classifier, regime, folder = pretrain.obtain(QUICK, images, tmp_path, lambda step, steps, loss: calls.append(step))
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.yaml", "regime.json", "config.json"}
-    assert calls and found["steps"] == 40
-    assert found["accuracy"] > 0.5
-    assert found["margins"]["min"] <= found["margins"]["q05"] <= found["margins"]["q50"] <= found["margins"]["q95"]
+    assert calls and regime["steps"] == 40
+    assert regime["accuracy"] > 0.5
+    assert regime["margins"]["min"] <= regime["margins"]["q05"] <= regime["margins"]["q50"] <= regime["margins"]["q95"]
     assert classifier.samples == 100
     # Biases before BatchNorm have no effect on Φ.
-    assert set(found["residuals"]) == {
+    assert set(regime["residuals"]) == {
         "1.weight",
         "2.weight",
         "2.bias",
@@ -93,16 +93,16 @@ def test_a_large_training_set_is_passed_in_parts_with_all_classes(
 def test_training_to_a_tolerance_reaches_it_and_stops(images: ImageDataset) -> None:
     """With strong weight decay and no BatchNorm wd·ζ comes near −∇CE in every tensor."""
     config = ClassifierConfig(name="mlp", hidden=8, lr=0.05, weight_decay=0.05, steps=20_000, tolerance=0.5)
-    _, found = pretrain.train(config, images)
-    assert found["steps"] < 20_000
-    assert max(found["residuals"].values()) <= 0.5
+    _, regime = pretrain.train(config, images)
+    assert regime["steps"] < 20_000
+    assert max(regime["residuals"].values()) <= 0.5
 
 
 def test_mini_batches_fit_the_training_set_and_are_drawn_from_the_seed(images: ImageDataset) -> None:
     config = ClassifierConfig(name="mlp", hidden=16, optimiser="sgd", lr=0.05, steps=100)
     calls: list[tuple[int, int]] = []
-    first, found = pretrain.train(config, images, lambda step, steps, loss: calls.append((step, steps)))
-    assert found["accuracy"] > 0.9 and found["steps"] == 100 and calls == [(100, 100)]
+    first, regime = pretrain.train(config, images, lambda step, steps, loss: calls.append((step, steps)))
+    assert regime["accuracy"] > 0.9 and regime["steps"] == 100 and calls == [(100, 100)]
     second, _ = pretrain.train(config, images)
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
     start = architectures.build(config, images.shape, 10)
@@ -125,37 +125,37 @@ def test_converge_reaches_the_minimum_of_a_smooth_objective(images: ImageDataset
     module = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     config = CONVERGE.model_copy(update={"weight_decay": 1e-2, "tolerance": 1e-4})
     steps = fit.converge(module, x, y, config, None)
-    found = convergence.diagnose(module, x, y, config.weight_decay)
-    assert max(found["residuals"].values()) <= config.tolerance
-    assert min(found["cosines"].values()) > 1 - 1e-6  # a residual of 1e-4 makes 5e-9; float32 rounds by 1e-7
+    diagnosis = convergence.diagnose(module, x, y, config.weight_decay)
+    assert max(diagnosis["residuals"].values()) <= config.tolerance
+    assert min(diagnosis["cosines"].values()) > 1 - 1e-6  # a residual of 1e-4 makes 5e-9; float32 rounds by 1e-7
     assert config.steps < steps < config.steps + config.polish
 
 
 def test_converge_comes_near_a_stationary_point_with_relu(images: ImageDataset) -> None:
     """Minima often lie on a ReLU's kink, where ∇L jumps: some tenths of a residual stay, and gradient descent has more."""
-    module, found = pretrain.train(CONVERGE, images)
-    assert max(found["residuals"].values()) <= CONVERGE.tolerance
-    assert min(found["cosines"].values()) > 0.99
+    module, regime = pretrain.train(CONVERGE, images)
+    assert max(regime["residuals"].values()) <= CONVERGE.tolerance
+    assert min(regime["cosines"].values()) > 0.99
     # The difference of ‖w_in‖² + b² and ‖w_out‖² does not feel the kinks: weight decay shrinks it by (1 − lr·wd)² a step.
-    assert set(found["imbalance"]) == {"1", "3"}
-    assert max(found["imbalance"].values()) < 1e-3
+    assert set(regime["imbalance"]) == {"1", "3"}
+    assert max(regime["imbalance"].values()) < 1e-3
     assert not module.training and next(module.parameters()).dtype == torch.float32
-    descended, at_most = found["steps"], CONVERGE.steps + CONVERGE.polish
+    descended, at_most = regime["steps"], CONVERGE.steps + CONVERGE.polish
     _, plain = pretrain.train(CONVERGE.model_copy(update={"optimiser": "gd", "steps": at_most, "tolerance": 0.0}), images)
     assert CONVERGE.steps <= descended <= at_most
-    assert max(plain["residuals"].values()) > max(found["residuals"].values())
+    assert max(plain["residuals"].values()) > max(regime["residuals"].values())
 
 
 def test_converge_asks_no_decay_of_scale_invariant_weights(images: ImageDataset) -> None:
     """Weights before BatchNorm: ∇CE = 0, and their norm stays near that of their start instead of shrinking."""
     config = CONVERGE.model_copy(update={"name": "mlp_bn", "weight_decay": 0.01, "polish": 400})
     start = architectures.build(config, images.shape, 10)
-    module, found = pretrain.train(config, images)
+    module, regime = pretrain.train(config, images)
     before, after = dict(start.named_parameters()), dict(module.named_parameters())
     for name in ("1.weight", "4.weight"):
         assert after[name].norm() > 0.99 * before[name].norm()  # gradients are orthogonal to them: they only grow
-        assert found["residuals"][name] < 0.5  # ReLU's kinks again
-    assert set(found["cosines"]) == {"2.weight", "2.bias", "5.weight", "5.bias", "7.weight", "7.bias"}
+        assert regime["residuals"][name] < 0.5  # ReLU's kinks again
+    assert set(regime["cosines"]) == {"2.weight", "2.bias", "5.weight", "5.bias", "7.weight", "7.bias"}
 
 
 def two_classes(images: ImageDataset) -> ImageDataset:
@@ -174,13 +174,13 @@ def test_a_scalar_classifier_learns_two_classes_by_the_exponential_loss(
         name="mlp", hidden=8, loss="exponential", optimiser=optimiser, lr=0.05, weight_decay=0.01, steps=300, polish=100
     )
     data = two_classes(images)
-    classifier, found, _ = pretrain.obtain(config, data, tmp_path)
+    classifier, regime, _ = pretrain.obtain(config, data, tmp_path)
     x, y = data.train()
     outputs = classifier.module(x)
     assert outputs.shape == (20, 1)
-    assert found["accuracy"] == 1.0 and found["margins"]["min"] > 0
+    assert regime["accuracy"] == 1.0 and regime["margins"]["min"] > 0
     assert ((outputs.squeeze(1) > 0) == (y == 1)).all()
-    assert found["loss"] == pytest.approx(losses.exponential(outputs, y).item(), rel=1e-5)
+    assert regime["loss"] == pytest.approx(losses.exponential(outputs, y).item(), rel=1e-5)
 
 
 def test_the_exponential_loss_is_for_two_classes(images: ImageDataset) -> None:

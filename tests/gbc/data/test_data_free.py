@@ -49,8 +49,8 @@ def test_the_card_says_what_the_images_were(classifier_cache: Path, images: Imag
     assert inputs.data == DataFreeTask("none", images.class_names, SHAPE)
     assert inputs.reference("cpu") is None and inputs.classifier.samples == 100
     assert "accuracy" not in inputs.regimes[0]
-    said = {"name": "none", "shape": list(SHAPE), "class_names": list(images.class_names)}
-    assert obtain(without_images(classifier_cache, dataset=said), classifier_cache).data.digest() == inputs.data.digest()
+    dataset = {"name": "none", "shape": list(SHAPE), "class_names": list(images.class_names)}
+    assert obtain(without_images(classifier_cache, dataset=dataset), classifier_cache).data.digest() == inputs.data.digest()
 
 
 def test_several_classifiers_without_images_have_the_classes_of_all(classifier_cache: Path, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_the_model_card_says_that_nothing_was_measured_against_images(trained: P
 
 
 def test_evaluate_names_the_flag_that_gives_images(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["--per-class", "5"]):
-        assert main(["evaluate", "--model", str(trained), *words]) == 2
+    for flags in ([], ["--per-class", "5"]):
+        assert main(["evaluate", "--model", str(trained), *flags]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and not missing(["--images"], lines[0])
 
@@ -141,20 +141,20 @@ def test_other_commands_say_that_there_are_no_images(
 def test_a_student_is_taught_without_images_and_not_tested(
     trained: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["distil", "--model", str(trained), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
-    words += ["--count", "50", "--steps", "10", "--out", str(tmp_path / "student.safetensors")]
-    assert main(words) == 0 and (tmp_path / "student.safetensors").exists()
+    arguments = ["distil", "--model", str(trained), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
+    arguments += ["--count", "50", "--steps", "10", "--out", str(tmp_path / "student.safetensors")]
+    assert main(arguments) == 0 and (tmp_path / "student.safetensors").exists()
     assert not missing(["student.safetensors", "no images"], capsys.readouterr().out)
-    assert main([*words[:-1], str(tmp_path / "again.safetensors"), "--dataset", "fashion_mnist", "--json"]) == 0
+    assert main([*arguments[:-1], str(tmp_path / "again.safetensors"), "--dataset", "fashion_mnist", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test_images"] == 2000
 
 
 def test_a_baseline_needs_no_images(classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = without_images(classifier_cache)["classifier"]["weights"]
     given = ["dataset=none", f"classifier.weights={weights}", "classifier.hidden=24", "steps=2", "report_every=2"]
-    words = [word for setting in given for word in ("--set", setting)]
+    flags = [flag for setting in given for flag in ("--set", setting)]
     out = tmp_path / "pixels"
-    assert main(["baseline", "bn-inversion", "--out", str(out), *words, "--cache", str(classifier_cache)]) == 0
+    assert main(["baseline", "bn-inversion", "--out", str(out), *flags, "--cache", str(classifier_cache)]) == 0
     assert "ssim/" not in capsys.readouterr().out and (out / "samples.png").exists()
 
 
@@ -162,13 +162,13 @@ def test_images_that_come_later_measure_it(
     trained: Path, images: ImageDataset, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "later.npz", images=images.test_images, labels=images.test_labels, class_names=images.class_names)
-    words = ["--images", str(tmp_path / "later.npz"), "--per-class", "20", "--cache", str(classifier_cache)]
-    assert main(["evaluate", "--model", str(trained), *words, "--json"]) == 0
+    flags = ["--images", str(tmp_path / "later.npz"), "--per-class", "20", "--cache", str(classifier_cache)]
+    assert main(["evaluate", "--model", str(trained), *flags, "--json"]) == 0
     shown = capsys.readouterr()
-    found = json.loads(shown.out)
-    judged = found["judged"]["metrics"]
-    assert judged["ssim/coverage"]["logged"] is None and judged["free/confidence"]["difference"] == 0
-    assert found["judged"]["agree"] and "black" in found["scores"] and shown.err == ""
+    report = json.loads(shown.out)
+    metrics = report["judged"]["metrics"]
+    assert metrics["ssim/coverage"]["logged"] is None and metrics["free/confidence"]["difference"] == 0
+    assert report["judged"]["agree"] and "black" in report["scores"] and shown.err == ""
     assert main(["evaluate", "--model", str(trained), "--dataset", "mnist", "--cache", str(classifier_cache)]) == 0
     shown = capsys.readouterr()
     assert not missing(["T-shirt = 0", "5 more"], shown.err) and "nan" not in shown.out
@@ -176,9 +176,9 @@ def test_images_that_come_later_measure_it(
 
 def test_classes_are_matched_by_name(images: ImageDataset, tmp_path: Path) -> None:
     back = images.class_names[::-1]
-    found, remark = matched(DatasetConfig(per_class=10), SHAPE, back)
-    assert remark is None and found.class_names == back
-    assert (found.test_labels == 9 - images.test_labels).all()
+    data, remark = matched(DatasetConfig(per_class=10), SHAPE, back)
+    assert remark is None and data.class_names == back
+    assert (data.test_labels == 9 - images.test_labels).all()
 
 
 @pytest.mark.parametrize(("shape", "names", "named"), [((3, 28, 28), NAMES, "[3, 28, 28]"), (SHAPE, NAMES[:9], "9")])
@@ -192,8 +192,8 @@ def test_commands_about_the_classifier_need_no_images(
     classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "trial.yaml").write_text(yaml.safe_dump(without_images(classifier_cache)))
-    words = ["--config", str(tmp_path / "trial.yaml"), "--cache", str(classifier_cache)]
-    assert main(["pretrain", *words]) == 0
+    flags = ["--config", str(tmp_path / "trial.yaml"), "--cache", str(classifier_cache)]
+    assert main(["pretrain", *flags]) == 0
     assert "own-mlp_bn-" in capsys.readouterr().out
-    assert main(["audit", *words, "--json"]) == 0
+    assert main(["audit", *flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conditions"] == []

@@ -78,7 +78,7 @@ def test_an_npz(layout: str, tmp_path: Path) -> None:
     assert len(data.train_labels) == 8 and len(data.test_labels) == (12 if layout == "MedMNIST" else 4)
     first = data.train_images[0]
     channels_last = pictures.transpose(0, 2, 3, 1) if layout == "[N, 3, H, W]" else pictures
-    assert any(np.array_equal(first, one.squeeze()) for one in channels_last)
+    assert any(np.array_equal(first, picture.squeeze()) for picture in channels_last)
 
 
 def spoil(kind: str, root: Path) -> None:

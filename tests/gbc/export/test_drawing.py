@@ -33,12 +33,14 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", [*NETWORKS, *architectures.CLASSIFIERS, "resnet18"])
 def test_both_graphs_give_the_same_equations(name: str, mode: str) -> None:
     phi, example = build(name)
-    one, other = traced(phi, mode), exported(phi, mode, example)
-    np.testing.assert_array_equal(one.matrix, other.matrix)
-    np.testing.assert_array_equal(one.values, other.values)
-    assert one.nullity == other.nullity and one.solve() == other.solve()
+    traced_system, exported_system = traced(phi, mode), exported(phi, mode, example)
+    np.testing.assert_array_equal(traced_system.matrix, exported_system.matrix)
+    np.testing.assert_array_equal(traced_system.values, exported_system.values)
+    assert traced_system.nullity == exported_system.nullity and traced_system.solve() == exported_system.solve()
     # x += y is `add` to Python and `add_` to ATen; all else is called the same.
-    layers = [[equation.layer.replace("add_", "add") for equation in system.equations] for system in (one, other)]
+    layers = [
+        [equation.layer.replace("add_", "add") for equation in system.equations] for system in (traced_system, exported_system)
+    ]
     assert [layer.partition("add")[0] for layer in layers[0]] == [layer.partition("add")[0] for layer in layers[1]]
 
 
@@ -84,8 +86,8 @@ def test_what_torch_fx_cannot_trace_is_exported(mode: str) -> None:
     system = structural(phi, mode, example)
     # W, b; γ, β; head W, b. Stored: λ_b = λ_W (= 0 as λ ≥ 0), λ_γ = λ_β = 1 − λ_W2. Own: λ_W and λ_b are free.
     assert system.nullity == {"train": 3, "eval": 1}[mode]
-    found = homogeneity.estimated(phi, 2 * torch.randn(60, *SHAPE), mode=mode, rng=torch.Generator().manual_seed(0))
-    assert found.nullity == system.nullity and found.residual(system.solve()) < 1e-10
+    estimate = homogeneity.estimated(phi, 2 * torch.randn(60, *SHAPE), mode=mode, rng=torch.Generator().manual_seed(0))
+    assert estimate.nullity == system.nullity and estimate.residual(system.solve()) < 1e-10
     for policy in ("last_layer", "min_norm"):
         degrees = POLICIES[policy](phi, mode, {}, example)
         assert homogeneity.relative_error(phi, degrees, example, mode=mode, eps=homogeneity.EPS) < 1e-8
@@ -137,7 +139,7 @@ def test_other_operators_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
 
 
 @pytest.mark.parametrize(
-    ("function", "layer", "why"),
+    ("function", "layer", "message"),
     [
         (nn.PReLU(), "function", "prelu"),
         (nn.Sequential(nn.ReLU(), nn.Bilinear(4, 4, 4) and nn.PReLU()), "function.1", "prelu"),
@@ -146,22 +148,22 @@ def test_other_operators_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
         (lambda x: (x + 1) * (x - 1) * x, "add", "sum"),
     ],
 )
-def test_what_breaks_is_named(function: Callable[[Tensor], Tensor], layer: str, why: str) -> None:
-    with pytest.raises(NotQuasiHomogeneous, match=why) as caught:
+def test_what_breaks_is_named(function: Callable[[Tensor], Tensor], layer: str, message: str) -> None:
+    with pytest.raises(NotQuasiHomogeneous, match=message) as caught:
         structural(Counting(function), "eval", torch.randn(5, 4)).with_fixed({"first.weight": 0.5}).solve()
     assert caught.value.layer == layer
 
 
 @pytest.mark.parametrize(
-    ("phi", "layer", "why"),
+    ("phi", "layer", "message"),
     [
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0"),
         (lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.PReLU())), "0.1", "prelu"),
         (lambda: nn.Sequential(nn.Linear(4, 4), Counting(torch.fft.fft)), "1.fft_fft", "rule"),
     ],
 )
-def test_layers_have_the_names_that_torch_fx_gives_them(phi: Callable[[], nn.Module], layer: str, why: str) -> None:
-    with pytest.raises(NotQuasiHomogeneous, match=why) as caught:
+def test_layers_have_the_names_that_torch_fx_gives_them(phi: Callable[[], nn.Module], layer: str, message: str) -> None:
+    with pytest.raises(NotQuasiHomogeneous, match=message) as caught:
         exported(phi(), "eval", torch.randn(5, 4)).solve()
     assert caught.value.layer == layer
 
@@ -170,9 +172,9 @@ def test_where_both_fail_one_line_says_why(capfd: pytest.CaptureFixture[str]) ->
     phi = Counting(lambda x: x if x.sum() > 0 else -x)
     with pytest.raises(BadInput) as caught:
         structural(phi, "eval", torch.randn(5, 4))
-    said = str(caught.value)
-    assert "Counting: " in said and "; torch.export: Could not guard on data" in said
-    assert "\n" not in said and len(said) < 500
+    message = str(caught.value)
+    assert "Counting: " in message and "; torch.export: Could not guard on data" in message
+    assert "\n" not in message and len(message) < 500
     assert capfd.readouterr() == ("", "")  # torch.export's own pages
 
 

@@ -67,8 +67,8 @@ def test_the_logged_picture_is_drawn_again_pixel_for_pixel(made: Trained) -> Non
 
 
 def test_the_program_draws_them_bit_for_bit_and_onnx_within_its_tolerance(made: Trained) -> None:
-    with np.load(made.folder / formats.JUDGED_INPUTS) as found:
-        inputs = dict(found)
+    with np.load(made.folder / formats.JUDGED_INPUTS) as archive:
+        inputs = dict(archive)
     program = torch.export.load(made.folder / "generator.pt2").module()
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     assert torch.equal(program(*tensors), made.images)
@@ -119,8 +119,8 @@ def test_the_card_says_what_it_was_born_from(made: Trained) -> None:
     assert front["datasets"] == sets and front["library_name"] == "gbc-search" and front["tags"]
     assert front["license"] == ("mit" if sets == ["fashion_mnist"] else "other")
     assert not missing(["accuracy", "margin", "B.5"], text)
-    for found in [*generator.origin["classifiers"], generator.origin["data"]]:
-        assert f"`{found['digest']}`" in text
+    for source in [*generator.origin["classifiers"], generator.origin["data"]]:
+        assert f"`{source['digest']}`" in text
     for name in sets:
         assert model_card.LICENCES[name].notice in text
     settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0])

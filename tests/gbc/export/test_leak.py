@@ -31,11 +31,11 @@ def test_the_command(
     command = ["leak", "--model", str(made.folder), "--cache", str(tmp_path / "cache")]
     assert main([*command, "--count", "100", "--json"]) == 0
     shown = capsys.readouterr()
-    found = json.loads(shown.out)
-    assert (found["members"], found["samples"], found["threshold"], found["notes"]) == (100, 100, 0.4, [])
-    scores = [case["z"] for case in found["ranking"]]
-    assert scores == sorted(scores, reverse=True) and len({case["sample"] for case in found["ranking"]}) == 100
-    assert {"ssim", "feature_distance", "control"} <= set(found) and not missing(["10 of 10"], shown.err)
+    report = json.loads(shown.out)
+    assert (report["members"], report["samples"], report["threshold"], report["notes"]) == (100, 100, 0.4, [])
+    scores = [case["z"] for case in report["ranking"]]
+    assert scores == sorted(scores, reverse=True) and len({case["sample"] for case in report["ranking"]}) == 100
+    assert {"ssim", "feature_distance", "control"} <= set(report) and not missing(["10 of 10"], shown.err)
     assert main([*command, "--out", str(tmp_path / "leak.png")]) == 0
     shown = capsys.readouterr()
     assert not missing(["training images", "held-out images", "AUC", "leak.png"], shown.out)
@@ -57,7 +57,7 @@ def test_other_data_than_the_exports_are_named(
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("flags", "named"),
     [
         (["--count", "99"], ["--count 99", "100"]),
         (["--count", "1e9"], ["--count 1000000000", "200000"]),
@@ -65,19 +65,23 @@ def test_other_data_than_the_exports_are_named(
     ],
 )
 def test_bad_input_is_one_line(
-    words: list[str], named: list[str], made: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], named: list[str], made: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["leak", "--model", str(made.folder), "--cache", str(tmp_path / "cache"), *words]) == 2
+    assert main(["leak", "--model", str(made.folder), "--cache", str(tmp_path / "cache"), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert not missing(named, line) and not (tmp_path / "cache").exists()
 
 
 def test_the_card_has_the_numbers_of_the_export(made: Trained) -> None:
     generator = export.load(made.folder)
-    found, samples = leak.measure(generator, datasets.load(generator.settings.dataset))
-    assert len(samples) == found.samples == 4 * found.members == 400
+    leak_report, samples = leak.measure(generator, datasets.load(generator.settings.dataset))
+    assert len(samples) == leak_report.samples == 4 * leak_report.members == 400
     _, _, privacy = (made.folder / export.CARD).read_text().partition("## Privacy")
-    named = [found.ssim.text(), found.control.text(), f"| {found.reconstructed} | {found.reconstructed_held_out} |"]
+    named = [
+        leak_report.ssim.text(),
+        leak_report.control.text(),
+        f"| {leak_report.reconstructed} | {leak_report.reconstructed_held_out} |",
+    ]
     assert not missing([*named, "400", "100", "python -m gbc leak"], privacy)
 
 

@@ -29,8 +29,8 @@ def made(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 def evaluate(capsys: pytest.CaptureFixture[str], folder: Path, cache: Path, code: int = 0) -> dict[str, Any]:
     assert main(["evaluate", "--model", str(folder), "--cache", str(cache), "--json"]) == code
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
 
 
 def altered(made: Trained, copy: Path, **metrics: float) -> Path:
@@ -46,13 +46,13 @@ def test_on_the_same_machine_nothing_differs(
     changes: dict[str, Any], classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = trained(classifier_cache, tmp_path / "model", **changes).folder
-    found = evaluate(capsys, folder, classifier_cache)
-    assert set(found["judged"]["metrics"]) == {*OF_IMAGES, *OF_CLASSIFIER}
-    assert [row["difference"] for row in found["judged"]["metrics"].values()] == [0.0] * 6
-    assert found["judged"]["agree"] and found["judged"]["notes"] == []
+    report = evaluate(capsys, folder, classifier_cache)
+    assert set(report["judged"]["metrics"]) == {*OF_IMAGES, *OF_CLASSIFIER}
+    assert [row["difference"] for row in report["judged"]["metrics"].values()] == [0.0] * 6
+    assert report["judged"]["agree"] and report["judged"]["notes"] == []
     logged = export.load(folder).metrics
     for name in OF_IMAGES:  # the controls' table speaks of the same samples
-        assert found["scores"]["model"][name] == logged[name] == found["judged"]["metrics"][name]["logged"]
+        assert report["scores"]["model"][name] == logged[name] == report["judged"]["metrics"][name]["logged"]
 
 
 def test_it_is_shown_as_a_table(made: Trained, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,9 +65,9 @@ def test_it_is_shown_as_a_table(made: Trained, classifier_cache: Path, capsys: p
 
 
 def test_without_the_classifier_it_says_so(made: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluate(capsys, made.folder, tmp_path / "empty")
-    assert set(found["judged"]["metrics"]) == set(OF_IMAGES) and found["judged"]["agree"]
-    (note,) = found["judged"]["notes"]
+    report = evaluate(capsys, made.folder, tmp_path / "empty")
+    assert set(report["judged"]["metrics"]) == set(OF_IMAGES) and report["judged"]["agree"]
+    (note,) = report["judged"]["notes"]
     assert not missing(["classifier/accuracy, free/confidence, free/bn: ", str(tmp_path / "empty")], note)
     assert not (tmp_path / "empty").exists()  # none is trained for this
 
@@ -76,8 +76,8 @@ def test_a_disagreement_is_a_line_and_exit_code_1(
     made: Trained, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = altered(made, tmp_path / "copy", ssim__coverage=0.9, free__bn=float("nan"))
-    found = evaluate(capsys, copy, classifier_cache, code=1)
-    assert not found["judged"]["agree"] and found["judged"]["metrics"]["ssim/coverage"]["logged"] == 0.9
+    report = evaluate(capsys, copy, classifier_cache, code=1)
+    assert not report["judged"]["agree"] and report["judged"]["metrics"]["ssim/coverage"]["logged"] == 0.9
     main(["evaluate", "--model", str(copy), "--cache", str(classifier_cache)])
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and error[0].startswith("failed: ssim/coverage, free/bn: ")
@@ -94,15 +94,15 @@ def test_other_data_and_other_classifiers_are_not_compared(made: Trained, tmp_pa
     generator = export.load(altered(made, tmp_path / "copy", ssim__coverage=0.9, classifier__accuracy=0.9))
     other = TrialConfig.parse({**TINY, "classifier": {"hidden": 24, "steps": 3}, "dataset": {"per_class": 8}}, "test")
     inputs = tasks.obtain(other, tmp_path / "cache")
-    found = remeasure(generator, inputs.images, inputs.classifiers)
-    assert found.disagreeing() == [] and set(found.now) == {*OF_IMAGES, *OF_CLASSIFIER}
-    about_data, about_classifiers = found.notes
+    comparison = remeasure(generator, inputs.images, inputs.classifiers)
+    assert comparison.disagreeing() == [] and set(comparison.now) == {*OF_IMAGES, *OF_CLASSIFIER}
+    about_data, about_classifiers = comparison.notes
     assert "data" in about_data and "classifiers" in about_classifiers
 
 
 def test_other_samples_for_the_controls(made: Trained, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", "--model", str(made.folder), "--cache", str(classifier_cache), "--json", "--seed", "5"]
     assert main(command) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["judged"]["agree"]
-    assert found["scores"]["model"]["tstr/1nn"] != found["judged"]["metrics"]["tstr/1nn"]["now"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["judged"]["agree"]
+    assert report["scores"]["model"]["tstr/1nn"] != report["judged"]["metrics"]["tstr/1nn"]["now"]

@@ -31,18 +31,18 @@ def made(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 def test_a_small_png_is_read_as_it_was(shape: tuple[int, int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
     for image, content in zip(images, synthetic_sets.small_pngs(images), strict=True):
-        found = np.asarray(Image.open(io.BytesIO(content)))
-        np.testing.assert_array_equal(found.reshape(*shape[1:], shape[0]), image.transpose(1, 2, 0))
+        pixels = np.asarray(Image.open(io.BytesIO(content)))
+        np.testing.assert_array_equal(pixels.reshape(*shape[1:], shape[0]), image.transpose(1, 2, 0))
 
 
 def test_an_image_folder_holds_the_samples_and_trains_other_models(made: Trained, tmp_path: Path) -> None:
     out = tmp_path / "set"
     assert main(["sample", "--model", str(made.folder), "--count", "605", "--seed", "2", "--out", f"{out}/"]) == 0
-    found = ImageFolder(str(out))
-    assert found.classes[:2] == ["0-T-shirt", "1-Trouser"] and len(found) == 605
-    assert np.bincount(found.targets).tolist() == [61] * 5 + [60] * 5  # balanced
+    folder_of_images = ImageFolder(str(out))
+    assert folder_of_images.classes[:2] == ["0-T-shirt", "1-Trouser"] and len(folder_of_images) == 605
+    assert np.bincount(folder_of_images.targets).tolist() == [61] * 5 + [60] * 5  # balanced
     images = synthetic_sets.as_bytes(export.load(made.folder).sample([index % 10 for index in range(605)], seed=2))
-    for path, label in found.samples[::50]:
+    for path, label in folder_of_images.samples[::50]:
         number = int(Path(path).stem)
         assert number % 10 == label
         np.testing.assert_array_equal(np.asarray(Image.open(path)), images[number, 0])
@@ -50,17 +50,17 @@ def test_an_image_folder_holds_the_samples_and_trains_other_models(made: Trained
 
 
 def test_arrays_hold_the_same_and_equal_sets_are_equal_files(made: Trained, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.npz", tmp_path / "two.npz"
-    for out in (one, two):
+    first_file, second_file = tmp_path / "one.npz", tmp_path / "two.npz"
+    for out in (first_file, second_file):
         assert (
             main(["sample", "--model", str(made.folder), "--label", "3", "--label", "8", "--count", "600", "--out", str(out)])
             == 0
         )
-    assert one.read_bytes() == two.read_bytes()
+    assert first_file.read_bytes() == second_file.read_bytes()
     labels = [3, 8] * 300
-    with np.load(one) as found:
-        assert found["labels"].dtype == np.int64 and found["labels"].tolist() == labels
-        np.testing.assert_array_equal(found["images"], synthetic_sets.as_bytes(export.load(made.folder).sample(labels)))
+    with np.load(first_file) as arrays:
+        assert arrays["labels"].dtype == np.int64 and arrays["labels"].tolist() == labels
+        np.testing.assert_array_equal(arrays["images"], synthetic_sets.as_bytes(export.load(made.folder).sample(labels)))
 
 
 def test_class_names_become_names_of_folders() -> None:
@@ -127,8 +127,8 @@ for count in (2_000, 40_000):
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(json.dumps(peaks))
 """
-    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    small, large = (peak * (1 if sys.platform == "darwin" else 1024) for peak in json.loads(found.stdout))
+    completed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    small, large = (peak * (1 if sys.platform == "darwin" else 1024) for peak in json.loads(completed.stdout))
     assert large - small < 20e6  # the 38,000 images more are 30 MB of bytes, 119 MB as floats
 
 

@@ -74,10 +74,10 @@ def test_every_hidden_unit_is_free_scalar_by_scalar() -> None:
     system = estimated_scalars(phi, 3 * torch.randn(30, 2), mode="eval")
     assert len(system.names) == 41 and system.nullity == 10
     assert system.names[:3] == ("0.weight[0,0]", "0.weight[0,1]", "0.weight[1,0]")
-    one = system.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
-    assert [one[f"0.weight[3,{i}]"] for i in (0, 1)] == pytest.approx([0.1, 0.1])
-    assert one["2.weight[0,3]"] == pytest.approx(0.9) and one["0.bias[5]"] == pytest.approx(0.4)
-    assert one["2.bias[0]"] == pytest.approx(1)
+    solution = system.with_fixed({"0.bias[3]": 0.1, "2.weight[0,5]": 0.6}).solve()
+    assert [solution[f"0.weight[3,{i}]"] for i in (0, 1)] == pytest.approx([0.1, 0.1])
+    assert solution["2.weight[0,3]"] == pytest.approx(0.9) and solution["0.bias[5]"] == pytest.approx(0.4)
+    assert solution["2.bias[0]"] == pytest.approx(1)
 
 
 def test_figure_3_by_scalar_by_tensor_and_by_rule() -> None:

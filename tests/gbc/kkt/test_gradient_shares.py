@@ -32,8 +32,8 @@ def test_shares_by_hand() -> None:
     """Gradients (3, 0), (0, 4) and (−5, 0): the conditions together 5 of 12, since the two stand at a right angle."""
     images = torch.zeros(2, requires_grad=True)
     terms = [Term("stationarity", 3.0, images[0]), Term("row_space", 2.0, 2 * images[1]), Term("ce", 1.0, -5 * images[0])]
-    found = gradient_shares([(images, terms)])
-    assert found == pytest.approx(
+    shares = gradient_shares([(images, terms)])
+    assert shares == pytest.approx(
         {"kkt/active": 5 / 12, "kkt/active_stationarity": 3 / 12, "kkt/active_row_space": 4 / 12}, rel=1e-6
     )  # float32
 
@@ -41,9 +41,11 @@ def test_shares_by_hand() -> None:
 def test_losses_of_several_classifiers_and_batches_add_up_by_hand() -> None:
     """Two classifiers of one task: (1, 0) + (2, 0); another task with (0, 4): a norm of 5, beside 5 of the variation."""
     first, second = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
-    one = [Term("closed", 1.0, first[0]), Term("closed", 2.0, first[0]), Term("tv", 1.0, 3 * first[1])]
-    two = [Term("closed", 4.0, second[1]), Term("tv", 1.0, 4 * second[0])]
-    assert gradient_shares([(first, one), (second, two)]) == pytest.approx({"kkt/active": 0.5, "kkt/active_closed": 0.5})
+    first_terms = [Term("closed", 1.0, first[0]), Term("closed", 2.0, first[0]), Term("tv", 1.0, 3 * first[1])]
+    second_terms = [Term("closed", 4.0, second[1]), Term("tv", 1.0, 4 * second[0])]
+    assert gradient_shares([(first, first_terms), (second, second_terms)]) == pytest.approx(
+        {"kkt/active": 0.5, "kkt/active_closed": 0.5}
+    )
 
 
 def test_where_nothing_flows_the_share_is_0() -> None:
@@ -70,13 +72,13 @@ def test_without_conditions_and_without_multipliers_they_take_no_part(fresh: Cal
     assert none["kkt/active"] == 0 and not any(name.startswith("kkt/active_") for name in none)
     dead = fresh(beta=0)
     dead.multipliers.scale.zero_()
-    found = next(dead.run()).metrics
-    assert found["kkt/mu_active"] == 0 and found["kkt/active"] == 0
+    metrics = next(dead.run()).metrics
+    assert metrics["kkt/mu_active"] == 0 and metrics["kkt/active"] == 0
 
 
 def test_conditions_that_join_in_late_count_from_then_on(fresh: Callable[..., Trainer]) -> None:
-    found = [report.metrics["kkt/active"] for report in fresh(kkt_from=0.5).run()]
-    assert found[:2] == [0, 0] and min(found[2:]) > 0
+    shares = [report.metrics["kkt/active"] for report in fresh(kkt_from=0.5).run()]
+    assert shares[:2] == [0, 0] and min(shares[2:]) > 0
 
 
 def test_the_measure_leaves_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:

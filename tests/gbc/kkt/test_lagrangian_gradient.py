@@ -80,7 +80,7 @@ def test_no_multipliers_do_better(architecture: ClassifierConfig, mode: str, par
     zeta = torch.cat([parameter.detach().flatten() for parameter in phi.parameters()])
     target = zeta if part == "all" else torch.cat([torch.zeros(len(zeta) - 3), zeta[-3:]])
     least = nnls(matrix, target.double().numpy())[1]
-    found, pulled = best_multipliers(pull, target)
-    assert found.min() >= 0
+    multipliers, pulled = best_multipliers(pull, target)
+    assert multipliers.min() >= 0
     # It stops when ρ²/2 falls by less than 1e-5 in a few steps, which leaves three digits of ρ.
     assert losses.relative_residual([target], [pulled]).item() == pytest.approx(least / target.norm().item(), abs=1e-3)

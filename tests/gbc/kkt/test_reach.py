@@ -40,13 +40,13 @@ def reach_of(phi: nn.Module, mode: str = "train") -> homogeneity.Reach:
     ],
 )
 def test_the_layer_that_limits_it_is_named(name: str, mode: str, layer: str | None, possible: set[str]) -> None:
-    found = reach_of(NETWORKS[name](), mode)
-    assert (found.limited_by, set(found.possible or ())) == (layer, possible)
-    sentence = found.sentence()
+    reach = reach_of(NETWORKS[name](), mode)
+    assert (reach.limited_by, set(reach.possible or ())) == (layer, possible)
+    sentence = reach.sentence()
     assert not missing(
-        ["last_layer", f"bn_mode {mode}", *found.tensors, *([f"{layer} limits", found.why] if layer else [])], sentence
+        ["last_layer", f"bn_mode {mode}", *reach.tensors, *([f"{layer} limits", reach.why] if layer else [])], sentence
     )
-    assert json.loads(json.dumps(found.to_json()))["sentence"] == sentence
+    assert json.loads(json.dumps(reach.to_json()))["sentence"] == sentence
 
 
 def test_what_may_be_positive_agrees_with_the_ranges() -> None:
@@ -58,8 +58,8 @@ def test_what_may_be_positive_agrees_with_the_ranges() -> None:
 
 
 def test_a_layer_without_a_rule_is_the_limit() -> None:
-    found = reach_of(linear(nn.PReLU()))
-    assert found.possible is None and found.limited_by == "2" and "PReLU" in found.why
+    reach = reach_of(linear(nn.PReLU()))
+    assert reach.possible is None and reach.limited_by == "2" and "PReLU" in reach.why
 
 
 class Between(nn.Module):
@@ -75,8 +75,8 @@ class Between(nn.Module):
 
 @pytest.mark.parametrize("function", [F.relu6, F.hardtanh, F.hardswish, F.mish, F.selu])
 def test_functions_that_bend_limit_it(function: Callable[[Tensor], Tensor]) -> None:
-    found = reach_of(Between(function))
-    assert set(found.possible or ()) == LAST and function.__name__ in found.why
+    reach = reach_of(Between(function))
+    assert set(reach.possible or ()) == LAST and function.__name__ in reach.why
 
 
 class HeadFirst(nn.Module):
@@ -117,9 +117,9 @@ def test_without_a_lambda_other_losses_train(
     end: nn.Module | None, named: str, settings: TrialConfig, images: ImageDataset
 ) -> None:
     phi = Classifier(Unscaled(end), images.class_names, images.shape, 100)
-    found = availability.findings(phi, settings)
-    assert set(found) == {"off"} and set(found["off"]) == {"stationarity_weight", "beta", "bn_weight"}
-    assert named in found["off"]["beta"]
+    findings = availability.findings(phi, settings)
+    assert set(findings) == {"off"} and set(findings["off"]) == {"stationarity_weight", "beta", "bn_weight"}
+    assert named in findings["off"]["beta"]
     metrics = next(Trainer(settings, [phi]).run()).metrics
     losses = {name for name in metrics if name.startswith("loss/")}
     assert losses == {"loss/total", "loss/ce", "loss/tv"} and "kkt/rho" not in metrics

@@ -143,9 +143,9 @@ def test_a_convolution_is_a_linear_layer_of_patches(options: dict[str, Any], for
     patches = nn.functional.unfold(padded, 3, dilation=layer.dilation, stride=layer.stride).transpose(1, 2)
     unfolded = linear(layer.weight.flatten(1), layer.bias)
     torch.testing.assert_close(unfolded(patches), layer(inputs).flatten(2).transpose(1, 2))  # the patches are right
-    found = RowSpace(layer, 0.1, form == "centred").costs(inputs)
-    assert found.min() > 0.1 and found.max() < 0.99
-    torch.testing.assert_close(found, RowSpace(unfolded, 0.1, form == "centred").costs(patches), rtol=0, atol=1e-12)
+    costs_of_layer = RowSpace(layer, 0.1, form == "centred").costs(inputs)
+    assert costs_of_layer.min() > 0.1 and costs_of_layer.max() < 0.99
+    torch.testing.assert_close(costs_of_layer, RowSpace(unfolded, 0.1, form == "centred").costs(patches), rtol=0, atol=1e-12)
     rows, vectors = layer.weight.detach().flatten(1), patches
     if form == "bias":
         assert layer.bias is not None
@@ -155,7 +155,7 @@ def test_a_convolution_is_a_linear_layer_of_patches(options: dict[str, Any], for
         vectors = patches - patches.mean(dim=(0, 1))
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
     inside = (vectors @ directions.T).square() @ (values**2 / (values**2 + 0.1 * values[0] ** 2))
-    torch.testing.assert_close(found, 1 - inside.sum(dim=1) / vectors.square().sum(dim=(1, 2)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(costs_of_layer, 1 - inside.sum(dim=1) / vectors.square().sum(dim=(1, 2)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("eps", [1.0, 1e-3])
@@ -166,9 +166,9 @@ def test_costs_are_shares_of_energy(eps: float) -> None:
     weights = torch.zeros(9).double()
     weights[:4] = values**2 / (values**2 + eps * values[0] ** 2)
     expected = ((x @ directions.T).square() * (1 - weights)).sum(dim=1) / x.square().sum(dim=1)
-    found = RowSpace(linear(rows), eps, centred=False).costs(x)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    assert found.min() > 0 and found.max() < 1
+    costs_of_rows = RowSpace(linear(rows), eps, centred=False).costs(x)
+    torch.testing.assert_close(costs_of_rows, expected, rtol=1e-12, atol=0)
+    assert costs_of_rows.min() > 0 and costs_of_rows.max() < 1
 
 
 def _layer(form: str) -> tuple[nn.Linear | nn.Conv2d, Tensor]:
@@ -267,11 +267,11 @@ def test_training_adds_combinations_of_the_inputs_to_what_is_left_of_the_start(n
 
 
 def costs(module: nn.Module, *batches: Tensor) -> list[Tensor]:
-    spaces, found = RowSpaces(module.eval(), batches[0], 1e-6), []
+    spaces, costs_of_batches = RowSpaces(module.eval(), batches[0], 1e-6), []
     for batch in batches:
         module(batch)
-        found.append(spaces.costs().detach())
-    return found
+        costs_of_batches.append(spaces.costs().detach())
+    return costs_of_batches
 
 
 @pytest.mark.parametrize(("normalised", "start", "decay"), [(False, 1e-4, 0.0), (False, 1.0, 0.05), (True, 1.0, 0.05)])
@@ -322,8 +322,8 @@ def test_without_weight_nothing_is_watched_and_every_number_is_the_same(fresh: M
     assert not layer._forward_pre_hooks
     watched = fresh(row_space_weight=0.5, **other)
     assert layer._forward_pre_hooks and watched.classifiers[0].row_spaces is not None
-    found = steps_of(watched)
-    assert found[0]["loss/row_space"] > 0 and found[-1]["loss/tv"] != plain[-1]["loss/tv"]
+    watched_steps = steps_of(watched)
+    assert watched_steps[0]["loss/row_space"] > 0 and watched_steps[-1]["loss/tv"] != plain[-1]["loss/tv"]
 
 
 def test_a_batch_costs_what_its_images_cost(fresh: Make) -> None:

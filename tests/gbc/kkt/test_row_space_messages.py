@@ -35,7 +35,7 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layers", "why"),
+    ("layers", "message"),
     [
         ([nn.BatchNorm1d(12), nn.Linear(12, 3)], r"BatchNorm1d \(0\) "),
         ([nn.ReLU(), nn.LayerNorm(12), nn.Linear(12, 3)], r"LayerNorm \(1\) "),
@@ -45,9 +45,9 @@ class Own(nn.Module):
         ([Own(12)], ".* convolutional "),
     ],
 )
-def test_classifiers_without_a_row_space_say_why(layers: list[nn.Module], why: str) -> None:
+def test_classifiers_without_a_row_space_say_why(layers: list[nn.Module], message: str) -> None:
     module, example = nn.Sequential(*layers), torch.rand(2, 12)
-    with pytest.raises(BadInput, match=f"^{why}") as caught:
+    with pytest.raises(BadInput, match=f"^{message}") as caught:
         linear_layers(module, example)
     with pytest.raises(BadInput) as named:
         row_space_layers(module, example)
@@ -106,21 +106,21 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("factories")
 @pytest.mark.parametrize(
-    ("where", "factory"),
+    ("use", "factory"),
     [*(("train", fault) for fault in FAULTS), ("expert", "grouped"), ("sweep", "normalised_first"), ("searched", "Bare")],
 )
 def test_the_commands_say_it_in_one_line_before_anything_is_trained(
-    where: str, factory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    use: str, factory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = ["--classifier", f"nets_of_row_space:{factory}"]
     small = ["--set", "dataset.per_class=10"]
-    if where == "train":
+    if use == "train":
         code = main(["train", "--out", "out", "--cache", "cache", *mine, *small, "--set", "row_space_weight=1"])
-    elif where == "expert":
+    elif use == "expert":
         trial = {**TINY, "row_space_weight": 1.0, "experts": [{"classifier": {"factory": f"nets_of_row_space:{factory}"}}]}
         (tmp_path / "trial.yaml").write_text(yaml.safe_dump(trial))
         code = main(["train", "--out", "out", "--cache", "cache", "--config", "trial.yaml"])
-    elif where == "sweep":
+    elif use == "sweep":
         code = search([*mine, *small, "--set", "row_space_weight=1", "--trials", "1"])
     else:
         sweep = {"name": "s", "trial": TINY, "space": {"row_space_weight": {"uniform": [0.0, 1.0]}}, "trials": 1}
@@ -154,17 +154,17 @@ def test_train_says_what_the_spectrum_tells(weight: float, tmp_path: Path, capsy
         assert lines[1].startswith(WARNING) and "classifier.decay=all" in lines[1]
 
 
-@pytest.mark.parametrize("how", ["off", "on", "searched"])
-def test_a_sweep_says_at_its_start_what_the_spectrum_tells(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("use", ["off", "on", "searched"])
+def test_a_sweep_says_at_its_start_what_the_spectrum_tells(use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trial = digits(row_space_weight=float(how == "on"), experts=[{"classifier": CONVERGED, "weights": {"row_space": 2.0}}])
-    space = {"row_space_weight" if how == "searched" else "lr": {"log10": [-3.0, 0.0]}}
+    trial = digits(row_space_weight=float(use == "on"), experts=[{"classifier": CONVERGED, "weights": {"row_space": 2.0}}])
+    space = {"row_space_weight" if use == "searched" else "lr": {"log10": [-3.0, 0.0]}}
     config = SweepConfig.parse({"name": "s", "trial": trial, "space": space, "trials": 1}, "test")
     shown = io.StringIO()
     prepared = prepare(config, Machine.local(config.resources, cpus=1, gpus=0), Console(file=shown, width=60))
     assert prepared.variants[0].settings == config.trial
     lines = [line for line in shown.getvalue().splitlines() if "row space" in line or "warning" in line]
-    assert len(lines) == (0 if how == "off" else 3)
+    assert len(lines) == (0 if use == "off" else 3)
     if lines:
         assert SAYS_NOTHING in lines[0] and lines[1].startswith(WARNING)
         assert "says where" in lines[2]

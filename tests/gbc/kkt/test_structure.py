@@ -142,7 +142,7 @@ def test_other_functions_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
 
 
 @pytest.mark.parametrize(
-    ("phi", "layer", "why"),
+    ("phi", "layer", "message"),
     [
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1)), "1", "degree 0"),
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False)), "1", "degree 0"),
@@ -155,8 +155,8 @@ def test_other_functions_need_degree_0(function: Callable[[Tensor], Tensor]) -> 
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Wrapped(lambda x: x), nn.Tanh()), "3", "degree 0"),
     ],
 )
-def test_what_breaks_is_named(phi: Callable[[], nn.Module], layer: str, why: str) -> None:
-    with pytest.raises(NotQuasiHomogeneous, match=why) as caught:
+def test_what_breaks_is_named(phi: Callable[[], nn.Module], layer: str, message: str) -> None:
+    with pytest.raises(NotQuasiHomogeneous, match=message) as caught:
         structural(phi(), "eval").solve()
     assert caught.value.layer == layer
 
@@ -228,7 +228,7 @@ def test_no_solution_is_shorter(name: str, mode: str) -> None:
     """λ is the shortest point of a convex set if and only if ⟨λ, λ'⟩ ≥ ‖λ‖² for every λ' of it: a linear program."""
     phi = torchvision.models.resnet18(num_classes=3) if name == "resnet18" else NETWORKS[name]()
     system = structural(phi, mode)
-    found = np.array(list(system.solve().values()))
-    np.testing.assert_allclose(system.matrix @ found, system.values, atol=1e-11)  # λ is rounded to 12 decimals
-    least = linprog(found, A_eq=system.matrix, b_eq=system.values, bounds=(0, None))
-    assert least.fun == pytest.approx(found @ found, abs=1e-9)
+    degrees = np.array(list(system.solve().values()))
+    np.testing.assert_allclose(system.matrix @ degrees, system.values, atol=1e-11)  # λ is rounded to 12 decimals
+    least = linprog(degrees, A_eq=system.matrix, b_eq=system.values, bounds=(0, None))
+    assert least.fun == pytest.approx(degrees @ degrees, abs=1e-9)

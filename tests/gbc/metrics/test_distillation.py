@@ -66,15 +66,23 @@ def test_classifiers_of_different_classes_are_refused(images: ImageDataset, clas
 def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     (folder / "trial.yaml").write_text(plain_yaml.dump(TINY))
-    words = ["train", "--config", str(folder / "trial.yaml"), "--out", str(folder / "model"), "--cache", str(classifier_cache)]
-    assert main(words) == 0
+    command = [
+        "train",
+        "--config",
+        str(folder / "trial.yaml"),
+        "--out",
+        str(folder / "model"),
+        "--cache",
+        str(classifier_cache),
+    ]
+    assert main(command) == 0
     return folder / "model"
 
 
 def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["distil", "--model", str(exported), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
-    words += ["--count", "100", "--steps", "20"]
-    assert main([*words, "--json", "--out", str(tmp_path / "student.safetensors")]) == 0
+    arguments = ["distil", "--model", str(exported), "--cache", str(classifier_cache), "--student", "mlp", "--hidden", "16"]
+    arguments += ["--count", "100", "--steps", "20"]
+    assert main([*arguments, "--json", "--out", str(tmp_path / "student.safetensors")]) == 0
     shown = capsys.readouterr()
     assert set(json.loads(shown.out)) == {
         "teacher", "student", "agreement", "ceiling", "ceiling_agreement", "training_images", "test_images"
@@ -82,12 +90,12 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert "step 20/20" in shown.err
     assert json.loads(shown.out)["training_images"] == 100
     assert read_weights(tmp_path / "student.safetensors")["1.weight"].shape == (16, 784)
-    assert main([*words, "--out", str(tmp_path / "student.safetensors")]) == 2
-    assert main([*words, "--temperature", "0"]) == 2 and main([*words, "--student", "vit"]) == 2
+    assert main([*arguments, "--out", str(tmp_path / "student.safetensors")]) == 2
+    assert main([*arguments, "--temperature", "0"]) == 2 and main([*arguments, "--student", "vit"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [word in line for word, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)] == [
-        True
-    ] * 3
+    assert [
+        message_part in line for message_part, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)
+    ] == [True] * 3
 
 
 def test_images_of_a_file_take_the_place_of_a_generator(
@@ -96,17 +104,17 @@ def test_images_of_a_file_take_the_place_of_a_generator(
     file, cache = tmp_path / "set.npz", ["--cache", str(classifier_cache)]
     assert main(["sample", "--model", str(exported), "--count", "100", "--out", str(file)]) == 0
     (tmp_path / "trial.yaml").write_text(plain_yaml.dump(TINY))
-    words = ["--student", "mlp", "--hidden", "16", "--steps", "20", "--json", *cache]
+    arguments = ["--student", "mlp", "--hidden", "16", "--steps", "20", "--json", *cache]
     trial = ["--config", str(tmp_path / "trial.yaml")]
     capsys.readouterr()
-    assert main(["distil", "--samples", str(file), *trial, *words]) == 0
+    assert main(["distil", "--samples", str(file), *trial, *arguments]) == 0
     of_file = json.loads(capsys.readouterr().out)
-    assert main(["distil", "--model", str(exported), "--count", "100", *words]) == 0
+    assert main(["distil", "--model", str(exported), "--count", "100", *arguments]) == 0
     of_model = json.loads(capsys.readouterr().out)
     # The file holds the same images in bytes, so the teacher is the same and the student nearly.
     assert of_file["teacher"] == of_model["teacher"] and of_file["student"] == pytest.approx(of_model["student"], abs=0.05)
     np.savez(tmp_path / "small.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.arange(3))
     np.savez(tmp_path / "bare.npz", images=np.zeros((3, 28, 28), np.uint8))
     for name, named in {"small": ["[1, 8, 8]", "[1, 28, 28]"], "bare": ["labels"], "none": ["none.npz"]}.items():
-        assert main(["distil", "--samples", str(tmp_path / f"{name}.npz"), *trial, *words]) == 2
+        assert main(["distil", "--samples", str(tmp_path / f"{name}.npz"), *trial, *arguments]) == 2
         assert not missing([f"{name}.npz", *named], capsys.readouterr().err)

@@ -75,20 +75,20 @@ def test_the_evaluation_takes_the_training_images_for_real(evaluator: Evaluator,
 
 def test_one_generated_image_cannot_serve_two() -> None:
     """Rows 0 and 1 both resemble column 0 alone, row 2 resembles columns 1 and 2: two pairs at most. 0.4 is not above 0.4."""
-    found = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.4, 0.0], [0.0, 0.7, 0.6]])
-    assert largest_matching(found) == 2
-    assert largest_matching(found.mT) == 2
-    found[1, 1] = 0.41  # a greedy choice of the best pairs, (0, 0) and (2, 1), would leave row 1 alone
-    assert largest_matching(found) == 3
-    assert largest_matching(found, threshold=0.85) == 1
+    similarities = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.4, 0.0], [0.0, 0.7, 0.6]])
+    assert largest_matching(similarities) == 2
+    assert largest_matching(similarities.mT) == 2
+    similarities[1, 1] = 0.41  # a greedy choice of the best pairs, (0, 0) and (2, 1), would leave row 1 alone
+    assert largest_matching(similarities) == 3
+    assert largest_matching(similarities, threshold=0.85) == 1
 
 
 def test_copies_are_reconstructed_and_noise_is_not(evaluator: Evaluator) -> None:
     reference = evaluator.reference
     copies = Evaluation(evaluator, reference.train_images, reference.train_labels)
     assert MEASURES["reconstructed/train"].function(copies) == len(reference.train_images) == 100
-    one = Evaluation(evaluator, reference.train_images[:1], reference.train_labels[:1])
-    assert (one.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].function(one) == 1
+    single_image = Evaluation(evaluator, reference.train_images[:1], reference.train_labels[:1])
+    assert (single_image.to_training > 0.4).sum() > 1 and MEASURES["reconstructed/train"].function(single_image) == 1
     noise = Evaluation(evaluator, torch.rand(100, 1, 28, 28), reference.train_labels)
     assert MEASURES["reconstructed/train"].function(noise) == MEASURES["reconstructed/held_out"].function(noise) == 0
 

@@ -40,8 +40,8 @@ def test_with_a_full_set_it_learns_from_what_the_task_does_not_use(data_root: Pa
     task = {image.tobytes() for image in data.train_images}
     # Fashion-MNIST has a few images twice; more than that would be the task's own.
     assert sum(image.tobytes() in task for image in spare[0]) < 5
-    found = features.obtain(config, data, tmp_path, steps=QUICK)
-    assert len(found.judged) == 10_000 and found.accuracy > 0.7
+    feature_network = features.obtain(config, data, tmp_path, steps=QUICK)
+    assert len(feature_network.judged) == 10_000 and feature_network.accuracy > 0.7
     # A task that takes nearly everything leaves nothing to learn from but test images.
     greedy = DatasetConfig(data_root=str(data_root), per_class=5900)
     assert len(features.obtain(greedy, load(greedy), tmp_path, steps=1).judged) == 5_000
@@ -86,5 +86,5 @@ def test_networks_take_any_shape() -> None:
 
 
 def test_for_several_tasks_it_learns_from_half_of_all_test_images(images: ImageDataset, tmp_path: Path) -> None:
-    found = features.obtain(None, images, tmp_path, steps=1)
-    assert len(found.judged) == len(images.test_labels) // 2 and "half" in found.trained_on
+    feature_network = features.obtain(None, images, tmp_path, steps=1)
+    assert len(feature_network.judged) == len(images.test_labels) // 2 and "half" in feature_network.trained_on

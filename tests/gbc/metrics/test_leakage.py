@@ -23,10 +23,10 @@ def alone(members: Tensor, others: Tensor) -> Separation:
 def test_auc_and_interval_by_hand() -> None:
     """Members 4, 2 against 3, 1: 4 wins twice and 2 once, so AUC ¾. Placements 1, ½ and ½, 1 have variance ⅛ each: the error
     is √(⅛/2 + ⅛/2) = 0.354."""
-    found = alone(torch.tensor([4.0, 2.0]), torch.tensor([3.0, 1.0]))
-    assert found.auc == 0.75 and found.high == 1.0
-    assert found.low == pytest.approx(0.75 - 1.959964 * 0.125**0.5)
-    assert found.caught == 0.5  # no false alarm among two: 4 alone is above 3
+    separation = alone(torch.tensor([4.0, 2.0]), torch.tensor([3.0, 1.0]))
+    assert separation.auc == 0.75 and separation.high == 1.0
+    assert separation.low == pytest.approx(0.75 - 1.959964 * 0.125**0.5)
+    assert separation.caught == 0.5  # no false alarm among two: 4 alone is above 3
     assert alone(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0])).auc == 0.5  # ties count one half
 
 
@@ -77,16 +77,16 @@ def doubled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_copies_of_training_images_are_told_with_certainty(images: ImageDataset, oracle: Oracle) -> None:
     done: list[tuple[int, int]] = []
-    found = leakage.measure(images, *doubled(*images.train()), oracle.network, lambda *step: done.append(step))
-    assert found.members == found.reconstructed == 100 and found.training_images == 100 and found.samples == 200
-    assert found.ssim.auc > 0.999 and found.ssim.low > 0.99 and found.ssim.caught > 0.85
-    assert found.feature_distance is not None and found.feature_distance.auc > 0.99
-    assert found.control.low < 0.5 < found.control.high
-    assert [case.image for case in found.ranking] == [case.sample for case in found.ranking]
-    assert found.ranking[0].feature_distance == pytest.approx(0, abs=1e-3)
-    assert list(found.by_class) == list(images.class_names) and min(each.auc for each in found.by_class.values()) > 0.99
+    report = leakage.measure(images, *doubled(*images.train()), oracle.network, lambda *step: done.append(step))
+    assert report.members == report.reconstructed == 100 and report.training_images == 100 and report.samples == 200
+    assert report.ssim.auc > 0.999 and report.ssim.low > 0.99 and report.ssim.caught > 0.85
+    assert report.feature_distance is not None and report.feature_distance.auc > 0.99
+    assert report.control.low < 0.5 < report.control.high
+    assert [case.image for case in report.ranking] == [case.sample for case in report.ranking]
+    assert report.ranking[0].feature_distance == pytest.approx(0, abs=1e-3)
+    assert list(report.by_class) == list(images.class_names) and min(each.auc for each in report.by_class.values()) > 0.99
     assert done[-1] == (10, 10) and len(done) == 10
-    assert not missing(["100", "SSIM", "feature distance", "control", "0.4"], found.text())
+    assert not missing(["100", "SSIM", "feature distance", "control", "0.4"], report.text())
 
 
 def test_other_real_images_tell_nothing(images: ImageDataset) -> None:
@@ -94,9 +94,9 @@ def test_other_real_images_tell_nothing(images: ImageDataset) -> None:
     other = halves(images.test_labels)[0]
     rows = np.concatenate([other[images.test_labels[other] == label][20:40] for label in range(10)])
     real, labels = (part[torch.from_numpy(rows)] for part in images.test())
-    found = leakage.measure(images, real, labels)
-    assert found.ssim.low < 0.5 < found.ssim.high and found.ssim.auc == pytest.approx(0.5, abs=0.1)
-    assert found.feature_distance is None and found.ranking[0].feature_distance is None
+    report = leakage.measure(images, real, labels)
+    assert report.ssim.low < 0.5 < report.ssim.high and report.ssim.auc == pytest.approx(0.5, abs=0.1)
+    assert report.feature_distance is None and report.ranking[0].feature_distance is None
 
 
 def test_the_ranking_by_hand(images: ImageDataset) -> None:
@@ -116,8 +116,8 @@ def test_the_ranking_by_hand(images: ImageDataset) -> None:
 
 def test_the_z_score_by_hand() -> None:
     """Non-members 1 and 3 have mean 2 and standard deviation √2."""
-    found = standardised(torch.tensor([2.0, 2.0 + 2 * 2**0.5]), torch.tensor([1.0, 3.0]))
-    assert found.tolist() == pytest.approx([0, 2])
+    scores = standardised(torch.tensor([2.0, 2.0 + 2 * 2**0.5]), torch.tensor([1.0, 3.0]))
+    assert scores.tolist() == pytest.approx([0, 2])
     assert standardised(torch.tensor([1.0]), torch.tensor([1.0, 1.0])).tolist() == [0.0]
 
 

@@ -22,15 +22,15 @@ def test_a_score_is_placed_by_hand() -> None:
 
 
 def test_the_same_as_plain_data() -> None:
-    found = BY_HAND.position("ssim/coverage", 0.5)
-    assert found == {"value": 0.5, FLOOR: 0.1, MEANS: 0.4, CEILING: 0.6, "share": pytest.approx(0.8)}
+    position = BY_HAND.position("ssim/coverage", 0.5)
+    assert position == {"value": 0.5, FLOOR: 0.1, MEANS: 0.4, CEILING: 0.6, "share": pytest.approx(0.8)}
 
 
 def test_without_a_ceiling_there_is_no_share() -> None:
     low = Scale({name: row for name, row in BY_HAND.scores.items() if name != CEILING})
     assert low.share("ssim/coverage", 0.5) is None and low.position("ssim/coverage", 0.5)["share"] is None
-    said = str(low.sentence("ssim/coverage", 0.5))
-    assert not missing([MEANS, "0.400", FLOOR, "0.100"], said) and "%" not in said
+    sentence = str(low.sentence("ssim/coverage", 0.5))
+    assert not missing([MEANS, "0.400", FLOOR, "0.100"], sentence) and "%" not in sentence
 
 
 def test_what_does_not_judge_images_has_no_scale() -> None:

@@ -16,11 +16,11 @@ def test_ssim_equals_scikit_images(channels: int, images: ImageDataset) -> None:
     pictures = torch.cat([real, torch.rand(4, 1, 28, 28), torch.zeros(1, 1, 28, 28)]).expand(-1, channels, -1, -1)
     if channels == 3:
         pictures = pictures * torch.rand(len(pictures), 3, 1, 1)
-    found = ssim(SSIMFeatures(pictures[:7]), SSIMFeatures(pictures))
+    similarities = ssim(SSIMFeatures(pictures[:7]), SSIMFeatures(pictures))
     for i, left in enumerate(pictures[:7]):
         for j, right in enumerate(pictures):
             expected = structural_similarity(left.numpy(), right.numpy(), data_range=1.0, channel_axis=0)
-            assert found[i, j].item() == pytest.approx(expected, abs=1e-5)
+            assert similarities[i, j].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_ssim_is_the_same_however_the_work_is_cut(monkeypatch: pytest.MonkeyPatch, images: ImageDataset) -> None:

@@ -14,8 +14,8 @@ from gbc.training.trainer import Trainer
 def test_a_student_of_real_images_knows_more_than_one_of_noise(reference: ReferenceSet) -> None:
     real = ScoredSamples(reference, reference.train_images, reference.train_labels)
     noise = ScoredSamples(reference, torch.rand_like(reference.train_images), reference.train_labels)
-    found = [student.classified_correctly(samples, 10, steps=60).mean().item() for samples in (real, noise)]
-    assert found[0] > 0.5 > 0.25 > found[1]  # chance is 0.1
+    accuracies = [student.classified_correctly(samples, 10, steps=60).mean().item() for samples in (real, noise)]
+    assert accuracies[0] > 0.5 > 0.25 > accuracies[1]  # chance is 0.1
 
 
 def test_the_mean_is_that_of_several_seeds(reference: ReferenceSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,8 @@ def test_a_converged_classifier_knows_its_training_set(
     classifier = {"name": "mlp", "hidden": 16, "weight_decay": 0.02, "lr": 0.1, "steps": 1500}
     config = TrialConfig.parse({**TINY, "classifier": classifier}, "test")
     inputs = obtain(config, tmp_path)
-    found = audit(inputs.classifier.module, images, 0.02, inputs.regimes[0])
-    closed = [condition for condition in found.conditions if condition.name.startswith("closed form")]
+    report = audit(inputs.classifier.module, images, 0.02, inputs.regimes[0])
+    closed = [condition for condition in report.conditions if condition.name.startswith("closed form")]
     assert [condition.name for condition in closed] == [
         "closed form, 1.weight",
         "closed form, 3.weight",
@@ -52,9 +52,9 @@ def test_a_converged_classifier_knows_its_training_set(
     ]
     for condition in closed:
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
-    assert "can work" in found.verdict()
+    assert "can work" in report.verdict()
     bare = audit(inputs.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
-    assert not bare.conditions and bare.freedom == {"eval": 2} == found.freedom and bare.policies == found.policies
+    assert not bare.conditions and bare.freedom == {"eval": 2} == report.freedom and bare.policies == report.policies
     assert bare.regime == {"imbalance": inputs.regimes[0]["imbalance"]}
     assert "alone" in bare.verdict()
 
@@ -79,8 +79,8 @@ def test_what_moves_a_verdict_without_data() -> None:
 
 def test_zero_gradients_separate_by_their_size() -> None:
     small = Condition("zero gradient", {"training set": 0.1, "other real images": 0.9})
-    found = Audit([small], {}).verdict()
-    assert small.separates and not missing(["can work", "0.100", "0.900"], found) and "cosine" not in found
+    verdict = Audit([small], {}).verdict()
+    assert small.separates and not missing(["can work", "0.100", "0.900"], verdict) and "cosine" not in verdict
 
 
 def test_every_policy_in_every_mode() -> None:
@@ -103,10 +103,10 @@ def test_the_parts_add_up_to_the_whole(images: ImageDataset) -> None:
     phi = architectures.build(ClassifierConfig(name="mlp_bn", hidden=12), (1, 28, 28), 10)
     pictures, labels = images.train()
     sets = {"training set": (pictures[::5], labels[::5])}
-    found = max_margin(phi, sets, policy_results(phi, "train", pictures[:4]))
+    conditions = max_margin(phi, sets, policy_results(phi, "train", pictures[:4]))
     # Of a fresh network min_norm keeps the last bias alone, which is 0: no condition.
-    assert [condition.name for condition in found] == ["max margin, last_layer"]
-    (whole,), zeta = found, dict(phi.named_parameters())
+    assert [condition.name for condition in conditions] == ["max margin, last_layer"]
+    (whole,), zeta = conditions, dict(phi.named_parameters())
     assert [part.name for part in whole.parts] == list(zeta)
     assert [part.name for part in whole.parts if part.cosines] == ["7.weight"]  # so its unit is that of the others
     squares = sum(part.values["training set"] ** 2 for part in whole.parts)
@@ -120,13 +120,13 @@ def test_an_audit_needs_data_or_a_shape() -> None:
 
 def test_a_report_without_data_is_readable() -> None:
     phi = architectures.build(ClassifierConfig(name="mlp", hidden=12), (1, 8, 8), 3)
-    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
-    text = found.to_markdown()
+    report = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    text = report.to_markdown()
     assert re.search(r"Λ .*: 2\.\n", text)
     assert "| last_layer | 1: 5.weight, 5.bias; 0: 1.weight, 1.bias and 2 more | 5.weight, 5.bias |" in text
     assert re.search(r"\| uniform \| 1: 5.bias; 0.667: 3.bias; 0.333: 1.weight, 1.bias [^|]*\| 5.bias,[^|]* min_norm \|", text)
-    assert "layer 1: " in text and text.strip().endswith(found.verdict())
-    json.dumps(found.to_json())
+    assert "layer 1: " in text and text.strip().endswith(report.verdict())
+    json.dumps(report.to_json())
 
 
 def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,36 +136,36 @@ def test_an_audit_says_what_the_first_layer_explains(images: ImageDataset, monke
     pictures, _ = images.train()
     with torch.no_grad():
         phi[1].weight.copy_(torch.linalg.svd(pictures.flatten(1), full_matrices=False)[2][:12])  # type: ignore[union-attr]
-    found = audit(phi, images, 0.1, {})
-    assert isinstance(found.first_layer, FirstLayer)
-    spectrum = found.first_layer.spectrum
+    report = audit(phi, images, 0.1, {})
+    assert isinstance(report.first_layer, FirstLayer)
+    spectrum = report.first_layer.spectrum
     assert (spectrum.shape, spectrum.above) == ((12, 784), 0) and spectrum.strongest == pytest.approx(1)
-    costs = found.first_layer.costs
+    costs = report.first_layer.costs
     assert list(costs) == list(probe_sets(images))
     assert costs["training set"] < costs["other real images"] < 0.5 * costs["uniform noise"]
-    assert list(found.first_layer.explained_variance) == [10] and 0.3 < found.first_layer.explained_variance[10] < 1
+    assert list(report.first_layer.explained_variance) == [10] and 0.3 < report.first_layer.explained_variance[10] < 1
     tests, wanted = images.test()
-    assert found.first_layer.accuracy == pytest.approx((phi(tests).argmax(dim=1) == wanted).float().mean().item())
-    plain = found.to_json()["row_space"]
+    assert report.first_layer.accuracy == pytest.approx((phi(tests).argmax(dim=1) == wanted).float().mean().item())
+    plain = report.to_json()["row_space"]
     assert plain["costs"] == costs and plain["edge"] == spectrum.edge and json.dumps(plain)
-    text = found.to_markdown()
+    text = report.to_markdown()
     sets = [f"{name} {costs[name]:.3f}" for name in costs]
-    assert not missing(["layer 1: 0 of 12 ", "says nothing", f": {found.first_layer.accuracy:.3f}.", *sets], text)
+    assert not missing(["layer 1: 0 of 12 ", "says nothing", f": {report.first_layer.accuracy:.3f}.", *sets], text)
 
 
 def test_a_classifier_without_a_row_space_is_told_so() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
-    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
-    why = found.to_json()["row_space"]["refused"]
-    assert "BatchNorm1d (1)" in why
-    assert f"R{why[1:]}.\n" in found.to_markdown()
+    report = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    reason = report.to_json()["row_space"]["refused"]
+    assert "BatchNorm1d (1)" in reason
+    assert f"R{reason[1:]}.\n" in report.to_markdown()
 
 
 def test_a_network_that_no_rule_fits_is_audited_with_last_layer_alone() -> None:
     phi = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.PReLU(), nn.Linear(4, 3))
-    found = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
-    assert not missing(["2: ", "PReLU"], found.freedom["eval"])
-    assert [choice.degrees is not None for choice in found.policies] == [True, False, False]
+    report = audit(phi, None, 0.1, {}, shape=(1, 8, 8))
+    assert not missing(["2: ", "PReLU"], report.freedom["eval"])
+    assert [choice.degrees is not None for choice in report.policies] == [True, False, False]
 
 
 def test_the_command_writes_json_and_markdown(
@@ -178,22 +178,22 @@ def test_the_command_writes_json_and_markdown(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert (tmp_path / "out" / "audit.md").read_text().strip() == shown.strip()
-    found = json.loads((tmp_path / "out" / "audit.json").read_text())
-    names = [condition["name"] for condition in found["conditions"]]
+    report = json.loads((tmp_path / "out" / "audit.json").read_text())
+    names = [condition["name"] for condition in report["conditions"]]
     assert names[:2] == ["max margin, last_layer, BatchNorm train", "max margin, last_layer, BatchNorm eval"]
-    assert found["lambda"]["freedom"] == {"train": 6, "eval": 2}
-    assert found["verdict"] in shown and "uniform, BatchNorm train | 1: 7.bias;" in shown
-    assert found["conditions"][0]["parts"][0]["name"] == "1.weight"
+    assert report["lambda"]["freedom"] == {"train": 6, "eval": 2}
+    assert report["verdict"] in shown and "uniform, BatchNorm train | 1: 7.bias;" in shown
+    assert report["conditions"][0]["parts"][0]["name"] == "1.weight"
 
 
 def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = [word for key, value in TINY_CLASSIFIER.items() for word in ("--set", f"classifier.{key}={value}")]
+    sets = [argument for key, value in TINY_CLASSIFIER.items() for argument in ("--set", f"classifier.{key}={value}")]
     command = ["audit", "--no-data", "--cache", str(classifier_cache), "--out", str(tmp_path), "--json"]
     assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((tmp_path / "audit.json").read_text())
-    assert "alone" in found["verdict"] and not found["conditions"]
-    assert found["row_space"]["layer"] == "1" and not found["row_space"]["informative"] and "costs" not in found["row_space"]
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "audit.json").read_text())
+    assert "alone" in report["verdict"] and not report["conditions"]
+    assert report["row_space"]["layer"] == "1" and not report["row_space"]["informative"] and "costs" not in report["row_space"]
     assert "layer 1: " in (tmp_path / "audit.md").read_text()
     assert "BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
 

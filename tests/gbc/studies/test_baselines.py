@@ -30,7 +30,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
 def test_every_baseline_reports_metrics_cost_and_picture(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    sets = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
     command = ["baseline", name, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), *sets, "--json"]
     assert main(command) == 0
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -106,12 +106,12 @@ def test_samples_of_the_circle_find_the_points(tmp_path: Path, monkeypatch: pyte
     list(trainer.run())
     assert [classifier.alpha.item() for classifier in trainer.classifiers] == held
     rng = torch.Generator().manual_seed(0)
-    found = circle.score(*circle.draw_points(trainer, rng), real, labels)
+    scores = circle.score(*circle.draw_points(trainer, rng), real, labels)
     control = circle.score(*circle.confident_points(inputs.classifier, rng), real, labels)
     # Three seeds gave distances of 0.07, 0.14 and 0.12 against 0.50, and covered 0.67, 0.78 and 0.67. A generator that
     # ignores its noise ends on one point of each class and covers a third.
-    assert found["distance/mean"] < 0.2 < control["distance/mean"] / 2
-    assert found["covered"] > 0.5
+    assert scores["distance/mean"] < 0.2 < control["distance/mean"] / 2
+    assert scores["covered"] > 0.5
 
 
 def test_classifiers_of_the_same_points_share_t() -> None:
@@ -135,10 +135,10 @@ def test_the_margin_is_read_from_a_converged_last_layer() -> None:
 def test_the_scores_of_the_circle_by_hand() -> None:
     real, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
     points, theirs = torch.tensor([[0.1, 0.0], [0.3, 0.0]]), torch.tensor([0, 1])
-    found = circle.score(points, theirs, real, labels)
+    scores = circle.score(points, theirs, real, labels)
     # 0.1 to the nearest of class 0; √(0.09 + 1) to the only one of class 1. One of three has a neighbour of its class.
-    assert found["distance/mean"] == pytest.approx((0.1 + 1.09**0.5) / 2)
-    assert found["covered"] == pytest.approx(1 / 3)
+    assert scores["distance/mean"] == pytest.approx((0.1 + 1.09**0.5) / 2)
+    assert scores["covered"] == pytest.approx(1 / 3)
 
 
 def test_points_need_settings_for_points(tmp_path: Path) -> None:

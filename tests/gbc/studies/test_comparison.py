@@ -136,9 +136,9 @@ def test_what_is_logged_is_not_run_again(finished: Path, capsys: pytest.CaptureF
     page = finished / "docs" / "results.md"
     before = page.read_bytes()
     assert main(command(finished)) == 0
-    said = capsys.readouterr()
-    assert "two: 4 of 4 " in said.err and "1/" not in said.err
-    assert said.out.strip() == str(page) and page.read_bytes() == before
+    captured = capsys.readouterr()
+    assert "two: 4 of 4 " in captured.err and "1/" not in captured.err
+    assert captured.out.strip() == str(page) and page.read_bytes() == before
 
 
 def test_sections_of_other_comparisons_stay_in_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,17 +166,17 @@ def test_other_settings_are_other_runs(finished: Path, tmp_path: Path, capsys: p
 @pytest.mark.long
 def test_two_at_a_time_give_what_one_gives(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = comparison.load(finished / "two.yaml")
-    one = [run for run in runs.all_runs(wanted, finished / "docs" / "results", finished / "cache") if run.seed == 0]
-    two = [run for run in runs.all_runs(wanted, tmp_path, finished / "cache") if run.seed == 0]
-    assert not any(run.logged() for run in two)
+    one_at_a_time = [run for run in runs.all_runs(wanted, finished / "docs" / "results", finished / "cache") if run.seed == 0]
+    two_at_a_time = [run for run in runs.all_runs(wanted, tmp_path, finished / "cache") if run.seed == 0]
+    assert not any(run.logged() for run in two_at_a_time)
     monkeypatch.setattr(runs, "_execute", execute_shortened)
-    runs.complete(two, 2, lambda _: None)
-    for mine, other in zip(two, one, strict=True):
-        found, before = mine.logged(), other.logged()
-        assert found and before
+    runs.complete(two_at_a_time, 2, lambda _: None)
+    for mine, other in zip(two_at_a_time, one_at_a_time, strict=True):
+        after, before = mine.logged(), other.logged()
+        assert after and before
         for name in ("loss/total", "ssim/coverage", "classifier/accuracy"):
             # The order of sums depends on the number of threads.
-            assert found.report[name] == pytest.approx(before.report[name], rel=1e-3)
+            assert after.report[name] == pytest.approx(before.report[name], rel=1e-3)
 
 
 def test_a_signal_ends_runs_at_the_same_time_with_their_processes(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "results").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_comparison_is_sound(path: Path) -> None:
-    found = comparison.load(path)
-    assert (len(found.seeds) >= 3 or "One seed" in found.about) and found.contrasts
+    study = comparison.load(path)
+    assert (len(study.seeds) >= 3 or "One seed" in study.about) and study.contrasts
 
 
 def test_the_shipped_page_is_what_the_log_gives(tmp_path: Path) -> None:
@@ -283,8 +283,8 @@ def test_the_shipped_page_is_what_the_log_gives(tmp_path: Path) -> None:
 
 
 def test_seeds_are_added_to_every_seed() -> None:
-    found = comparison.Comparison.parse({"name": "x", **SPEC}, "test").settings("plain", 3)
-    assert (found.seed, found.classifier.seed, found.experts[0].classifier.seed) == (3, 3, 8)
+    settings = comparison.Comparison.parse({"name": "x", **SPEC}, "test").settings("plain", 3)
+    assert (settings.seed, settings.classifier.seed, settings.experts[0].classifier.seed) == (3, 3, 8)
     with pytest.raises(BadInput, match="'none'"):
         comparison.Comparison.parse(
             {"name": "x", "title": "x", "seeds": [0], "rows": {"a": {"about": "", "baseline": "none"}}}, "test"

@@ -60,7 +60,7 @@ def test_a_network_without_inputs_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_draws_a_classifier(tmp_path: Path, classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = [word for key, value in TINY_CLASSIFIER.items() for word in ("--set", f"classifier.{key}={value}")]
+    sets = [argument for key, value in TINY_CLASSIFIER.items() for argument in ("--set", f"classifier.{key}={value}")]
     command = ["homogeneity", "--out", str(tmp_path / "mine"), "--cache", str(classifier_cache), "--mode", "train"]
     assert main([*command, "--set", "dataset.per_class=10", *sets]) == 0
     assert ": 6 (rules)" in capsys.readouterr().out

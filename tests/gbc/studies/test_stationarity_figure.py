@@ -31,19 +31,19 @@ def test_training_images_meet_the_condition_and_the_closed_form_comes_nearer_to_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["stationarity", "--out", str(tmp_path), "--cache", str(tmp_path), "--steps", "200", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((tmp_path / "stationarity.json").read_text())
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((tmp_path / "stationarity.json").read_text())
     assert Image.open(tmp_path / "stationarity.png").width > 500
 
-    controls = found["without"]["controls"]
+    controls = record["without"]["controls"]
     assert controls["training images"]["training"] == pytest.approx(1, abs=1e-5)
     assert controls["training images"]["held out"] < 0.9
     # Of true training images −∇CE and ζ are parallel where training has converged; of other real images and noise they are not.
     assert controls["training images"]["cosine"] > 0.9
     assert max(controls[name]["cosine"] for name in ("other real images", "uniform noise")) < 0.5
 
-    assert found["without"]["points"]["step"] == [20 * number for number in range(1, 11)]
-    assert found["closed form"]["points"]["cosine"][-1] > found["without"]["points"]["cosine"][-1]
+    assert record["without"]["points"]["step"] == [20 * number for number in range(1, 11)]
+    assert record["closed form"]["points"]["cosine"][-1] > record["without"]["points"]["cosine"][-1]
 
 
 @pytest.mark.usefixtures("small")

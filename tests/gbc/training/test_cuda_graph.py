@@ -113,9 +113,9 @@ def test_tensors_stay_where_they_are(fresh: Callable[..., Trainer], variant: dic
     run = fresh(**variant | {"kkt_from": 0.0})
     reports = run.run()
     next(reports)
-    places = [tensor.data_ptr() for tensor in run._changing_tensors()]
+    addresses = [tensor.data_ptr() for tensor in run._changing_tensors()]
     next(reports)
-    assert [tensor.data_ptr() for tensor in run._changing_tensors()] == places
+    assert [tensor.data_ptr() for tensor in run._changing_tensors()] == addresses
 
 
 def test_a_step_changes_nothing_that_is_not_listed(fresh: Callable[..., Trainer]) -> None:
@@ -199,10 +199,10 @@ def test_a_run_goes_on_from_a_state_of_another_kind_of_device(fresh: Callable[..
 
 
 def test_what_is_lost_in_both_ways_of_a_step_is_alike() -> None:
-    one = torch.tensor([1.0, torch.nan, torch.inf, 2.0])
-    assert same_step([one], [one + 1e-5]) and same_step([torch.arange(3)], [torch.arange(3)])
-    assert not same_step([one], [torch.tensor([1.0, 0.0, torch.inf, 2.0])])
-    assert not same_step([one], [torch.tensor([1.1, torch.nan, torch.inf, 2.0])])
+    tensor = torch.tensor([1.0, torch.nan, torch.inf, 2.0])
+    assert same_step([tensor], [tensor + 1e-5]) and same_step([torch.arange(3)], [torch.arange(3)])
+    assert not same_step([tensor], [torch.tensor([1.0, 0.0, torch.inf, 2.0])])
+    assert not same_step([tensor], [torch.tensor([1.1, torch.nan, torch.inf, 2.0])])
 
 
 def numbers(reports: list[Report]) -> list[dict[str, float]]:

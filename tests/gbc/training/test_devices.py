@@ -67,15 +67,20 @@ def test_what_a_finished_run_leaves_is_on_the_cpu(
 
 def test_the_pretended_device_refuses_what_a_gpu_would(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu(monkeypatch) as device:
-        there, here = torch.ones(3, device=device), torch.ones(3)
-        for wrong in (lambda: there + here, lambda: there.add_(here), lambda: torch.stack([there, here]), there.numpy):
+        on_device, on_cpu = torch.ones(3, device=device), torch.ones(3)
+        for wrong in (
+            lambda: on_device + on_cpu,
+            lambda: on_device.add_(on_cpu),
+            lambda: torch.stack([on_device, on_cpu]),
+            on_device.numpy,
+        ):
             with pytest.raises(WrongDevice):
                 wrong()
         layer = torch.nn.Linear(3, 2).to(device)
-        result = layer(there * torch.tensor(2.0) + here.to(device)).square().sum()
+        result = layer(on_device * torch.tensor(2.0) + on_cpu.to(device)).square().sum()
         result.backward()
-        assert result.device == there.device == layer.weight.device == device
+        assert result.device == on_device.device == layer.weight.device == device
         assert layer.weight.grad is not None and layer.weight.grad.device == device
-        assert there.cpu().device == here.device == torch.device("cpu") and (there.cpu() + here).numpy().sum() == 6
+        assert on_device.cpu().device == on_cpu.device == torch.device("cpu") and (on_device.cpu() + on_cpu).numpy().sum() == 6
         rng = torch.Generator(device).manual_seed(0)
         assert rng.device == torch.randn(2, generator=rng, device=rng.device).device == device

@@ -44,9 +44,9 @@ def test_a_generator_is_born_from_it(
     ours, regime, _ = pretrain.obtain(trial.classifier, images, tmp_path / "cache")
     x, labels = images.train()
     assert regime["accuracy"] == pytest.approx((theirs(x).argmax(dim=1) == labels).float().mean().item())
-    found: dict[str, Any] = availability.findings(ours, trial)
-    assert set(found.get("off", {})) == OFF[name]
-    assert found["lambda"]["limited_by"] == LIMITED_BY.get(name)
+    findings: dict[str, Any] = availability.findings(ours, trial)
+    assert set(findings.get("off", {})) == OFF[name]
+    assert findings["lambda"]["limited_by"] == LIMITED_BY.get(name)
 
     metrics = next(Trainer(trial, [ours]).run()).metrics
     wanted = {"total", "stationarity", "duality", "ce", "tv", "diversity", "row_space", *([] if OFF[name] else ["bn"])}

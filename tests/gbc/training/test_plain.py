@@ -60,7 +60,7 @@ def double() -> Iterator[None]:
 def made(settings: TrialConfig) -> list[Classifier]:
     """Not trained, but with no tensor at its first value, such as biases of 0; the same at each call."""
     rng = torch.Generator().manual_seed(0)
-    found = []
+    classifiers = []
     for spec in settings.classifiers():
         names = tuple(map(str, spec.dataset.classes or range(10)))
         module = architectures.build(spec.classifier, (1, 8, 8), len(names))
@@ -70,19 +70,19 @@ def made(settings: TrialConfig) -> list[Classifier]:
                     values.uniform_(0.5, 1.5, generator=rng)
                 elif values.is_floating_point():
                     values += 0.1 * torch.randn(values.shape, generator=rng)
-        found.append(Classifier(module, names, (1, 8, 8), 100))
-    return found
+        classifiers.append(Classifier(module, names, (1, 8, 8), 100))
+    return classifiers
 
 
 def test_loss_and_gradients_are_those_of_the_textbook(settings: TrialConfig) -> None:
-    found = differences(Trainer(settings, made(settings)), Plain(settings, made(settings)))
-    assert max(found.values()) < 1e-5, found  # float32 sums in another order
+    errors = differences(Trainer(settings, made(settings)), Plain(settings, made(settings)))
+    assert max(errors.values()) < 1e-5, errors  # float32 sums in another order
 
 
 @pytest.mark.usefixtures("double")
 def test_in_double_precision_they_are_equal_to_rounding(settings: TrialConfig) -> None:
-    found = differences(Trainer(settings, made(settings)), Plain(settings, made(settings)))
-    assert max(found.values()) < 1e-11, found  # second derivatives through the batch's statistics lose a few digits
+    errors = differences(Trainer(settings, made(settings)), Plain(settings, made(settings)))
+    assert max(errors.values()) < 1e-11, errors  # second derivatives through the batch's statistics lose a few digits
 
 
 @pytest.mark.usefixtures("double")
@@ -97,16 +97,16 @@ def test_the_losses_of_a_whole_run_are_equal(settings: TrialConfig) -> None:
 @pytest.mark.parametrize("case", ["the quick preset's losses", "no BatchNorm, Λ of all tensors, the closed form"])
 def test_one_gradient_a_sample_gives_the_same(case: str) -> None:
     settings = TrialConfig.parse({**SMALL, **CASES[case], "bn_mode": "eval"}, case)
-    found = differences(Trainer(settings, made(settings)), Plain(settings, made(settings), per_sample=True))
-    assert max(found.values()) < 1e-5, found  # float32 sums in another order
+    errors = differences(Trainer(settings, made(settings)), Plain(settings, made(settings), per_sample=True))
+    assert max(errors.values()) < 1e-5, errors  # float32 sums in another order
 
 
 def test_a_difference_is_seen() -> None:
     """The comparison itself: another weight of one loss must show."""
     settings = TrialConfig.parse(SMALL, "tests")
     ours = Trainer(settings.updated({"tv_weight": 0.101}, "tests"), made(settings))
-    found = differences(ours, Plain(settings, made(settings)))
-    assert found["generator"] > 1e-5 and found["loss"] > 1e-5
+    errors = differences(ours, Plain(settings, made(settings)))
+    assert errors["generator"] > 1e-5 and errors["loss"] > 1e-5
 
 
 def test_what_the_textbook_form_does_not_know_it_refuses() -> None:

@@ -146,8 +146,21 @@ def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str])
     """From a classifier, then from an exported generator; run again after a break; faults."""
     Path("trial.yaml").write_text(plain_yaml.dump(TINY))
     cache = ["--cache", str(classifier_cache)]
-    words = ["distil", "--config", "trial.yaml", "--loop", "gbc", "--student", "mlp", "--hidden", "16", "--steps", "20", *cache]
-    assert main([*words, "--json", "--out", "student.safetensors"]) == 0
+    command = [
+        "distil",
+        "--config",
+        "trial.yaml",
+        "--loop",
+        "gbc",
+        "--student",
+        "mlp",
+        "--hidden",
+        "16",
+        "--steps",
+        "20",
+        *cache,
+    ]
+    assert main([*command, "--json", "--out", "student.safetensors"]) == 0
     shown = capsys.readouterr()
     assert 0 < json.loads(shown.out)["student"] <= 1 and "step 20/20" in shown.err
     assert read_weights(Path("student.safetensors"))["1.weight"].shape == (16, 784)
@@ -163,7 +176,7 @@ def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str])
         ("--per-class", "5"): ["--per-class", "--model"],
     }  # fmt: skip
     for flags, named in faults.items():
-        assert main([*words, *flags]) == 2
+        assert main([*command, *flags]) == 2
         assert not missing(named, capsys.readouterr().err)
     assert main(["distil", "--student", "mlp"]) == 2
     assert not missing(["--model", "--samples", "--loop"], capsys.readouterr().err)
@@ -173,9 +186,9 @@ def test_the_command_continues(
     classifier_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("trial.yaml").write_text(plain_yaml.dump(TINY))
-    words = ["distil", "--config", "trial.yaml", "--loop", "gbc", "--student", "mlp", "--hidden", "16", "--steps", "20"]
-    words += ["--cache", str(classifier_cache)]
-    assert main([*words, "--out", "whole.safetensors"]) == 0
+    command = ["distil", "--config", "trial.yaml", "--loop", "gbc", "--student", "mlp", "--hidden", "16", "--steps", "20"]
+    command += ["--cache", str(classifier_cache)]
+    assert main([*command, "--out", "whole.safetensors"]) == 0
     monkeypatch.setattr("gbc.commands.distil._SAVED_EVERY", 5)
 
     step = StudentLoop._student_step
@@ -186,10 +199,10 @@ def test_the_command_continues(
         return step(self, newest)
 
     monkeypatch.setattr(StudentLoop, "_student_step", until_the_twelfth)
-    assert main([*words, "--out", "broken.safetensors"]) == 130 and Path("broken.safetensors.ckpt").exists()
+    assert main([*command, "--out", "broken.safetensors"]) == 130 and Path("broken.safetensors.ckpt").exists()
     monkeypatch.setattr(StudentLoop, "_student_step", step)
     capsys.readouterr()
-    assert main([*words, "--out", "broken.safetensors"]) == 0
+    assert main([*command, "--out", "broken.safetensors"]) == 0
     assert "continues at step 10" in capsys.readouterr().err and not Path("broken.safetensors.ckpt").exists()
     whole, broken = read_weights(Path("whole.safetensors")), read_weights(Path("broken.safetensors"))
     assert all(torch.equal(whole[name], broken[name]) for name in whole)

@@ -86,9 +86,9 @@ def test_the_moving_average_of_the_generator_is_judged_and_continued(fresh: Call
     for name, tensor in expected.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(drawn[name], tensor)
-    judged = (averaged.evaluation_noise, averaged.evaluation_labels, averaged.evaluation_tasks)
+    evaluation_inputs = (averaged.evaluation_noise, averaged.evaluation_labels, averaged.evaluation_tasks)
     plain.generator.load_state_dict(dict(drawn))
-    assert torch.equal(averaged.sample(*judged), plain.sample(*judged))
+    assert torch.equal(averaged.sample(*evaluation_inputs), plain.sample(*evaluation_inputs))
     with pytest.raises(BadInput, match=r"checkpoint.*settings"):
         averaged.load_state_dict(plain.state_dict())
 
@@ -222,11 +222,11 @@ def test_batch_norm_matching_is_off_without_batch_norm(settings: TrialConfig, im
 def test_data_free_metrics_need_no_judge_and_do_not_depend_on_one(
     fresh: Callable[..., Trainer], settings: TrialConfig, classifier: Classifier
 ) -> None:
-    judged = next(fresh().run()).metrics
+    with_reference = next(fresh().run()).metrics
     alone = next(Trainer(settings, [classifier]).run()).metrics
     free = {name: value for name, value in alone.items() if name.startswith("free/")}
     assert set(free) == {"free/rho", "free/bn", "free/confidence", "free/score"}
-    assert free == {name: judged[name] for name in free}
+    assert free == {name: with_reference[name] for name in free}
     assert not any(name.startswith(("ssim/", "tstr/")) for name in alone)
 
 
@@ -252,7 +252,7 @@ def test_data_free_metrics_see_the_generator_as_its_users_get_it(fresh: Callable
 def test_data_free_metrics_leave_the_training_as_it_was(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     with_them = numbers(list(fresh().run()))
     accuracy = {"classifier/accuracy": 0.0}
-    monkeypatch.setattr("gbc.training.trainer.data_free_metrics", lambda classifiers, multipliers, judged: accuracy)
+    monkeypatch.setattr("gbc.training.trainer.data_free_metrics", lambda classifiers, multipliers, reference: accuracy)
     without = numbers(list(fresh().run()))
     for (_, left), (_, right) in zip(with_them, without, strict=True):
         assert {**left, **accuracy} == {**left, **right}
@@ -299,8 +299,8 @@ def test_a_gpu_that_is_not_there_is_named(fresh: Callable[..., Trainer]) -> None
 
 
 def test_streams_of_seeds_do_not_meet() -> None:
-    found = {derive_seed(seed, stream) for seed in range(20) for stream in range(20)}
-    assert len(found) == 400 and min(found) >= 0
+    derived_seeds = {derive_seed(seed, stream) for seed in range(20) for stream in range(20)}
+    assert len(derived_seeds) == 400 and min(derived_seeds) >= 0
 
 
 def test_free_multipliers_have_a_learning_rate_of_their_own(fresh: Callable[..., Trainer]) -> None:
