@@ -100,7 +100,7 @@ def rows_of(settings: TrialConfig, usual: int, options: Options) -> Iterator[Row
 
 
 def _wrap(stack: ExitStack, function_path: str, part: str, spent: dict[str, float]) -> None:
-    """From now on calls of `place`, module:name, add their seconds to a part."""
+    """Make calls of the function at `function_path`, module:name, add their seconds to a part from now on."""
     module, _, path = function_path.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)

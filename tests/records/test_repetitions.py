@@ -24,10 +24,10 @@ def of(number: int, values: Sequence[float]) -> Repeated:
 
 def test_the_interval_is_welchs() -> None:
     first, second = [0.51, 0.52, 0.55, 0.49], [0.47, 0.50, 0.46]
-    found = difference(of(0, first), of(1, second))
+    interval = difference(of(0, first), of(1, second))
     known = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=1e-12)
-    assert found.value == pytest.approx(np.mean(first) - np.mean(second), abs=1e-12)
+    assert (interval.low, interval.high) == pytest.approx((known.low, known.high), abs=1e-12)
+    assert interval.value == pytest.approx(np.mean(first) - np.mean(second), abs=1e-12)
     assert of(0, first).deviation == pytest.approx(np.std(first, ddof=1), abs=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_a_setting_is_its_fresh_seeds_alone() -> None:
     first, second = repeated(trials, 1.0)
     assert (first.trial, first.values, first.lost, first.missed) == (1, (0.6, 0.7), 0, 1)
     assert (second.trial, second.values, second.lost) == (0, (0.5, 0.3), 2)
-    assert [one.trial for one in repeated(trials, -1.0)] == [0, 1]
+    assert [repeated_trial.trial for repeated_trial in repeated(trials, -1.0)] == [0, 1]
 
 
 def test_the_verdict_names_both_and_says_whether_seeds_explain_it() -> None:

@@ -62,7 +62,7 @@ def sweep_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """One folder for the module: MLflow's database takes seconds to create, the classifier is shared."""
     from tests.support.workplace import Workplace
 

@@ -83,11 +83,11 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(name, reach)
 
 
-def verdict(main: Callable[[list[str]], int], words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str | None:
+def verdict(main: Callable[[list[str]], int], arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str | None:
     """The fault in how a command takes its input; None where it is refused as it should be, or accepted."""
-    before, shown = sorted(Path.cwd().rglob("*")), " ".join(word[:40] for word in words)
+    before, shown = sorted(Path.cwd().rglob("*")), " ".join(argument[:40] for argument in arguments)
     try:
-        code = main(list(words))
+        code = main(list(arguments))
     except SystemExit as fault:
         code = int(fault.code or 0)
     except Reached:
@@ -120,18 +120,18 @@ KEYS: Final = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "key"), enumerate(KEYS), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(("number", "key"), enumerate(KEYS), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_key_of_a_sweep(number: int, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Six values each, of all kinds in turn, on a line that YAML has nothing else on."""
     wrong = []
-    rest = yaml.safe_dump({name: one for name, one in tiny_sweep().items() if name != key.partition(".")[0]})
+    rest = yaml.safe_dump({name: content for name, content in tiny_sweep().items() if name != key.partition(".")[0]})
     for value in (*VALUES[:3], *(VALUES[(3 + 5 * number + step) % len(VALUES)] for step in range(5))):
         *parents, last = (part.replace("/", ".") for part in key.split("."))  # a slash: the key itself has a dot
         lines = ["  " * depth + f"{parent}:" for depth, parent in enumerate(parents)]
         text = "\n".join([*lines, "  " * len(parents) + f"{last}: {value}"])
         (tmp_path / "tiny.yaml").write_text(rest + text + "\n", errors="surrogateescape")
-        if found := verdict(run.main, ["--config", "tiny.yaml", "--dry-run"], capsys):
-            wrong.append(found + f" <- {key}: {value[:40]}")
+        if fault := verdict(run.main, ["--config", "tiny.yaml", "--dry-run"], capsys):
+            wrong.append(fault + f" <- {key}: {value[:40]}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -143,17 +143,17 @@ def flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def commands() -> dict[str, tuple[Callable[[list[str]], int], list[str], argparse.ArgumentParser]]:
     """Each command: its function, words that make it whole, and its parser."""
     parsers = next(action.choices for action in gbc_parser()._actions if isinstance(action.choices, dict))
-    parsers["data"] = next(one for one in parsers["data"]._actions if isinstance(one.choices, dict)).choices["build"]
+    parsers["data"] = next(action for action in parsers["data"]._actions if isinstance(action.choices, dict)).choices["build"]
     small = ["--config", "trial.yaml"]
-    words = {
+    arguments = {
         "pretrain": small, "audit": small, "homogeneity": [*small, "--out", "new"], "train": [*small, "--out", "new"],
         "sample": ["--model", "model", "--out", "new.npz"], "evaluate": ["--model", "model"], "distil": ["--model", "model"],
         "leak": ["--model", "model"],
         "baseline": ["activation", "--out", "new"], "circle": ["--out", "new"], "stationarity": ["--out", "new"],
         "results": ["comparison.yaml", "--out", "new.md"], "data": ["build", "--data-root", "none", "--out", "new"],
     }  # fmt: skip
-    found = {name: (gbc, [name, *words[name]], parser) for name, parser in parsers.items()}
-    return found | {
+    gbc_commands = {name: (gbc, [name, *arguments[name]], parser) for name, parser in parsers.items()}
+    return gbc_commands | {
         "run": (run.main, ["--config", "tiny.yaml", "--dry-run"], run.parser()),
         "export": (export.main, ["--sweep", "none", "--out", "new"], export.parser()),
         "ui": (ui.main, [], ui.parser()),
@@ -168,8 +168,16 @@ COMMANDS: Final = commands()
 def model(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     (folder / "trial.yaml").write_text(TRIAL_TEXT)
-    words = ["train", "--config", str(folder / "trial.yaml"), "--out", str(folder / "model"), "--cache", str(classifier_cache)]
-    assert gbc(words) == 0
+    command = [
+        "train",
+        "--config",
+        str(folder / "trial.yaml"),
+        "--out",
+        str(folder / "model"),
+        "--cache",
+        str(classifier_cache),
+    ]
+    assert gbc(command) == 0
     return folder / "model"
 
 
@@ -178,7 +186,7 @@ COMPARISON: Final = {"title": "x", "seeds": [0], "trial": TINY, "rows": {"one": 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_of_every_command(command: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main, words, parser = COMMANDS[command]
+    main, arguments, parser = COMMANDS[command]
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "comparison.yaml").write_text(yaml.safe_dump(COMPARISON))
     wrong = []
@@ -188,11 +196,11 @@ def test_every_flag_of_every_command(command: str, model: Path, tmp_path: Path, 
             takes = False
         values = [*WORDS[:2], *(WORDS[(2 + 7 * number + step) % len(WORDS)] for step in range(7))] if takes else ["", "x"]
         for value in values:
-            if found := verdict(main, [*words, f"{flag}={value}"], capsys):
-                wrong.append(found)
+            if fault := verdict(main, [*arguments, f"{flag}={value}"], capsys):
+                wrong.append(fault)
     for more in (["--unknown"], ["--unknown=1"], ["\udcff"], ["--ou", "x"], [""]):
-        if found := verdict(main, [*words, *more], capsys):
-            wrong.append(found)
+        if fault := verdict(main, [*arguments, *more], capsys):
+            wrong.append(fault)
     assert not wrong, "\n".join(wrong)
 
 
@@ -230,13 +238,13 @@ CARD: Final = {"class_names": list("0123456789"), "shape": [1, 28, 28], "samples
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_that_is_read(name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main, words = FILES[name]
+    main, arguments = FILES[name]
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "comparison.yaml").write_text(yaml.safe_dump(COMPARISON))
     (tmp_path / "net.safetensors").write_bytes((model / "generator.safetensors").read_bytes())
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(CARD))
     (tmp_path / name).unlink(missing_ok=True)
-    wrong = [found + f" <- {kind}" for kind in damaged(tmp_path / name) if (found := verdict(main, words.split(), capsys))]
+    wrong = [fault + f" <- {kind}" for kind in damaged(tmp_path / name) if (fault := verdict(main, arguments.split(), capsys))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -244,8 +252,8 @@ def test_every_file_that_is_read(name: str, model: Path, tmp_path: Path, capsys:
 def test_every_setting_by_flag(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     number = len(key)
     values = [VALUES[(number + 11 * step) % len(VALUES)] for step in range(3)]
-    words = [["train", "--config", "trial.yaml", "--out", "new", "--set", f"{key}={value}"] for value in values]
-    assert not [found for each in words if (found := verdict(gbc, each, capsys))]
+    argument_lists = [["train", "--config", "trial.yaml", "--out", "new", "--set", f"{key}={value}"] for value in values]
+    assert not [fault for arguments in argument_lists if (fault := verdict(gbc, arguments, capsys))]
 
 
 def test_a_set_that_the_disk_cannot_hold_is_refused_at_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ SPACE = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mounted = small_disk(tmp_path, 96)
     folder = tmp_path / "project"
@@ -69,7 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_lost_or_doubled_whatever_happens(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(SEED)
     few = rng.sample([fault for fault in EACH_ONCE if fault not in SLOW], FEW)
     others = [fault for fault in EACH_ONCE if fault not in few]
@@ -77,9 +77,9 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, monkeypat
     rng.shuffle(plan)
     trial = {**TINY, "steps": STEPS, "classifier": {"factory": "chaotic:net", "steps": 60, "lr": 0.1}}
     scheduler = {"name": "asha", "reduction_factor": 2, "grace": 6}
-    file = place.file("chaos", trials=TRIALS, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
-    chaos = Chaos(place, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "15s"], rng)
-    if not os.path.ismount(place.folder.parent):
+    file = workplace.file("chaos", trials=TRIALS, trial=trial, space=SPACE, scheduler=scheduler, sampler="random")
+    chaos = Chaos(workplace, "chaos", ["--config", file, "--retries", "100", "--hang-limit", "15s"], rng)
+    if not os.path.ismount(workplace.folder.parent):
         print("left out: a full disk (it takes root to mount a small one)")
         plan = [fault for fault in plan if fault != "full disk"]
     print(f"GBC_CHAOS_SEED={SEED} GBC_CHAOS_FAULTS={FAULTS}: {', '.join(plan)}")
@@ -108,31 +108,31 @@ def test_nothing_is_lost_or_doubled_whatever_happens(place: Workplace, monkeypat
 
     for run in chaos.runs:
         assert "Traceback" not in run.output, run.output
-    monkeypatch.syspath_prepend(place.folder)
-    records_agree(place, trials)
-    values_are_those_of_undisturbed_runs(place)
+    monkeypatch.syspath_prepend(workplace.folder)
+    records_agree(workplace, trials)
+    values_are_those_of_undisturbed_runs(workplace)
     asha_decided_as_it_does_undisturbed(chaos.sweep)
     nothing_is_left(chaos)
 
 
-def records_agree(place: Workplace, trials: int) -> None:
+def records_agree(workplace: Workplace, trials: int) -> None:
     """One MLflow run and one Optuna trial each, in agreement; failures are only those of the settings."""
-    place.check_records_agree("chaos", trials)
-    code, output = place.look("--check", "chaos")
+    workplace.check_records_agree("chaos", trials)
+    code, output = workplace.run_here("--check", "chaos")
     assert code == 0, output
-    for run, one in zip(place.trials("chaos"), place.study("chaos"), strict=True):
-        diverges = one.params["alpha_init"] == 50.0
-        assert (one.state.name == "FAIL") == diverges
+    for run, trial in zip(workplace.trials("chaos"), workplace.study("chaos"), strict=True):
+        diverges = trial.params["alpha_init"] == 50.0
+        assert (trial.state.name == "FAIL") == diverges
         assert run.data.tags.get("sweep.reason", DIVERGED if diverges else "").startswith(DIVERGED if diverges else "")
-    states = Counter(one.state.name for one in place.study("chaos"))
+    states = Counter(trial.state.name for trial in workplace.study("chaos"))
     assert {"COMPLETE", "PRUNED", "FAIL"} <= set(states), states
 
 
-def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
+def values_are_those_of_undisturbed_runs(workplace: Workplace) -> None:
     """Bit for bit: every metric of every report but the speed."""
-    for one in place.study("chaos"):
-        record, _ = read_history(place.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{one.number:04d}")
-        steps = sorted(one.intermediate_values)
+    for trial in workplace.study("chaos"):
+        record, _ = read_history(workplace.folder / "mlruns" / "sweeps" / "chaos" / "trials" / f"{trial.number:04d}")
+        steps = sorted(trial.intermediate_values)
         if record is None:
             assert not steps
             continue
@@ -142,13 +142,13 @@ def values_are_those_of_undisturbed_runs(place: Workplace) -> None:
         try:
             for report in Trainer(settings, inputs.classifiers, ReferenceSet.of(inputs.images, "cpu")).run():
                 undisturbed.append({"step": report.step, **report.metrics})
-                if len(undisturbed) == len(steps) and one.state.name != "FAIL":
+                if len(undisturbed) == len(steps) and trial.state.name != "FAIL":
                     break
         except Diverged:
-            assert one.state.name == "FAIL"
+            assert trial.state.name == "FAIL"
         assert [row["step"] for row in undisturbed] == steps
-        assert {row["step"]: row["ssim/coverage"] for row in undisturbed} == one.intermediate_values
-        assert _plain(record.history)[: len(steps)] == _plain(undisturbed), f"trial {one.number}"
+        assert {row["step"]: row["ssim/coverage"] for row in undisturbed} == trial.intermediate_values
+        assert _plain(record.history)[: len(steps)] == _plain(undisturbed), f"trial {trial.number}"
 
 
 def _plain(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def asha_decided_as_it_does_undisturbed(sweep: Path) -> None:
 
 def nothing_is_left(chaos: Chaos) -> None:
     """No process, lock or temporary file."""
-    sweep, folder = chaos.sweep, chaos.place.folder
+    sweep, folder = chaos.sweep, chaos.workplace.folder
     assert sweep_processes(sweep) == []
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     assert processes_about(folder.parent, own) == []

@@ -98,21 +98,21 @@ def ended(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> I
         trial = without_images(CLASSIFIERS.resolve())
         config = SweepConfig.parse(tiny_sweep(trial=trial, trials=3, keep=1, objective=FREE), "test")
         play(config, CLASSIFIERS, stop={2: 6}, leave={}, fail={})
-        ledger, tracker, said = Ledger(config, sweep_folder("tiny")), Tracker(config, {}), io.StringIO()
+        ledger, tracker, printed = Ledger(config, sweep_folder("tiny")), Tracker(config, {}), io.StringIO()
         summary = summarise(config, ledger, tracker.metrics, sweep_folder("tiny"))
-        conclude(config, ledger.entries(), tracker, summary, Console(file=said, width=300))
+        conclude(config, ledger.entries(), tracker, summary, Console(file=printed, width=300))
         ledger.close()
-        yield config, summary, said.getvalue()
+        yield config, summary, printed.getvalue()
 
 
 Ended = tuple[SweepConfig, Summary, str]
 
 
 def test_no_record_has_a_score_against_images(ended: Ended) -> None:
-    _, summary, said = ended
+    _, summary, printed = ended
     store = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
     experiment = store.get_experiment_by_name("gbc-none")
-    assert experiment is not None and "note:" not in said
+    assert experiment is not None and "note:" not in printed
     runs = {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
     for run in runs.values():
         assert not set(run.data.metrics) & set(IMAGE_METRICS)
@@ -125,8 +125,8 @@ def test_no_record_has_a_score_against_images(ended: Ended) -> None:
 
 
 def test_the_last_lines_say_what_is_not_known(ended: Ended) -> None:
-    _, summary, said = ended
-    assert not missing(["no image", "not known"], summary.verdict[-1]) and "gbc-none version 1" in said
+    _, summary, printed = ended
+    assert not missing(["no image", "not known"], summary.verdict[-1]) and "gbc-none version 1" in printed
 
 
 def test_the_report_says_it_too(ended: Ended) -> None:
@@ -177,11 +177,11 @@ def test_views_show_what_is_measured(ended: Ended) -> None:
 
 
 @pytest.mark.sweep
-def test_a_sweep_without_images(place: Workplace) -> None:
+def test_a_sweep_without_images(workplace: Workplace) -> None:
     trained = TrialConfig.parse(TINY, "tests")
-    pretrain.obtain(trained.classifier, datasets.load(trained.dataset), place.folder)
-    trial = without_images(place.folder)
-    code, output = place.run("--config", place.file("blind", trial=trial, objective={}), "--trials", "2", report=True)
+    pretrain.obtain(trained.classifier, datasets.load(trained.dataset), workplace.folder)
+    trial = without_images(workplace.folder)
+    code, output = workplace.run("--config", workplace.file("blind", trial=trial, objective={}), "--trials", "2", report=True)
     assert code == 0, output
     assert not missing(["objective free/score (max)", "weights as given", "best: trial-", "no image", "report.html"], output)
     assert "ssim/" not in output and "nan" not in output and "Traceback" not in output and "note:" not in output

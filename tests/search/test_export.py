@@ -29,14 +29,14 @@ SWEEP = paths.SWEEPS / "tiny"
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Iterator[Path]:
     """`tiny`: trials 0 and 1 complete, 2 stopped, 3 open after step 6; `early`: nothing finished."""
-    place = tmp_path_factory.mktemp("sweeps")
+    folder = tmp_path_factory.mktemp("sweeps")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         play(SweepConfig.parse(tiny_sweep(), "test"), classifier_cache, stop={2: 6}, leave={3: 6}, fail={})
         play(SweepConfig.parse(tiny_sweep(name="early", trials=1), "test"), classifier_cache, stop={}, leave={0: 3}, fail={})
-        shutil.copytree(classifier_cache, place / paths.CLASSIFIERS, dirs_exist_ok=True)
-        yield place
+        shutil.copytree(classifier_cache, folder / paths.CLASSIFIERS, dirs_exist_ok=True)
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -50,20 +50,20 @@ def _there(sweeps: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_the_best_trial_in_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--sweep", "tiny", "--out", "new", "--format", "safetensors,torch,onnx", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out)
     assert {path.name for path in Path("new").iterdir()} == {
         "README.md", "config.json", "generator.safetensors", "generator.pt2", "generator.onnx", "judged.npz", "samples.png"
     }  # fmt: skip
     entries, _ = read_study(SWEEP / paths.STUDY_FILE)
-    assert found["trial"] == max((0, 1), key=lambda number: entries[number].value or 0.0)
+    assert summary["trial"] == max((0, 1), key=lambda number: entries[number].value or 0.0)
     generator = export.load("new")
-    assert generator.metrics == found["metrics"]
+    assert generator.metrics == summary["metrics"]
     # From the checkpoint of a worker to the folder no bit was lost.
     assert evaluate(["evaluate", "--model", "new", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["judged"]
     assert [row["difference"] for row in again["metrics"].values()] == [0.0] * 6 and again["notes"] == []
     card = Path("new/README.md").read_text()
-    assert re.search(rf"rial {found['trial']} of 4 .*`tiny`.*\b12 ", card) and "torch.export.load" in card
+    assert re.search(rf"rial {summary['trial']} of 4 .*`tiny`.*\b12 ", card) and "torch.export.load" in card
 
 
 def test_safetensors_alone_unless_more_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_safetensors_alone_unless_more_is_asked_for(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--sweep", "tinny"], "'tinny'.*'tiny'"),
         (["--sweep", "early"], "'early' .*continue"),
@@ -86,10 +86,10 @@ def test_safetensors_alone_unless_more_is_asked_for(capsys: pytest.CaptureFixtur
         (["--sweep", "tiny", "--format", "zip"], "--format: .*'zip'.*onnx, safetensors, torch"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", "new", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and re.search(words, line), line
+    assert line.startswith("error: ") and re.search(message, line), line
 
 
 def test_a_running_sweep_needs_a_finished_trial(capsys: pytest.CaptureFixture[str]) -> None:

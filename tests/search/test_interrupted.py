@@ -31,15 +31,15 @@ MOMENTS: Final = {
 def interrupt(moment: str, number: int) -> None:
     """Make this process send itself the signal when it comes to the moment."""
     module, owner, name = MOMENTS[moment]
-    place = importlib.import_module(module)
-    place = getattr(place, owner) if owner else place
-    original = getattr(place, name)
+    owner_object = importlib.import_module(module)
+    owner_object = getattr(owner_object, owner) if owner else owner_object
+    original = getattr(owner_object, name)
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         os.kill(os.getpid(), number)
         return original(*arguments, **named)
 
-    setattr(place, name, interrupted)
+    setattr(owner_object, name, interrupted)
 
 
 @pytest.mark.long
@@ -51,44 +51,44 @@ def test_the_last_line_says_that_the_same_command_continues_and_it_does(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "before").mkdir()
     lay_down_store(tmp_path / "before")
-    place = Workplace(tmp_path / "before")
-    command = ("--config", place.file("moments", trials=2, scheduler={"name": "none"}), "--concurrency", "1")
+    workplace = Workplace(tmp_path / "before")
+    command = ("--config", workplace.file("moments", trials=2, scheduler={"name": "none"}), "--concurrency", "1")
     for moment, number in zip(MOMENTS, itertools.cycle((signal.SIGINT, signal.SIGTERM)), strict=False):
         if moment == "end of the run":
-            leave_after_a_report(place, command)
-            move(place, tmp_path / "after")
+            leave_after_a_report(workplace, command)
+            move(workplace, tmp_path / "after")
             utils._artifact_repos_cache.clear()  # this process may have looked before
-        place.before = partial(interrupt, moment, number)
-        code, output = place.run(*command, report=True)
+        workplace.before = partial(interrupt, moment, number)
+        code, output = workplace.run(*command, report=True)
         assert code == 130 and "Traceback" not in output, (moment, output)
         assert output.splitlines()[-1] == "interrupted; the same command continues", (moment, output)  # golden
-    place.before = None
-    code, output = place.run(*command, report=True)
+    workplace.before = None
+    code, output = workplace.run(*command, report=True)
     assert code == 0 and "Traceback" not in output and "registered " in output, output
-    place.check_records_agree("moments", 2)
-    assert place.look("--check", "moments")[0] == 0
-    for run in place.trials("moments"):
-        files = place.client().list_artifacts(run.info.run_id, "images")
+    workplace.check_records_agree("moments", 2)
+    assert workplace.run_here("--check", "moments")[0] == 0
+    for run in workplace.trials("moments"):
+        files = workplace.client().list_artifacts(run.info.run_id, "images")
         assert len([file for file in files if "compressed" not in file.path]) == 4, files
-        assert run.info.artifact_uri.startswith(place.folder.as_uri())
-    code, output = place.export("--sweep", "moments", "--out", "exported")
+        assert run.info.artifact_uri.startswith(workplace.folder.as_uri())
+    code, output = workplace.export("--sweep", "moments", "--out", "exported")
     assert code == 0, output
     assert not (tmp_path / "before").exists()
 
 
-def leave_after_a_report(place: Workplace, command: tuple[str, ...]) -> None:
-    place.before = None
-    process = place.start(*command)
-    place.wait_for(process, "  step ")
+def leave_after_a_report(workplace: Workplace, command: tuple[str, ...]) -> None:
+    workplace.before = None
+    process = workplace.start(*command)
+    workplace.wait_for(process, "  step ")
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130 and "  continue  python search/run.py --config" in output, output
 
 
-def move(place: Workplace, to: Path) -> None:
+def move(workplace: Workplace, to: Path) -> None:
     """Rename the project's folder; `--check` says so in a line, and `--repair` mends it."""
-    left, place.folder = place.folder, place.folder.rename(to)
-    code, output = place.look("--check", "moments")
+    left, workplace.folder = workplace.folder, workplace.folder.rename(to)
+    code, output = workplace.run_here("--check", "moments")
     assert code == 1 and output.count("disagree  ") == 1 and f" {left}/" in output and "--repair" in output, output
-    code, output = place.look("--check", "moments", "--repair")
+    code, output = workplace.run_here("--check", "moments", "--repair")
     assert code == 0 and "repaired  " in output, output

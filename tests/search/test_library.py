@@ -93,16 +93,16 @@ def test_the_notebook_runs_and_its_sweep_is_resumed_by_the_same_cell_also_in_a_t
         capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert not done.returncode, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["faults"]) == 1 and not missing(["Interrupted", "notebook"], found["faults"][0])
-    assert not missing(["trial 0000  continues at step 3", "is finished already"], found["said"])
-    assert found["values"] == len(cells) and found["read"] and found["images"] == [3, 1, 28, 28]
-    assert (sorted(found["index"]), found["steps"]) == ([0, 1], [6, 6])
-    assert {"lr", "batch_size", "tv_weight"} < set(found["columns"])
-    best, number = found["best"], str(found["best"]["number"])
-    assert best["scores"]["ssim/coverage"] == max(found["scores"].values()) == found["scores"][number]
-    assert best["settings"]["lr"] == found["rates"][number]
-    assert f"best: trial-{best['number']:04d}" in found["text"] and min(found["picture"]) > 28
+    result = json.loads(done.stdout)
+    assert len(result["faults"]) == 1 and not missing(["Interrupted", "notebook"], result["faults"][0])
+    assert not missing(["trial 0000  continues at step 3", "is finished already"], result["said"])
+    assert result["values"] == len(cells) and result["read"] and result["images"] == [3, 1, 28, 28]
+    assert (sorted(result["index"]), result["steps"]) == ([0, 1], [6, 6])
+    assert {"lr", "batch_size", "tv_weight"} < set(result["columns"])
+    best, number = result["best"], str(result["best"]["number"])
+    assert best["scores"]["ssim/coverage"] == max(result["scores"].values()) == result["scores"][number]
+    assert best["settings"]["lr"] == result["rates"][number]
+    assert f"best: trial-{best['number']:04d}" in result["text"] and min(result["picture"]) > 28
 
 
 class Terminal(io.StringIO):
@@ -130,8 +130,10 @@ def ask(**options: Any) -> SweepConfig:
 
 
 def test_options_are_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--dataset mnist --time-budget 2h --require kkt/active=0.05 --objective kkt/rho,tstr/1nn --keep 7 --dry-run --json"
-    assert main(words.split()) == 0
+    command_line = (
+        "--dataset mnist --time-budget 2h --require kkt/active=0.05 --objective kkt/rho,tstr/1nn --keep 7 --dry-run --json"
+    )
+    assert main(command_line.split()) == 0
     options = {"dataset": "mnist", "time_budget": "2h", "require": {"kkt/active": 0.05}, "objective": ["kkt/rho", "tstr/1nn"]}
     assert json.loads(capsys.readouterr().out) == ask(**options, keep=7).record()
     assert ask(time_budget=90).time_budget == ask(time_budget="90m").time_budget == 90
@@ -147,8 +149,8 @@ def test_a_sweep_on_record_is_repeated_when_it_is_asked_for() -> None:
 
 
 def test_a_space_replaces_the_presets_and_its_first_trials() -> None:
-    found = ask(space={"lr": {"log10": [-4, -2]}})
-    assert set(found.space) == {"lr"} and not found.first_trials
+    config = ask(space={"lr": {"log10": [-4, -2]}})
+    assert set(config.space) == {"lr"} and not config.first_trials
 
 
 @pytest.mark.parametrize(

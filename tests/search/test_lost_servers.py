@@ -70,12 +70,12 @@ def test_a_server_that_refuses_or_is_gone_is_nobodys_fault_and_its_address_is_no
 def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place, port, store = Workplace(tmp_path, before=hurry), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
-    file = place.file("away", trials=2, trial={**TINY, "steps": 24}, scheduler={"name": "none"})
+    workplace, port, store = Workplace(tmp_path, before=hurry), free_port(), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    file = workplace.file("away", trials=2, trial={**TINY, "steps": 24}, scheduler={"name": "none"})
     command = ["--config", file, "--tracking-uri", f"http://me:pa55@127.0.0.1:{port}"]
     with mlflow_server(tmp_path, store, {}, port):
-        process = place.start(*command)
-        output = place.wait_for(process, "  step ")
+        process = workplace.start(*command)
+        output = workplace.wait_for(process, "  step ")
     more, _ = process.communicate(timeout=60)
     output += more
     assert process.returncode == 130, output
@@ -84,19 +84,19 @@ def test_a_server_that_goes_away_halts_the_sweep_and_nothing_is_lost(tmp_path: P
     )
     assert output.splitlines()[-1] == reason  # golden
     assert "Traceback" not in output and "pa55" not in output, output
-    assert {run.info.status for run in place.trials("away")} == {"RUNNING"}  # MLflow did not hear of their end
-    assert place.reports("away") == 16  # the study did: trials go on meanwhile
+    assert {run.info.status for run in workplace.trials("away")} == {"RUNNING"}  # MLflow did not hear of their end
+    assert workplace.reports("away") == 16  # the study did: trials go on meanwhile
 
     with mlflow_server(tmp_path, store, {}, port) as server:
-        code, output = place.look(*command, "--no-report")
+        code, output = workplace.run_here(*command, "--no-report")
         assert code == 0 and "pa55" not in output, output
-        place.check_records_agree("away", 2)
+        workplace.check_records_agree("away", 2)
         client = MlflowClient(server)
-        for run in place.trials("away"):
+        for run in workplace.trials("away"):
             assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"images", "samples.png"}
             pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images") if "compressed" not in file.path]
             assert len(pictures) == 8, pictures
-        code, output = place.look("--check", "away")
+        code, output = workplace.run_here("--check", "away")
         assert code == 0, output
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"pa55" not in path.read_bytes(), path

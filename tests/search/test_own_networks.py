@@ -14,19 +14,19 @@ from tests.support.workplace import Workplace
 pytestmark = [pytest.mark.sweep, pytest.mark.long]
 
 
-def test_every_architecture_is_tried_in_a_sweep(place: Workplace) -> None:
-    (place.folder / "people.py").write_text(NETWORKS)
+def test_every_architecture_is_tried_in_a_sweep(workplace: Workplace) -> None:
+    (workplace.folder / "people.py").write_text(NETWORKS)
     names = [f"people:{name}" for name in OFF]
     run_length = {"steps": 4, "report_every": 4, "batch_size": 20, "eval_per_class": 2}
     trial = {**TINY, **LOSSES, **run_length, "classifier": {"steps": 5, "lr": 0.01}}
-    file = place.file(
+    file = workplace.file(
         "people", trial=trial, space={"classifier.name": {"choice": names}}, scheduler={"name": "none"},
         first_trials=[{"classifier.name": name} for name in names], trials=len(names),
     )  # fmt: skip
-    code, output = place.run("--config", file)
+    code, output = workplace.run("--config", file)
     assert code == 0 and "Traceback" not in output, output
 
-    runs = place.trials("people")
+    runs = workplace.trials("people")
     assert {run.data.params["classifier.factory"].removeprefix("people:") for run in runs} == {*OFF}
     for run in runs:
         name = run.data.params["classifier.factory"].removeprefix("people:")
@@ -37,10 +37,10 @@ def test_every_architecture_is_tried_in_a_sweep(place: Workplace) -> None:
         assert run.data.metrics["kkt/rho"] > 0
         reason = [line for line in output.splitlines() if line.startswith(f"{name}: off: ")]
         assert len(reason) == len(OFF[name]) and all("bn_weight, because " in line for line in reason), output
-    (sweep,) = place.parents("people")
-    regimes = place.client().download_artifacts(sweep.info.run_id, "classifier.json")
+    (sweep,) = workplace.parents("people")
+    regimes = workplace.client().download_artifacts(sweep.info.run_id, "classifier.json")
     on_record = {
         folder.split("-")[1]: {*regime.get("off", {})} for folder, regime in json.loads(Path(regimes).read_text()).items()
     }
     assert on_record == OFF
-    assert place.look("--check", "people")[0] == 0, place.look("--check", "people")[1]
+    assert workplace.run_here("--check", "people")[0] == 0, workplace.run_here("--check", "people")[1]

@@ -55,8 +55,8 @@ def test_a_dry_run_says_what_lambda_and_the_losses_are(
 
 
 def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
-    assert main([*places, "--dry-run"]) == 0
+    options = ["--storage", "shared", "--study-url", "postgresql://me:word@db/x", "--tracking-uri", "http://me:word@host:5000"]
+    assert main([*options, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert yaml.safe_load(shown)["places"] == {
         "storage": str(tmp_path / "shared"),
@@ -85,13 +85,13 @@ def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureF
 
 
 def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--classifier", "nets:net", "--weights", "net.pt", "--card", "about.yaml"]
-    assert flags.settings(parser().parse_args(words)) == {
+    flags_of_classifier = ["--classifier", "nets:net", "--weights", "net.pt", "--card", "about.yaml"]
+    assert flags.settings(parser().parse_args(flags_of_classifier)) == {
         "trial.classifier.factory": "nets:net",
         "trial.classifier.weights": str(tmp_path / "net.pt"),
         "trial.classifier.card": str(tmp_path / "about.yaml"),
     }
-    assert main([*words, "--dry-run"]) == 2
+    assert main([*flags_of_classifier, "--dry-run"]) == 2
     assert "net.pt: " in capsys.readouterr().err
     assert main(["--classifier", "conv", "--dry-run"]) == 0
     assert SweepConfig.parse(yaml.safe_load(capsys.readouterr().out), "shown").trial.classifier.name == "conv"
@@ -115,7 +115,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--dataset", "fashion_mnits"], "'fashion_mnits'.*'fashion_mnist'"),
         (["--preset", "papre"], "'papre'.*fashion_mnist.*'paper'"),
@@ -164,18 +164,18 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ") and output.err.count("\n") == 1
-    assert re.search(words, output.err), output.err
+    assert re.search(message, output.err), output.err
     assert not (tmp_path / "mlflow.db").exists()
     assert not list(tmp_path.rglob("sweep.yaml"))  # the mended command is not "other settings"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--sampler", "bayes"], "--sampler: .*'bayes'"),
         (["--trials", "many"], "--trials: 'many'"),
@@ -188,12 +188,12 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ],
 )
 def test_what_the_parser_refuses_is_one_line_and_exit_code_2_too(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     error = capsys.readouterr().err
-    assert caught.value.code == 2 and re.match(f"error: {words}", error) and error.count("\n") == 1, error
+    assert caught.value.code == 2 and re.match(f"error: {message}", error) and error.count("\n") == 1, error
 
 
 def test_the_same_name_with_other_settings_shows_the_difference(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +324,7 @@ def test_repeat_makes_every_setting_a_finalist(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("repeat_flags", "named"),
     [
         (["1"], ["--repeat 1", "2"]),
         (["3", "--finalists", "2"], ["--repeat", "--finalists"]),
@@ -332,7 +332,9 @@ def test_repeat_makes_every_setting_a_finalist(capsys: pytest.CaptureFixture[str
         (["3", "--scheduler", "asha"], ["--repeat", "--scheduler"]),
     ],
 )
-def test_a_repeat_that_cannot_be_is_refused(words: list[str], named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--dataset", "digits", "--trials", "7", "--repeat", *words, "--dry-run"]) == 2
+def test_a_repeat_that_cannot_be_is_refused(
+    repeat_flags: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--dataset", "digits", "--trials", "7", "--repeat", *repeat_flags, "--dry-run"]) == 2
     line = capsys.readouterr().err
     assert not missing(named, line) and line.count("\n") == 1

@@ -99,15 +99,15 @@ def test_no_address_shows_its_secret(
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # by default it tries for minutes
     for key, values in ADDRESSES.items():
         for value in values:
-            if (words := command(form, key, value)) is None:
+            if (arguments := command(form, key, value)) is None:
                 continue
             try:
-                code: Any = main(words)
+                code: Any = main(arguments)
             except SystemExit as ended:
                 code = ended.code
             shown = "".join(capsys.readouterr())
-            assert code in (0, 2) and shown, words
-            assert CANARY not in shown, (words, shown)
+            assert code in (0, 2) and shown, arguments
+            assert CANARY not in shown, (arguments, shown)
 
 
 def test_the_secrets_of_the_environment_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +158,9 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
     from ray._raylet import GcsClient
     from ray.exceptions import AuthenticationError
 
-    place = Workplace(folder, before=distrustful, fresh_workers=True)
-    process = place.start("--config", place.file("closed", trials=1, scheduler={"name": "none"}))
-    output = place.wait_for(process, "  step ")
+    workplace = Workplace(folder, before=distrustful, fresh_workers=True)
+    process = workplace.start("--config", workplace.file("closed", trials=1, scheduler={"name": "none"}))
+    output = workplace.wait_for(process, "  step ")
 
     process.send_signal(signal.SIGSTOP)  # or it may end too soon
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -182,7 +182,7 @@ def test_a_sweep_is_closed_to_others_and_runs_where_names_are_unusual(tmp_path: 
 
     more, _ = process.communicate(timeout=240)
     assert process.returncode == 0 and "Traceback" not in output + more and CANARY not in output + more, output + more
-    place.check_records_agree("closed", 1)
+    workplace.check_records_agree("closed", 1)
     assert not list(foreign.iterdir()) and not list(temporary.glob("gbc-*"))
     assert files_with(CANARY, folder, temporary) == []
     (temporary / "ray").unlink()
@@ -215,9 +215,9 @@ def test_rays_folder_is_private_and_has_room_for_names_of_sockets(
         with pytest.raises(OSError, match=r"RAY_TMPDIR /tmp/x+\w+: too long .* name a folder of at most 28 bytes"):
             private_folder()
         return
-    found = private_folder()
-    request.addfinalizer(lambda: shutil.rmtree(found, ignore_errors=True))
-    assert found.parent == (base if length == 5 else Path("/tmp")) and stat.S_IMODE(found.stat().st_mode) == 0o700
+    folder = private_folder()
+    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
+    assert folder.parent == (base if length == 5 else Path("/tmp")) and stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_home_that_is_not_there_is_named() -> None:

@@ -34,9 +34,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *words: str, **more: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(folder), **more}
-    return subprocess.Popen(["bash", str(SCRIPT), *words], env=environment, cwd="/", stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(["bash", str(SCRIPT), *arguments], env=environment, cwd="/", stderr=subprocess.PIPE, text=True)
 
 
 def calls(folder: Path) -> list[str]:
@@ -44,9 +44,9 @@ def calls(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(folder: Path, words: str) -> None:
+def wait_for(folder: Path, start_of_line: str) -> None:
     end = time.monotonic() + 60
-    while not any(line.startswith(words) for line in calls(folder)):
+    while not any(line.startswith(start_of_line) for line in calls(folder)):
         assert time.monotonic() < end, calls(folder)
         time.sleep(0.05)
 
@@ -72,7 +72,7 @@ def test_on_several_nodes_the_driver_joins_a_cluster_of_the_job_that_asks_for_a_
     job = start(folder, "--name", "wide", **several)
     wait_for(folder, "python")
     wait_for(folder, "ray start --block --address")
-    found = "\n".join(calls(folder))
+    call_lines = "\n".join(calls(folder))
     token = "600 64"
     wanted = [
         "scontrol show hostnames n[1-3]", "srun --nodelist=n1", "srun --nodes=2", "srun --exclude=n1",
@@ -80,7 +80,7 @@ def test_on_several_nodes_the_driver_joins_a_cluster_of_the_job_that_asks_for_a_
         f"ray start --block --address=n1:20007 --num-cpus 4 {token}",
         f"python search/run.py --address n1:20007 --storage {folder}/mlruns/storage --name wide",
     ]  # fmt: skip
-    assert missing(wanted, found) == [], found
+    assert missing(wanted, call_lines) == [], call_lines
     rays = [int(line) for line in (folder / "rays").read_text().split()]
     job.send_signal(signal.SIGTERM)
     assert job.wait(60) == 130 and not list(folder.glob(".slurm-*"))

@@ -29,31 +29,31 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def test_trials_with_different_settings_are_one_sweep(place: Workplace) -> None:
-    file = place.file("spaces", **CHANGES)
-    words = ("--config", file, "--concurrency", "1", "--finalists", "1", "--seeds", "2")
-    driver = place.start(*words)
-    place.wait_for(driver, "step 3/12")
-    assert place.look("--enqueue", "spaces", "bn_weight=0.3")[0] == 2
-    assert place.look("--enqueue", "spaces", "classifier.name=mlp_bn,noise_dim=12")[0] == 2
-    assert place.look("--enqueue", "spaces", "classifier.name=mlp_bn,bn_weight=0.3,noise_dim=8")[0] == 0
+def test_trials_with_different_settings_are_one_sweep(workplace: Workplace) -> None:
+    file = workplace.file("spaces", **CHANGES)
+    arguments = ("--config", file, "--concurrency", "1", "--finalists", "1", "--seeds", "2")
+    driver = workplace.start(*arguments)
+    workplace.wait_for(driver, "step 3/12")
+    assert workplace.run_here("--enqueue", "spaces", "bn_weight=0.3")[0] == 2
+    assert workplace.run_here("--enqueue", "spaces", "classifier.name=mlp_bn,noise_dim=12")[0] == 2
+    assert workplace.run_here("--enqueue", "spaces", "classifier.name=mlp_bn,bn_weight=0.3,noise_dim=8")[0] == 0
     driver.send_signal(signal.SIGINT)
     assert driver.wait(90) == 130
 
-    code, output = place.run(*words)
+    code, output = workplace.run(*arguments)
     assert code == 0 and "note:" not in output and "Traceback" not in output, output
-    place.check_records_agree("spaces", 6)
+    workplace.check_records_agree("spaces", 6)
     space = SweepConfig.parse(tiny_sweep(**CHANGES), "test").search_space
-    trials = place.study("spaces")
+    trials = workplace.study("spaces")
     assert all(space.is_whole(trial.params) and space.broken(trial.params) is None for trial in trials)
     assert {trial.params["classifier.name"] for trial in trials} == {"mlp", "mlp_bn"}
     again = [trial for trial in trials if "repeats" in trial.user_attrs]
     assert len(again) == 2 and all(trial.params == trials[trial.user_attrs["repeats"]].params for trial in again)
-    for run in place.trials("spaces"):
+    for run in workplace.trials("spaces"):
         trial = trials[int(run.data.tags["sweep.trial"])]
         assert run.data.params["classifier.name"] == trial.params["classifier.name"]
         assert run.data.params["bn_weight"] == str(trial.params.get("bn_weight", 0.0))
-        (model,) = place.client().get_run(run.info.run_id).inputs.model_inputs
-        assert f"-{trial.params['classifier.name']}-" in place.client().get_logged_model(model.model_id).name
-    assert len(list((place.folder / "mlruns" / "classifiers").glob("fashion_mnist-mlp*"))) == 2
-    assert place.look("--check", "spaces")[0] == 0, place.look("--check", "spaces")[1]
+        (model,) = workplace.client().get_run(run.info.run_id).inputs.model_inputs
+        assert f"-{trial.params['classifier.name']}-" in workplace.client().get_logged_model(model.model_id).name
+    assert len(list((workplace.folder / "mlruns" / "classifiers").glob("fashion_mnist-mlp*"))) == 2
+    assert workplace.run_here("--check", "spaces")[0] == 0, workplace.run_here("--check", "spaces")[1]

@@ -95,13 +95,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_states_counts_and_what_is_left(tmp_path: Path) -> None:
     make("half", time_budget=5.0, trials=9)
-    found = read_overview("half")
-    assert (found.state, found.complete, found.stopped, found.failed, found.open) == ("interrupted", 2, 1, 1, 1)
-    assert (found.best_trial, found.best_value, found.objective) == (1, 0.5, "ssim/coverage")
-    assert (found.trials, found.trials_left, found.seconds, found.seconds_left) == (9, 4, 100.0, 200.0)
-    assert found.running == [{"trial": 4, "step": 6, "steps": 12, "value": 0.75}]
-    assert found.failures == [{"trial": 3, "reason": "MemoryError", "retries": 0, "log": None}]
-    assert found.bytes > 10_000
+    overview = read_overview("half")
+    assert (overview.state, overview.complete, overview.stopped, overview.failed, overview.open) == ("interrupted", 2, 1, 1, 1)
+    assert (overview.best_trial, overview.best_value, overview.objective) == (1, 0.5, "ssim/coverage")
+    assert (overview.trials, overview.trials_left, overview.seconds, overview.seconds_left) == (9, 4, 100.0, 200.0)
+    assert overview.running == [{"trial": 4, "step": 6, "steps": 12, "value": 0.75}]
+    assert overview.failures == [{"trial": 3, "reason": "MemoryError", "retries": 0, "log": None}]
+    assert overview.bytes > 10_000
     with another_driver(tmp_path / sweep_folder("half")) as driver:
         running = read_overview("half")
         assert running.state == "running" and running.driver is not None and running.driver["pid"] == driver.pid
@@ -110,13 +110,16 @@ def test_states_counts_and_what_is_left(tmp_path: Path) -> None:
     ledger.tell(4, "stopped")
     ledger.close()
     assert read_overview("done").state == "finished"
-    assert [(one.name, one.state) for one in read_overviews()] == [("done", "finished"), ("half", "interrupted")]
+    assert [(sweep.name, sweep.state) for sweep in read_overviews()] == [
+        ("done", "finished"),
+        ("half", "interrupted"),
+    ]
 
 
 def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) -> None:
     config, folder = make("half", trials=9, max_steps=100, patience=3)
-    found = read_overview("half")
-    assert (found.steps, found.steps_left, found.patience_left, found.ended_by) == (42, 58, 3, None)
+    overview = read_overview("half")
+    assert (overview.steps, overview.steps_left, overview.patience_left, overview.ended_by) == (42, 58, 3, None)
     assert main(["--status", "half"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"\b4 trials .*; 58 steps .*; .*\b3 ", shown), shown
@@ -128,8 +131,8 @@ def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) 
         ledger.record(number, 12, value, stop=False)
         ledger.tell(number, "complete")
     ledger.close()
-    found = read_overview("half")
-    assert (found.state, found.ended_by, found.steps_left, found.patience_left) == ("finished", "patience", 28, 0)
+    overview = read_overview("half")
+    assert (overview.state, overview.ended_by, overview.steps_left, overview.patience_left) == ("finished", "patience", 28, 0)
     assert main(["--status", "half"]) == 0
     assert re.search("^ended     .*--patience", capsys.readouterr().out, re.MULTILINE)
 
@@ -149,7 +152,7 @@ def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.Capt
     assert "ssim/coverage 0.5 (trial 1)" in second and "2 min" in second
     assert main(["--list", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [(one["name"], one["state"], one["best_value"]) for one in data] == [
+    assert [(sweep["name"], sweep["state"], sweep["best_value"]) for sweep in data] == [
         ("broken", "damaged", None), ("half", "interrupted", 0.5),
     ]  # fmt: skip
 

@@ -43,10 +43,10 @@ def test_each_sweep_is_linked_where_it_is(
         far, near = make("far", server.replace("://", "://me:pa55@")), make("near")
         make("gone", "http://127.0.0.1:1")
         make("other", f"sqlite:///{tmp_path / 'other.db'}")
-        there, here = Tracker(far, {}).experiment, Tracker(near, {}).experiment
-        assert there != here
+        far_experiment, near_experiment = Tracker(far, {}).experiment, Tracker(near, {}).experiment
+        assert far_experiment != near_experiment
         shown = server.replace("://", "://me@")
-        linked = [f"MLflow on {shown}", f"  far  {shown}{ui_view.path(far, there)}"]
+        linked = [f"MLflow on {shown}", f"  far  {shown}{ui_view.path(far, far_experiment)}"]
 
         process = subprocess.Popen(
             [sys.executable, str(Path(ui.__file__))], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -65,7 +65,7 @@ def test_each_sweep_is_linked_where_it_is(
         assert process.wait(20) == 0, "\n".join(lines)
         head, *rest = lines[1:] if "is taken" in lines[0] else lines
         assert head.startswith("MLflow on http://127.0.0.1:") and "Ctrl-C" in head
-        assert rest[0] == f"  near  {head.split()[2]}{ui_view.path(near, here)}"
+        assert rest[0] == f"  near  {head.split()[2]}{ui_view.path(near, near_experiment)}"
         assert rest[1:3] == linked
         assert rest[3].startswith("note: MLflow store http://127.0.0.1:1: ") and "refused" in rest[3]
         assert rest[4].endswith(f" sqlite:///{tmp_path / 'other.db'}")

@@ -10,4 +10,4 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 def missing(named: Iterable[str], message: object) -> list[str]:
     """The keys, files and values in `named` that a message does not show; its other words are free to change."""
-    return [thing for thing in named if thing not in str(message)]
+    return [name for name in named if name not in str(message)]

@@ -23,7 +23,7 @@ _PATIENCE = 60.0  # seconds for one answer; a loaded machine may need several to
 
 def chromium() -> str | None:
     """The browser's path; None where there is none."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @dataclass
@@ -62,11 +62,11 @@ class Page:
         """Until an expression in the page is true."""
         self.until(lambda: bool(self.run(condition)), condition, pause=0.2)  # to ask makes the page lay itself out
 
-    def until(self, condition: Callable[[], bool], words: str, pause: float = 0.0) -> None:
+    def until(self, condition: Callable[[], bool], awaited: str, pause: float = 0.0) -> None:
         end = time.monotonic() + _PATIENCE
         while not condition():
             if time.monotonic() > end:
-                raise AssertionError(f"waited {_PATIENCE:.0f} s for {words}; errors: {self.errors}")
+                raise AssertionError(f"waited {_PATIENCE:.0f} s for {awaited}; errors: {self.errors}")
             rest = time.monotonic() + pause
             self.pump(0.05)
             while (left := rest - time.monotonic()) > 0:
@@ -122,7 +122,7 @@ class _Talk:
 
     def page(self) -> Page:
         targets = self.send("Target.getTargets")["targetInfos"]
-        target = next(one["targetId"] for one in targets if one["type"] == "page")
+        target = next(info["targetId"] for info in targets if info["type"] == "page")
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
@@ -167,7 +167,9 @@ class _Talk:
                 details = params["exceptionDetails"]
                 page.errors.append(details.get("exception", {}).get("description") or details["text"])
             case "Runtime.consoleAPICalled" if params["type"] in ("error", "assert"):
-                page.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
+                page.errors.append(
+                    " ".join(str(argument.get("value", argument.get("description"))) for argument in params["args"])
+                )
             case "Log.entryAdded" if params["entry"]["level"] == "error":
                 page.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
             case "Network.requestWillBeSent":
@@ -179,7 +181,7 @@ class _Talk:
 def _pipe() -> tuple[int, int]:
     """A pipe whose descriptors are 10 or above."""
     ends = os.pipe()
-    found = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    descriptors = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:
         os.close(end)
-    return found[0], found[1]
+    return descriptors[0], descriptors[1]

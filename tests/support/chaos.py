@@ -80,13 +80,13 @@ class Run:
     def reports(self) -> int:
         return sum("  step " in line for line in list(self.lines))
 
-    def until(self, happened: Callable[[], bool], what: str) -> bool:
+    def until(self, happened: Callable[[], bool], awaited: str) -> bool:
         """Wait for something; False when the driver ended first."""
         deadline = time.monotonic() + PATIENCE
         while not happened():
             if self.process.poll() is not None:
                 return happened()
-            assert time.monotonic() < deadline, f"{what}: never happened\n{self.output}"
+            assert time.monotonic() < deadline, f"{awaited}: never happened\n{self.output}"
             time.sleep(0.02)
         return True
 
@@ -103,13 +103,13 @@ class Run:
 class Chaos:
     """One sweep, its faults, and what is needed to do them."""
 
-    def __init__(self, place: Workplace, name: str, command: list[str], rng: random.Random) -> None:
-        """`place` is a folder on a small disk of its own where that can be had (`small_disk`); it may be moved there."""
-        self.place, self.name, self.command, self.rng = place, name, command, rng
-        self.clock = JumpingClock(place.folder.parent)
+    def __init__(self, workplace: Workplace, name: str, command: list[str], rng: random.Random) -> None:
+        """Keep what is needed; the folder of `workplace` is on a small disk of its own where that can be had (`small_disk`)."""
+        self.workplace, self.name, self.command, self.rng = workplace, name, command, rng
+        self.clock = JumpingClock(workplace.folder.parent)
         self.runs: list[Run] = []
         self.sessions = ray_sessions()
-        (place.folder / "chaotic.py").write_text(NETWORK)
+        (workplace.folder / "chaotic.py").write_text(NETWORK)
 
     @property
     def run(self) -> Run:
@@ -117,10 +117,10 @@ class Chaos:
 
     @property
     def sweep(self) -> Path:
-        return self.place.folder / "mlruns" / "sweeps" / self.name
+        return self.workplace.folder / "mlruns" / "sweeps" / self.name
 
     def start(self, *more: str) -> Run:
-        self.runs.append(Run([*self.command, *more], self.place.folder, self.clock.environment))
+        self.runs.append(Run([*self.command, *more], self.workplace.folder, self.clock.environment))
         return self.run
 
     def do(self, fault: str) -> None:
@@ -145,7 +145,7 @@ class Chaos:
         self.run.end()
 
     def _kill_all(self) -> None:
-        self.place.kill_everything(self.run.process)
+        self.workplace.kill_everything(self.run.process)
         self.run.end()
 
     def _kill_raylet(self) -> None:
@@ -157,7 +157,7 @@ class Chaos:
         self._expect_130("stopped: Ray's own processes died")
 
     def _full_disk(self) -> None:
-        ballast = self.place.folder / "ballast"
+        ballast = self.workplace.folder / "ballast"
         with ballast.open("wb", buffering=0) as file:
             for size in (1 << 20, 1 << 12):
                 with contextlib.suppress(OSError):
@@ -171,20 +171,20 @@ class Chaos:
 
     def _flip_checkpoint(self) -> None:
         def flip(content: bytes) -> bytes:
-            place = self.rng.randrange(len(content))
-            return content[:place] + bytes([content[place] ^ (1 << self.rng.randrange(8))]) + content[place + 1 :]
+            position = self.rng.randrange(len(content))
+            return content[:position] + bytes([content[position] ^ (1 << self.rng.randrange(8))]) + content[position + 1 :]
 
         self._damage(flip)
 
     def _damage(self, harm: Callable[[bytes], bytes]) -> None:
         """The last checkpoint of an open trial; the one before is whole, and what a reader then finds."""
         self._kill_all()
-        found = sorted(
+        folders = sorted(
             path.parent for path in self.sweep.glob("trials/*/previous.ckpt") if path.with_name("last.ckpt").exists()
         )
-        if not found:  # killed before the second report of any
+        if not folders:  # killed before the second report of any
             return
-        folder = self.rng.choice(found)
+        folder = self.rng.choice(folders)
         path = folder / "last.ckpt"
         path.write_bytes(harm(path.read_bytes()))
         whole, damaged = read_history(folder)
@@ -194,7 +194,7 @@ class Chaos:
 
     def _two_drivers(self) -> None:
         self._kill_all()
-        both = [Run(self.command, self.place.folder, self.clock.environment) for _ in range(2)]
+        both = [Run(self.command, self.workplace.folder, self.clock.environment) for _ in range(2)]
         first, second = both
         first.until(lambda: second.process.poll() is not None, "the end of one of two drivers")
         winner, loser = (first, second) if second.process.poll() is not None else (second, first)
@@ -210,7 +210,7 @@ class Chaos:
         whole = path.read_bytes()
         path.write_bytes(whole[: self.rng.randrange(len(whole))])
         damaged = path.read_bytes()
-        refused = Run(self.command, self.place.folder, self.clock.environment)
+        refused = Run(self.command, self.workplace.folder, self.clock.environment)
         assert refused.end() == 2 and "study.db: damaged" in refused.output and refused.output.count("\n") == 1, refused.output
         assert path.read_bytes() == damaged
         path.write_bytes(whole)
@@ -222,42 +222,42 @@ class Chaos:
 
     def _lose_mlflow(self) -> None:
         self._kill_all()
-        for path in self.place.folder.glob("mlflow.db*"):
+        for path in self.workplace.folder.glob("mlflow.db*"):
             path.unlink()
         self._start_and_expect("mlflow.db is gone; it is made again from the study and the files of its trials")
 
     def _move_folder(self) -> None:
         self._kill_all()
-        old = self.place.folder
-        self.place.folder = old.rename(old.with_name(f"{old.name}-moved"))
+        old = self.workplace.folder
+        self.workplace.folder = old.rename(old.with_name(f"{old.name}-moved"))
         self._start_and_expect("the addresses are set right")
 
     def _earlier_version(self) -> None:
         """Beside the sweep, one that an earlier version began is continued, killed, and continued to its end."""
-        folder = self.place.folder.parent / f"earlier-{len(self.runs)}"
+        folder = self.workplace.folder.parent / f"earlier-{len(self.runs)}"
         folder.mkdir()
         lay_down_earlier_sweep(folder)
         command = ["--config", "mlruns/sweeps/before/sweep.yaml"]
         broken_off = Run(command, folder, self.clock.environment)
         broken_off.more_reports(1)
-        self.place.kill_everything(broken_off.process)
+        self.workplace.kill_everything(broken_off.process)
         last = Run(command, folder, self.clock.environment)
         assert last.end() == 0 and "Traceback" not in last.output, last.output
         code, output = Workplace(folder, dataset="digits").look("--check", "before")
         assert code == 0, output
         shutil.rmtree(folder)
 
-    def _start_and_expect(self, words: str) -> None:
+    def _start_and_expect(self, text: str) -> None:
         """The same command says what it found."""
         self.start()
-        assert self.run.until(lambda: words in self.run.output, words), self.run.output
+        assert self.run.until(lambda: text in self.run.output, text), self.run.output
 
-    def _expect_130(self, *words: str) -> None:
+    def _expect_130(self, *texts: str) -> None:
         code, output = self.run.end(), self.run.output
         assert "Traceback" not in output and "(raylet)" not in output, output
         if code == 0:  # it came to its end before it felt the fault
             return
-        assert code == 130 and any(word in output for word in words), (code, output)
+        assert code == 130 and any(text in output for text in texts), (code, output)
 
     # A worker ends, and the driver goes on.
 
@@ -283,11 +283,11 @@ class Chaos:
 
     def _order(self, order: str) -> bool:
         """Somebody's next pass obeys; False when the sweep came to its end first."""
-        taken = self.place.folder / f"{order}.taken"
+        taken = self.workplace.folder / f"{order}.taken"
         taken.unlink(missing_ok=True)
-        (self.place.folder / order).touch()
+        (self.workplace.folder / order).touch()
         done = self.run.until(taken.exists, f"order {order}")
-        (self.place.folder / order).unlink(missing_ok=True)
+        (self.workplace.folder / order).unlink(missing_ok=True)
         return done
 
     # Nobody ends.
@@ -296,7 +296,7 @@ class Chaos:
         self._lock(self.sweep / "study.db")
 
     def _lock_mlflow(self) -> None:
-        self._lock(self.place.folder / "mlflow.db")
+        self._lock(self.workplace.folder / "mlflow.db")
 
     def _lock(self, path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
@@ -324,8 +324,8 @@ class Chaos:
         return []
 
     def _daemon(self, name: str) -> psutil.Process:
-        (found,) = [child for child in self._family() if child.name() == name]
-        return found
+        (daemon,) = [child for child in self._family() if child.name() == name]
+        return daemon
 
 
 def _text(path: Path) -> str:

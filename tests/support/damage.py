@@ -116,8 +116,8 @@ def lose_a_picture() -> list[str]:
 
 
 def lose_mlflows_picture() -> list[str]:
-    (found,) = Path("mlruns", "artifacts").rglob(f"{run_of(2)}/**/{PICTURE}")
-    found.unlink()
+    (picture,) = Path("mlruns", "artifacts").rglob(f"{run_of(2)}/**/{PICTURE}")
+    picture.unlink()
     return [trial(2), "MLflow", PICTURE]
 
 

@@ -67,8 +67,8 @@ class Driver:
         start_server()
         executable = sys.executable if fresh_workers else _worker_server().executable
         reading, writing = _server.Pipe(duplex=False)
-        what = (command, list(arguments), str(folder), dict(os.environ), executable, before, writing)
-        self._process = _server.Process(target=_run, args=what)
+        process_arguments = (command, list(arguments), str(folder), dict(os.environ), executable, before, writing)
+        self._process = _server.Process(target=_run, args=process_arguments)
         self._process.start()
         writing.close()
         self.stdout: TextIO = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")

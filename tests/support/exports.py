@@ -46,5 +46,5 @@ def trained(cache: Path, folder: Path, formats: Sequence[str] = (), **changes: o
         folder, export.generator_weights(trainer.state_dict()), settings, inputs, report.metrics,
         origin="Made by a test.", picture=picture, formats=formats, threads=1,
     )  # fmt: skip
-    judged = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks)
-    return Trained(folder, judged, report.images, dict(report.metrics))
+    images = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks)
+    return Trained(folder, images, report.images, dict(report.metrics))

@@ -131,7 +131,7 @@ def _be_a_worker(asking: socket.socket, size: int, streams: list[int]) -> None:
         request = b""
         while len(request) < size:
             request += asking.recv(size - len(request))
-        words, environment, folder = json.loads(request)
+        arguments, environment, folder = json.loads(request)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
@@ -143,7 +143,7 @@ def _be_a_worker(asking: socket.socket, size: int, streams: list[int]) -> None:
         raylet = int(os.environ.get("RAY_RAYLET_PID", os.getppid()))
         os.environ["RAY_RAYLET_PID"] = str(os.getppid())  # what Ray's agents take for their parent
         threading.Thread(target=_die_with, args=(asking, raylet), daemon=True).start()
-        code = _work(words)
+        code = _work(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
@@ -162,7 +162,7 @@ def _die_with(asking: socket.socket, raylet: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _work(words: list[str]) -> int:
+def _work(arguments: list[str]) -> int:
     """Run a program with its arguments; a worker's is what `setup_worker.py` becomes."""
     import ray._raylet
     from ray._private.runtime_env.context import RuntimeEnvContext
@@ -170,12 +170,12 @@ def _work(words: list[str]) -> int:
     from ray._private.workers import setup_worker
 
     ray._raylet.Config.initialize("")  # Ray read the server's environment when it was loaded
-    if words[0].endswith(_WORKER):
-        about, words = setup_worker.parser.parse_known_args(words[1:])
+    if arguments[0].endswith(_WORKER):
+        about, arguments = setup_worker.parser.parse_known_args(arguments[1:])
         context = RuntimeEnvContext.deserialize(about.serialized_runtime_env_context or "{}")
         update_envs(context.env_vars)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = words
-    sys.path[:0] = [str(Path(words[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    runpy.run_path(words[0], run_name="__main__")
+    sys.argv = arguments
+    sys.path[:0] = [str(Path(arguments[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    runpy.run_path(arguments[0], run_name="__main__")
     return 0

@@ -65,7 +65,7 @@ def processes_about(folder: Path, but: set[int]) -> list[str]:
     about: list[str] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            told: list[Any] = [*process.cmdline(), process.cwd(), *process.environ().values()]
-            if process.pid not in but and any(str(folder) in str(word) for word in told):
+            facts: list[Any] = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            if process.pid not in but and any(str(folder) in str(fact) for fact in facts):
                 about.append(f"{process.pid}: {' '.join(process.cmdline())}")
     return about

@@ -69,9 +69,9 @@ class BiasesBeforeBatchNorm(nn.Module):
         self.flat, self.hidden, self.n3, self.head = nn.Flatten(), nn.Linear(150, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        one = self.n1(self.pool(self.b(self.a(x))) + self.pool(self.a(x)))
-        two = self.n2(self.pool(self.d(self.c(x))))
-        x = torch.cat([one.flatten(1), two.flatten(1)], dim=1)
+        first = self.n1(self.pool(self.b(self.a(x))) + self.pool(self.a(x)))
+        second = self.n2(self.pool(self.d(self.c(x))))
+        x = torch.cat([first.flatten(1), second.flatten(1)], dim=1)
         return self.head(self.n3(self.hidden(x)).relu())
 
 

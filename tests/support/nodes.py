@@ -20,10 +20,10 @@ class Nodes:
         self._process = process
         self.address = self._answer()
 
-    def ask(self, word: str) -> str:
+    def ask(self, command: str) -> str:
         """`add` a node, or `kill` the one that was added last, as a power cut would."""
         assert self._process.stdin is not None
-        self._process.stdin.write(word + "\n")
+        self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -60,19 +60,19 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    found = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    added = [found.add_node(**size)]
-    print(found.address, flush=True)
+    cluster_of_nodes = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    added = [cluster_of_nodes.add_node(**size)]
+    print(cluster_of_nodes.address, flush=True)
     for line in sys.stdin:
         match line.strip():
             case "kill":
-                found.remove_node(added.pop(), allow_graceful=False)
+                cluster_of_nodes.remove_node(added.pop(), allow_graceful=False)
             case "add":
-                added.append(found.add_node(**size))
+                added.append(cluster_of_nodes.add_node(**size))
             case "end":
                 break
         print("done", flush=True)
-    found.shutdown()
+    cluster_of_nodes.shutdown()
     print("done", flush=True)
 
 

@@ -115,16 +115,16 @@ class _Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         given = _tensors((args[:1] if name in _TAKES_INDICES else args, kwargs))
-        here = [tensor in self._memory for tensor in given]
-        if any(here) and name not in _COPIES:
-            apart = [tensor for tensor, on_device in zip(given, here, strict=True) if not on_device and tensor.dim()]
+        are_on_device = [tensor in self._memory for tensor in given]
+        if any(are_on_device) and name not in _COPIES:
+            apart = [tensor for tensor, on_device in zip(given, are_on_device, strict=True) if not on_device and tensor.dim()]
             if apart:
                 shapes = ", ".join(str(tuple(tensor.shape)) for tensor in apart)
                 raise WrongDevice(f"{name}: tensors {shapes} are on the CPU, others on the device")
         result = func(*args, **kwargs)
         # Zeros that torch itself makes in a backward pass are where the gradients are.
         made_backward = not given and self._memory.backward
-        if name != "copy_" and (any(here) or made_backward or kwargs.get("device") == DEVICE):
+        if name != "copy_" and (any(are_on_device) or made_backward or kwargs.get("device") == DEVICE):
             self._memory.add(result)
         return result
 

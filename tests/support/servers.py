@@ -80,13 +80,13 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
     programs, port, password = postgres_programs(), free_port(), secrets.token_hex(12)
     assert programs is not None
     # Its owner must be able to get there, and pytest's folders are its user's alone.
-    place = Path("/tmp") / f"gbc-postgres-{os.getpid()}-{port}"
-    place.mkdir(mode=0o700)
-    data, secret = place / "data", place / "password"
+    owned_folder = Path("/tmp") / f"gbc-postgres-{os.getpid()}-{port}"
+    owned_folder.mkdir(mode=0o700)
+    data, secret = owned_folder / "data", owned_folder / "password"
     secret.write_text(password)
     prefix: list[str] = []
     if os.getuid() == 0:
-        shutil.chown(place, "postgres")
+        shutil.chown(owned_folder, "postgres")
         shutil.chown(secret, "postgres")
         prefix = ["runuser", "-u", "postgres", "--"]
     subprocess.run(
@@ -109,7 +109,7 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
         return True
 
     def start() -> None:
-        options = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={place}",
+        options = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={owned_folder}",
                    "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]  # fmt: skip
         with (folder / "postgres.log").open("ab") as log:
             running.append(
@@ -133,7 +133,7 @@ def postgres(folder: Path, *databases: str) -> Iterator[Postgres]:
     finally:
         if running and running[-1].poll() is None:
             stop()
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(owned_folder, ignore_errors=True)
 
 
 @contextmanager
@@ -175,9 +175,9 @@ def served(command: list[str], log: Path, environment: dict[str, str], url: str)
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -191,9 +191,9 @@ def answers(url: str) -> bool:
     return True
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], what: str, seconds: float = 90) -> None:
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], server_name: str, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not ready():
-        assert process.poll() is None, f"{what} ended at once"
-        assert time.monotonic() < end, f"{what} does not answer"
+        assert process.poll() is None, f"{server_name} ended at once"
+        assert time.monotonic() < end, f"{server_name} does not answer"
         time.sleep(0.1)

@@ -58,7 +58,7 @@ class Workplace:
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
 
-    def look(self, *arguments: str) -> tuple[int, str]:
+    def run_here(self, *arguments: str) -> tuple[int, str]:
         """As `run`, in this process: what starts no sweep needs no seconds to start a process of its own."""
         return self._here(main, arguments)
 
@@ -121,10 +121,10 @@ class Workplace:
         return sum(len(trial.intermediate_values) for trial in self.study(name))
 
     def status(self, name: str) -> dict[str, Any]:
-        code, output = self.look("--status", name, "--json")
+        code, output = self.run_here("--status", name, "--json")
         assert code == 0, output
-        found: dict[str, Any] = json.loads(output)
-        return found
+        status: dict[str, Any] = json.loads(output)
+        return status
 
     def check_records_agree(self, name: str, trials: int) -> None:
         """One run and one Optuna trial each, strictly increasing steps without a gap, the same values in both."""

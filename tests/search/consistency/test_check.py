@@ -53,14 +53,14 @@ def named(mark: str, names: Sequence[str], output: str) -> bool:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_named_and_mended(fault: Callable[[], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    before = {entry.number: entry.values for entry in read_study(SWEEPS / "tiny" / "study.db")[0]}
+    before = {trial.number: trial.values for trial in read_study(SWEEPS / "tiny" / "study.db")[0]}
     names = fault()
     code, output = check(capsys)
     assert code == 1 and named("disagree", names, output) and "--check tiny --repair" in output, (names, output)
     code, output = check(capsys, "--repair")
     assert code == 0 and named("repaired", names, output), (names, output)  # it has looked again at everything
     # The study has every value it had, and what MLflow holds is what an undisturbed sweep holds.
-    after = {entry.number: entry.values for entry in read_study(SWEEPS / "tiny" / "study.db")[0]}
+    after = {trial.number: trial.values for trial in read_study(SWEEPS / "tiny" / "study.db")[0]}
     assert after == before
     for number, values in before.items():
         history = client().get_metric_history(run_of(number), "loss/total")
@@ -138,7 +138,7 @@ def test_a_failed_trial_says_why_and_where_to_read_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--check", "tinny"], "'tinny'.*'tiny'"),
         (["--status", "tinny"], "'tinny'.*'tiny'"),
@@ -147,10 +147,10 @@ def test_a_failed_trial_says_why_and_where_to_read_more() -> None:
         (["--repair", "--list"], "--repair .*--check NAME"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(message, error), error
 
 
 def test_records_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def entries() -> list[TrialRecord]:
 
 
 def front() -> list[int]:
-    return [entry.number for entry in result_trials(recorded_config(TINY), entries())]
+    return [trial.number for trial in result_trials(recorded_config(TINY), entries())]
 
 
 def parent() -> str:
@@ -59,15 +59,15 @@ def parent() -> str:
 
 def put_second(trial: int, step: int) -> None:
     """The study's second objective becomes that of the report at `step`."""
-    (point,) = [one for one in client().get_metric_history(run_of(trial), "kkt/rho") if one.step == step]
-    where = "key = 'second_objective' AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
-    study(f"UPDATE trial_user_attributes SET value_json = ? WHERE {where}", json.dumps(point.value), trial)
+    (point,) = [report for report in client().get_metric_history(run_of(trial), "kkt/rho") if report.step == step]
+    condition = "key = 'second_objective' AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"UPDATE trial_user_attributes SET value_json = ? WHERE {condition}", json.dumps(point.value), trial)
 
 
 def lose_a_report(trial: int, step: int) -> None:
     """The study and MLflow have not heard of it; the second objective in the study stays its."""
-    where = "step = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
-    study(f"DELETE FROM trial_intermediate_values WHERE {where}", step, trial)
+    condition = "step = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+    study(f"DELETE FROM trial_intermediate_values WHERE {condition}", step, trial)
     store("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", run_of(trial), step)
 
 
@@ -108,8 +108,8 @@ def damage_the_note() -> str:
 
 
 def lose_mlflows_note() -> str:
-    (found,) = Path("mlruns", "artifacts").rglob(WARM_START)
-    found.unlink()
+    (note,) = Path("mlruns", "artifacts").rglob(WARM_START)
+    note.unlink()
     return r"MLflow run .*warm_start\.json"
 
 
@@ -134,7 +134,7 @@ def test_records_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_named_and_mended(fault: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
     before, note = (
-        [(entry.values, entry.second, entry.state, entry.origin) for entry in entries()],
+        [(trial.values, trial.second, trial.state, trial.origin) for trial in entries()],
         (TINY / WARM_START).read_text(),
     )
     expected = fault()
@@ -142,7 +142,7 @@ def test_each_fault_is_named_and_mended(fault: Callable[[], str], capsys: pytest
     assert code == 1 and re.search(expected, output), output
     code, output = check(capsys, "--repair")
     assert code == 0 and re.search(expected, output), output  # it has looked again at everything
-    assert [(entry.values, entry.second, entry.state, entry.origin) for entry in entries()] == before
+    assert [(trial.values, trial.second, trial.state, trial.origin) for trial in entries()] == before
     assert (TINY / WARM_START).read_text() == note
     tags = client().get_run(parent()).data.tags
     assert tags["sweep.front"] == " ".join(map(str, front())) and tags["sweep.best_trial"] == str(front()[0])
@@ -186,10 +186,10 @@ def test_a_second_objective_of_another_report_is_named(capsys: pytest.CaptureFix
 
 
 def test_the_status_says_what_ended_the_sweep_and_names_the_front(capsys: pytest.CaptureFixture[str]) -> None:
-    found = read_overview("tiny")
-    assert (found.state, found.ended_by, found.steps, found.steps_left) == ("finished", "steps", 42, 0)
-    assert [point["trial"] for point in found.front] == front() and found.best_trial == front()[0]
-    assert (found.warm_start, found.borrowed) == ("other", 2)
+    overview = read_overview("tiny")
+    assert (overview.state, overview.ended_by, overview.steps, overview.steps_left) == ("finished", "steps", 42, 0)
+    assert [point["trial"] for point in overview.front] == front() and overview.best_trial == front()[0]
+    assert (overview.warm_start, overview.borrowed) == ("other", 2)
     assert main(["--status", "tiny"]) == 0
     shown = capsys.readouterr().out
     assert re.search("^ended     .*--max-steps", shown, re.MULTILINE) and "0 steps left" in shown, shown

@@ -66,8 +66,8 @@ def change_mlflow(_: Path) -> None:
 
 
 def change_study(_: Path) -> None:
-    where = "step = 12 AND trial_id = (SELECT trial_id FROM trials WHERE number = 1)"
-    study(f"UPDATE trial_intermediate_values SET intermediate_value = 0.99 WHERE {where}")
+    condition = "step = 12 AND trial_id = (SELECT trial_id FROM trials WHERE number = 1)"
+    study(f"UPDATE trial_intermediate_values SET intermediate_value = 0.99 WHERE {condition}")
 
 
 def lose_a_trial(_: Path) -> None:
@@ -109,9 +109,9 @@ CASES = [
 
 
 @pytest.mark.usefixtures("records")
-@pytest.mark.parametrize(("record", "harm", "follows", "words"), CASES)
+@pytest.mark.parametrize(("record", "harm", "follows", "message"), CASES)
 def test_a_record_that_is_lost_or_changed_is_named_and_nothing_is_overwritten(
-    record: str, harm: Callable[[Path], None], follows: str, words: str, capsys: pytest.CaptureFixture[str]
+    record: str, harm: Callable[[Path], None], follows: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harm(RECORDS[record])
     before = {path: path.read_bytes() for path in RECORDS.values() if path.exists()}
@@ -119,7 +119,7 @@ def test_a_record_that_is_lost_or_changed_is_named_and_nothing_is_overwritten(
     shown = capsys.readouterr()
     if follows != REBUILT:
         assert code == 2 and shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
-        assert re.search(words, shown.err), shown.err
+        assert re.search(message, shown.err), shown.err
         assert {path: path.read_bytes() for path in RECORDS.values() if path.exists()} == before
         if follows == REFUSED:
             return
@@ -134,7 +134,7 @@ def test_a_record_that_is_lost_or_changed_is_named_and_nothing_is_overwritten(
         code = main(COMMAND)
         shown = capsys.readouterr()
     else:
-        assert re.search(words, shown.out), shown.out
+        assert re.search(message, shown.out), shown.out
     assert code == 0, shown
     code, output = check(capsys)
     assert code == 0 and "3 trials, 10 reports" in output, output

@@ -86,8 +86,8 @@ def test_finalists_are_given_to_a_sweep_that_ended_long_ago() -> None:
     before.ledger.set_seconds(70.0)
     before.ledger.close()
     asked = SweepConfig.parse(tiny_sweep(**FINALISTS, time_budget=1.0), "test")
-    found = settle_with_record(asked, {"finalists", "seeds"})
-    assert (found.finalists, found.finalist_time, found.time_budget) == (2, None, 1.0)
+    settled = settle_with_record(asked, {"finalists", "seeds"})
+    assert (settled.finalists, settled.finalist_time, settled.time_budget) == (2, None, 1.0)
 
     # Their time was put on top, and the driver died: the same command does not take it back.
     Run(**FINALISTS, time_budget=1.5, finalist_time=0.3).ledger.close()

@@ -48,11 +48,11 @@ CONFIG = SweepConfig.parse(tiny_sweep(trials=4, keep=1), "test")
 
 def finish() -> str:
     """Conclude the sweep in this folder, as its driver does; gives what it said."""
-    ledger, tracker, said = Ledger(CONFIG, sweep_folder("tiny")), Tracker(CONFIG, {}), io.StringIO()
+    ledger, tracker, printed = Ledger(CONFIG, sweep_folder("tiny")), Tracker(CONFIG, {}), io.StringIO()
     summary = summarise(CONFIG, ledger, tracker.metrics, sweep_folder("tiny"))
-    conclude(CONFIG, ledger.entries(), tracker, summary, Console(file=said, width=300))
+    conclude(CONFIG, ledger.entries(), tracker, summary, Console(file=printed, width=300))
     ledger.close()
-    return said.getvalue()
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -
 
 
 @pytest.fixture
-def here(template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project_folder(template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder itself, not to be changed."""
     monkeypatch.chdir(template)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -83,49 +83,49 @@ def client() -> MlflowClient:
 
 def winner() -> int:
     ledger = Ledger(CONFIG, sweep_folder("tiny"))
-    found = best_trial(CONFIG, ledger.entries())
+    best = best_trial(CONFIG, ledger.entries())
     ledger.close()
-    assert found is not None
-    return found.number
+    assert best is not None
+    return best.number
 
 
-def test_the_verdict_is_in_mlflow_once(here: Path) -> None:
+def test_the_verdict_is_in_mlflow_once(project_folder: Path) -> None:
     store = client()
     experiment = store.get_experiment_by_name("gbc-fashion_mnist")
     assert experiment is not None and experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     runs = {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
     parent = runs["tiny"]
     files = Path(store.download_artifacts(parent.info.run_id, ""))
-    found = json.loads((files / EVALUATION).read_text())
-    assert found["trial"] == winner()
+    evaluation = json.loads((files / EVALUATION).read_text())
+    assert evaluation["trial"] == winner()
     logged = runs[f"trial-{winner():04d}"].data.metrics
-    assert found["scores"]["generator"] == {name: logged[name] for name in ("ssim/nearest", "ssim/coverage", "tstr/1nn")}
-    assert list(found["scores"])[-1] == "other real images" and found["scores"]["black"]["tstr/1nn"] < 0.2
+    assert evaluation["scores"]["generator"] == {name: logged[name] for name in ("ssim/nearest", "ssim/coverage", "tstr/1nn")}
+    assert list(evaluation["scores"])[-1] == "other real images" and evaluation["scores"]["black"]["tstr/1nn"] < 0.2
     (audit,) = json.loads((files / AUDIT).read_text())
     assert audit["classifier"].startswith("fashion_mnist-mlp_bn-") and audit["verdict"]
     assert {TRAIN, OTHER} <= set(audit["conditions"][0]["values"])
     note = parent.data.tags["mlflow.note.content"]
-    said = json.loads((files / VERDICT).read_text())
-    assert said["trial"] == winner() and said["lines"][0].startswith("The KKT conditions ")
-    assert said["lines"][0] in note
+    verdict = json.loads((files / VERDICT).read_text())
+    assert verdict["trial"] == winner() and verdict["lines"][0].startswith("The KKT conditions ")
+    assert verdict["lines"][0] in note
     assert f"trial-{winner():04d}" in note and "| black |" in note and "python search/run.py" in note
 
     (version,) = store.search_model_versions("name = 'gbc-fashion_mnist'")
     assert store.get_model_version_by_alias("gbc-fashion_mnist", CHAMPION).version == version.version
     assert version.run_id == parent.info.run_id and version.tags["sweep.trial"] == str(winner())
-    assert "as before" in (here / "said.txt").read_text() and "note:" not in (here / "said.txt").read_text()
+    assert "as before" in (project_folder / "said.txt").read_text() and "note:" not in (project_folder / "said.txt").read_text()
 
 
-def test_trials_name_what_they_start_from_and_show_how_they_went(here: Path) -> None:
+def test_trials_name_what_they_start_from_and_show_how_they_went(project_folder: Path) -> None:
     store = client()
     experiment = store.get_experiment_by_name("gbc-fashion_mnist")
     assert experiment is not None
     (model,) = store.search_logged_models([experiment.experiment_id], filter_string="name LIKE 'fashion_mnist-%'")
     for run in store.search_runs([experiment.experiment_id]):
         inputs = store.get_run(run.info.run_id).inputs
-        contexts = {one.tags[0].value: one.dataset.name for one in inputs.dataset_inputs}
+        contexts = {dataset_input.tags[0].value: dataset_input.dataset.name for dataset_input in inputs.dataset_inputs}
         assert contexts == {"classifier training": "fashion_mnist", "evaluation": "fashion_mnist, test images"}
-        assert [one.model_id for one in inputs.model_inputs] == [model.model_id]
+        assert [model_input.model_id for model_input in inputs.model_inputs] == [model.model_id]
         if run.data.tags["sweep.role"] == "trial":
             assert run.data.metrics["system/system_memory_usage_megabytes"] > 100
             pictures = [file.path for file in store.list_artifacts(run.info.run_id, "images") if file.path.endswith(".png")]
@@ -134,7 +134,7 @@ def test_trials_name_what_they_start_from_and_show_how_they_went(here: Path) -> 
             assert isinstance(left, Path) and not list(left.glob("samples-*.png"))
 
 
-def test_a_report_is_beside_the_study(here: Path) -> None:
+def test_a_report_is_beside_the_study(project_folder: Path) -> None:
     text = (SWEEPS / "tiny" / REPORT).read_text()
     assert f"trial {winner()}" in text and "other real images" in text and "KKT conditions " in text
 
@@ -149,8 +149,8 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done(
     best_of = trial_folder(SWEEPS / "tiny", winner())
     (best_of / CHECKPOINT).unlink()
     (SWEEPS / "tiny" / REPORT).unlink()
-    said = finish()
-    assert re.search(f"^note: .*trial {winner()} ", said, re.MULTILINE), said
+    printed = finish()
+    assert re.search(f"^note: .*trial {winner()} ", printed, re.MULTILINE), printed
     assert (SWEEPS / "tiny" / REPORT).exists()
 
 
@@ -188,15 +188,15 @@ def tab(address: str) -> Iterator[Page]:
         yield page
 
 
-def test_the_runs_table_tells_the_story(here: Path, tab: Page, address: str) -> None:
+def test_the_runs_table_tells_the_story(project_folder: Path, tab: Page, address: str) -> None:
     tab.open(address, width=1800)
     tab.wait("document.body.innerText.includes('matching runs')")
     rows = "[...document.querySelectorAll('[role=row] a')].map(e => e.textContent).filter(t => /^(trial-|tiny)/.test(t))"
     tab.wait(f"{rows}.length == 5")
     ledger = Ledger(CONFIG, sweep_folder("tiny"))
-    order = sorted(ledger.entries(), key=lambda entry: -(entry.value or 0))
+    order = sorted(ledger.entries(), key=lambda trial: -(trial.value or 0))
     ledger.close()
-    assert tab.run(rows) == [*(f"trial-{entry.number:04d}" for entry in order), "tiny"]
+    assert tab.run(rows) == [*(f"trial-{trial.number:04d}" for trial in order), "tiny"]
     heads = tab.run("[...document.querySelectorAll('[role=columnheader]')].map(e => e.textContent.trim())")
     assert {"Run Name", "ssim/coverage", "tstr/1nn", "kkt/rho"} <= set(heads)
 
@@ -204,12 +204,12 @@ def test_the_runs_table_tells_the_story(here: Path, tab: Page, address: str) -> 
 def test_charts_compare_trials(tab: Page, address: str) -> None:
     tab.open("about:blank")
     tab.open(address.replace("TABLE", "CHART"), width=1800, height=3000)
-    for words in ("Parallel Coordinates", "KKT losses", "kkt/rho", "loss/duality", "Scores"):
-        tab.wait(f"document.body.innerText.includes({words!r})")
+    for text in ("Parallel Coordinates", "KKT losses", "kkt/rho", "loss/duality", "Scores"):
+        tab.wait(f"document.body.innerText.includes({text!r})")
     tab.wait("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 4")
 
 
-def test_the_sweeps_run_shows_the_verdict_with_its_picture(here: Path, tab: Page, address: str) -> None:
+def test_the_sweeps_run_shows_the_verdict_with_its_picture(project_folder: Path, tab: Page, address: str) -> None:
     run = client().search_runs(["1"], "tags.`sweep.role` = 'sweep'")[0].info.run_id
     tab.open("about:blank")
     tab.open(f"{address.partition('#')[0]}#/experiments/1/runs/{run}", width=1500, height=1600)
@@ -224,14 +224,14 @@ def test_pictures_of_trials_can_be_browsed_by_step(tab: Page, address: str) -> N
     shown = "[...document.querySelectorAll('img')].filter(e => e.src.includes('samples') && e.naturalWidth > 0)"
     tab.wait(f"{shown}.length == 4")
     before = tab.run(f"{shown}.map(e => e.src)")
-    assert all("step%2B3%2B" in one or "step+3+" in one for one in before), before
+    assert all("step%2B3%2B" in source or "step+3+" in source for source in before), before
     tab.run("document.querySelector('[role=slider]').focus()")
     for kind in ("keyDown", "keyUp"):
         tab.send("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
     tab.wait(f"{shown}.length == 4 && {shown}.every(e => !{before!r}.includes(e.src))")
 
 
-def test_optunas_pages_are_of_the_same_study(here: Path) -> None:
+def test_optunas_pages_are_of_the_same_study(project_folder: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, str(Path(ui.__file__)), "--optuna"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -255,14 +255,14 @@ def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        for arguments, words in (
+        for arguments, message in (
             ([], r"MLflow store .*\(sqlite:///"),
             (["--sweep", "tinny"], "sweep 'tinny'"),
             (["--optuna"], "no sweep .*python search/run.py"),
         ):
             assert ui.main(arguments) == 2
             error = capsys.readouterr().err
-            assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
+            assert error.startswith("error: ") and error.count("\n") == 1 and re.search(message, error), error
         Path("mlflow.db").touch()
         lay_down_store(tmp_path)
         assert ui.main(["--port", port]) == 2

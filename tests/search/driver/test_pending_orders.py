@@ -62,8 +62,8 @@ def test_a_trial_that_is_told_to_end_ends_at_its_next_report_for_good() -> None:
     run.order(Order("end", trial=0))
     assert run.report(first, 3) is Decision.STOP
     assert not run.recorder.ended(0)
-    entry = run.ledger.entry(0)
-    assert (entry.state, entry.stopped_at, entry.reason) == ("stopped", 3, BY_HAND) and run.ledger.orders() == []
+    trial = run.ledger.entry(0)
+    assert (trial.state, trial.stopped_at, trial.reason) == ("stopped", 3, BY_HAND) and run.ledger.orders() == []
 
     run.order(Order("end", trial=1))  # this one's worker dies instead, with retries left
     assert not run.recorder.ended(1, WorkerFailure("killed", "Failure # 1\n")) and run.ledger.entry(1).state == "stopped"
@@ -86,9 +86,9 @@ def test_settings_by_hand_start_next_in_their_order_and_on_top_of_the_trials_of_
     for _ in range(4):
         run.start()
     run.poll()
-    found = [(trial.params["lr"], trial.origin) for trial in run.ledger.entries()]
-    assert found[:4] == [(1e-3, "first_trials"), (5e-3, ENQUEUED), (6e-3, ENQUEUED), (2e-3, "first_trials")]
-    assert found[4][1] is None and run.start() == Searcher.FINISHED and run.ledger.orders() == []
+    settings_and_origins = [(trial.params["lr"], trial.origin) for trial in run.ledger.entries()]
+    assert settings_and_origins[:4] == [(1e-3, "first_trials"), (5e-3, ENQUEUED), (6e-3, ENQUEUED), (2e-3, "first_trials")]
+    assert settings_and_origins[4][1] is None and run.start() == Searcher.FINISHED and run.ledger.orders() == []
     assert [trial.counts for trial in run.ledger.entries()] == [True, False, False, True, True]
     run.finish()
 

@@ -68,12 +68,17 @@ def with_choices(**changes: object) -> SweepConfig:
 
 def test_each_classifier_of_a_space_is_a_variant_with_what_it_may_search() -> None:
     config = with_choices()
-    found = {(one.settings.classifier.name, one.settings.classifier.hidden): one for one in variants(config)}
-    assert set(found) == {("mlp", 8), ("mlp_bn", 8), ("mlp_bn", 16), ("conv", 8)}
-    assert found["mlp_bn", 16].searched == {"classifier.name", "classifier.hidden", "bn_weight", "batch_size"}
-    assert [found[key].row_space.row_space_weight for key in (("mlp", 8), ("conv", 8))] == [1.0, 0.0]
-    assert largest_trial(config, found["conv", 8]).width == 64 and largest_trial(config, found["mlp", 8]).width == TINY["width"]
-    assert all(largest_trial(config, one).batch_size == 32 for one in found.values())
+    variants_by_network = {
+        (variant.settings.classifier.name, variant.settings.classifier.hidden): variant for variant in variants(config)
+    }
+    assert set(variants_by_network) == {("mlp", 8), ("mlp_bn", 8), ("mlp_bn", 16), ("conv", 8)}
+    assert variants_by_network["mlp_bn", 16].searched == {"classifier.name", "classifier.hidden", "bn_weight", "batch_size"}
+    assert [variants_by_network[key].row_space.row_space_weight for key in (("mlp", 8), ("conv", 8))] == [1.0, 0.0]
+    assert (
+        largest_trial(config, variants_by_network["conv", 8]).width == 64
+        and largest_trial(config, variants_by_network["mlp", 8]).width == TINY["width"]
+    )
+    assert all(largest_trial(config, variant).batch_size == 32 for variant in variants_by_network.values())
 
 
 def test_a_dry_run_checks_every_classifier_that_is_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,8 @@ def test_a_terminal_shows_a_table_with_the_overall_progress(config: SweepConfig)
             if number < 18:
                 progress.ended(number, "stopped", None)
     text = out.getvalue()
-    for word in ("trial", "SSIM coverage", "steps/s", "earlier trials", "running", "stopped", "of 4 trials"):
-        assert word in text
+    for text_part in ("trial", "SSIM coverage", "steps/s", "earlier trials", "running", "stopped", "of 4 trials"):
+        assert text_part in text
 
 
 @pytest.mark.parametrize("terminal", [False, True])

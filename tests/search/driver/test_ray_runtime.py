@@ -39,8 +39,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "token")
         environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-        with cluster() as found:
-            yield found
+        with cluster() as nodes_of_cluster:
+            yield nodes_of_cluster
 
 
 @pytest.mark.sweep
@@ -48,11 +48,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 def test_a_ray_that_does_not_start_stops_the_sweep_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
-    place = Workplace(tmp_path)
-    code, output = place.run("--config", place.file("unstarted"))
+    workplace = Workplace(tmp_path)
+    code, output = workplace.run("--config", workplace.file("unstarted"))
     assert code == 130 and "Traceback" not in output, output
     assert re.match("stopped: Ray .*continues$", output.splitlines()[-1]), output
-    assert place.study("unstarted") == []
+    assert workplace.study("unstarted") == []
 
 
 PROGRAM = """
@@ -91,8 +91,8 @@ def test_a_driver_without_the_clusters_token_is_told_how_to_give_it(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE")
-    place = Workplace(tmp_path)
-    code, output = place.run("--config", place.file("refused", trials={"per_slot": 1}), "--address", nodes.address)
+    workplace = Workplace(tmp_path)
+    code, output = workplace.run("--config", workplace.file("refused", trials={"per_slot": 1}), "--address", nodes.address)
     assert code == 2 and "RAY_AUTH_MODE=token" in output, output
     assert "error: " in output.splitlines()[-1] and "Traceback" not in output, output
 
@@ -105,14 +105,14 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as driver:
         assert driver.stdout is not None and driver.stdout.readline() == "waiting\n"
         assert nodes.ask("kill") == "done"
-        said = driver.stdout.read()
-    assert driver.returncode == 0 and "raylet" not in said.lower()
+        printed = driver.stdout.read()
+    assert driver.returncode == 0 and "raylet" not in printed.lower()
     assert nodes.ask("add") == "done"
 
     log = tmp_path / "error.txt"
     trial: Any = SimpleNamespace(error_file=str(log), max_failures=1, config={"number": 0})
     callback = callback_beside(nodes_may_die=True)
-    log.write_text(f"Failure # 1 (occurred at noon)\n{said}\n")
+    log.write_text(f"Failure # 1 (occurred at noon)\n{printed}\n")
     callback.on_trial_recover(0, [], trial)
     assert trial.max_failures == 2
     assert "node died" in failure_reason(log.read_text())
@@ -127,14 +127,14 @@ def test_the_death_of_a_node_takes_no_retry(nodes: Nodes, tmp_path: Path) -> Non
 def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_store(tmp_path)
-    place = Workplace(tmp_path)
-    file = place.file("spread", trials=3, trial={**TINY, "steps": 600, "report_every": 15}, scheduler={"name": "none"})
+    workplace = Workplace(tmp_path)
+    file = workplace.file("spread", trials=3, trial={**TINY, "steps": 600, "report_every": 15}, scheduler={"name": "none"})
     command = ["--config", file, "--address", nodes.address, "--storage", "shared", "--retries", "1"]
-    process = place.start(*command)
+    process = workplace.start(*command)
     output = ""
-    for word in ("kill", "add"):
-        output += wait_for_two(place, process)
-        assert nodes.ask(word) == "done"
+    for command_to_nodes in ("kill", "add"):
+        output += wait_for_two(workplace, process)
+        assert nodes.ask(command_to_nodes) == "done"
     more, _ = process.communicate(timeout=240)
     output += more
     assert process.returncode == 0, output
@@ -142,10 +142,10 @@ def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkey
     assert re.search(r"\b[23] CPUs of [23] nodes", output) and "Traceback" not in output, output
     assert "raylet" not in output.lower()
 
-    place.check_records_agree("spread", 3)
-    assert {run.data.tags["sweep.outcome"] for run in place.trials("spread")} == {"complete"}
-    assert sum(int(run.data.tags.get("sweep.retries", 0)) for run in place.trials("spread")) >= 1
-    assert place.run("--check", "spread")[0] == 0
+    workplace.check_records_agree("spread", 3)
+    assert {run.data.tags["sweep.outcome"] for run in workplace.trials("spread")} == {"complete"}
+    assert sum(int(run.data.tags.get("sweep.retries", 0)) for run in workplace.trials("spread")) >= 1
+    assert workplace.run("--check", "spread")[0] == 0
 
     # Trials' files are in the storage alone, and so is the classifier, which the nodes did not train.
     folder = tmp_path / "mlruns" / "sweeps" / "spread"
@@ -159,15 +159,15 @@ def test_nodes_that_die_and_nodes_that_join(nodes: Nodes, tmp_path: Path, monkey
     # The cluster was not ours to end. It is not needed to go on either, and not joined unless it is named.
     assert nodes.ask("add") == "done"
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-    code, output = place.run("--config", file, "--trials", "4", "--json")
+    code, output = workplace.run("--config", file, "--trials", "4", "--json")
     assert code == 0 and "CPUs of" not in output, output
     summary = json.loads(output[output.index("{\n") :])
     assert summary["complete"] == 4 and summary["picture"].startswith(str(shared))
-    assert place.status("spread")["storage"] == str(shared / "spread")
-    place.check_records_agree("spread", 4)
+    assert workplace.status("spread")["storage"] == str(shared / "spread")
+    workplace.check_records_agree("spread", 4)
 
 
-def wait_for_two(place: Workplace, process: Any) -> str:
+def wait_for_two(workplace: Workplace, process: Any) -> str:
     """Until two trials have reported since now: then both nodes are at work."""
     seen, output = set[str](), ""
     assert process.stdout is not None
@@ -205,18 +205,18 @@ def test_a_trial_that_fits_nowhere_is_refused() -> None:
 def test_workers_know_neither_the_study_nor_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the driver writes to them. A password of the storage is not in what Ray writes down either."""
     monkeypatch.chdir(tmp_path)
-    places = {
+    addresses = {
         "address": "10.1.2.3:6379",
         "storage": "fsspec+memory://key:s3cr3t@bucket/x",
         "study_url": "postgresql://me:s3cr3t@database/studies",
         "tracking_uri": "http://me:s3cr3t@tracking:5000",
     }
-    config = SweepConfig.parse(tiny_sweep(places=places), "test")
+    config = SweepConfig.parse(tiny_sweep(places=addresses), "test")
     monkeypatch.setattr("search.files.storage._file_system", lambda url: (None, "x"))
     params = {"lr": 0.001, "batch_size": 16, "tv_weight": 0.5}
-    entry = TrialRecord(3, params, "running", {3: 0.5}, None, None)
-    told = json.dumps(assignment_of(config, entry, Path("cache"), 1))
+    trial = TrialRecord(3, params, "running", {3: 0.5}, None, None)
+    assignment_text = json.dumps(assignment_of(config, trial, Path("cache"), 1))
     for secret in ("s3cr3t", "postgresql", "database", "tracking", "10.1.2.3"):
-        assert secret not in told
-    assert json.loads(told)["storage"] == "fsspec+memory://bucket/x"
-    assert json.loads(told)["folder"] == "tiny/trials/0003"
+        assert secret not in assignment_text
+    assert json.loads(assignment_text)["storage"] == "fsspec+memory://bucket/x"
+    assert json.loads(assignment_text)["folder"] == "tiny/trials/0003"

@@ -98,8 +98,8 @@ def test_a_trial_that_ran_out_of_a_gpus_memory_goes_on_where_there_is_none(parts
     number = parts.start(gpus=0.5)["number"]
     parts.ledger.set_gpu_share(number, 1.0)
     trial = parts.ledger.entry(number)
-    for here, asked in ((0.0, 0.0), (0.25, 1.0), (2.0, 2.0)):
-        assert assignment_of(parts.config, trial, Path("cache"), 1, gpus=here)["gpus"] == asked
+    for gpus_here, asked in ((0.0, 0.0), (0.25, 1.0), (2.0, 2.0)):
+        assert assignment_of(parts.config, trial, Path("cache"), 1, gpus=gpus_here)["gpus"] == asked
 
 
 def test_a_trial_without_memory_is_run_again_until_it_has_a_gpu_to_itself(parts: Parts) -> None:
@@ -176,7 +176,7 @@ def test_a_sink_that_is_new_gets_earlier_reports_from_the_files_of_trials(parts:
         later.recorder.reported(assignment, report(step))
     later.recorder.finish()
     later.ledger.close()
-    found = [
+    logged = [
         (event.step, value.tag) for event, _ in events(event_file("tiny", 0)) for value in event.summary.value if event.step
     ]
-    assert found == [(step, tag) for step in (3, 6) for tag in ("ssim/coverage", "loss/total")]
+    assert logged == [(step, tag) for step in (3, 6) for tag in ("ssim/coverage", "loss/total")]

@@ -20,7 +20,7 @@ from search.spec.config import SweepConfig
 from tests.search.conftest import tiny_sweep
 
 
-def entry(number: int, state: str, value: float = 0.0, reason: str | None = None) -> TrialRecord:
+def trial_record(number: int, state: str, value: float = 0.0, reason: str | None = None) -> TrialRecord:
     return TrialRecord(number, {}, state, {3: value, 6: value}, None, reason)
 
 
@@ -43,9 +43,10 @@ def left(sweep: Path, number: int) -> list[str]:
 
 def test_what_may_be_needed_stays_and_everything_else_leaves_its_history(tmp_path: Path) -> None:
     entries = [
-        entry(0, "complete", 0.1), entry(1, "complete", 0.3), entry(2, "complete", 0.2), entry(3, "stopped", 0.9),
-        entry(4, "running"), entry(5, "failed", reason="diverged: loss/tv was not finite at step 9"),
-        entry(6, "failed", reason="MemoryError"),
+        trial_record(0, "complete", 0.1), trial_record(1, "complete", 0.3), trial_record(2, "complete", 0.2),
+        trial_record(3, "stopped", 0.9), trial_record(4, "running"),
+        trial_record(5, "failed", reason="diverged: loss/tv was not finite at step 9"),
+        trial_record(6, "failed", reason="MemoryError"),
     ]  # fmt: skip
     fill(tmp_path, range(7))
     for _ in range(2):
@@ -53,9 +54,9 @@ def test_what_may_be_needed_stays_and_everything_else_leaves_its_history(tmp_pat
     assert left(tmp_path, 0) == left(tmp_path, 3) == left(tmp_path, 5) == [HISTORY]
     assert left(tmp_path, 1) == left(tmp_path, 2) == left(tmp_path, 6) == [CHECKPOINT]
     assert left(tmp_path, 4) == [CHECKPOINT, PREVIOUS]
-    found, damaged = read_history(trial_folder(tmp_path, 3))
-    assert found is not None and found.settings == {"seed": 3} and not damaged
-    assert found.history == [{"step": 3, "loss/total": 3 / 7}, {"step": 6, "loss/total": 6 / 7}]  # the same numbers
+    record, damaged = read_history(trial_folder(tmp_path, 3))
+    assert record is not None and record.settings == {"seed": 3} and not damaged
+    assert record.history == [{"step": 3, "loss/total": 3 / 7}, {"step": 6, "loss/total": 6 / 7}]  # the same numbers
 
     # Trial 0 would be the best; what is gone is gone.
     CheckpointRetention(tmp_path, sweep_of(keep=1, objective={"metric": "kkt/rho", "direction": "min"})).delete_unneeded(
@@ -69,7 +70,7 @@ def test_a_front_is_kept_whole_and_then_the_best_by_the_first_objective(keep: in
     two = {"second_objective": {"metric": "kkt/rho", "direction": "min"}, "scheduler": {"name": "none"}}
     #         beaten      on it       on it       on it       beaten, and better than 0 by the first
     points = [(0.1, 0.9), (0.2, 0.1), (0.6, 0.8), (0.4, 0.5), (0.3, 0.6)]
-    entries = [replace(entry(number, "complete", first), second=rho) for number, (first, rho) in enumerate(points)]
+    entries = [replace(trial_record(number, "complete", first), second=rho) for number, (first, rho) in enumerate(points)]
     fill(tmp_path, range(5))
     CheckpointRetention(tmp_path, sweep_of(keep=keep, **two)).delete_unneeded(entries)
     assert {number for number in range(5) if left(tmp_path, number) == [CHECKPOINT]} == kept
@@ -79,10 +80,10 @@ def test_the_one_before_stays_when_the_last_checkpoint_of_the_best_is_damaged(tm
     fill(tmp_path, range(1))
     path = trial_folder(tmp_path, 0) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-9])
-    CheckpointRetention(tmp_path, sweep_of(keep=1)).delete_unneeded([entry(0, "complete")])
+    CheckpointRetention(tmp_path, sweep_of(keep=1)).delete_unneeded([trial_record(0, "complete")])
     assert left(tmp_path, 0) == [CHECKPOINT, PREVIOUS]
-    found, damaged = read_history(path.parent)
-    assert damaged == [path] and found is not None and len(found.history) == 1
+    record, damaged = read_history(path.parent)
+    assert damaged == [path] and record is not None and len(record.history) == 1
 
 
 def test_a_damaged_history_is_named(tmp_path: Path) -> None:

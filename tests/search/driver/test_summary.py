@@ -36,8 +36,8 @@ def test_a_sweep_says_what_a_search_without_data_would_have_been_worth(config: S
     assert summary.verdict == []
     summary.write(tmp_path)
     assert Summary.read(tmp_path) == summary
-    told = summarise(config, ledger, lambda number: {**metrics(number), "kkt/active": 0.0}, tmp_path)
-    assert told.verdict == [kkt_verdict({"kkt/active": 0.0})]
+    without_kkt = summarise(config, ledger, lambda number: {**metrics(number), "kkt/active": 0.0}, tmp_path)
+    assert without_kkt.verdict == [kkt_verdict({"kkt/active": 0.0})]
 
 
 def test_two_objectives_are_summed_up_as_a_front(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_the_best_is_with_scale_by_its_objective_and_by_tstr(config: SweepConfig
     rows = {"uniform noise": (0.1, 0.1), "class means": (0.4, 0.7), "other real images": (0.6, 0.8)}
     scale = Scale({name: dict(zip(("ssim/coverage", "tstr/1nn"), row, strict=True)) for name, row in rows.items()})
     summary = summarise(config, ledger, lambda _: {"ssim/coverage": 0.5, "tstr/1nn": 0.45, "kkt/active": 0.0}, tmp_path)
-    found = with_scale(summary, config, scale)
-    assert [line.partition(":")[0] for line in found.verdict[1:]] == ["ssim/coverage 0.500", "tstr/1nn 0.450"]
-    assert {metric: place["share"] for metric, place in found.scale.items()} == pytest.approx(
+    scaled = with_scale(summary, config, scale)
+    assert [line.partition(":")[0] for line in scaled.verdict[1:]] == ["ssim/coverage 0.500", "tstr/1nn 0.450"]
+    assert {metric: position["share"] for metric, position in scaled.scale.items()} == pytest.approx(
         {"ssim/coverage": 0.8, "tstr/1nn": 0.5}
     )
-    found.write(tmp_path)
-    assert Summary.read(tmp_path) == found
+    scaled.write(tmp_path)
+    assert Summary.read(tmp_path) == scaled
 
 
 def test_a_rank_needs_three_trials_that_differ() -> None:

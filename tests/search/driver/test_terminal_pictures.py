@@ -52,8 +52,10 @@ def kitty_content(text: str) -> tuple[dict[str, str], bytes]:
     """The keys of the first chunk, and the file that all chunks hold."""
     chunks = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
     keys = [dict(part.split("=") for part in head.split(",")) for head, _ in chunks]
-    assert [one["m"] for one in keys] == ["1"] * (len(keys) - 1) + ["0"] and all(len(part) <= 4096 for _, part in chunks)
-    assert all(one.keys() == {"m"} for one in keys[1:])
+    assert [chunk_keys["m"] for chunk_keys in keys] == ["1"] * (len(keys) - 1) + ["0"] and all(
+        len(part) <= 4096 for _, part in chunks
+    )
+    assert all(chunk_keys.keys() == {"m"} for chunk_keys in keys[1:])
     return keys[0], base64.b64decode("".join(part for _, part in chunks))
 
 
@@ -99,9 +101,9 @@ def test_sixel_of_many_colours_is_near_the_picture() -> None:
     picture = np.stack([down, right, np.full_like(down, 128)], axis=-1).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(picture).save(content, "PNG")
-    found = drawn(content.getvalue())
-    assert len(np.unique(found.reshape(-1, 3), axis=0)) <= 255
-    assert np.abs(found - percent(Image.fromarray(picture))).mean() < 3  # 15 × 15 colours would be off by 1.6 on average
+    decoded = drawn(content.getvalue())
+    assert len(np.unique(decoded.reshape(-1, 3), axis=0)) <= 255
+    assert np.abs(decoded - percent(Image.fromarray(picture))).mean() < 3  # 15 × 15 colours would be off by 1.6 on average
 
 
 @pytest.mark.parametrize("protocol", ["kitty", "iterm", "sixel"])
@@ -207,9 +209,11 @@ def test_the_live_table_in_a_terminal_that_is_asked_for_sixel(tmp_path: Path) ->
     assert child.wait(timeout=30) == 0 and "protocols [None, 'sixel']" in text, text
     assert not missing(["trial 0007", "ssim/coverage 0.250", "samples.png", "1 of 4 trials"], text)
     assert "?6" not in text, "no answer was echoed"
-    found = re.search(r"\x1bP.*?\x1b\\", text)
-    assert found and np.abs(sixel.decode(found[0]) - percent(Image.open(path))).max() <= 0.5 + 1e-9
-    assert "0007" in text[: found.start()] and "0007" in text[found.end() :], "the table comes again below the picture"
+    sixel_text = re.search(r"\x1bP.*?\x1b\\", text)
+    assert sixel_text and np.abs(sixel.decode(sixel_text[0]) - percent(Image.open(path))).max() <= 0.5 + 1e-9
+    assert "0007" in text[: sixel_text.start()] and "0007" in text[sixel_text.end() :], (
+        "the table comes again below the picture"
+    )
 
 
 def test_a_new_best_is_shown_once(run_folder: None) -> None:

@@ -104,9 +104,9 @@ def test_a_trial_that_has_to_run_again_comes_before_new_ones(sweep: Sweep) -> No
     adapter, recorder, _, ledger = sweep
 
     def given(trial_id: str) -> int:
-        found = adapter.searcher.suggest(trial_id)
-        assert isinstance(found, dict)
-        return int(found["number"])
+        suggestion = adapter.searcher.suggest(trial_id)
+        assert isinstance(suggestion, dict)
+        return int(suggestion["number"])
 
     def die(trial_id: str, number: int) -> None:
         adapter.searcher.on_trial_complete(trial_id, error=True)
@@ -150,8 +150,8 @@ def test_the_reason_of_a_failure_is_its_last_line() -> None:
     assert "worker process died" in died and failure_reason("") == died
 
 
-@pytest.mark.parametrize("words", NODE_DEATH)
-def test_the_death_of_a_node_gives_the_retry_back_ten_times(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", NODE_DEATH)
+def test_the_death_of_a_node_gives_the_retry_back_ten_times(message: str, tmp_path: Path) -> None:
     log = tmp_path / "error.txt"
     trial: Any = SimpleNamespace(error_file=str(log), max_failures=1, config={"number": 0})
     callback = callback_beside(nodes_may_die=True)
@@ -159,7 +159,7 @@ def test_the_death_of_a_node_gives_the_retry_back_ten_times(words: str, tmp_path
     callback.on_trial_recover(0, [], trial)
     assert trial.max_failures == 1
     with log.open("a") as more:
-        more.write(f"Failure # 2 (occurred at noon)\n{words}\n")
+        more.write(f"Failure # 2 (occurred at noon)\n{message}\n")
     callback_beside(nodes_may_die=False).on_trial_recover(0, [], trial)
     assert trial.max_failures == 1
     for _ in range(12):

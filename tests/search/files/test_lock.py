@@ -37,8 +37,8 @@ def another_driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_driver_is_told_who_the_first_is(tmp_path: Path) -> None:
     with another_driver(tmp_path) as first:
-        who = current_driver(tmp_path)
-        assert who is not None and (who.pid, who.host) == (first.pid, socket.gethostname())
+        driver = current_driver(tmp_path)
+        assert driver is not None and (driver.pid, driver.host) == (first.pid, socket.gethostname())
         refusal = rf"is being run already \(pid {first.pid} on .+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\); wait"  # golden
         with pytest.raises(BadInput, match=refusal), driver_lock(tmp_path):
             pass

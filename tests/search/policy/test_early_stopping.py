@@ -193,7 +193,7 @@ def test_with_two_objectives_decisions_survive_a_restart_with_what_the_study_hol
                 ledger = Ledger(config, folder)
                 rule = stopping_rule(config, ledger.entries())
         ledger.close()
-        return decisions, [entry.params for entry in ledger.entries()]
+        return decisions, [trial.params for trial in ledger.entries()]
 
     decisions, settings = run(tmp_path / "a", None)
     assert run(tmp_path / "b", 7) == (decisions, settings)
@@ -234,7 +234,7 @@ def test_the_median_rule_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "named"),
     [
         ({"scheduler": "hyperbnd"}, ["scheduler", "'hyperbnd'", "'hyperband'"]),
         ({"scheduler": {"name": "hyperband", "grace": 4}}, ["scheduler.grace (4)", "trial.report_every (3)"]),
@@ -244,13 +244,13 @@ def test_the_median_rule_by_hand() -> None:
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(
-    changes: dict[str, Any], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(tiny_sweep(**changes)))
     assert main(["--config", str(file), "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert missing([str(file), *words], error) == [] and error.count("\n") == 1, error
+    assert missing([str(file), *named], error) == [] and error.count("\n") == 1, error
 
 
 def test_each_rule_by_its_name() -> None:

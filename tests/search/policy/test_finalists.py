@@ -54,7 +54,7 @@ def test_a_trial_that_misses_what_is_required_runs_again_only_where_all_do() -> 
     sweep = config(objective={"require": {"kkt/active": 0.05}})
     lucky = [trial(0, 0.3), trial(1, 0.5, missed=("kkt/active",)), trial(2, 0.4)]
     assert next_finalist(sweep, lucky) == lucky[2]
-    none = [dataclasses.replace(one, missed=("kkt/active",)) for one in SEARCH]
+    none = [dataclasses.replace(candidate, missed=("kkt/active",)) for candidate in SEARCH]
     assert next_finalist(sweep, none) == none[1]
 
 
@@ -63,10 +63,10 @@ def test_the_best_mean_wins_and_repetitions_are_nothing_else() -> None:
     trials = SEARCH + repetitions((1, 0.1), (2, 0.35), (1, 0.2), (2, 0.3))
     best = best_trial(sweep, trials)
     assert best is not None and best.number == 2 and result_trials(sweep, trials) == [best]
-    assert [one.number for one in ranked_trials(sweep, trials)] == [1, 2, 0]
+    assert [candidate.number for candidate in ranked_trials(sweep, trials)] == [1, 2, 0]
     assert trials_since_improvement(sweep, trials) == trials_since_improvement(sweep, SEARCH) == 1
     later = [*trials, trial(7, 0.8), trial(8, 0.7)]
-    assert [one.number for one in trials_to_keep(sweep, later)] == [7, 8, 1, 2]
+    assert [candidate.number for candidate in trials_to_keep(sweep, later)] == [7, 8, 1, 2]
     assert best_trial(sweep, later) == best  # what ran once is not compared with a mean
     smaller = config(objective={"metric": "kkt/rho", "direction": "min"})
     worst = best_trial(smaller, trials)

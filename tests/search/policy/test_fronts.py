@@ -12,21 +12,25 @@ from search.policy.fronts import Point, count_before, crowding_distances, fronts
 WORST = (-math.inf, -math.inf)
 
 
-def one_by_one(points: list[Point]) -> list[list[Point]]:
+def fronts_by_definition(points: list[Point]) -> list[list[Point]]:
     """Fronts by their definition."""
-    left, found = set(points), []
+    left, layers = set(points), []
     while left:
-        front = [one for one in left if not any(other != one and other[0] >= one[0] and other[1] >= one[1] for other in left)]
-        found.append(sorted(front, reverse=True))
+        front = [
+            point
+            for point in left
+            if not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in left)
+        ]
+        layers.append(sorted(front, reverse=True))
         left -= set(front)
-    return found
+    return layers
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_fronts_are_what_their_definition_says(seed: int) -> None:
     rng = random.Random(seed)
     points = [(float(rng.randint(0, 6)), float(rng.randint(0, 6))) for _ in range(25)]
-    assert fronts(points) == one_by_one(points)
+    assert fronts(points) == fronts_by_definition(points)
 
 
 def test_crowding_by_hand() -> None:

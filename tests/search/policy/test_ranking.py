@@ -39,11 +39,11 @@ def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
     points = [(0.2, 0.5), (0.6, 0.8), (0.3, 0.5), (0.6, 0.9), (0.6, 0.8)]
     config, _ = two_objectives(tmp_path, points)
     entries = Ledger(config, tmp_path).entries()
-    assert [entry.objectives for entry in entries] == points
+    assert [trial.objectives for trial in entries] == points
     assert maximised_objectives(config, entries[0]) == (0.2, -0.5)
-    assert [entry.number for entry in pareto_front(config, entries)] == [1, 4, 2]
-    found = best_trial(config, entries)
-    assert found is not None and found.number == 1
+    assert [trial.number for trial in pareto_front(config, entries)] == [1, 4, 2]
+    best = best_trial(config, entries)
+    assert best is not None and best.number == 1
     # Optuna's own answer leaves out nothing and adds nothing.
     assert {trial.number for trial in Ledger(config, tmp_path).study.best_trials} == {1, 2, 4}
 
@@ -53,7 +53,7 @@ def test_a_trial_that_was_cut_short_is_on_no_front(tmp_path: Path) -> None:
     number = ledger.ask().number
     ledger.record(number, 6, 0.9, stop=True, second=0.1)
     ledger.tell(number, "stopped")
-    assert [entry.number for entry in pareto_front(config, ledger.entries())] == [0]
+    assert [trial.number for trial in pareto_front(config, ledger.entries())] == [0]
     assert ledger.entry(number).objectives == (0.9, 0.1)
 
 
@@ -96,14 +96,14 @@ def asking(folder: Path, trials: list[tuple[float, float]], **changes: object) -
 def test_a_trial_that_misses_a_requirement_is_never_the_best(tmp_path: Path) -> None:
     config, ledger = asking(tmp_path, [(0.9, 0.0), (0.3, 0.2), (0.4, 0.1), (0.8, 0.04)], keep=1)
     ledger.flush()
-    assert [entry.missed for entry in recorded_trials(config, tmp_path)[0]] == [entry.missed for entry in ledger.entries()]
+    assert [trial.missed for trial in recorded_trials(config, tmp_path)[0]] == [trial.missed for trial in ledger.entries()]
     entries = Ledger(config, tmp_path).entries()  # as a sweep that goes on finds them
     assert entries[3].missed == tuple(config.objective.missed({"kkt/active": 0.04}))
-    found = best_trial(config, entries)
-    assert found is not None and found.number == 2
-    assert [entry.number for entry in ranked_trials(config, entries)] == [2, 1, 0, 3]
-    assert [entry.number for entry in trials_to_keep(config, entries)] == [2]
-    assert [entry.number for entry in pareto_front(config, entries)] == [2]
+    best = best_trial(config, entries)
+    assert best is not None and best.number == 2
+    assert [trial.number for trial in ranked_trials(config, entries)] == [2, 1, 0, 3]
+    assert [trial.number for trial in trials_to_keep(config, entries)] == [2]
+    assert [trial.number for trial in pareto_front(config, entries)] == [2]
     assert trials_since_improvement(config, entries) == 1  # the last one is better and does not count
     summary = summarise(config, ledger, lambda _: {}, tmp_path)
     assert summary.best_trial == 2

@@ -35,8 +35,8 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
     config = SweepConfig.parse(data, "test")
     play(config, classifier_cache, stop={}, leave={}, fail={})
     entries = Ledger(config, SWEEPS / "tiny").entries()
-    for entry in entries:
-        (missed,) = entry.missed
+    for trial in entries:
+        (missed,) = trial.missed
         assert missed.startswith("kkt/active 0.") and "0.999" in missed
 
     (SWEEPS / "tiny" / "summary.json").unlink(missing_ok=True)
@@ -46,10 +46,10 @@ def test_reports_are_held_against_what_is_required_and_the_last_lines_say_what_c
     assert re.search(f"      no .*{re.escape(config.objective.required)}", output), output
     for metric in ("ssim/coverage", "tstr/1nn"):
         assert re.search(rf"      {metric} 0\.\d+: .*class means .*uniform noise", output), output
-    found, shown, said = best_trial(config, entries), read_overview("tiny"), Summary.read(SWEEPS / "tiny")
-    assert found is not None and said is not None
-    assert found.number == shown.best_trial == said.best_trial
-    assert len(said.verdict) == 4 and set(said.scale) == {"ssim/coverage", "tstr/1nn"}
+    best, overview, summary = best_trial(config, entries), read_overview("tiny"), Summary.read(SWEEPS / "tiny")
+    assert best is not None and summary is not None
+    assert best.number == overview.best_trial == summary.best_trial
+    assert len(summary.verdict) == 4 and set(summary.scale) == {"ssim/coverage", "tstr/1nn"}
 
     assert main(["--config", "tiny.yaml", "--require", "kkt/active=0.05"]) == 2
     error = capsys.readouterr().err

@@ -23,11 +23,11 @@ Loss = Callable[[dict[str, Any]], float]
 
 def ask_and_tell(ledger: Ledger, number: int, *, stop: bool = False) -> TrialRecord:
     """One trial as the driver goes through it."""
-    entry = ledger.ask()
-    assert entry.number == number
-    ledger.record(number, 3 if stop else 12, -abs(np.log10(entry.params["lr"]) + 2.4) - entry.params["tv_weight"], stop=stop)
+    trial = ledger.ask()
+    assert trial.number == number
+    ledger.record(number, 3 if stop else 12, -abs(np.log10(trial.params["lr"]) + 2.4) - trial.params["tv_weight"], stop=stop)
     ledger.tell(number, "stopped" if stop else "complete")
-    return entry
+    return trial
 
 
 def run(folder: Path, trials: int, *, restart: bool, **changes: object) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def run(folder: Path, trials: int, *, restart: bool, **changes: object) -> list[
         if restart:
             ledger = Ledger(config, folder)
         ask_and_tell(ledger, number, stop=number % 3 == 2)
-    return [entry.params for entry in ledger.entries()]
+    return [trial.params for trial in ledger.entries()]
 
 
 def test_every_sampler_that_can_be_named_is_there() -> None:
@@ -54,7 +54,7 @@ def test_one_at_a_time_a_continued_sweep_samples_what_an_unbroken_one_samples(tm
     assert run(tmp_path / "b", trials, restart=True, sampler=sampler) == unbroken
     assert len({tuple(params.values()) for params in unbroken}) == trials
     other = run(tmp_path / "c", trials, restart=False, sampler=sampler, seed=2)
-    assert all(mine != its for mine, its in zip(unbroken, other, strict=True))
+    assert all(mine != theirs for mine, theirs in zip(unbroken, other, strict=True))
 
 
 CONDITIONAL: dict[str, Any] = {
@@ -145,9 +145,9 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
     }
     tried = run(tmp_path / "a", 12, restart=True, sampler="grid", space=space)
     axes = [dimension.grid() for dimension in SweepConfig.parse(tiny_sweep(space=space), "test").space.values()]
-    found = [tuple(params[key] for key in space) for params in tried]
-    assert sorted(found) == sorted(product(*axes))
-    assert found != sorted(found)  # shuffled: half a grid is not half the space
+    combinations = [tuple(params[key] for key in space) for params in tried]
+    assert sorted(combinations) == sorted(product(*axes))
+    assert combinations != sorted(combinations)  # shuffled: half a grid is not half the space
 
 
 def test_sobol_points_spread_evenly(tmp_path: Path) -> None:

@@ -13,20 +13,20 @@ OTHERS = {"loss/bn": 0.3, "loss/ce": 0.1, "loss/tv": 0.2}
 
 def test_conditions_that_took_part_are_named_the_strongest_first() -> None:
     shares = {"kkt/active_stationarity": 0.04, "kkt/active_duality": 0.001, "kkt/active_row_space": 0.28}
-    found = kkt_verdict({"kkt/active": 0.31, **shares, **OTHERS})
-    assert found is not None and "31%" in found and found.endswith("(row space, stationarity)")
+    verdict = kkt_verdict({"kkt/active": 0.31, **shares, **OTHERS})
+    assert verdict is not None and "31%" in verdict and verdict.endswith("(row space, stationarity)")
 
 
 @pytest.mark.parametrize(
-    ("metrics", "words"),
+    ("metrics", "message"),
     [
         ({"kkt/active": 0.0, **OTHERS}, r"took no .*kkt/active 0\.00; .* BatchNorm statistics and cross-entropy$"),
         ({"kkt/active": 0.03, "loss/ce": 0.1}, r"next to no .*kkt/active 0\.03; .* cross-entropy$"),
         ({"kkt/active": 0.0}, r"took no .*kkt/active 0\.00$"),
     ],
 )
-def test_conditions_that_took_no_part_are_a_warning(metrics: dict[str, float], words: str) -> None:
-    assert re.search(words, kkt_verdict(metrics) or "")
+def test_conditions_that_took_no_part_are_a_warning(metrics: dict[str, float], message: str) -> None:
+    assert re.search(message, kkt_verdict(metrics) or "")
 
 
 def test_the_floor_itself_counts_as_part() -> None:
@@ -38,4 +38,4 @@ def test_nothing_is_said_where_there_is_no_report() -> None:
 
 
 def test_lists_in_words() -> None:
-    assert [enumeration(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [enumeration(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

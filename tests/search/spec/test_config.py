@@ -90,7 +90,7 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"space": {"lrr": {"uniform": [0.1, 0.2]}}}, "space: 'lrr'.*'lr'"),
         ({"space": {"seed": {"choice": [1, 2]}}}, "space: 'seed'"),
@@ -163,8 +163,8 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
         ({"sampling": 0}, "'sampling'.*'sampler'"),
     ],
 )
-def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(BadInput, match=words) as caught:
+def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
         SweepConfig.parse(tiny_sweep(**changes), "sweep.yaml")
     assert "\n" not in str(caught.value)
 
@@ -236,11 +236,11 @@ def test_a_grid_cuts_ranges_from_end_to_end_and_has_every_choice() -> None:
 @pytest.mark.parametrize("log", [False, True])
 def test_whole_numbers_have_their_parts_of_a_sequence(log: bool) -> None:
     whole = Dimension(int=(1, 4), log=log)
-    found = [whole.at(share / 1000) for share in range(1001)]
-    assert found == sorted(found) and set(found) == {1, 2, 3, 4} and all(type(value) is int for value in found)
+    numbers = [whole.at(share / 1000) for share in range(1001)]
+    assert numbers == sorted(numbers) and set(numbers) == {1, 2, 3, 4} and all(type(value) is int for value in numbers)
     # ln(1.5/0.5), ln(2.5/1.5), … of ln(4.5/0.5) with log; a quarter each without
     parts = [0.5, 0.232, 0.153, 0.114] if log else [0.25] * 4
-    assert [found.count(value) / 1001 for value in (1, 2, 3, 4)] == pytest.approx(parts, abs=0.002)
+    assert [numbers.count(value) / 1001 for value in (1, 2, 3, 4)] == pytest.approx(parts, abs=0.002)
     assert whole.holds(4) and not whole.holds(5) and not whole.holds(2.0) and not whole.holds(True)
 
 

@@ -94,18 +94,18 @@ def test_a_full_disk_is_nobodys_fault(tmp_path: Path) -> None:
 def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with tag_processes(tmp_path / "one"):
-        one = subprocess.Popen(sleep)
+        first = subprocess.Popen(sleep)
     with tag_processes(tmp_path / "other"):
-        other = subprocess.Popen(sleep)
-    assert [process.pid for process in sweep_processes(tmp_path / "one")] == [one.pid]
-    daemons = [psutil.Process(one.pid)]
+        second = subprocess.Popen(sleep)
+    assert [process.pid for process in sweep_processes(tmp_path / "one")] == [first.pid]
+    daemons = [psutil.Process(first.pid)]
     assert death_of_daemons(daemons) is None
     kill_processes(tmp_path / "one")
     assert "died" in (death_of_daemons(daemons) or "")
-    one.wait(10)
-    assert other.poll() is None
+    first.wait(10)
+    assert second.poll() is None
     kill_processes(tmp_path / "other")
-    other.wait(10)
+    second.wait(10)
     assert "GBC_SWEEP" not in os.environ
 
 
@@ -158,10 +158,10 @@ def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: P
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert ended.returncode == 1 and ended.stdout == "1\n2\n"
-    found = take_hang_report(note)
-    assert found is not None
-    reason, where = found
-    assert " 0 s" in reason and "error.log" in reason and "line 7 in work" in where
+    hang_report = take_hang_report(note)
+    assert hang_report is not None
+    reason, traceback_text = hang_report
+    assert " 0 s" in reason and "error.log" in reason and "line 7 in work" in traceback_text
     assert take_hang_report(note) is None  # once
 
 

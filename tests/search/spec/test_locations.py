@@ -71,8 +71,16 @@ def test_the_first_line_of_a_fault() -> None:
 
 
 def test_a_command_is_shown_without_passwords() -> None:
-    words = ["--study-url", "postgresql://me:pa55@db/x", "--storage=s3://key:pa55@bucket/y", "--set", "lr=1e-3", "--name", "a"]
-    assert [redacted(word) for word in words] == [
+    command = [
+        "--study-url",
+        "postgresql://me:pa55@db/x",
+        "--storage=s3://key:pa55@bucket/y",
+        "--set",
+        "lr=1e-3",
+        "--name",
+        "a",
+    ]
+    assert [redacted(argument) for argument in command] == [
         "--study-url", "postgresql://me@db/x", "--storage=s3://bucket/y", "--set", "lr=1e-3", "--name", "a",
     ]  # fmt: skip
 
@@ -91,13 +99,13 @@ def test_places_are_dumped_without_passwords_and_compared_without_them(tmp_path:
 
 def test_what_a_start_leaves_open_is_as_the_record_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    first = {"address": "10.0.0.1:6379", "storage": "/mnt/shared", "tracking_uri": "http://host"}
+    locations = {"address": "10.0.0.1:6379", "storage": "/mnt/shared", "tracking_uri": "http://host"}
     folder = sweep.sweep_folder("tiny")
     folder.mkdir(parents=True)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(SweepConfig.parse(tiny_sweep(places=first), "test").record()))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(SweepConfig.parse(tiny_sweep(places=locations), "test").record()))
 
-    def settled(**places: str) -> Places:
-        return resume_checks.settle_with_record(SweepConfig.parse(tiny_sweep(places=places), "test"), set()).places
+    def settled(**locations: str) -> Places:
+        return resume_checks.settle_with_record(SweepConfig.parse(tiny_sweep(places=locations), "test"), set()).places
 
     assert settled().model_dump(exclude_none=True) == {"storage": "/mnt/shared", "tracking_uri": "http://host"}
     moved = settled(address="auto", tracking_uri="http://other")
@@ -126,7 +134,7 @@ def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path, monkeypatch
 def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         answers = f"127.0.0.1:{server.getsockname()[1]}"
-        places = {"address": answers, "study_url": "postgresql://me:pa55@127.0.0.1:1/x", "tracking_uri": f"http://{answers}"}
-        (line,) = Places.parse(places, "test").unreachable_servers()
+        locations = {"address": answers, "study_url": "postgresql://me:pa55@127.0.0.1:1/x", "tracking_uri": f"http://{answers}"}
+        (line,) = Places.parse(locations, "test").unreachable_servers()
     assert line.startswith("--study-url postgresql+psycopg://me@127.0.0.1:1/x: ") and line.endswith("Connection refused")
     assert list(Places(tracking_uri="sqlite:///mlflow.db", address="auto").unreachable_servers()) == []

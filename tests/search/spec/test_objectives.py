@@ -30,31 +30,31 @@ def test_objectives_know_which_way_is_better(text: str, metric: str, direction: 
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("ssim_coverage", "'ssim_coverage'.*'ssim/coverage'"),
         ("kkt/alpha", "kkt/alpha:min or kkt/alpha:max"),
         ("kkt/rho:up", "'up'.*'min' or 'max'"),
     ],
 )
-def test_a_faulty_objective_is_refused(text: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         Objective.from_text(text)
 
 
 def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "asking.yaml"
     path.write_text(yaml.safe_dump({"objective": {"metric": "tstr/1nn", "require": {"kkt/active": 0.05, "tstr/1nn": 0.3}}}))
-    found = resolved_sweep(
+    config = resolved_sweep(
         config=path, flags=objective_flags("ssim/coverage") | requirement_flags(["kkt/active=0.1", "kkt/rho=0.9"])
     )
-    assert found.objective.metric == "ssim/coverage"
-    assert found.objective.require == {"kkt/active": 0.1, "tstr/1nn": 0.3, "kkt/rho": 0.9}
-    assert found.objective.required == "kkt/active ≥ 0.1 and tstr/1nn ≥ 0.3 and kkt/rho ≤ 0.9"
-    assert found.record()["objective"]["require"] == found.objective.require
-    again = SweepConfig.parse(found.record(), "sweep.yaml")
-    assert again == found and again.differences(found) == {}
-    assert found.differences(resolved_sweep(config=path))["objective.require.kkt/rho"] == (0.9, None)
+    assert config.objective.metric == "ssim/coverage"
+    assert config.objective.require == {"kkt/active": 0.1, "tstr/1nn": 0.3, "kkt/rho": 0.9}
+    assert config.objective.required == "kkt/active ≥ 0.1 and tstr/1nn ≥ 0.3 and kkt/rho ≤ 0.9"
+    assert config.record()["objective"]["require"] == config.objective.require
+    again = SweepConfig.parse(config.record(), "sweep.yaml")
+    assert again == config and again.differences(config) == {}
+    assert config.differences(resolved_sweep(config=path))["objective.require.kkt/rho"] == (0.9, None)
 
 
 def test_what_a_report_misses_of_the_requirements() -> None:
@@ -67,7 +67,7 @@ def test_what_a_report_misses_of_the_requirements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("kkt/activ=0.05", "--require: .*'kkt/activ'.*'kkt/active'"),
         ("kkt/active", "--require 'kkt/active': .*METRIC=NUMBER"),
@@ -75,10 +75,10 @@ def test_what_a_report_misses_of_the_requirements() -> None:
         ("kkt/active=nan", "METRIC=NUMBER"),
     ],
 )
-def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_faulty_requirement_is_one_line_and_exit_code_2(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--require", text, "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert re.search(words, error) and error.count("\n") == 1, error
+    assert re.search(message, error) and error.count("\n") == 1, error
 
 
 def test_a_dry_run_shows_what_is_required(

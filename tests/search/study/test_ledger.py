@@ -14,7 +14,7 @@ from tests.search.conftest import tiny_sweep
 
 def test_what_was_recorded_is_there_after_a_restart(config: SweepConfig, tmp_path: Path) -> None:
     first = Ledger(config, tmp_path)
-    entry = first.ask()
+    trial = first.ask()
     first.record(0, 3, 0.1, stop=False)
     first.record(0, 6, 0.3, stop=True)
     first.set_seconds(12.5)
@@ -23,7 +23,7 @@ def test_what_was_recorded_is_there_after_a_restart(config: SweepConfig, tmp_pat
 
     second = Ledger(config, tmp_path)
     (again,) = second.entries()
-    assert again.params == entry.params and set(again.params) == {"lr", "batch_size", "tv_weight"}
+    assert again.params == trial.params and set(again.params) == {"lr", "batch_size", "tv_weight"}
     assert again.values == {3: 0.1, 6: 0.3}
     assert (again.last_step, again.value, again.stopped_at, again.finished) == (6, 0.3, 6, False)
     assert second.seconds == 12.5
@@ -86,8 +86,8 @@ def test_the_best_is_a_complete_trial_in_the_right_direction(tmp_path: Path) -> 
             ledger.ask()
             ledger.record(number, 12, value, stop=False)
             ledger.tell(number, outcome)
-        found = ledger.best()
-        assert found is not None and found.number == best
+        best_trial = ledger.best()
+        assert best_trial is not None and best_trial.number == best
 
 
 def test_a_damaged_study_is_named(config: SweepConfig, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_a_failed_trial_is_opened_again_under_its_number(config: SweepConfig, tm
     ledger.reopen(0)
     ledger.reopen(0)  # nothing to do
     for opened in (ledger, Ledger(config, tmp_path)):
-        entry = opened.entry(0)
-        assert (entry.state, entry.reason, entry.lost, entry.retried) == ("running", None, 0, 1)
-        assert (entry.params, entry.values) == (before.params, {3: 0.1})
+        trial = opened.entry(0)
+        assert (trial.state, trial.reason, trial.lost, trial.retried) == ("running", None, 0, 1)
+        assert (trial.params, trial.values) == (before.params, {3: 0.1})
         assert [trial.number for trial in opened.study.trials] == [0, 1]
         assert opened.study.trials[0].datetime_complete is None
     ledger.record(0, 12, 0.4, stop=False)

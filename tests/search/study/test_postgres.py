@@ -75,16 +75,16 @@ class Far(Workplace):
 
 @pytest.mark.long
 def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, tmp_path: Path) -> None:
-    place = Far(tmp_path, server, tracking)
+    workplace = Far(tmp_path, server, tracking)
     # From a URL with the password in it, which must be nowhere afterwards.
-    file = place.file("far", trials=2, trial={**TINY, "steps": 24}, scheduler={"name": "none"})
+    file = workplace.file("far", trials=2, trial={**TINY, "steps": 24}, scheduler={"name": "none"})
     command = ["--config", file, "--study-url", server.url("studies", password=True), "--tracking-uri", tracking]
-    process = place.start(*command)
-    output = place.wait_for(process, "  step ")
+    process = workplace.start(*command)
+    output = workplace.wait_for(process, "  step ")
     process.send_signal(signal.SIGSTOP)  # or it may end too soon
 
     # A second driver is refused, here and from a folder (or host) that knows nothing of the sweep.
-    status = place.status("far")
+    status = workplace.status("far")
     assert status["state"] == "running" and status["driver"]["pid"] == process.pid
     assert status["study"] == server.url("studies")
     elsewhere = Workplace(tmp_path / "elsewhere")
@@ -94,27 +94,27 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
     assert code == 2 and re.search(rf"sweep 'far' .*pid {process.pid}\b", refusal), refusal
     assert server.password not in refusal
 
-    place.kill_everything(process)
-    assert place.status("far")["state"] == "interrupted"
+    workplace.kill_everything(process)
+    assert workplace.status("far")["state"] == "interrupted"
 
     # The places are on record; the password comes from PGPASSWORD.
-    code, more = place.run("--config", file, "--concurrency", "1")
+    code, more = workplace.run("--config", file, "--concurrency", "1")
     assert code == 0, more
     output += more
     assert f"compare   {tracking}" in more
-    place.check_records_agree("far", 2)
-    for run in place.trials("far"):
-        assert [artifact.path for artifact in place.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
-    code, output_of_check = place.run("--check", "far")
+    workplace.check_records_agree("far", 2)
+    for run in workplace.trials("far"):
+        assert [artifact.path for artifact in workplace.client().list_artifacts(run.info.run_id)] == ["images", "samples.png"]
+    code, output_of_check = workplace.run("--check", "far")
     assert code == 0, output_of_check
-    code, listed = place.run("--list")
+    code, listed = workplace.run("--list")
     assert code == 0 and "far    finished  2 of 2 (2 complete" in listed, listed
 
     # From another folder the same command finds the study, and other settings are refused.
     code, again = elsewhere.run(*command, "--seed", "7")
     assert code == 2 and re.search(r"\bseed: 1 .*\b7\b", again), again
     # Another place is another sweep.
-    code, again = place.run("--config", file, "--study-url", server.url("mlflow"))
+    code, again = workplace.run("--config", file, "--study-url", server.url("mlflow"))
     assert code == 2 and "places.study_url: " in again
 
     # Nothing of it lies here, and no password anywhere.
@@ -124,9 +124,9 @@ def test_a_sweep_with_both_records_on_servers(server: Postgres, tracking: str, t
     assert record["places"] == {"study_url": server.url("studies"), "tracking_uri": tracking}
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or server.password.encode() not in path.read_bytes(), path
-    told = [*place.trials("far"), *place.parents("far")]
-    assert not any(server.password in json.dumps([run.data.params, run.data.tags]) for run in told)
-    assert place.parents("far")[0].data.params["places.study_url"] == server.url("studies")
+    runs_on_record = [*workplace.trials("far"), *workplace.parents("far")]
+    assert not any(server.password in json.dumps([run.data.params, run.data.tags]) for run in runs_on_record)
+    assert workplace.parents("far")[0].data.params["places.study_url"] == server.url("studies")
     assert server.password not in output + output_of_check + listed
 
 
@@ -140,9 +140,9 @@ def ledger(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     config = config_of(server, f"ledger-{tmp_path.name}")
     sweep_folder(config.name).mkdir(parents=True)
     (sweep_folder(config.name) / "sweep.yaml").write_text(yaml.safe_dump(config.record()))
-    found = Ledger(config, sweep_folder(config.name))
-    yield found
-    found.close()
+    open_ledger = Ledger(config, sweep_folder(config.name))
+    yield open_ledger
+    open_ledger.close()
 
 
 def test_the_database_says_what_optuna_says(server: Postgres, ledger: Ledger) -> None:
@@ -196,8 +196,8 @@ def test_a_failed_trial_is_opened_again(ledger: Ledger) -> None:
     ledger.record(number, 3, 0.25, stop=False)
     ledger.tell(number, "failed", "MemoryError")
     ledger.reopen(number)
-    entry = ledger.entry(number)
-    assert (entry.state, entry.reason, entry.retried, entry.values, entry.ended) == ("running", None, 1, {3: 0.25}, None)
+    trial = ledger.entry(number)
+    assert (trial.state, trial.reason, trial.retried, trial.values, trial.ended) == ("running", None, 1, {3: 0.25}, None)
     ledger.tell(number, "stopped")
     assert ledger.entry(number).state == "stopped"
 
@@ -225,8 +225,8 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as driver:
         assert driver.stdout is not None and driver.stdout.readline() == "held\n"
-        who = studies.running_driver(config, mine)
-        assert who is not None and who.pid == driver.pid
+        running_driver = studies.running_driver(config, mine)
+        assert running_driver is not None and running_driver.pid == driver.pid
         with (
             pytest.raises(BadInput, match=rf"pid {driver.pid} .+, since 20"),
             studies.exclusive_driver(config, mine),
@@ -243,7 +243,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
 
 
 @pytest.mark.parametrize(
-    ("url", "why"),
+    ("url", "message"),
     [
         ("postgresql://sweeper:{wrong}@127.0.0.1:{port}/studies", "password authentication failed"),
         ("postgresql://sweeper:{wrong}@127.0.0.1:1/studies", "Connection refused"),
@@ -251,7 +251,12 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
-    server: Postgres, url: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Postgres,
+    url: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_sweep(name="unreachable")))
@@ -259,5 +264,5 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
     assert main(["--config", "tiny.yaml", "--study-url", given]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: study postgresql+psycopg://sweeper@127.0.0.1:") and shown.count("\n") == 1
-    assert why in shown and "let-me-in" not in shown and server.password not in shown
+    assert message in shown and "let-me-in" not in shown and server.password not in shown
     assert not (tmp_path / "mlruns").exists() or not list((tmp_path / "mlruns").rglob("sweep.yaml"))

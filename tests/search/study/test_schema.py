@@ -50,7 +50,7 @@ def test_a_sweep_whose_tables_are_unknown_goes_on_through_optuna(
     ledger.close()
     entries, seconds = recorded_trials(config, tmp_path)
     assert entries[4].state == "complete" and entries[4].value == 0.75 and seconds == 12.5
-    assert [(entry.number, entry.state) for entry in entries[:4]] == [(e.number, e.state) for e in through_tables[0]]
+    assert [(trial.number, trial.state) for trial in entries[:4]] == [(e.number, e.state) for e in through_tables[0]]
 
 
 def test_the_same_settings_are_sampled_either_way(config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_the_same_settings_are_sampled_either_way(config: SweepConfig, tmp_path:
     first = _filled(config, ours)
     monkeypatch.setattr(schema, "KNOWN", frozenset())
     second = _filled(config, optunas)
-    assert [entry.params for entry in first.entries()] == [entry.params for entry in second.entries()]
+    assert [trial.params for trial in first.entries()] == [trial.params for trial in second.entries()]
     assert first.ask().params == second.ask().params
     first.close(), second.close()
 

@@ -33,7 +33,7 @@ def either(request: pytest.FixtureRequest, storage: optuna.storages.RDBStorage, 
 
 
 def new_trials(writer: Writer, count: int) -> list[int]:
-    found = []
+    identities = []
     for number in range(count):
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -43,8 +43,8 @@ def new_trials(writer: Writer, count: int) -> list[int]:
             system_attrs={"cma": [1]},
         )
         trial.number = number
-        found.append(writer.create(trial))
-    return found
+        identities.append(writer.create(trial))
+    return identities
 
 
 def test_optuna_reads_what_was_written(storage: optuna.storages.RDBStorage, either: Writer) -> None:

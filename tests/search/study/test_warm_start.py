@@ -41,10 +41,10 @@ def other_sweep(trials: int = 12, missing: Collection[int] = (), **changes: Any)
     (sweep_folder(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     ledger = Ledger(config, sweep_folder(config.name))
     for number in range(trials):
-        entry = ledger.ask()
+        trial = ledger.ask()
         second = 0.1 * number if config.second_objective else None
         missed = ["kkt/active 0"] if number in missing else None
-        ledger.record(number, config.trial.steps, score(entry.params), stop=False, second=second, missed=missed)
+        ledger.record(number, config.trial.steps, score(trial.params), stop=False, second=second, missed=missed)
         ledger.tell(number, "stopped" if number == 3 else "complete")
     ledger.close()
     return config
@@ -63,11 +63,11 @@ def entries_of(config: SweepConfig) -> list[Any]:
 
 def test_the_best_settings_come_first_and_full_trials_are_history() -> None:
     other = other_sweep()
-    full = [entry for entry in entries_of(other) if entry.state == "complete"]
+    full = [trial for trial in entries_of(other) if trial.state == "complete"]
     prior = warm_start.borrow(mine(warm_start_trials=3), "other")
-    ranked = sorted(full, key=lambda entry: -score(entry.params))
-    assert [known.origin for known in prior.first] == [f"other/trial-{entry.number:04d}" for entry in ranked[:3]]
-    assert [dict(known.params) for known in prior.first] == [entry.params for entry in ranked[:3]]
+    ranked = sorted(full, key=lambda trial: -score(trial.params))
+    assert [known.origin for known in prior.first] == [f"other/trial-{trial.number:04d}" for trial in ranked[:3]]
+    assert [dict(known.params) for known in prior.first] == [trial.params for trial in ranked[:3]]
     assert len(prior.history) == len(full) == 11
     assert len(warm_start.borrow(mine(), "other").first) == 5
 
@@ -97,7 +97,7 @@ def test_values_that_mean_something_else_are_no_history() -> None:
 def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     """Settings that the other had fixed count, those outside are left to the sampler."""
     other = other_sweep(space={"lr": {"log10": [-3.5, -2.0]}}, trial={**TINY, "tv_weight": 0.25})
-    values = sorted(entry.params["lr"] for entry in entries_of(other))
+    values = sorted(trial.params["lr"] for trial in entries_of(other))
     space = {"lr": {"log10": [-3.0, -2.0]}, "tv_weight": {"uniform": [0.0, 1.0]}, "batch_size": {"choice": [16, 64]}}
     prior = warm_start.borrow(mine(space=space, warm_start_trials=100), "other")
     assert {known.params["tv_weight"] for known in prior.first} == {0.25}
@@ -107,30 +107,30 @@ def test_a_space_that_agrees_in_part_gives_what_fits() -> None:
     assert not prior.history
     config = mine(space=space)
     sweep_folder("mine").mkdir()
-    entry = Ledger(config, sweep_folder("mine"), prior).ask()
-    assert entry.params["tv_weight"] == 0.25 and entry.params["batch_size"] in (16, 64)
-    assert entry.origin == prior.first[0].origin
+    trial = Ledger(config, sweep_folder("mine"), prior).ask()
+    assert trial.params["tv_weight"] == 0.25 and trial.params["batch_size"] in (16, 64)
+    assert trial.origin == prior.first[0].origin
 
 
 def test_a_setting_that_is_not_active_here_is_not_taken_and_what_breaks_a_constraint_is_no_start() -> None:
     other = other_sweep(
         space={"lr": {"log10": [-3.5, -2.0]}, "estimator": {"choice": ["norm", "cosine"]}}, trial={**TINY, "delta": 0.5}
     )
-    when = {"uniform": [0.1, 0.9], "when": {"estimator": "norm"}}
-    space = {"lr": {"log10": [-3.5, -2.0]}, "delta": when, "estimator": {"choice": ["norm", "cosine"]}}
+    delta = {"uniform": [0.1, 0.9], "when": {"estimator": "norm"}}
+    space = {"lr": {"log10": [-3.5, -2.0]}, "delta": delta, "estimator": {"choice": ["norm", "cosine"]}}
     config = mine(space=space, constraints=["lr >= 0.001"], warm_start_trials=100)
     prior = warm_start.borrow(config, "other")
-    full = [entry.params for entry in entries_of(other) if entry.state == "complete"]
+    full = [trial.params for trial in entries_of(other) if trial.state == "complete"]
     expected = [{**params, "delta": 0.5} if params["estimator"] == "norm" else params for params in full]
     assert {len(params) for params in expected} == {2, 3} and any(params["lr"] < 0.001 for params in full)
 
-    def rows(found: Collection[Any]) -> set[Any]:
-        return {tuple(sorted(params.items())) for params in found}
+    def rows(settings: Collection[Any]) -> set[Any]:
+        return {tuple(sorted(params.items())) for params in settings}
 
     assert rows(known.params for known in prior.history) == rows(expected)  # what it learns from need not be allowed
-    assert rows(known.params for known in prior.first) == rows(one for one in expected if one["lr"] >= 0.001)
+    assert rows(known.params for known in prior.first) == rows(settings for settings in expected if settings["lr"] >= 0.001)
     entries = run(config, prior, len(prior.first) + 2, restart=True)
-    assert all(config.search_space.is_whole(entry.params) and entry.params["lr"] >= 0.001 for entry in entries)
+    assert all(config.search_space.is_whole(trial.params) and trial.params["lr"] >= 0.001 for trial in entries)
     with pytest.raises(BadInput, match="none of its settings"):
         warm_start.borrow(mine(space=space, constraints=[f"lr > {max(params['lr'] for params in full)}"]), "other")
 
@@ -153,9 +153,9 @@ def run(config: SweepConfig, prior: Prior, trials: int, *, restart: bool) -> lis
     for number in range(trials):
         if restart:
             ledger = Ledger(config, sweep_folder(config.name), warm_start.load(config))
-        entry = ledger.ask()
-        assert entry.number == number
-        ledger.record(number, 12, score(entry.params), stop=False)
+        trial = ledger.ask()
+        assert trial.number == number
+        ledger.record(number, 12, score(trial.params), stop=False)
         ledger.tell(number, "complete")
     return ledger.entries()
 
@@ -168,15 +168,15 @@ def test_one_at_a_time_a_continued_warm_sweep_samples_what_an_unbroken_one_sampl
     prior = warm_start.load(config)
     unbroken = run(config, prior, trials, restart=False)
     again = config.model_copy(update={"name": "again"})
-    assert [entry.params for entry in run(again, prior, trials, restart=True)] == [entry.params for entry in unbroken]
-    assert [entry.params for entry in unbroken[:5]] == [dict(known.params) for known in prior.first]
-    assert [entry.origin is not None for entry in unbroken] == [True] * 5 + [False] * (trials - 5)
+    assert [trial.params for trial in run(again, prior, trials, restart=True)] == [trial.params for trial in unbroken]
+    assert [trial.params for trial in unbroken[:5]] == [dict(known.params) for known in prior.first]
+    assert [trial.origin is not None for trial in unbroken] == [True] * 5 + [False] * (trials - 5)
     if sampler != "gp":  # which may well come back to what it takes for the best
-        assert len({tuple(entry.params.values()) for entry in unbroken}) == trials
+        assert len({tuple(trial.params.values()) for trial in unbroken}) == trials
     # The other's trials are nowhere: numbers, counts and the best are this sweep's own.
     assert len(unbroken) == trials
-    found = Ledger(config, sweep_folder("mine")).best()
-    assert found is not None and found.number == max(unbroken, key=lambda entry: score(entry.params)).number
+    best = Ledger(config, sweep_folder("mine")).best()
+    assert best is not None and best.number == max(unbroken, key=lambda trial: score(trial.params)).number
 
 
 @pytest.mark.parametrize("sampler", sorted(LEARNING))
@@ -186,7 +186,7 @@ def test_history_teaches_before_the_first_trial_of_ones_own(sampler: str) -> Non
     warm = run(config, warm_start.load(config), 5, restart=False)[1:]
     cold = config.model_copy(update={"name": "cold", "warm_start": None})
     plain = run(cold, Prior(), 5, restart=False)[1:]
-    assert np.median([score(entry.params) for entry in warm]) > np.median([score(entry.params) for entry in plain])
+    assert np.median([score(trial.params) for trial in warm]) > np.median([score(trial.params) for trial in plain])
 
 
 @pytest.mark.parametrize("trials", [1, 2, 9, 11])
@@ -205,7 +205,7 @@ def test_listed_settings_come_first_and_what_they_leave_open_is_sampled() -> Non
     listed = ({"lr": 2e-3, "batch_size": 32}, {"lr": 1e-3})
     config = mine(first_trials=listed, warm_start_trials=1)
     first, second, borrowed, sampled = run(config, warm_start.load(config), 4, restart=True)
-    assert [entry.origin for entry in (first, second, sampled)] == ["first_trials", "first_trials", None]
+    assert [trial.origin for trial in (first, second, sampled)] == ["first_trials", "first_trials", None]
     assert borrowed.origin.startswith("other/trial-")
     assert first.params.items() >= listed[0].items() and second.params["lr"] == 1e-3
     assert first.params.keys() == second.params.keys() == config.space.keys()
@@ -216,7 +216,7 @@ def test_a_grid_is_tried_in_full_beside_what_was_borrowed() -> None:
     space = {"lr": {"log10": [-3.5, -2.0], "points": 2}, "batch_size": {"choice": [16, 32]}, "tv_weight": {"choice": [0.5]}}
     config = mine(sampler="grid", space=space, warm_start_trials=2, trials=100)
     entries = run(config, warm_start.load(config), 6, restart=True)
-    assert len({tuple(entry.params.values()) for entry in entries[2:]}) == 4
+    assert len({tuple(trial.params.values()) for trial in entries[2:]}) == 4
     assert planning_ended_by(config, entries[:5], 0.0) is None and planning_ended_by(config, entries, 0.0) == "grid"
 
 
@@ -239,7 +239,7 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
 
 
 @pytest.mark.parametrize(
-    ("others", "changes", "words"),
+    ("others", "changes", "message"),
     [
         ({}, {"warm_start": "othr"}, "--warm-start: .*'othr'.*'other'"),
         ({}, {"name": "other"}, "--warm-start other: .*itself"),
@@ -254,18 +254,18 @@ def test_what_was_taken_at_the_start_is_kept_even_if_the_other_sweep_goes_away()
     ],
 )
 def test_what_cannot_be_a_start_is_refused_in_one_line(
-    others: dict[str, Any], changes: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    others: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other_sweep(**others)
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(tiny_sweep(**{"name": "mine", "warm_start": "other", **changes})))
     if changes.get("name") == "other":
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(BadInput, match=message):
             warm_start.borrow(mine(**changes), "other")
         return
     assert main(["--config", str(file)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(words, error), error
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(message, error), error
     assert not (tmp_path / "mlflow.db").exists() and not (sweep_folder("mine") / RECORD).exists()
 
 

@@ -36,12 +36,12 @@ def test_the_last_report_and_the_newest_values_of_each_trial(
     tracker.discard(deleted)
 
     runs = all_runs(MlflowClient(tracker.uri), tracker.experiment, runs_query("tiny", "trial"))
-    found = [TrialRun.of(run) for run in runs][::-1]
-    assert [(run.tags["sweep.trial"], run.status, run.has_params, run.last_step) for run in found] == [
+    trial_runs = [TrialRun.of(run) for run in runs][::-1]
+    assert [(run.tags["sweep.trial"], run.status, run.has_params, run.last_step) for run in trial_runs] == [
         ("0", "RUNNING", False, 0), ("1", "FINISHED", True, 6), ("2", "FAILED", True, 3),
     ]  # fmt: skip
-    assert found[1].metrics == {"loss/total": 1 / 6, "kkt/rho": 1.0}
-    assert math.isnan(found[2].metrics["loss/total"])
+    assert trial_runs[1].metrics == {"loss/total": 1 / 6, "kkt/rho": 1.0}
+    assert math.isnan(trial_runs[2].metrics["loss/total"])
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "50% off", "%41", "what?", "é#1"])

@@ -31,8 +31,8 @@ ROWS = pd.DataFrame({"label": [3, 0, 9, 3], "seed": [0, 7, 7, 1]})
 
 @pytest.fixture(scope="module", params=["one task", "two tasks"])
 def made(request: pytest.FixtureRequest, classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    place = tmp_path_factory.mktemp("made") / "model"
-    return trained(classifier_cache, place, ["torch"], **(TWO_TASKS if request.param == "two tasks" else {}))
+    folder = tmp_path_factory.mktemp("made") / "model"
+    return trained(classifier_cache, folder, ["torch"], **(TWO_TASKS if request.param == "two tasks" else {}))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def exported(classifier_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One store for all: MLflow takes seconds to make one. Each test has a model of its own."""
-    place = tmp_path_factory.mktemp("store")
+    folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        found = f"sqlite:///{place / 'mlflow.db'}"
-        MlflowClient(found).create_experiment("e", artifact_location=(place / "artifacts").as_uri())
-        yield found
+        store_uri = f"sqlite:///{folder / 'mlflow.db'}"
+        MlflowClient(store_uri).create_experiment("e", artifact_location=(folder / "artifacts").as_uri())
+        yield store_uri
         mlflow.set_tracking_uri(None)  # the environment's again, for whoever tests in this process next
 
 
@@ -59,29 +59,29 @@ def model(request: pytest.FixtureRequest) -> str:
 
 def run_of(uri: str) -> str:
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name("e")
-    return str(client.create_run(found.experiment_id if found else client.create_experiment("e")).info.run_id)
+    experiment = client.get_experiment_by_name("e")
+    return str(client.create_run(experiment.experiment_id if experiment else client.create_experiment("e")).info.run_id)
 
 
 def register(
-    where: Path, uri: str, model: str, score: float, trial: int = 0, run: str | None = None, **changes: object
+    folder: Path, uri: str, model: str, score: float, trial: int = 0, run: str | None = None, **changes: object
 ) -> Version:
-    found = {"sweep": "tiny", "objective": COVERAGE, **changes}
+    registration = {"sweep": "tiny", "objective": COVERAGE, **changes}
     return registry.register(
-        where,
+        folder,
         client_uri=uri,
         name=model,
         run_id=run or run_of(uri),
         score=score,
         trial=trial,
-        **found,  # type: ignore[arg-type]
+        **registration,  # type: ignore[arg-type]
     )
 
 
 def test_the_champion_draws_what_the_export_draws(made: Trained, uri: str, model: str) -> None:
     run = run_of(uri)
-    found = register(made.folder, uri, model, 0.4, run=run)
-    assert (found.number, found.champion, found.created) == (1, True, True)
+    registered = register(made.folder, uri, model, 0.4, run=run)
+    assert (registered.number, registered.champion, registered.created) == (1, True, True)
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model(f"models:/{model}@{CHAMPION}")
     images = served.predict(ROWS)
@@ -127,8 +127,8 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
     def champion() -> str:
         return str(client.get_model_version_by_alias(model, CHAMPION).version)
 
-    said = register(exported, uri, model, 0.4).describe()
-    assert said.startswith(f"{model} version 1 = models:/{model}@champion (ssim/coverage 0.4"), said
+    description = register(exported, uri, model, 0.4).describe()
+    assert description.startswith(f"{model} version 1 = models:/{model}@champion (ssim/coverage 0.4"), description
     again = register(exported, uri, model, 0.4)
     assert (again.number, again.created, again.champion) == (1, False, True)
     worse = register(exported, uri, model, 0.3, trial=1)
@@ -151,8 +151,8 @@ def test_the_alias_goes_to_the_better_one(exported: Path, uri: str, model: str) 
 def test_what_ran_again_is_compared_by_its_mean(exported: Path, uri: str, model: str) -> None:
     first = register(exported, uri, model, 0.9)  # the luckiest trial, when nothing had run again
     lucky, steady = Repeated(0, (0.5, 0.7), 0, 0), Repeated(1, (0.7, 0.6), 0, 0)
-    found = register(exported, uri, model, 0.7, trial=1, repeated={0: lucky, 1: steady})
-    assert found.champion and missing(["mean", "0.65", "0.6", "2 seeds"], found.reason) == []
+    version = register(exported, uri, model, 0.7, trial=1, repeated={0: lucky, 1: steady})
+    assert version.champion and missing(["mean", "0.65", "0.6", "2 seeds"], version.reason) == []
     tags = MlflowClient(uri).get_model_version(model, str(first.number)).tags
     assert (float(tags["objective.mean"]), tags["objective.seeds"]) == (lucky.mean, "2")
     assert float(tags["objective.deviation"]) == lucky.deviation and float(tags["objective.value"]) == 0.9
@@ -172,8 +172,8 @@ def test_a_version_whose_alias_was_not_set_gets_it(exported: Path, uri: str, mod
     client = MlflowClient(uri)
     register(exported, uri, model, 0.4)
     client.delete_registered_model_alias(model, CHAMPION)
-    found = register(exported, uri, model, 0.4)
-    assert found.champion and not found.created
+    version = register(exported, uri, model, 0.4)
+    assert version.champion and not version.created
 
 
 @pytest.mark.long

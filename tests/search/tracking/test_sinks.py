@@ -39,9 +39,9 @@ class Lines:
         self.lines.append(line)
 
     def written(self, number: int) -> Written:
-        mine = [line.split() for line in self.lines if line.startswith(f"{number} ")]
-        steps = [int(words[2]) for words in mine if words[1] == "step"]
-        return Written(max(steps, default=0), 0, any(words[1] == "end" for words in mine))
+        own_lines = [line.split() for line in self.lines if line.startswith(f"{number} ")]
+        steps = [int(fields[2]) for fields in own_lines if fields[1] == "step"]
+        return Written(max(steps, default=0), 0, any(fields[1] == "end" for fields in own_lines))
 
     def begin_trial(self, number: int, settings: Mapping[str, Any]) -> Written:
         self.write(f"{number} begin {' '.join(f'{key}={value}' for key, value in settings.items())}".strip())

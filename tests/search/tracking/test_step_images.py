@@ -21,10 +21,10 @@ def tracker(config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lay_down_store(tmp_path)
-    found = Tracker(config, {})
+    open_tracker = Tracker(config, {})
     for number in (0, 1):
-        found.open_trial(number, {"lr": 0.1})
-    return found
+        open_tracker.open_trial(number, {"lr": 0.1})
+    return open_tracker
 
 
 def leave(folder: Path, step: int, grey: int) -> Path:

@@ -83,8 +83,8 @@ def test_hyper_parameters_are_those_that_are_searched_with_the_objective(config:
     for event, _ in events(event_file("tiny", 0)):
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "hparams":
-                found = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-                data[found.WhichOneof("data")] = getattr(found, found.WhichOneof("data"))
+                plugin_data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                data[plugin_data.WhichOneof("data")] = getattr(plugin_data, plugin_data.WhichOneof("data"))
     assert set(data["session_start_info"].hparams) == {"lr", "batch_size"}
     assert [info.name.tag for info in data["experiment"].metric_infos] == ["ssim/coverage"]
     assert data["session_end_info"].status == 2  # STATUS_FAILURE
@@ -106,12 +106,16 @@ def test_tensorboard_reads_scalars_pictures_and_settings(config: SweepConfig, pi
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     play(config, (3, 6), picture)
     play(config, (9,), picture, "complete")
-    found = accumulator.EventAccumulator(str(event_file("tiny", 0).parent)).Reload()
-    points = [(point.step, round(point.value, 6), point.wall_time) for point in found.Scalars("ssim/coverage")]
+    event_log = accumulator.EventAccumulator(str(event_file("tiny", 0).parent)).Reload()
+    points = [(point.step, round(point.value, 6), point.wall_time) for point in event_log.Scalars("ssim/coverage")]
     assert points == [(3, 0.03, 1003.0), (6, 0.06, 1006.0), (9, 0.09, 1009.0)]
-    assert [(image.step, image.width, image.height) for image in found.Images("samples")] == [(3, 8, 8), (6, 8, 8), (9, 8, 8)]
-    assert found.Images("samples")[0].encoded_image_string == picture
-    plugins = found.summary_metadata
+    assert [(image.step, image.width, image.height) for image in event_log.Images("samples")] == [
+        (3, 8, 8),
+        (6, 8, 8),
+        (9, 8, 8),
+    ]
+    assert event_log.Images("samples")[0].encoded_image_string == picture
+    plugins = event_log.summary_metadata
     assert {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= plugins.keys()
-    (event,) = found.Tensors("settings/text_summary")
+    (event,) = event_log.Tensors("settings/text_summary")
     assert b"| classifier.hidden | 24 |" in event.tensor_proto.string_val[0]

@@ -27,7 +27,7 @@ def have_a_gpu() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     folder = tmp_path_factory.mktemp("sweeps")
     lay_down_store(folder)
     return Workplace(folder, before=have_a_gpu)
@@ -36,18 +36,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 @pytest.mark.parametrize(("name", "enough", "trials", "outcome"), [("crowded", 1, 2, "complete"), ("hopeless", 2, 1, "failed")])
 @pytest.mark.long
 def test_a_trial_without_room_goes_on_with_fewer_neighbours(
-    place: Workplace, name: str, enough: int, trials: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, name: str, enough: int, trials: int, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = place.factory(name, "import ray\nimport torch", ASKS_FOR_ROOM.format(enough=enough))
+    classifier = workplace.factory(name, "import ray\nimport torch", ASKS_FOR_ROOM.format(enough=enough))
     trial = {**TINY, "classifier": classifier}
     resources = {"gpus_per_trial": 0.5, "concurrency": 2}
-    file = place.file(name, trials=trials, trial=trial, scheduler={"name": "none"}, resources=resources)
+    file = workplace.file(name, trials=trials, trial=trial, scheduler={"name": "none"}, resources=resources)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    code, output = place.run("--config", file)
+    code, output = workplace.run("--config", file)
     assert code == (0 if outcome == "complete" else 1), output
-    place.check_records_agree(name, trials)
-    assert {run.data.tags["sweep.outcome"] for run in place.trials(name)} == {outcome}
-    assert {trial.user_attrs["gpus"] for trial in place.study(name)} == {1.0}
+    workplace.check_records_agree(name, trials)
+    assert {run.data.tags["sweep.outcome"] for run in workplace.trials(name)} == {outcome}
+    assert {trial.user_attrs["gpus"] for trial in workplace.study(name)} == {1.0}
     assert output.count("CUDA out of memory; ") == trials, output
     if outcome == "failed":
-        assert all(run.data.tags["sweep.reason"].startswith("CUDA out of memory, ") for run in place.trials(name))
+        assert all(run.data.tags["sweep.reason"].startswith("CUDA out of memory, ") for run in workplace.trials(name))

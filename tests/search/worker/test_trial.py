@@ -38,22 +38,22 @@ def assignment(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) ->
     return assign(settings, classifier_cache, tmp_path)
 
 
-def plain(found: list[Message]) -> list[tuple[int, dict[str, float]]]:
+def plain(messages: list[Message]) -> list[tuple[int, dict[str, float]]]:
     """Steps and metrics without those of the machine."""
-    reports = [message for message in found if isinstance(message, Progress)]
+    reports = [message for message in messages if isinstance(message, Progress)]
     return [
-        (one.step, {name: value for name, value in one.metrics.items() if not name.startswith(("time/", "system/"))})
-        for one in reports
+        (report.step, {name: value for name, value in report.metrics.items() if not name.startswith(("time/", "system/"))})
+        for report in reports
     ]
 
 
 def take(assignment: Assignment, count: int, **changes: Any) -> list[Message]:
-    found = []
+    messages = []
     for message in train(Assignment(**{**assignment, **changes})):  # type: ignore[typeddict-item]
-        found.append(message)
-        if len(found) == count:
+        messages.append(message)
+        if len(messages) == count:
             break
-    return found
+    return messages
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def unbroken(settings: TrialConfig, classifier_cache: Path, tmp_path_factory: py
 
 
 def test_a_trial_reports_and_leaves_a_checkpoint_and_a_picture(assignment: Assignment, unbroken: list[Message]) -> None:
-    found = take(assignment, 99)
-    reports = [message for message in found if isinstance(message, Progress)]
-    assert [report.step for report in reports] == [3, 6, 9, 12] and len(found) == 4
-    assert plain(found) == plain(unbroken)
+    messages = take(assignment, 99)
+    reports = [message for message in messages if isinstance(message, Progress)]
+    assert [report.step for report in reports] == [3, 6, 9, 12] and len(messages) == 4
+    assert plain(messages) == plain(unbroken)
     assert sorted(path.name for path in Path(assignment["folder"]).iterdir()) == [
         CHECKPOINT,
         PREVIOUS,
@@ -80,8 +80,8 @@ def test_saved_reports_that_nobody_saw_come_first(assignment: Assignment, unbrok
     """Killed between saving and reporting: the ledger has one report less than the checkpoint."""
     take(assignment, killed_after)
     acknowledged = 3 * (killed_after - 1)
-    found = take(assignment, 99, acknowledged=acknowledged)
-    assert plain(found) == plain(unbroken)[killed_after - 1 :]
+    messages = take(assignment, 99, acknowledged=acknowledged)
+    assert plain(messages) == plain(unbroken)[killed_after - 1 :]
 
 
 def test_reports_that_were_seen_are_not_repeated(assignment: Assignment, unbroken: list[Message]) -> None:
@@ -165,7 +165,7 @@ def test_an_error_leaves_a_traceback(assignment: Assignment, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."),
         (RuntimeError, "CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously."),
@@ -175,26 +175,28 @@ def test_an_error_leaves_a_traceback(assignment: Assignment, monkeypatch: pytest
     ],
 )
 def test_a_gpu_without_memory_is_told_by_whoever_finds_it(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, kind: type[RuntimeError], said: str
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, kind: type[RuntimeError], message: str
 ) -> None:
     """torch's allocator, the driver, or a library that allocates for itself."""
 
     def without_room(*_: object) -> None:
-        raise kind(said)
+        raise kind(message)
 
     monkeypatch.setattr(Trainer, "step", without_room)
-    assert take(assignment, 99) == [OutOfMemory(said.splitlines()[0].partition(". ")[0])]
+    assert take(assignment, 99) == [OutOfMemory(message.splitlines()[0].partition(". ")[0])]
 
 
-@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access was encountered", "mat1 and mat2 cannot be multiplied"])
+@pytest.mark.parametrize(
+    "message", ["CUDA error: an illegal memory access was encountered", "mat1 and mat2 cannot be multiplied"]
+)
 def test_another_fault_of_a_gpu_is_no_lack_of_memory(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, said: str
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     def broken(*_: object) -> None:
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
     monkeypatch.setattr(Trainer, "step", broken)
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(RuntimeError, match=message):
         take(assignment, 1)
 
 
@@ -205,7 +207,7 @@ def test_a_trial_that_ended_leaves_no_memory_to_the_next_one(assignment: Assignm
     try:
         take(assignment, 99)
         take(assignment, 1, folder=f"{assignment['folder']}-stopped")
-        assert not [one for one in gc.get_objects() if isinstance(one, Trainer)]
+        assert not [trainer for trainer in gc.get_objects() if isinstance(trainer, Trainer)]
     finally:
         gc.enable()
 
