@@ -69,7 +69,7 @@ class Rule:
 def signs_of(trial: Trial, variety: Variety | None = None) -> list[Sign]:
     """Every sign of collapse of one trial; `variety` is that of its last picture, where there is one."""
     sentences = [(rule.name, rule.test(trial, variety)) for rule in RULES]
-    return [Sign(name, words) for name, words in sentences if words]
+    return [Sign(name, sentence) for name, sentence in sentences if sentence]
 
 
 def _no_multipliers(trial: Trial, _: Variety | None) -> str | None:

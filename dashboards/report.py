@@ -42,9 +42,9 @@ def _seconds(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = _Parser(prog="python dashboards/report.py", allow_abbrev=False, description=__doc__.splitlines()[0])
-    what = cli.add_mutually_exclusive_group(required=True)
-    what.add_argument("--sweep", metavar="NAME", help="the sweep to show")
-    what.add_argument("--compare", nargs="+", metavar="NAME", help="two or more sweeps to put side by side")
+    pages = cli.add_mutually_exclusive_group(required=True)
+    pages.add_argument("--sweep", metavar="NAME", help="the sweep to show")
+    pages.add_argument("--compare", nargs="+", metavar="NAME", help="two or more sweeps to put side by side")
     cli.add_argument(
         "--out", type=Path, metavar="FILE",
         help="where to write (default: mlruns/sweeps/NAME/report.html, mlruns/compare-A-B.html)",

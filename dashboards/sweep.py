@@ -138,11 +138,11 @@ def read_sweep(name: str) -> Sweep:
     """
     settings = read_settings(name)
     entries, seconds = settings.study.trials()
-    if not any(entry.state == "complete" for entry in entries):
+    if not any(trial.state == "complete" for trial in entries):
         raise ReportError(f"sweep {name!r} has no finished trial yet; there is nothing to show ({_counts(entries)})")
     runs = SweepRuns(settings)
     by_number = runs.trials(*(objective.metric for objective in settings.objectives))
-    all_trials = [Trial(**vars(entry), run=by_number.get(entry.number, RecordedRun())) for entry in entries]
+    all_trials = [Trial(**vars(trial), run=by_number.get(trial.number, RecordedRun())) for trial in entries]
     audits, regimes = runs.document("audit.json"), runs.document("classifier.json")
     sweep = Sweep(
         settings,
@@ -165,5 +165,5 @@ def _finite(value: float | None) -> float | None:
 
 
 def _counts(entries: list[TrialRecord]) -> str:
-    states = [entry.state for entry in entries]
+    states = [trial.state for trial in entries]
     return ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states) or "no trials"

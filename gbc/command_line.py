@@ -28,14 +28,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
         self._clean = clean
 
-    def parse_args(self, words: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as the base class does; exit with code 2 if a word cannot be used."""
-        words = sys.argv[1:] if words is None else list(words)
-        for before, word in zip(["", *words], words, strict=False):
-            if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
-                flag = word.partition("=")[0] or before
+    def parse_args(self, arguments: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse as the base class does; exit with code 2 if an argument cannot be used."""
+        arguments = sys.argv[1:] if arguments is None else list(arguments)
+        for before, argument in zip(["", *arguments], arguments, strict=False):
+            if not argument.strip() or re.fullmatch(r"--[\w-]+=\s*", argument):
+                flag = argument.partition("=")[0] or before
                 self.error(f"{flag}: the value is empty (a shell variable that is not set?)")
-        parsed, unknown = self.parse_known_args(words, namespace)
+        parsed, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
             self.error(self._hint(unknown[0]))
         return parsed
@@ -45,8 +45,8 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         self.exit(2, f"error: {_LONG.sub(_cut, self._clean(message))}\n")
 
-    def _hint(self, word: str) -> str:
-        flag = word.partition("=")[0]
+    def _hint(self, argument: str) -> str:
+        flag = argument.partition("=")[0]
         known, parsers = set[str](), [self]
         for parser in parsers:
             known |= {name for name in parser._option_string_actions if name.startswith("--")}
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
                 if isinstance(action, argparse._SubParsersAction):
                     parsers += action.choices.values()
         if not flag.startswith("-"):
-            return f"{word!r} is no flag; see --help"
+            return f"{argument!r} is no flag; see --help"
         if near := difflib.get_close_matches(flag, sorted(known), n=1):
             return f"{flag} is not a flag of this command; did you mean {near[0]}?"
         from gbc.config import TrialConfig
@@ -132,8 +132,8 @@ def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:
         return 130
 
 
-def _cut(word: re.Match[str]) -> str:
-    return f"{word[0][:150]}…{word[0][-50:]}"
+def _cut(match: re.Match[str]) -> str:
+    return f"{match[0][:150]}…{match[0][-50:]}"
 
 
 def _interrupt(*_: object) -> None:

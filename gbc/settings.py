@@ -139,12 +139,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(given: str, known: Iterable[str]) -> str:
     """`did you mean …?` when something near is known, else the list."""
     known = sorted(known)
     plain = {re.sub(r"[-_ ]", "", name).lower(): name for name in known}
-    near = difflib.get_close_matches(re.sub(r"[-_ ]", "", word).lower(), plain, n=1)
-    meant = _SYNONYMS.get(word) if _SYNONYMS.get(word) in known else plain[near[0]] if near else None
+    near = difflib.get_close_matches(re.sub(r"[-_ ]", "", given).lower(), plain, n=1)
+    meant = _SYNONYMS.get(given) if _SYNONYMS.get(given) in known else plain[near[0]] if near else None
     if meant:
         return f"did you mean {meant!r}?"
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
@@ -172,18 +172,18 @@ def _shaped(annotation: Any, value: Any, path: tuple[str, ...], source: str, ori
             raise wrong("a mapping of settings")
         fields = annotation.model_fields
         return {
-            key: _shaped(fields[key].annotation, one, (*path, key), source, origins) if key in fields else one
-            for key, one in value.items()
+            key: _shaped(fields[key].annotation, part, (*path, key), source, origins) if key in fields else part
+            for key, part in value.items()
         }
     if kind is dict:
         if not isinstance(value, dict):
             raise wrong("a mapping")
-        return {key: _shaped(inner[1], one, (*path, str(key)), source, origins) for key, one in value.items()}
+        return {key: _shaped(inner[1], part, (*path, str(key)), source, origins) for key, part in value.items()}
     if kind is tuple:
         if not isinstance(value, list | tuple):
             raise wrong("a list")
-        one = inner[0]
-        return [_shaped(one, item, (*path, str(number)), source, origins) for number, item in enumerate(value)]
+        item_type = inner[0]
+        return [_shaped(item_type, item, (*path, str(number)), source, origins) for number, item in enumerate(value)]
     if type(None) in inner and value is not None:
         for part in inner:
             if get_origin(part) in (dict, tuple) or (isinstance(part, type) and issubclass(part, Config)):

@@ -176,13 +176,13 @@ def data_and_classifiers(inputs: TrialInputs) -> dict[str, Any]:
     """Name and digest of the data, and of each classifier digest, name, samples and, if known, regime; plain data."""
     classifiers = []
     for number, (classifier, regime) in enumerate(zip(inputs.classifiers, inputs.regimes, strict=True)):
-        entry: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
+        origin: dict[str, Any] = {"samples": classifier.samples, "digest": weights_digest(classifier.module.state_dict())}
         if number < len(inputs.folders):
-            entry = {"name": inputs.folders[number].name, **entry}
-        entry |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
+            origin = {"name": inputs.folders[number].name, **origin}
+        origin |= {key: regime[key] for key in ("steps", "loss", "accuracy") if key in regime}
         if "margins" in regime:
-            entry["smallest_margin"] = regime["margins"]["min"]
-        classifiers.append(entry)
+            origin["smallest_margin"] = regime["margins"]["min"]
+        classifiers.append(origin)
     return {"data": {"name": inputs.data.name, "digest": inputs.data.digest()}, "classifiers": classifiers}
 
 

@@ -178,18 +178,18 @@ inputs = {{"noise": noise, "labels": labels{f', "tasks": np.array({tasks})' if s
 
 def _origin(generator: ExportedGenerator, sets: Sequence[str]) -> str:
     rows = []
-    for entry, spec in zip(generator.origin["classifiers"], generator.settings.classifiers(), strict=True):
+    for origin, spec in zip(generator.origin["classifiers"], generator.settings.classifiers(), strict=True):
         regime = "not known"
-        if "accuracy" in entry:
-            regime = f"training accuracy {entry['accuracy']:.3f}"
-        if "smallest_margin" in entry:
-            regime += f", smallest margin {entry['smallest_margin']:.2f}"
-        if "accuracy" in entry and "steps" in entry:
-            regime += f", {entry['steps']} steps" + (f", loss {entry['loss']:.4f}" if "loss" in entry else "")
+        if "accuracy" in origin:
+            regime = f"training accuracy {origin['accuracy']:.3f}"
+        if "smallest_margin" in origin:
+            regime += f", smallest margin {origin['smallest_margin']:.2f}"
+        if "accuracy" in origin and "steps" in origin:
+            regime += f", {origin['steps']} steps" + (f", loss {origin['loss']:.4f}" if "loss" in origin else "")
         weights = "the user's weights" if spec.classifier.weights else "trained by this package"
         source = "" if spec.dataset.data_free else f"{spec.dataset.name}, "
         rows.append(
-            f"| {spec.classifier.label} | {weights} | {source}{entry['samples']} images | {regime} | `{entry['digest']}` |"
+            f"| {spec.classifier.label} | {weights} | {source}{origin['samples']} images | {regime} | `{origin['digest']}` |"
         )
     return f"""| classifier | weights | trained on | regime | digest |
 |---|---|---|---|---|

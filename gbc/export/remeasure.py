@@ -99,7 +99,7 @@ def remeasure(
     if classifiers is None:
         notes.append(f"not measured: {', '.join(OF_CLASSIFIER)}: {absent}")
     elif [weights_digest(classifier.module.state_dict()) for classifier in classifiers] == [
-        entry["digest"] for entry in generator.origin["classifiers"]
+        origin["digest"] for origin in generator.origin["classifiers"]
     ]:
         compared |= set(OF_CLASSIFIER)
     else:

@@ -162,9 +162,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _array_member(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: type) -> Iterator[IO[bytes]]:
     """An array in an archive, open for writing its bytes in C order."""
     header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with archive.open(entry, "w", force_zip64=True) as file:
+    member = zipfile.ZipInfo(name, _EPOCH)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with archive.open(member, "w", force_zip64=True) as file:
         np.lib.format.write_array_header_2_0(file, header)
         yield file
 

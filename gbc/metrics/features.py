@@ -120,25 +120,25 @@ def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps:
     steps = steps or STEPS
     spare = datasets.unused(config) if config else None
     if spare is not None and 2 * len(spare[1]) >= len(data.test_labels):
-        judged = np.arange(len(data.test_labels))
+        scored = np.arange(len(data.test_labels))
         trained_on = f"{len(spare[1])} images of the full training set, none of the task's"
     else:
-        training, judged = halves(data.test_labels)
+        training, scored = halves(data.test_labels)
         spare = data.test_images[training], data.test_labels[training]
-        trained_on = f"half of the test images ({len(training)}); scores are measured on the other half ({len(judged)})"
+        trained_on = f"half of the test images ({len(training)}); scores are measured on the other half ({len(scored)})"
     folder = cache / f"{data.name}-features-{_identity(spare, data, steps)}"
     network = FeatureNetwork(data.shape, len(data.class_names))
 
     def make() -> Mapping[str, bytes]:
         trained = fit(*tensors(*spare), len(data.class_names), steps=steps, augment=True)
-        test_images, test_labels = tensors(data.test_images[judged], data.test_labels[judged])
+        test_images, test_labels = tensors(data.test_images[scored], data.test_labels[scored])
         accuracy = (trained.predict(test_images) == test_labels).float().mean().item()
         record = {"accuracy": accuracy, "trained_on": trained_on}
         return {caches.WEIGHTS: caches.weights_as_bytes(trained), _RECORD: json.dumps(record, indent=2).encode()}
 
     caches.fill_once(folder, make)
     record = caches.restore(folder, network, _RECORD)
-    return Oracle(network, judged, record["trained_on"], record["accuracy"])
+    return Oracle(network, scored, record["trained_on"], record["accuracy"])
 
 
 def halves(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

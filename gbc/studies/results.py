@@ -120,8 +120,8 @@ def difference(log: Log, row: str, against: str, measure: str) -> tuple[float, f
 def _section(log: Log, out: Path) -> list[str]:
     comparison = log.comparison
     lines = [f"## {comparison.title}", "", *_paragraph(comparison.about)]
-    judged = sorted({record.judged_by for record in log.records.values()})
-    lines += [f"Judged by {text}." for text in judged]
+    judges = sorted({record.judged_by for record in log.records.values()})
+    lines += [f"Judged by {text}." for text in judges]
     if len(log.records) < len(log.runs):
         lines += [f"**{len(log.runs) - len(log.records)} of {len(log.runs)} runs are not logged yet.**"]
     lines += [

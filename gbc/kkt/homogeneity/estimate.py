@@ -72,7 +72,7 @@ def estimated_scalars(module: nn.Module, images: Tensor, *, mode: str) -> System
     blocks = []
     for logit in logits.flatten():
         gradient = _by(logit, zeta)  # [P]
-        hessian = torch.stack([_by(entry, zeta, last=True) for entry in gradient])  # [P, P]
+        hessian = torch.stack([_by(derivative, zeta, last=True) for derivative in gradient])  # [P, P]
         blocks.append(_rows(list(zeta * gradient), logit))
         blocks.append(_rows(list((hessian * zeta + gradient.diag()).T), gradient))
     return _system(names, blocks)

@@ -162,7 +162,7 @@ def _aten(target: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str
 
 def _layer_name(node: fx.Node, module: nn.Module) -> str:
     """Path of the PyTorch layer that a node belongs to, else of the innermost module, followed by the node's name."""
-    path = next((str(entry[0]) for entry in reversed(node.meta.get("nn_module_stack", {}).values())), "").partition("@")[0]
+    path = next((str(scope[0]) for scope in reversed(node.meta.get("nn_module_stack", {}).values())), "").partition("@")[0]
     # torch.fx stops at these layers, so its own nodes are never inside one.
     if path and isinstance(node.target, OpOverload) and fx.Tracer().is_leaf_module(module.get_submodule(path), path):
         return path
