@@ -46,13 +46,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        judged = "ssim/coverage" in result["metrics"]
-        shown = ("ssim/coverage", "tstr/1nn") if judged else ("free/score",)
+        has_images = "ssim/coverage" in result["metrics"]
+        shown = ("ssim/coverage", "tstr/1nn") if has_images else ("free/score",)
         scores = "  ".join(f"{name} {result['metrics'][name]:.3f}" for name in shown if name in result["metrics"])
         print(f"{result['out']}: trial-{result['trial']:04d} of {arguments.sweep}  {scores}")
         print(f"  python -m gbc sample --model {result['out']} --out grid.png")
         print(
-            f"  python -m gbc evaluate --model {result['out']}" + ("" if judged else " --images PATH   # when there are images")
+            f"  python -m gbc evaluate --model {result['out']}"
+            + ("" if has_images else " --images PATH   # when there are images")
         )
     return 0
 

@@ -102,8 +102,8 @@ def requested(
         print("note: with two objectives no trial is stopped early (scheduler none)", file=sys.stderr)
     if arguments.config and arguments.preset:
         raise BadInput("--config and --preset exclude each other; name one")
-    places = {key.removeprefix("places."): value for key, value in given.items() if key.startswith("places.")}
-    Places.parse(places, "the command line").check()
+    locations = {key.removeprefix("places."): value for key, value in given.items() if key.startswith("places.")}
+    Places.parse(locations, "the command line").check()
 
     def slots(resources: Resources) -> int:
         if arguments.address:

@@ -103,14 +103,14 @@ def read_overview(name: str) -> Overview:
     driver, home = running_driver(config, sweep), files_folder(config)
     entries, seconds = recorded_trials(config, sweep)
     orders = [recorded for recorded in recorded_orders(config, sweep, entries) if driver or not recorded.to_driver]
-    own = [entry for entry in entries if entry.repeats is None]
-    count = {state: sum(entry.state == state for entry in own) for state in ("complete", "stopped", "failed", "running")}
+    own = [trial for trial in entries if trial.repeats is None]
+    count = {state: sum(trial.state == state for trial in own) for state in ("complete", "stopped", "failed", "running")}
     waiting = any(order.kind == "enqueue" for order in orders)
     reason, leader = ended_by(config, entries, seconds, waiting=waiting), best_trial(config, entries)
     if driver:  # it may raise a budget, and writes its record first
         reason = None
     budget = None if config.time_budget is None else config.time_budget * 60
-    steps, patience = sum(entry.last_step for entry in entries), config.patience
+    steps, patience = sum(trial.last_step for trial in entries), config.patience
     second = config.second_objective
     return Overview(
         name=name,
@@ -133,28 +133,28 @@ def read_overview(name: str) -> Overview:
         best_params=leader.params if leader else {},
         front=front_view(config, entries),
         warm_start=config.warm_start,
-        borrowed=sum(entry.origin not in (None, LISTED, ENQUEUED) for entry in entries),
+        borrowed=sum(trial.origin not in (None, LISTED, ENQUEUED) for trial in entries),
         steps=steps,
         seconds=round(seconds, 1),
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
         steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
         patience_left=None if patience is None else max(0, patience - trials_since_improvement(config, entries)),
-        by_hand=sum(not entry.counts for entry in own),
+        by_hand=sum(not trial.counts for trial in own),
         finalists=finalists_view(config, entries),
         seeds=repetitions.verdict(config.objective.metric, finalist_results(config, entries)),
-        repetitions=sum(entry.repeats is not None and entry.finished for entry in entries),
+        repetitions=sum(trial.repeats is not None and trial.finished for trial in entries),
         repetitions_left=repetitions_left(config, entries),
         orders=[order.describe() for order in orders],
-        trials_left=max(0, config.trials - sum(entry.counts for entry in entries)),
+        trials_left=max(0, config.trials - sum(trial.counts for trial in entries)),
         bytes=bytes_on_disk(sweep, config),
         driver=asdict(driver) if driver else None,
         running=[
-            {"trial": entry.number, "step": entry.last_step, "steps": config.trial.steps, "value": entry.value}
-            | ({"second": entry.second} if second else {})
-            for entry in entries
-            if not entry.finished
+            {"trial": trial.number, "step": trial.last_step, "steps": config.trial.steps, "value": trial.value}
+            | ({"second": trial.second} if second else {})
+            for trial in entries
+            if not trial.finished
         ],
-        failures=[failure_view(entry, home) for entry in entries if entry.state == "failed"],
+        failures=[failure_view(trial, home) for trial in entries if trial.state == "failed"],
     )
 
 
@@ -269,8 +269,8 @@ def summary_lines(summary: Summary) -> list[str]:
         *failure_lines(summary.failures),
     ]
     if summary.best_trial is not None:
-        judged = "ssim/coverage" in summary.best_metrics
-        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if judged else ("free/score", "free/confidence", "free/bn")
+        has_images = "ssim/coverage" in summary.best_metrics
+        first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if has_images else ("free/score", "free/confidence", "free/bn")
         scores = (*first, "classifier/accuracy", "kkt/rho")
         shown = [f"{key} {summary.best_metrics[key]:.3f}" for key in scores if key in summary.best_metrics]
         settings = [

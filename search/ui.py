@@ -202,10 +202,10 @@ def _port(wanted: int | None, usual: int) -> int:
 class _Server:
     """A server of Python's, in a process of its own that ends with the context."""
 
-    def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is open as long as the server runs)
         self._process = subprocess.Popen(
-            [sys.executable, *words], stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
+            [sys.executable, *arguments], stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, **environment},
         )  # fmt: skip
 

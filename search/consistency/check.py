@@ -49,7 +49,7 @@ def _show(result: SweepAudit, done: list[str], *, mendable: bool) -> None:
         print(f"disagree  {finding.describe()}" + (f" ({WORDS[finding.mend]})" if mendable and finding.mend else ""))
     for note in result.notes:
         print(f"note      {note}")
-    reports = sum(len(entry.values) for entry in result.entries)
+    reports = sum(len(trial.values) for trial in result.entries)
     if result.partial:
         print("note      the rest is looked at when that is mended")
     verdict = (

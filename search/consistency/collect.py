@@ -49,12 +49,12 @@ def _look(sweep: Path, mine: bool) -> SweepAudit:
         return SweepAudit(config, sweep, home, live, entries, seconds, [], {}, [], {}, [foundation], partial=True)
     parents, trials = mlflow_facts.read(config)
     entries, seconds = recorded_trials(config, sweep)
-    numbers = {entry.number for entry in entries}
-    by_number: dict[int, list[Facts]] = {entry.number: [] for entry in entries}
+    numbers = {trial.number for trial in entries}
+    by_number: dict[int, list[Facts]] = {trial.number: [] for trial in entries}
     for run in trials:
         if run.number in numbers:
             by_number[run.number].append(run)
-    files = {entry.number: read_history(trial_folder(home, entry.number)) for entry in entries}
+    files = {trial.number: read_history(trial_folder(home, trial.number)) for trial in entries}
     # One that a running driver has just asked for is not in our copy of the study.
     strays = [] if live else [run for run in trials if run.number not in numbers]
     result = SweepAudit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)
@@ -62,8 +62,8 @@ def _look(sweep: Path, mine: bool) -> SweepAudit:
         result.findings += sweep_findings(result, mine)
     if config.not_sampled:
         result.findings += first_trial_findings(result)
-    for entry in entries:
-        result.findings += trial_findings(result, entry)
+    for trial in entries:
+        result.findings += trial_findings(result, trial)
     return result
 
 

@@ -56,7 +56,7 @@ class SweepAudit:
     @cached_property
     def results(self) -> list[int]:
         """The best trial; with two objectives the front, the best first."""
-        return [entry.number for entry in result_trials(self.config, self.entries)]
+        return [trial.number for trial in result_trials(self.config, self.entries)]
 
     @property
     def finished(self) -> bool:

@@ -132,7 +132,7 @@ class _Mender:
             self.tracker.begin(files, flatten(self.config.model_dump(mode="json")))
         entries = self.ledger.entries()
         finished = ended_by(self.config, entries, self.ledger.seconds) is not None
-        results = [entry.number for entry in result_trials(self.config, entries)]
+        results = [trial.number for trial in result_trials(self.config, entries)]
         best = results[0] if results else None
         metrics = self.tracker.metrics(best) if best is not None else {}
         picture = trial_folder(self.home, best) / PICTURE if best is not None else None
@@ -148,18 +148,18 @@ class _Mender:
         warm_start.read_note(path)
         return "copied from MLflow"
 
-    def _tell(self, entry: TrialRecord) -> str:
-        outcome = entry.outcome(self.config.trial.steps)
+    def _tell(self, trial: TrialRecord) -> str:
+        outcome = trial.outcome(self.config.trial.steps)
         assert outcome is not None
-        self.ledger.tell(entry.number, outcome)
-        return f"closed as {outcome}; {self._run(self.ledger.entry(entry.number))}"
+        self.ledger.tell(trial.number, outcome)
+        return f"closed as {outcome}; {self._run(self.ledger.entry(trial.number))}"
 
-    def _study(self, entry: TrialRecord) -> str:
+    def _study(self, trial: TrialRecord) -> str:
         """MLflow is ahead: a power cut took the study's last words, which the trial's history still has."""
-        (run,) = self.audit.runs[entry.number]
+        (run,) = self.audit.runs[trial.number]
         outcome, last = run.tags[OUTCOME], max(run.steps, default=0)
-        reports = {step: report.metrics for step, report in self._reports(entry).items()}
-        missing = [step for step in run.steps if step > entry.last_step]
+        reports = {step: report.metrics for step, report in self._reports(trial).items()}
+        missing = [step for step in run.steps if step > trial.last_step]
         metric, other = self.config.objective.metric, self.config.second_objective
         if any(reports.get(step, {}).get(metric) != run.values.get(step) for step in missing):
             return ""
@@ -167,16 +167,16 @@ class _Mender:
             second = reports[step][other.metric] if other else None
             stop = outcome == "stopped" and step == last
             missed = self.config.objective.missed(reports[step]) if self.config.objective.require else None
-            self.ledger.record(entry.number, step, run.values[step], stop=stop, second=second, missed=missed)
-        self.ledger.tell(entry.number, outcome)
+            self.ledger.record(trial.number, step, run.values[step], stop=stop, second=second, missed=missed)
+        self.ledger.tell(trial.number, outcome)
         return f"closed in the study as {outcome}"
 
-    def _run(self, entry: TrialRecord) -> str:
-        number, runs = entry.number, self.audit.runs[entry.number]
-        history = self._reports(entry)
-        settings = settings_of(self.config, entry).model_dump(mode="json")
-        steps = list(entry.values)
-        good = [run for run in runs if is_beginning(self.config, entry, run)]
+    def _run(self, trial: TrialRecord) -> str:
+        number, runs = trial.number, self.audit.runs[trial.number]
+        history = self._reports(trial)
+        settings = settings_of(self.config, trial).model_dump(mode="json")
+        steps = list(trial.values)
+        good = [run for run in runs if is_beginning(self.config, trial, run)]
         keep = max(good, key=lambda run: len(run.steps), default=None)
         missing = [step for step in steps if step > (max(keep.steps, default=0) if keep else 0)]
         if any(step not in history for step in missing):
@@ -190,44 +190,44 @@ class _Mender:
         if keep is None and others:
             self.tracker.copy_pictures(others[-1].run, number)
         self.tracker.log(number, [history[step] for step in missing])
-        if entry.finished:
-            folder, retries = trial_folder(self.home, number), entry.lost + entry.retried
-            self.tracker.close_trial(number, entry.state, entry.reason, folder / PICTURE, folder / LOG, retries)
+        if trial.finished:
+            folder, retries = trial_folder(self.home, number), trial.lost + trial.retried
+            self.tracker.close_trial(number, trial.state, trial.reason, folder / PICTURE, folder / LOG, retries)
         else:
             self.tracker.interrupt_trial(number)
         did = [f"reports {listed(missing)} copied from the trial's history"] if missing else []
         did += [_deleted(others)] if others else []
-        return "; ".join([*did, f"MLflow says {entry.state if entry.finished else 'interrupted'} now"])
+        return "; ".join([*did, f"MLflow says {trial.state if trial.finished else 'interrupted'} now"])
 
-    def _attach(self, entry: TrialRecord) -> str:
-        self.tracker.attach(entry.number, trial_folder(self.home, entry.number) / PICTURE)
+    def _attach(self, trial: TrialRecord) -> str:
+        self.tracker.attach(trial.number, trial_folder(self.home, trial.number) / PICTURE)
         return "copied from the trial's folder"
 
-    def _fetch(self, entry: TrialRecord) -> str:
+    def _fetch(self, trial: TrialRecord) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            self.tracker.fetch(self.audit.runs[entry.number][0].run, PICTURE, Path(folder))
-            storage.write(trial_folder(self.home, entry.number) / PICTURE, (Path(folder) / PICTURE).read_bytes())
+            self.tracker.fetch(self.audit.runs[trial.number][0].run, PICTURE, Path(folder))
+            storage.write(trial_folder(self.home, trial.number) / PICTURE, (Path(folder) / PICTURE).read_bytes())
         return "copied from MLflow"
 
-    def _history(self, entry: TrialRecord) -> str:
+    def _history(self, trial: TrialRecord) -> str:
         """Nothing of a trial that ended is on disk: its reports come back from MLflow."""
-        (run,) = self.audit.runs[entry.number]
-        if not is_beginning(self.config, entry, run) or len(run.steps) != len(entry.values):
+        (run,) = self.audit.runs[trial.number]
+        if not is_beginning(self.config, trial, run) or len(run.steps) != len(trial.values):
             return ""
-        settings = settings_of(self.config, entry).model_dump(mode="json")
+        settings = settings_of(self.config, trial).model_dump(mode="json")
         text = json.dumps({"settings": settings, "history": self.tracker.reports(run.run)})
-        storage.write(trial_folder(self.home, entry.number) / HISTORY, text.encode())
+        storage.write(trial_folder(self.home, trial.number) / HISTORY, text.encode())
         return "copied from MLflow"
 
-    def _reports(self, entry: TrialRecord) -> dict[int, Progress]:
-        saved, _ = read_history(trial_folder(self.home, entry.number))
+    def _reports(self, trial: TrialRecord) -> dict[int, Progress]:
+        saved, _ = read_history(trial_folder(self.home, trial.number))
         return {row["step"]: Progress.from_history(row) for row in saved.history} if saved else {}
 
-    def _train(self, entry: TrialRecord) -> str:
+    def _train(self, trial: TrialRecord) -> str:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
         began = time.monotonic()
         threads = max(1, int(self.config.resources.cpus_per_trial))
-        assignment = assignment_of(self.config, entry, CLASSIFIERS, threads)
+        assignment = assignment_of(self.config, trial, CLASSIFIERS, threads)
         assignment["acknowledged"] = 0
         seen: dict[int, float] = {}
         other, second = self.config.second_objective, None
@@ -237,8 +237,8 @@ class _Mender:
             seen[message.step] = message.metrics[self.config.objective.metric]
             if other is not None:
                 second = message.metrics[other.metric]
-        (trial_folder(self.home, entry.number) / PREVIOUS).unlink(missing_ok=True)
-        same = seen == entry.values and second == entry.second
+        (trial_folder(self.home, trial.number) / PREVIOUS).unlink(missing_ok=True)
+        same = seen == trial.values and second == trial.second
         numbers = "with the same numbers" if same else "with OTHER numbers than the study has"
         return f"trained again in {time.monotonic() - began:.0f} s, {numbers}"
 

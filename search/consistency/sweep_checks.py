@@ -18,7 +18,7 @@ from search.tracking.tracker import front_text
 
 def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
     """All of the sweep as a whole, which no driver may hold but, with `mine`, this process."""
-    if [entry.number for entry in audit.entries] != list(range(len(audit.entries))):
+    if [trial.number for trial in audit.entries] != list(range(len(audit.entries))):
         yield Finding(None, "the study's trials are not numbered from 0 without a gap")
     for path in stale_files(audit.sweep, audit.config):
         yield Finding(None, f"{path}: left by a process that is no more", "remove", path)
@@ -26,7 +26,7 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
         yield Finding(
             None, f"{audit.sweep / LOCK_HOLDER}: left by a driver that is no more", "remove", audit.sweep / LOCK_HOLDER
         )
-    numbers = {entry.number for entry in audit.entries}
+    numbers = {trial.number for trial in audit.entries}
     for folder in storage.list_folders(audit.home / "trials"):
         if folder.name.isdigit() and int(folder.name) not in numbers:
             yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
@@ -43,12 +43,12 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
         yield Finding(None, f"the sweep's MLflow run is {parent.status}, not {status}", "parent")
     if not audit.results or not audit.finished:
         return
-    told, best = parent.tags.get(BEST_TRIAL), str(audit.results[0])
-    if told != best:
-        yield Finding(None, f"MLflow names trial {told} as the best, the study {best}", "parent")
-    told, front = parent.tags.get(FRONT), front_text(audit.results)
-    if audit.config.second_objective is not None and told != front:
-        yield Finding(None, f"MLflow names trials {told} as the front, the study {front}", "parent")
+    best_in_mlflow, best = parent.tags.get(BEST_TRIAL), str(audit.results[0])
+    if best_in_mlflow != best:
+        yield Finding(None, f"MLflow names trial {best_in_mlflow} as the best, the study {best}", "parent")
+    front_in_mlflow, front = parent.tags.get(FRONT), front_text(audit.results)
+    if audit.config.second_objective is not None and front_in_mlflow != front:
+        yield Finding(None, f"MLflow names trials {front_in_mlflow} as the front, the study {front}", "parent")
 
 
 def first_trial_findings(audit: SweepAudit) -> Iterator[Finding]:
@@ -68,12 +68,12 @@ def first_trial_findings(audit: SweepAudit) -> Iterator[Finding]:
             return
         if len(audit.parents) == 1 and not attached and not audit.live:
             yield Finding(None, f"the sweep's MLflow run has no {WARM_START}", "parent")
-    for index, entry in enumerate(entry for entry in audit.entries if entry.origin != ENQUEUED):
+    for index, trial in enumerate(trial for trial in audit.entries if trial.origin != ENQUEUED):
         known = prior.first[index] if index < len(prior.first) else None
-        if entry.origin != (known.origin if known else None):
+        if trial.origin != (known.origin if known else None):
             given = known.origin if known else "no other"
             yield Finding(
-                entry.number, f"took settings of {entry.origin or 'no other'} by the study, {given} by the sweep's record"
+                trial.number, f"took settings of {trial.origin or 'no other'} by the study, {given} by the sweep's record"
             )
-        elif known and any(entry.params.get(key) != value for key, value in known.params.items()):
-            yield Finding(entry.number, f"its settings are not those of {known.origin} in the sweep's record")
+        elif known and any(trial.params.get(key) != value for key, value in known.params.items()):
+            yield Finding(trial.number, f"its settings are not those of {known.origin} in the sweep's record")

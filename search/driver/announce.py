@@ -27,11 +27,11 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
     seconds = max(steps, 0) / (speed * machine.concurrency)
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
-    what = f"continues after its {planned}" if over and not left else f"continues with {left} of {planned}"
-    what = what if trials else f"{planned}"
+    extent = f"continues after its {planned}" if over and not left else f"continues with {left} of {planned}"
+    extent = extent if trials else f"{planned}"
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
-        f"sweep {config.name}: {what} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
+        f"sweep {config.name}: {extent} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
         f"{machine.concurrency} at a time on {machine.describe()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "

@@ -64,12 +64,12 @@ def conclude(config: SweepConfig, trials: Sequence[TrialRecord], tracker: Tracke
 
 
 @contextmanager
-def _noting_failures(say: Print, what: str) -> Iterator[None]:
+def _noting_failures(say: Print, subject: str) -> Iterator[None]:
     """Print what fails in this context, as `what` with its cause, instead of raising it."""
     try:
         yield
     except (BadInput, OSError) as fault:
-        say(f"note: {what}: {fault}")
+        say(f"note: {subject}: {fault}")
 
 
 def _evaluate_best(

@@ -160,12 +160,12 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
     Raises:
         BadInput: whatever would make every trial, or every one with some classifier, fail.
     """
-    shared_at, said = config.places.storage, set[str]()
+    shared_at, printed_lines = config.places.storage, set[str]()
 
     def say(line: str) -> None:
-        if line not in said:  # further classifiers (`experts`) are in every variant
+        if line not in printed_lines:  # further classifiers (`experts`) are in every variant
             console.print(line, highlight=False, soft_wrap=True)
-        said.add(line)
+        printed_lines.add(line)
 
     prepared = []
     choices = variants(config)

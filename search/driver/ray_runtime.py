@@ -180,6 +180,6 @@ def _modules(factories: Iterable[str]) -> list[str]:
         spec = importlib.util.find_spec(factory.partition(":")[0].partition(".")[0])
         if spec is None:
             continue
-        places = list(spec.submodule_search_locations) if spec.submodule_search_locations else [spec.origin or ""]
-        modules |= {path for path in places if path and "site-packages" not in Path(path).parts}
+        paths = list(spec.submodule_search_locations) if spec.submodule_search_locations else [spec.origin or ""]
+        modules |= {path for path in paths if path and "site-packages" not in Path(path).parts}
     return sorted(modules)

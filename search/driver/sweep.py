@@ -99,7 +99,7 @@ def run_sweep(
         BadInput: anything the user must mend; nothing was overwritten.
         Halted: something outside the sweep, as a full disk, stopped it; nothing is damaged.
     """
-    folder, home, places = sweep_folder(config.name), files_folder(config), config.places
+    folder, home, locations = sweep_folder(config.name), files_folder(config), config.places
     tracking_uri = address(config)
     halt = HaltMonitor(folder, tracking_uri)
     with halting(folder, tracking_uri), exclusive_driver(config, folder):
@@ -113,7 +113,7 @@ def run_sweep(
         # Whatever can be refused is refused before the record is written: a mended command is not "other settings".
         sinks.check(config)
         prior = warm_start.load(config)
-        if places.storage is not None:
+        if locations.storage is not None:
             storage.check_writable(home)
         with readable():
             reach(tracking_uri)

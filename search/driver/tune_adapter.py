@@ -262,7 +262,7 @@ class BudgetStopper(_NotSaved, tune.Stopper):
 def is_node_death(log: str) -> bool:
     """True if the last failure in the text of a trial's error file is the death of a node."""
     last = log.rpartition(FAILURE)[2]
-    return any(words in last for words in NODE_DEATH)
+    return any(text in last for text in NODE_DEATH)
 
 
 def failure_reason(log: str) -> str:

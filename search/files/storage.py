@@ -278,9 +278,9 @@ def list_files(location: Location) -> list[tuple[Location, int]]:
         raise BadInput(f"{location}: cannot be listed: {fault.strerror}") from None
     base = location._path.rstrip("/") + "/"
     return [
-        (location / entry.path.removeprefix(base), entry.size or 0)
-        for entry in sorted(listed, key=lambda entry: str(entry.path))
-        if entry.is_file
+        (location / listed_file.path.removeprefix(base), listed_file.size or 0)
+        for listed_file in sorted(listed, key=lambda listed_file: str(listed_file.path))
+        if listed_file.is_file
     ]
 
 

@@ -28,7 +28,7 @@ def kkt_verdict(metrics: Mapping[str, float]) -> str | None:
         shares = {key.removeprefix(_SHARE).replace("_", " "): value for key, value in metrics.items() if key.startswith(_SHARE)}
         named = sorted((name for name, share in shares.items() if share >= _LEAST), key=lambda name: -shares[name])
         return f"the KKT conditions made {active:.0%} of its gradient ({', '.join(named)})"
-    others = enumeration([words for loss, words in _OTHERS.items() if loss in metrics])
+    others = enumeration([name for loss, name in _OTHERS.items() if loss in metrics])
     part = "no part" if active < _LEAST else "next to no part"
     source = f"; its pictures come from {others}" if others else ""
     return f"the KKT conditions took {part} in it: kkt/active {active:.2f}{source}"
@@ -55,9 +55,9 @@ def requirements_verdict(config: SweepConfig, trials: Sequence[TrialRecord]) -> 
     return f"{met} of {len(full)} full trials meet {config.objective.required}; the others cannot be the best"
 
 
-def enumeration(words: Sequence[str]) -> str:
+def enumeration(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def sentence(line: str) -> str:

@@ -154,7 +154,7 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
             return f"no space left on the disk of {_fullest_disk(folder)}; free some"
         if isinstance(cause, sqlite3.DatabaseError | DatabaseError):
             text = str(cause.orig if isinstance(cause, DatabaseError) else cause).partition("\n")[0]
-            if not (isinstance(cause, sqlite3.OperationalError | OperationalError) or any(word in text for word in _DAMAGED)):
+            if not (isinstance(cause, sqlite3.OperationalError | OperationalError) or any(part in text for part in _DAMAGED)):
                 continue
             store = "MLflow's store" if _passed_through(fault, "mlflow") else "the study"
             if "locked" in text:
@@ -198,5 +198,5 @@ def _passed_through(fault: BaseException, *packages: str) -> bool:
 
 def _fullest_disk(folder: Path) -> Path:
     """The disk with the least room among those that are written to: databases do not name theirs."""
-    places = [path for path in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if path.exists()]
-    return min(places, key=lambda path: shutil.disk_usage(path).free)
+    folders = [path for path in (folder.resolve(), Path.cwd(), Path(tempfile.gettempdir())) if path.exists()]
+    return min(folders, key=lambda path: shutil.disk_usage(path).free)

@@ -273,12 +273,12 @@ def _read(flag: Flag, value: Any) -> Any:
 def origins(flags: Sequence[str], assignments: Sequence[str]) -> dict[str, str]:
     """For each key that flags set, and each key of a trial that `--set` sets, the words that a person gave."""
 
-    def word(key: str) -> str:
+    def flag_of(key: str) -> str:
         while key not in _ORIGINS and "." in key:
             key = key.rpartition(".")[0]
         return _ORIGINS.get(key, key)
 
-    return {key: word(key) for key in flags} | {f"trial.{key}": f"--set {key}" for key in assignments}
+    return {key: flag_of(key) for key in flags} | {f"trial.{key}": f"--set {key}" for key in assignments}
 
 
 def without_secrets(message: str) -> str:

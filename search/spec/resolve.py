@@ -94,9 +94,9 @@ def _repeating_all(config: SweepConfig, repeat: int, flags: Mapping[str, Any]) -
     """
     if repeat < 2:
         raise BadInput(f"--repeat {repeat}: a mean needs 2 seeds or more")
-    for key, word in (("finalists", "--finalists"), ("seeds", "--seeds"), ("scheduler.name", "--scheduler")):
+    for key, flag in (("finalists", "--finalists"), ("seeds", "--seeds"), ("scheduler.name", "--scheduler")):
         if key in flags:
-            raise BadInput(f"--repeat runs every setting to its end and on fresh seeds; leave out {word}")
+            raise BadInput(f"--repeat runs every setting to its end and on fresh seeds; leave out {flag}")
     everything = {"finalists": config.planned, "seeds": repeat, "keep": max(config.keep, config.planned)}
     return everything | {"scheduler": {**config.scheduler.model_dump(mode="json", exclude_none=True), "name": "none"}}
 

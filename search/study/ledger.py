@@ -141,14 +141,14 @@ class Ledger:
         """Close a trial: `complete` at the full horizon, `stopped` early, or `failed` with a reason. Idempotent."""
         from optuna.trial import TrialState
 
-        entry = self._entries[number]
-        if entry.finished:
+        record = self._entries[number]
+        if record.finished:
             return
         if reason:
             self._set_attribute(number, REASON, reason)
         state = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}[outcome]
         # A stopped trial gets the last of its values, as Optuna's own `tell` has it: that is what TPE ranks it by.
-        values = {"complete": entry.objectives, "stopped": entry.objectives[:1], "failed": ()}[outcome]
+        values = {"complete": record.objectives, "stopped": record.objectives[:1], "failed": ()}[outcome]
         if len(values) < len(self.config.objectives):
             values = ()
         end = End(self._optuna_id(number), state, values, datetime.now())  # without a time zone, as Optuna has it
@@ -180,8 +180,8 @@ class Ledger:
         import optuna
         from optuna.trial import TrialState
 
-        entry = self._entries[number]
-        if entry.state != "failed":
+        record = self._entries[number]
+        if record.state != "failed":
             return
         self._writer.reopen(self._optuna_id(number))
         self._storage.remove_session()
@@ -189,7 +189,7 @@ class Ledger:
         self.study = optuna.load_study(study_name=self.config.name, storage=self._storage)
         self._set_attribute(number, REASON, None)
         self._set_attribute(number, LOST, 0)
-        self._set_attribute(number, RETRIED, entry.retried + 1)
+        self._set_attribute(number, RETRIED, record.retried + 1)
         self.flush()
         trial = self._trials[number]
         trial.state, trial.datetime_complete = TrialState.RUNNING, None

@@ -21,14 +21,14 @@ def check_study(config: SweepConfig, folder: Path) -> None:
     Raises:
         BadInput: with the mend.
     """
-    path, places = folder / STUDY_FILE, config.places
+    path, locations = folder / STUDY_FILE, config.places
     with suppress(BadInput):
-        places = places.over(recorded_config(folder).places)
-    if places.study_url is not None:
+        locations = locations.over(recorded_config(folder).places)
+    if locations.study_url is not None:
         return
     if path.exists():
         _settings_in_study(path)
-    elif storage.list_folders(files_folder(config.model_copy(update={"places": places})) / "trials"):
+    elif storage.list_folders(files_folder(config.model_copy(update={"places": locations})) / "trials"):
         raise lost_study(folder)
 
 

@@ -90,8 +90,8 @@ def borrow(config: SweepConfig, name: str) -> Prior:
     full = ranked_trials(other, entries)
     if not full:
         raise BadInput(f"--warm-start {name}: it has no trial that reached its full horizon yet")
-    sources = [_source_trial(config, other, entry) for entry in full]
-    eligible = [source for source, entry in zip(sources, full, strict=True) if not entry.missed] or sources
+    sources = [_source_trial(config, other, trial) for trial in full]
+    eligible = [source for source, trial in zip(sources, full, strict=True) if not trial.missed] or sources
     space = config.search_space
     fitting = [source for source in eligible if source.params and space.fault_of(source.params) is None]
     if not fitting:
@@ -111,10 +111,10 @@ def _parsed(rows: list[dict[str, Any]]) -> tuple[SourceTrial, ...]:
     return tuple(SourceTrial(row["origin"], row["params"], tuple(row["values"])) for row in rows)
 
 
-def _source_trial(config: SweepConfig, other: SweepConfig, entry: TrialRecord) -> SourceTrial:
+def _source_trial(config: SweepConfig, other: SweepConfig, trial: TrialRecord) -> SourceTrial:
     """Return the settings of a trial that lie in this sweep's space; what the other sweep had fixed counts too."""
-    params = config.search_space.fitting(values_of(settle(other.trial, entry.params, 0)))
-    return SourceTrial(f"{other.name}/trial-{entry.number:04d}", params, entry.objectives)
+    params = config.search_space.fitting(values_of(settle(other.trial, trial.params, 0)))
+    return SourceTrial(f"{other.name}/trial-{trial.number:04d}", params, trial.objectives)
 
 
 def _distinct(sources: Sequence[SourceTrial]) -> tuple[SourceTrial, ...]:

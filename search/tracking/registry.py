@@ -101,7 +101,7 @@ def register(
         "objective.value": repr(score),
     }
     if header["origin"]["data"]["name"] == "none":
-        tags[_CLASSIFIERS] = " ".join(entry["digest"] for entry in header["origin"]["classifiers"])
+        tags[_CLASSIFIERS] = " ".join(origin["digest"] for origin in header["origin"]["classifiers"])
     repeated = repeated or {}
     if trial in repeated:
         tags |= _seed_tags(repeated[trial])
@@ -122,8 +122,8 @@ def register(
             if won:
                 client.set_registered_model_alias(name, CHAMPION, version.version)
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        why = first_line(fault, client_uri)
-        raise BadInput(f"MLflow registry {public(client_uri)}: model {name} cannot be registered: {why}") from None
+        reason_text = first_line(fault, client_uri)
+        raise BadInput(f"MLflow registry {public(client_uri)}: model {name} cannot be registered: {reason_text}") from None
     return Version(name, int(version.version), won, created, reason)
 
 
