@@ -153,7 +153,7 @@ def ray_alone(trials: int) -> None:
 
 
 def time_check_and_status() -> None:
-    """Time to compare all records, and to say how the sweep stands."""
+    """Print the time to compare all records, and the time to read the state of the sweep."""
     from search import status
     from search.consistency import audit
     from search.files.paths import sweep_folder
@@ -161,7 +161,7 @@ def time_check_and_status() -> None:
     began = time.perf_counter()
     audit(sweep_folder(SWEEP["name"]))
     audited = time.perf_counter()
-    status.look(SWEEP["name"])
+    status.read_overview(SWEEP["name"])
     ended = time.perf_counter()
     print(f"--check: {audited - began:.2f} s; --status: {ended - audited:.2f} s")
 
