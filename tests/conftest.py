@@ -1,4 +1,4 @@
-"""Which tests run, and fixtures that several share: real images, a small classifier trained for real, a database server."""
+"""The choice of tests that run, and shared fixtures: real images, a small classifier trained for real, a database server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def turn() -> int:
-    """Which of the long tests a commit runs: its hash says it, so that a failure can be run again."""
+    """The number of the long tests' turn that a commit runs: its hash says it, so that a failure can be run again."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=8", "HEAD"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout, 16) % TURNS

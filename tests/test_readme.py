@@ -56,13 +56,13 @@ def test_named_files_and_tests_exist(page: Path) -> None:
 
 
 def test_every_promise_of_security_has_its_test() -> None:
-    """That the tests exist is checked with all other names."""
+    """Each row names its tests; another test checks that every name exists."""
     rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 7 and all("`test_" in row.rpartition("|")[0].rpartition("|")[2] for row in rows)
 
 
 def test_every_cell_about_peers_has_its_evidence() -> None:
-    """That the tests and the pages of ours exist is checked with all other names; pages of others are not fetched."""
+    """Another test checks that our tests and pages exist; pages of others are not fetched."""
     page = (ROOT / "docs" / "peers.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     defined = dict(re.findall(r"^\[([a-z-]+)\]: (https://\S+)$", page, flags=re.MULTILINE))

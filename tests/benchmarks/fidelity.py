@@ -187,7 +187,7 @@ class Replay:
 
 
 def end(trial: FrozenTrial, state: TrialState, values: Sequence[float]) -> None:
-    """As `Ledger.tell` has it."""
+    """Close a trial as `Ledger.tell` does."""
     trial.state, trial.values, trial.datetime_complete = state, list(values) or None, datetime.now()
 
 

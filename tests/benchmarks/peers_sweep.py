@@ -95,7 +95,7 @@ class Sweep:
 
     wall: float
     span: float
-    """From the first trial's start to the last one's end."""
+    """The time from the first trial's start to the last one's end."""
     training: list[float]
     """The time of each trial's steps alone."""
 

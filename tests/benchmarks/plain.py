@@ -140,7 +140,7 @@ class Plain:
         )
 
     def start_as(self, trainer: Trainer) -> Plain:
-        """With the weights and the random numbers of a trainer that has made no step."""
+        """Take the weights and the random numbers of a trainer that has made no step."""
         state = trainer.state_dict()
         assert state["step"] == 0, "Adam's state is not taken over"
         self.generator.load_state_dict(state["generator"])

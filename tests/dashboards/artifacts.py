@@ -39,7 +39,7 @@ def log_step_images(client: MlflowClient, run: Run, steps: list[int], seed: int 
 
 
 def evaluation(run: Run, trial: int) -> dict[str, object]:
-    """With the controls that Fashion-MNIST really has."""
+    """An evaluation with the controls that Fashion-MNIST really has."""
     scores = {"generator": {metric: run.data.metrics[metric] for metric in METRICS}}
     scores |= {name: dict(zip(METRICS, values, strict=True)) for name, values in CONTROLS.items()}
 

@@ -93,6 +93,6 @@ def test_too_few_reports_are_not_judged() -> None:
     assert names(trial(kkt__rho=[1.0, 1.0, 1.0], kkt__mu_active=[0.0, 0.0, 0.0])) == []
 
 
-def test_every_rule_has_words_and_a_mend() -> None:
+def test_every_rule_has_a_sentence_and_a_remedy() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.says and rule.mend for rule in RULES)

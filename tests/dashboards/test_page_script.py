@@ -31,7 +31,7 @@ def tab() -> Iterator[Page]:
 
 @pytest.fixture(autouse=True)
 def _silence(tab: Page) -> Iterator[None]:
-    """Whatever a test does with a page, it must not complain, nor ask for anything but itself."""
+    """Check after each test that the page logged no error and requested nothing but itself."""
     tab.errors.clear()
     tab.requests.clear()
     yield

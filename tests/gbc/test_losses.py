@@ -51,7 +51,7 @@ def test_the_two_point_svm_is_reconstructed() -> None:
 
 
 def test_the_sign_is_that_of_equation_5() -> None:
-    """With the sign of Eq. (2a) as printed the same point would be as far from stationary as it can be."""
+    """The same point would be as far from stationary as it can be with the sign of Eq. (2a) as printed."""
     phi, zeta = linear([[0.5, 0.0], [-0.5, 0.0]])
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     multipliers = torch.full((2, 2), 0.25, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_the_target_keeps_only_the_largest_degrees() -> None:
 
 
 def test_degrees_that_differ_by_rounding_are_equal() -> None:
-    """As a linear system leaves them: ⅓ and ⅓ + 6e-17 are both the largest."""
+    """A linear system leaves ⅓ and ⅓ + 6e-17: both are the largest."""
     target = losses.Target([torch.ones(1), torch.ones(1)], [1 / 3, 1 / 3 + 6e-17], samples=1).at_zero
     assert all(part is not None for part in target)
 
@@ -207,7 +207,7 @@ def test_the_closed_form_by_hand() -> None:
 
 @pytest.mark.parametrize(("targets", "value"), [([[0.0, 0.0], [3.0, 4.0]], 0.3 * math.log(2)), ([[0.0, 0.0]] * 2, 0.0)])
 def test_the_closed_form_leaves_out_tensors_that_are_all_zeros(targets: list[list[float]], value: float) -> None:
-    """As a bias or a γ that was never trained: nothing points its way. The gradient is that of the others, and finite."""
+    """A bias or a γ that was never trained has no direction. The gradient is that of the others, and finite."""
     pulls = [torch.tensor([1.5, 2.0], requires_grad=True) for _ in targets]
     loss = losses.closed_form([torch.tensor(target) for target in targets], pulls)
     assert loss.item() == pytest.approx(value, rel=1e-5)

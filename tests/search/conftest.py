@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def tiny_sweep(**changes: object) -> dict[str, object]:
-    """As a YAML file would hold it."""
+    """The settings of a small sweep, as a YAML file would hold them."""
     return {
         "name": "tiny",
         "preset": "test",

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a value, a flag or a file: exit code 2, a clear line for each fault, nothing written.
+"""Every fault of a value, a flag or a file: exit code 2, a clear line for each fault, nothing written.
 
 The cases are made, not listed: every key of a sweep and every flag of every command meets values of every wrong kind, and every
 file that is read is damaged in every way. A mutation that happens to be valid ends where training would begin.

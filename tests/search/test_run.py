@@ -98,7 +98,7 @@ def test_the_users_classifier_is_named_by_absolute_paths(tmp_path: Path, capsys:
 
 
 def test_a_factory_is_found_in_the_current_folder(tmp_path: Path) -> None:
-    """As with `python -m`; here the command gets as far as the network's shape."""
+    """The same rule as that of `python -m`; the command gets as far as the network's shape."""
     (tmp_path / "nets.py").write_text("from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))")
     command = [sys.executable, str(ROOT / "search" / "run.py"), "--classifier", "nets:net"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

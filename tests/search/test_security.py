@@ -92,7 +92,7 @@ def command(form: str, key: str, value: str) -> list[str] | None:
 def test_no_address_shows_its_secret(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is wrong with it, and wherever it was given."""
+    """Every fault of an address, given in every way."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

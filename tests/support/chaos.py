@@ -248,7 +248,7 @@ class Chaos:
         shutil.rmtree(folder)
 
     def _start_and_expect(self, text: str) -> None:
-        """The same command says what it found."""
+        """Start the same command and wait until it prints `text`."""
         self.start()
         assert self.run.until(lambda: text in self.run.output, text), self.run.output
 
@@ -305,7 +305,7 @@ class Chaos:
             connection.execute("ROLLBACK")
 
     def _stop_and_continue(self) -> None:
-        """As by Ctrl-Z, or on a machine that sleeps: its workers go on meanwhile."""
+        """Suspend the driver as Ctrl-Z or a sleeping machine does; its workers go on meanwhile."""
         process = psutil.Process(self.run.process.pid)
         process.suspend()
         time.sleep(self.rng.uniform(5, 60))

@@ -42,7 +42,7 @@ class PlainResidual(nn.Module):
 
 
 class Functional(nn.Module):
-    """Nothing but functions and methods, a concatenation, and a scale of its own."""
+    """A network of functions and methods, a concatenation, and a scale of its own."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 class _Memory:
-    """Which storages are of the device."""
+    """The storages that are of the device."""
 
     def __init__(self) -> None:
         self._storages: dict[int, Any] = {}

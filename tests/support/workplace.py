@@ -59,7 +59,7 @@ class Workplace:
         return process.returncode, output
 
     def run_here(self, *arguments: str) -> tuple[int, str]:
-        """As `run`, in this process: what starts no sweep needs no seconds to start a process of its own."""
+        """Run the command in this process; a command that starts no sweep need not wait for a process of its own."""
         return self._here(main, arguments)
 
     def export(self, *arguments: str) -> tuple[int, str]:

@@ -44,7 +44,7 @@ def _row(size: str, batch: int, options: Options) -> Row:
     on_gpu = device.type == "cuda"
 
     def compiled(replayed: bool) -> tuple[Trainer, float]:
-        """With the seconds of its first step, in which the generator is compiled."""
+        """A trainer and the seconds of its first step, in which the generator is compiled."""
         trainer = new_trainer(size, batch, options, replayed=replayed)
         trainer.generator.compile(backend="inductor" if on_gpu else "eager", dynamic=False)
         began = clock(device)

@@ -1,4 +1,4 @@
-"""Which steps are replayed as a CUDA graph, and why the others are not."""
+"""The steps that are replayed as a CUDA graph, and the reasons why the others are not."""
 
 from __future__ import annotations
 

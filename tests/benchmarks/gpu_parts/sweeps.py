@@ -181,7 +181,7 @@ class BusyShare:
     """Samples the share of time in which the first GPU, or on a CPU all cores, compute."""
 
     def __init__(self, *, on_gpu: bool) -> None:
-        """Nothing is started yet."""
+        """Prepare the samples; sampling starts on entry."""
         self.samples: list[tuple[float, float]] = []
         """(seconds since 1970, share)."""
         self._on_gpu, self._over = on_gpu, threading.Event()

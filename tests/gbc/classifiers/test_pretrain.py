@@ -57,7 +57,7 @@ def test_the_cache_is_used_and_settings_or_data_make_another_entry(images: Image
 
 
 def test_a_setting_that_came_later_leaves_the_names_of_cached_classifiers_as_they_were() -> None:
-    """As they were named before `decay` was a setting, so that what users have is not trained again."""
+    """The names are those from before `decay` was a setting, so that the classifiers of users are not trained again."""
     digits = load(DatasetConfig(name="digits"))
     mlp = ClassifierConfig(name="mlp", optimiser="converge", hidden=64)
     names = [pretrain.identity(config, digits) for config in (ClassifierConfig(), mlp)]
@@ -91,7 +91,7 @@ def test_a_large_training_set_is_passed_in_parts_with_all_classes(
 
 
 def test_training_to_a_tolerance_reaches_it_and_stops(images: ImageDataset) -> None:
-    """With strong weight decay and no BatchNorm wd·ζ comes near −∇CE in every tensor."""
+    """wd·ζ comes near −∇CE in every tensor under strong weight decay and without BatchNorm."""
     config = ClassifierConfig(name="mlp", hidden=8, lr=0.05, weight_decay=0.05, steps=20_000, tolerance=0.5)
     _, regime = pretrain.train(config, images)
     assert regime["steps"] < 20_000

@@ -110,7 +110,7 @@ def test_uniform_with_biases_goes_up_by_the_layer() -> None:
 
 
 def test_min_norm_is_the_shortest_solution() -> None:
-    """With no BatchNorm: w1 + w2 + w3 = 1, b1 = w1, b2 = w1 + w2. Least 2w1² + w2² + (w1 + w2)² + w3²: (1, 2, 5)/8."""
+    """No BatchNorm: w1 + w2 + w3 = 1, b1 = w1, b2 = w1 + w2. Least 2w1² + w2² + (w1 + w2)² + w3²: (1, 2, 5)/8."""
     phi = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     expected = [1 / 8, 1 / 8, 2 / 8, 3 / 8, 5 / 8, 1]
     assert list(homogeneity.min_norm(phi, "eval").values()) == pytest.approx(expected)

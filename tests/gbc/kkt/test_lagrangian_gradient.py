@@ -57,7 +57,7 @@ def test_a_tensor_that_is_not_used_pulls_nothing() -> None:
 
 
 def test_the_two_point_svm_needs_a_multiplier_of_a_quarter_each() -> None:
-    """As in test_losses: W = Σ μ_i (∇Φ_y − ∇Φ_c) with μ = ¼; on the wrong points no μ ≥ 0 explains anything."""
+    """The two-point SVM of test_losses: W = Σ μ_i (∇Φ_y − ∇Φ_c) with μ = ¼; on the wrong points no μ ≥ 0 explains anything."""
     phi = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         phi.weight.copy_(torch.tensor([[0.5, 0.0], [-0.5, 0.0]]))

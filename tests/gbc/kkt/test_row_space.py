@@ -71,7 +71,7 @@ def test_the_points_of_a_ridge_regression_cost_nothing() -> None:
 
 
 def test_with_biases_points_carry_a_one() -> None:
-    """Nothing of (2, 0, 1) and (0, 2, 1) is outside; (−½, −½, 1) is orthogonal to both, although W spans the plane."""
+    """(2, 0, 1) and (0, 2, 1) lie inside; (−½, −½, 1) is orthogonal to both, although W spans the plane."""
     points = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
     augmented = torch.cat([points, torch.ones(2, 1).double()], dim=1)
     rows = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64) @ augmented

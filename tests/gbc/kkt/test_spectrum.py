@@ -36,7 +36,7 @@ def of(weights: Tensor) -> Spectrum:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_nothing_stands_above_a_random_start(shape: tuple[int, int], scale: float) -> None:
-    """Whatever has been left of it. A finite matrix may have its largest value a little above the edge, no second one."""
+    """A start of any scale. A finite matrix may have its largest value a little above the edge, no second one."""
     for seed in range(3):
         weights = math.sqrt(2 / shape[1]) * scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         spectrum = of(weights)
@@ -101,7 +101,7 @@ def test_the_first_layer_or_all(classifier: Classifier) -> None:
     assert spectra(classifier.module, x) == spectra(classifier.module, x, "all")[:1]
 
 
-def test_words_and_data() -> None:
+def test_a_spectrum_as_a_sentence_and_as_data() -> None:
     spectrum = Spectrum("1", (512, 784), 3.0, 2.0, 62, 0.94)
     counted = "row space of layer 1: 62 of 512 directions above a random start, 94% of the energy; it says where "  # golden
     assert spectrum.summary().startswith(counted)

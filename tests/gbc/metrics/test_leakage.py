@@ -90,7 +90,7 @@ def test_copies_of_training_images_are_told_with_certainty(images: ImageDataset,
 
 
 def test_other_real_images_tell_nothing(images: ImageDataset) -> None:
-    """As many samples as images, none of them a training image or held out."""
+    """The samples are as many as the images, and none is a training image or held out."""
     other = halves(images.test_labels)[0]
     rows = np.concatenate([other[images.test_labels[other] == label][20:40] for label in range(10)])
     real, labels = (part[torch.from_numpy(rows)] for part in images.test())

@@ -109,7 +109,7 @@ def test_the_watch_sees_what_waits() -> None:
 
 
 def test_tensors_stay_where_they_are(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
-    """From the step on that creates the last of them, reports included."""
+    """The addresses stay from the step that creates the last tensor, reports included."""
     run = fresh(**variant | {"kkt_from": 0.0})
     reports = run.run()
     next(reports)
@@ -148,7 +148,7 @@ def test_a_step_leaves_nothing_of_its_graph(fresh: Callable[..., Trainer], varia
 
 
 def test_a_trainer_that_is_dropped_is_gone_at_once(fresh: Callable[..., Trainer], variant: dict[str, Any]) -> None:
-    """With its memory: the garbage collector knows nothing of a GPU's. The next trial in this process needs it."""
+    """Its memory is free too: the next trial in this process needs it, and the garbage collector knows nothing of a GPU's."""
     run = fresh(**variant)
     next(run.run())
     classifier, left = run.classifiers[0].loaded, weakref.ref(run)

@@ -1,4 +1,4 @@
-"""Nothing of a run is left on the CPU, or read from where the CPU cannot: shown on a device that is only pretended."""
+"""A run leaves no tensor on the CPU and reads none that the CPU cannot: shown on a pretended device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_run_stays_on_its_device(
     images: ImageDataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the first tensor to the second report, and on from a state that was saved."""
+    """A run from its first tensor to its second report, and on from a state that was saved."""
     with pretended_gpu(monkeypatch) as device:
         monkeypatch.setattr(trainer, "pick_device", lambda _: device)
         changed = settings.updated({"steps": 4, "report_every": 2, **variant}, "test")

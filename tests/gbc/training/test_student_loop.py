@@ -143,7 +143,7 @@ def test_what_has_no_new_images_is_refused(classifier: Classifier, settings: Tri
 
 
 def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From a classifier, then from an exported generator; run again after a break; faults."""
+    """Students of a classifier, then of an exported generator; a second run after a break; faults."""
     Path("trial.yaml").write_text(plain_yaml.dump(TINY))
     cache = ["--cache", str(classifier_cache)]
     command = [

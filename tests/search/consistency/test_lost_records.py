@@ -186,7 +186,7 @@ def test_a_store_of_several_folders_is_left_alone(records: Path, monkeypatch: py
 def test_a_sweep_folder_copied_alone_gets_its_runs_from_its_files(
     records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As to another machine, without MLflow's store."""
+    """A copy for another machine, without MLflow's store."""
     other = tmp_path / "machine"
     shutil.copytree(records / SWEEP, other / SWEEP)
     monkeypatch.chdir(other)

@@ -62,7 +62,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def location(url: str) -> Location:
-    """As a sweep gets it: by way of its places."""
+    """The location that a sweep gets from its places."""
     storage_url = Places.parse({"storage": url}, "test").storage
     assert storage_url is not None
     return open_storage(storage_url)

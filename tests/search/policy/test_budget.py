@@ -110,7 +110,7 @@ def test_time_is_minutes_of_all_runs() -> None:
     assert exhausted_budget(config, [], 50.0) is None and exhausted_budget(config, [], 60.0) == "time"
 
 
-def test_every_reason_has_its_mend(tmp_path: Path) -> None:
+def test_every_reason_has_its_remedy(tmp_path: Path) -> None:
     for reason in ("trials", "grid", "time", "steps", "patience"):
         assert "--" in remedy(config_with(patience=7), reason)
     assert " 7 " in remedy(config_with(patience=7), "patience")

@@ -37,5 +37,5 @@ def test_nothing_is_said_where_there_is_no_report() -> None:
     assert kkt_verdict({}) is None
 
 
-def test_lists_in_words() -> None:
+def test_enumerations_of_names() -> None:
     assert [enumeration(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -110,7 +110,7 @@ def test_what_a_killed_driver_started_is_ended_and_nothing_else(tmp_path: Path) 
 
 
 def test_a_process_that_wrote_over_its_environment_is_known_by_its_log(tmp_path: Path) -> None:
-    """As Ray's agents do, which put their title there and sometimes outlive a raylet that was killed."""
+    """Ray's agents put their title there, and sometimes outlive a raylet that was killed."""
     sweep, session = tmp_path / "sweep", tmp_path / "gbc-session"
     session.mkdir()
     remember_session(sweep / ".ray", session)

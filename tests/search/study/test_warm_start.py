@@ -35,7 +35,7 @@ def score(params: dict[str, Any]) -> float:
 
 
 def other_sweep(trials: int = 12, missing: Collection[int] = (), **changes: Any) -> SweepConfig:
-    """As it lies there after it was run; trials `missing` what it requires."""
+    """Lay down a sweep that has run; trials in `missing` miss what it requires."""
     config = SweepConfig.parse(tiny_sweep(**{"name": "other", "sampler": "random", "seed": 7, **changes}), "test")
     sweep_folder(config.name).mkdir(parents=True)
     (sweep_folder(config.name) / RECORD).write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))

@@ -168,7 +168,7 @@ def test_smaller_is_better_where_the_sweep_says_so(exported: Path, uri: str, mod
 
 
 def test_a_version_whose_alias_was_not_set_gets_it(exported: Path, uri: str, model: str) -> None:
-    """As after a crash between the two."""
+    """A crash between the two leaves it so."""
     client = MlflowClient(uri)
     register(exported, uri, model, 0.4)
     client.delete_registered_model_alias(model, CHAMPION)
