@@ -6,7 +6,10 @@ READY := $(VENV)/.ready
 # A file stays with one process, which has its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup sweep test test-all quick-test chaos lint bench gpu-proof ui optuna-ui clean
+# Container images often set it. Then every process compiles again what it loads: 20 seconds for a driver with its libraries.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup sweep test test-all quick-test chaos lint lint-and-compile compile bench gpu-proof ui optuna-ui clean
 
 help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
@@ -34,11 +37,18 @@ $(READY): pyproject.toml constraints.txt
 sweep: setup
 	$(BIN)/python search/run.py --dataset fashion_mnist
 
-test: setup lint
+test: setup lint-and-compile
 	$(PYTEST) --long-in-turn
 
-test-all: setup lint
+test-all: setup lint-and-compile
 	$(PYTEST)
+
+lint-and-compile: setup
+	$(MAKE) --jobs=2 --output-sync lint compile
+
+# One process compiles what the tests load, while mypy has the other core: three at once would each compile all of it.
+compile: setup
+	@$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
 
 quick-test: setup
 	$(BIN)/python -m pytest -m 'not sweep'

@@ -22,6 +22,7 @@ from gbc.config import TrialConfig
 from gbc.data import datasets
 from gbc.data.datasets import ImageDataset
 from gbc.metrics.scores import ReferenceSet
+from tests.support.stores import never_wait_for_the_disk
 
 if TYPE_CHECKING:
     from tests.support.servers import Postgres
@@ -49,6 +50,7 @@ TURNS = 6
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # before any fixture trains: the last bits of a sum depend on how many share it
+    never_wait_for_the_disk()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

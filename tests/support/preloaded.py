@@ -10,6 +10,7 @@ from typing import Final
 import sqlalchemy.orm
 
 from tests.support.forked_workers import FIRST_JOB
+from tests.support.stores import never_wait_for_the_disk
 
 MODULES: Final = (
     "ray.tune", "ray.tune.logger.aim", "ray.dag", "ray.air.integrations.mlflow", "aiohttp.web", "pyarrow.json",
@@ -25,5 +26,6 @@ MODULES: Final = (
 os.environ |= {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
 for module in MODULES:
     importlib.import_module(module)
+never_wait_for_the_disk()
 sqlalchemy.orm.configure_mappers()  # of MLflow's hundred tables, which it would do at the first query
 gc.freeze()  # a driver's last collection looks at its own objects only

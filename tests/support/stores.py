@@ -13,6 +13,16 @@ from typing import Final
 _EARLIER: Final = Path(__file__).parents[1] / "search" / "recorded" / "interrupted-099d38d.tar.xz"
 
 
+def never_wait_for_the_disk() -> None:
+    """Leave out `fsync` in each SQLite database that SQLAlchemy opens, here and in forks: no test cuts the power."""
+    import sqlalchemy.event
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+    def leave_out_fsync(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+
 @functools.cache
 def _new_store() -> bytes:
     """A database with MLflow's tables and no run, as MLflow makes it where there is none; that takes it two seconds."""
