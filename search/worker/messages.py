@@ -30,8 +30,8 @@ class Assignment(TypedDict):
     """Share of a GPU, or several."""
     hang_limit: float | None
     """Seconds that may pass without a report; None where somebody sits before it."""
-    note: str
-    """The file that tells of a hang. Empty: a place of this node's own."""
+    hang_report: str
+    """The file that the watchdog writes for the driver. Empty on a cluster: the driver could not read it."""
 
 
 @dataclass(frozen=True)

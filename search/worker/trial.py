@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +61,7 @@ def assignment_of(
         # A trial that ran out of a GPU's memory may go on where there is none.
         gpus=max(gpus, trial.gpus) if gpus else 0.0,
         hang_limit=hang_limit,
-        note="" if config.places.address else str(hang_report_file(sweep_folder(config.name), trial.number).resolve()),
+        hang_report="" if config.places.address else str(hang_report_file(sweep_folder(config.name), trial.number).resolve()),
     )
 
 
@@ -97,7 +95,7 @@ def train(assignment: Assignment, storage_url: str | None = None) -> Iterator[Me
     root, limit = storage_url or assignment["storage"], assignment["hang_limit"]
     try:
         training = _train(assignment, root)
-        for report in with_watchdog(training, limit, _hang_report_file(assignment)) if limit else training:
+        for report in with_watchdog(training, limit, assignment["hang_report"]) if limit else training:
             if report.step > assignment["acknowledged"]:
                 yield report
     except Exception as fault:
@@ -125,15 +123,6 @@ def _last_message(fault: Exception, assignment: Assignment, root: str | None) ->
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
     where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
     return Failed(redacted(f"{where}{fault}"))
-
-
-def _hang_report_file(assignment: Assignment) -> Path:
-    """The file into which the watchdog writes; on a node of a cluster a new one, which this user alone can open."""
-    if assignment["note"]:
-        return Path(assignment["note"])
-    file, name = tempfile.mkstemp(prefix=f"gbc-hang-{assignment['number']:04d}-")
-    os.close(file)
-    return Path(name)
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:

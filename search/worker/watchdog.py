@@ -10,7 +10,7 @@ import faulthandler
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TextIO, TypeVar
 
 from records.format import duration
 from search.spec.config import SweepConfig
@@ -28,38 +28,47 @@ def silence_limit(config: SweepConfig, steps_per_second: float) -> float:
     return max(_DEFAULT_SECONDS, _EXPECTED_REPORTS * config.trial.report_every / steps_per_second)
 
 
-def with_watchdog(work: Iterator[T], seconds: float, note: Path) -> Iterator[T]:
-    """Yield the items of `work`. When one takes longer than `seconds`, the process writes its traceback to `note` and ends.
+def with_watchdog(work: Iterator[T], seconds: float, hang_report: str | Path) -> Iterator[T]:
+    """Yield the items of `work`. When one takes longer than `seconds`, the process writes its traceback and ends.
 
-    What is done with an item takes as long as it takes: the driver may be busy.
+    The traceback goes to the file `hang_report`; if its name is empty, to standard error, which Ray keeps in its log of the
+    worker. The time limit is for `work` alone: the driver may be busy with an item.
 
     Raises:
-        OSError: `note` cannot be written.
+        OSError: `hang_report` cannot be written.
     """
-    note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    closed = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)  # to other users
-    with os.fdopen(closed, "w") as file:
-        file.write(f"no report within {duration(seconds)}; where it hung is in error.log\n")
-        file.flush()
-        try:
-            while True:
-                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-                try:
-                    item = next(work)
-                except StopIteration:
-                    return
-                finally:
-                    faulthandler.cancel_dump_traceback_later()
-                yield item
-        finally:
-            note.unlink(missing_ok=True)
+    with _private_file(Path(hang_report)) if hang_report else os.fdopen(os.dup(2), "w") as file:
+        if hang_report:
+            file.write(f"no report within {duration(seconds)}; where it hung is in error.log\n")
+            file.flush()
+        while True:
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+            try:
+                item = next(work)
+            except StopIteration:
+                return
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            yield item
 
 
-def take_hang_report(note: Path) -> tuple[str, str] | None:
+@contextlib.contextmanager
+def _private_file(path: Path) -> Iterator[TextIO]:
+    """A new file that no other user can read; it is deleted at the end of the context."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def take_hang_report(hang_report: Path) -> tuple[str, str] | None:
     """Read and delete the report of a hang: the reason and the traceback. None when the process ended in another way."""
     with contextlib.suppress(OSError):
-        reason, _, where = note.read_text(errors="replace").partition("\n")
-        note.unlink()
+        reason, _, where = hang_report.read_text(errors="replace").partition("\n")
+        hang_report.unlink()
         if where.startswith(_TIMEOUT_WORDS):
             return reason, where
     return None

@@ -23,7 +23,6 @@ from search.driver.processes import private_folder
 from search.files.shared_classifiers import node_cache
 from search.run import main
 from search.spec.locations import Places
-from search.worker.trial import _hang_report_file
 from search.worker.watchdog import with_watchdog
 from tests.search.conftest import tiny_sweep
 from tests.support import ROOT
@@ -235,12 +234,8 @@ def test_a_note_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None
     assert not victim.exists()
 
 
-def test_on_a_node_names_cannot_be_taken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_node_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assignment: Any = {"number": 7, "note": ""}
-    notes = [_hang_report_file(assignment), _hang_report_file(assignment)]
-    assert notes[0] != notes[1] and {stat.S_IMODE(note.stat().st_mode) for note in notes} == {0o600}
-
     cache = node_cache()
     assert cache == node_cache() and stat.S_IMODE(cache.stat().st_mode) == 0o700
     cache.chmod(0o777)

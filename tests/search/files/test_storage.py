@@ -145,7 +145,7 @@ def test_a_trial_goes_on_from_what_another_node_left(
     )
     assignment = Assignment(
         number=7, acknowledged=0, settings=settings.model_dump(mode="json"), folder=folder_name, cache="",
-        storage=config.places.storage, threads=1, gpus=0.0, hang_limit=60.0, note="",
+        storage=config.places.storage, threads=1, gpus=0.0, hang_limit=60.0, hang_report="",
     )  # fmt: skip
     secret = config.places.storage
     reference = take(Assignment(**{**assignment, "folder": other_name}), secret, 99)  # type: ignore[typeddict-item]

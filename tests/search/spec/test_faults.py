@@ -143,26 +143,30 @@ def test_a_limit_is_what_is_asked_or_follows_the_speed() -> None:
 
 
 @pytest.mark.parametrize("silence", ["time.sleep(60)", "sum(range(10**12))"])  # the latter keeps the interpreter to itself
-def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: Path, silence: str) -> None:
-    note = tmp_path / "notes" / "hang"
+@pytest.mark.parametrize("to_file", [True, False], ids=["file", "standard error"])
+def test_a_process_that_is_silent_too_long_says_where_it_is_and_ends(tmp_path: Path, silence: str, to_file: bool) -> None:
+    file = tmp_path / "reports" / "hang"
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom search.worker.watchdog import with_watchdog\n"
+        "import sys, time\nfrom search.worker.watchdog import with_watchdog\n"
         "def work():\n    yield 1\n    yield 2\n"
         f"    {silence}  # here\n    yield 3\n"
-        "for item in with_watchdog(work(), 0.5, Path(sys.argv[1])):\n"
+        "for item in with_watchdog(work(), 0.5, sys.argv[1]):\n"
         "    time.sleep(0.8)  # the driver takes its time\n    print(item)\n"
     )
     (tmp_path / "program.py").write_text(program)
     ended = subprocess.run(
-        [sys.executable, "-u", str(tmp_path / "program.py"), str(note)],
+        [sys.executable, "-u", str(tmp_path / "program.py"), str(file) if to_file else ""],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert ended.returncode == 1 and ended.stdout == "1\n2\n"
-    hang_report = take_hang_report(note)
+    if not to_file:
+        assert "line 6 in work" in ended.stderr and not file.parent.exists()
+        return
+    hang_report = take_hang_report(file)
     assert hang_report is not None
     reason, traceback_text = hang_report
-    assert " 0 s" in reason and "error.log" in reason and "line 7 in work" in traceback_text
-    assert take_hang_report(note) is None  # once
+    assert " 0 s" in reason and "error.log" in reason and "line 6 in work" in traceback_text
+    assert take_hang_report(file) is None  # once
 
 
 def test_a_clock_that_is_set_back_is_noticed_whatever_it_did_before() -> None:

@@ -29,7 +29,7 @@ def assign(settings: TrialConfig, classifier_cache: Path, tmp_path: Path) -> Ass
         storage=None,
         threads=1,
         hang_limit=60.0,
-        note=str(tmp_path / "hang"),
+        hang_report=str(tmp_path / "hang"),
     )
 
 
