@@ -32,7 +32,7 @@ class DatasetConfig(Config):
     )
     attribute: str | None = Field(None, description="of celeba: the attribute that divides the two classes; default Male")
     path: str | None = Field(None, description="of images: a folder with one folder a class, or an .npz file")
-    resize: int | None = Field(None, ge=4, le=512, multiple_of=4, description="of images: the side of the square they become")
+    resize: int | None = Field(None, ge=8, le=512, multiple_of=4, description="of images: the side of the square they become")
     part: Literal[1, 2] | None = Field(None, description="of circle: one half of the points, D1 or D2 of section 5.1")
     shape: tuple[int, ...] | None = Field(None, description="of none: [channels, height, width]; default: the card's")
     class_names: tuple[str, ...] | None = Field(None, description="of none; default: the card's")

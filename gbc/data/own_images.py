@@ -5,7 +5,7 @@
 
 An .npz holds `images` and `labels`, or `train_images`, `train_labels`, `test_images` and `test_labels` as MedMNIST has them
 (its `val_` arrays are left out), and `class_names` if classes have names. Images are uint8 [N, H, W], [N, H, W, C] or
-[N, C, H, W].
+[N, C, H, W]. Image files of 16 bits a pixel become ones of 8 bits: 65,535 is white.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,18 @@ from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import ImageDataset, Labels, Split, centred_square, hold_out, subset, task_classes, task_dataset
 from gbc.errors import BadInput, CorruptFile
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_PER_CLASS: Final = 200
 """At most so many test images of each class are read: every worker of a sweep decodes them."""
 _TEST_FOLDERS: Final = ("test", "val", "valid")
-_GREY: Final = ("1", "L", "LA", "I;16", "I", "F")
+_GREY: Final = ("1", "L", "LA")
 _STEP: Final = 4
 """Sides are multiples of it: the generator doubles its size twice."""
+_LEAST: Final = 8
+"""The smallest side with a 7×7 window for SSIM."""
 _MOST_CLASSES: Final = 256
 
 
@@ -37,8 +42,9 @@ def images(config: DatasetConfig) -> ImageDataset:
     """The images at `config.path`; with `config.resize` each is its largest centred square, resized bilinearly to that side.
 
     Raises:
-        BadInput: no path, an unknown layout, sizes or colours that are mixed, sides that are no multiples of 4, an empty class,
-            a class folder that is a link out of the folder, labels that are not 0 … C − 1, or too few images of a class.
+        BadInput: no path, an unknown layout, sizes or colours that are mixed, sides that are no multiples of 4 or below 8, an
+            empty class, a class folder that is a link out of the folder, labels that are not 0 … C − 1, too few images of a
+            class, or image files of 32 bits a pixel.
         CorruptFile: an image or the .npz is damaged.
     """
     if config.data_root is not None:
@@ -113,8 +119,11 @@ class _Reader:
 
         try:
             with Image.open(path) as image:
-                grey = image.mode in _GREY
-                plain = image.convert("L" if grey else "RGB")
+                if image.mode in ("I", "F"):
+                    raise BadInput(f"{path}: 32 bits a pixel, whose white is not known; save it with 8 or 16")
+                deep = image.mode.startswith("I;16")
+                grey = deep or image.mode in _GREY
+                plain = _eight_bits(image) if deep else image.convert("L" if grey else "RGB")
                 pixels = centred_square(plain, self._resize) if self._resize else np.asarray(plain)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL raises all of them for damaged content
             raise CorruptFile(f"{path}: not a readable image") from None
@@ -127,6 +136,13 @@ class _Reader:
             )
         _check_sides(shape, str(path))
         return pixels
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits a pixel with 8: Pillow's own conversion would take all values above 255 for white."""
+    from PIL import Image
+
+    return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
 
 
 def _npz(config: DatasetConfig, path: Path) -> ImageDataset:
@@ -220,8 +236,10 @@ def _resized(split: Split, side: int | None, path: Path) -> Split:
 
 
 def _check_sides(shape: tuple[int, ...], source: str) -> None:
-    if any(side % _STEP or not side for side in shape[:2]):
-        raise BadInput(f"{source}: {_size(shape)}; sides must be multiples of {_STEP}: choose one with dataset.resize")
+    if any(side % _STEP or side < _LEAST for side in shape[:2]):
+        raise BadInput(
+            f"{source}: {_size(shape)}; sides must be multiples of {_STEP}, at least {_LEAST}: choose one with dataset.resize"
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -60,6 +60,17 @@ def test_images_of_any_size_are_cut_and_resized(tmp_path: Path) -> None:
     assert load(tmp_path, resize=16, per_class=6).shape == (1, 16, 16)
 
 
+def test_sixteen_bits_a_pixel_become_eight(tmp_path: Path) -> None:
+    """Pillow alone would take every value above 255 for white."""
+    plant(tmp_path)
+    for index in range(6):
+        Image.fromarray(np.full((8, 12), 257 * (10 + index), np.uint16)).save(tmp_path / CLASSES[0] / f"{index}.png")
+    data = load(tmp_path, per_class=5)
+    both = np.concatenate([data.train_images[data.train_labels == 0], data.test_images[data.test_labels == 0]])
+    assert sorted(both[:, 0, 0]) == [10, 11, 12, 13, 14, 15]
+    assert load(tmp_path, resize=8).train_images.max() < 110
+
+
 @pytest.mark.parametrize("layout", ["[N, H, W]", "[N, H, W, 1]", "[N, H, W, 3]", "[N, 3, H, W]", "MedMNIST"])
 def test_an_npz(layout: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -106,6 +117,10 @@ def spoil(kind: str, root: Path) -> None:
             plant(root / "test", classes=(CLASSES[0], "other"))
         case "few":
             (folder / "0.png").unlink()
+        case "floats":
+            Image.fromarray(np.full((8, 12), 0.5, np.float32)).save(folder / "0.tif")
+        case "tiny":
+            plant(root, size=(4, 4))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,7 @@ def spoil(kind: str, root: Path) -> None:
     [
         ("sizes", "dataset.resize"), ("colours", "coloured"), ("sides", "multiples of 4"), ("corrupt", "not a readable image"),
         ("empty", CLASSES[0]), ("link", "linked"), ("one class", "found 1"), ("split", "'other'"), ("few", CLASSES[0]),
+        ("floats", "0.tif: 32 bits"), ("tiny", "at least 8"),
     ],
 )  # fmt: skip
 def test_a_fault_in_a_folder_is_named(kind: str, named: str, tmp_path: Path) -> None:
@@ -132,6 +148,7 @@ GOOD: dict[str, Any] = {"images": np.zeros((12, 8, 8), np.uint8), "labels": np.a
         ({"images": np.zeros((12, 8, 8))}, "float64"),
         ({"images": np.zeros((12, 8, 8, 5), np.uint8)}, "5 channels"),
         ({"images": np.zeros((12, 9, 8), np.uint8)}, "8×9"),
+        ({"images": np.zeros((12, 8, 4), np.uint8)}, "at least 8"),
         ({"labels": np.arange(12) % 2 + 1}, "no image has label 0"),
         ({"labels": np.arange(12) % 2 * 300}, "300"),
         ({"labels": np.arange(11)}, "[11]"),
