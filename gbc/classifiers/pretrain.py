@@ -231,6 +231,13 @@ def _check_same_task(source: str, card: Card, data: Dataset) -> None:
         )
     if len(card.class_names) != len(data.class_names):
         raise BadInput(f"{source}: {len(card.class_names)} class_names, but {data.name} has {len(data.class_names)} classes")
+    pairs = enumerate(zip(card.class_names, data.class_names, strict=True))
+    if set(card.class_names) == set(data.class_names) and (different := [each for each in pairs if each[1][0] != each[1][1]]):
+        number, (of_card, of_data) = different[0]
+        raise BadInput(
+            f"{source}: output {number} is {of_card!r}, but label {number} of {data.name} is {of_data!r}; list the classes in "
+            "the order of the outputs with dataset.classes"
+        )
 
 
 @torch.no_grad()

@@ -230,17 +230,18 @@ def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:
 
 
 def labels_of_task(specs: Sequence[TrialClassifierConfig], classifiers: Sequence[Classifier]) -> list[list[int]]:
-    """For each task, the generator's labels that all classifiers of the task have. Samples of the task have only these.
+    """For each task, the generator's labels of its classes. Samples of the task have only these.
 
     Raises:
-        BadInput: the classifiers of a task have no class in common.
+        BadInput: the classifiers of a task have different classes.
     """
     names, labels = all_class_names(classifiers), []
     for task in range(max(spec.task for spec in specs) + 1):
-        shared = set.intersection(
-            *(set(c.class_names) for c, spec in zip(classifiers, specs, strict=True) if spec.task == task)
-        )
-        if not shared:
-            raise BadInput(f"experts: the classifiers of task {task} share no class")
-        labels.append([label for label, name in enumerate(names) if name in shared])
+        classes, *others = (set(c.class_names) for c, spec in zip(classifiers, specs, strict=True) if spec.task == task)
+        if odd := sorted(set().union(*(classes ^ other for other in others))):
+            raise BadInput(
+                f"experts: the classifiers of task {task} have different classes: {', '.join(map(repr, odd[:5]))}; a card that "
+                "comes with weights must name the classes as the others do"
+            )
+        labels.append([label for label, name in enumerate(names) if name in classes])
     return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,10 +194,12 @@ def test_faults_are_named(cache: Path) -> None:
     with pytest.raises(BadInput, match="stationarity_weight"):
         Trainer(nothing, tasks.obtain(nothing, cache).classifiers).step()
     data = tasks.obtain(parse(), cache)
-    strange = data.classifier.__class__(data.classifier.module, ("x", "y"), (1, 28, 28), 10)
-    with pytest.raises(BadInput, match="task 0"):
-        labels_of_task(parse(SHARED).classifiers(), [data.classifier, strange])
-    assert all_class_names([data.classifier, strange])[-2:] == ("x", "y")
+    known = data.classifier.class_names
+    for names, odd in ((("x", "y"), known[-1]), ((*known[:9], "y"), "y")):
+        strange = replace(data.classifier, class_names=names)
+        with pytest.raises(BadInput, match=f"task 0.*'{odd}'"):
+            labels_of_task(parse(SHARED).classifiers(), [data.classifier, strange])
+        assert all_class_names([data.classifier, strange])[-1] == "y"
 
 
 def test_the_union_of_data_sets_counts_each_once(images: ImageDataset) -> None:
