@@ -24,6 +24,7 @@ from gbc.classifier_config import DatasetConfig
 from gbc.classifiers.architectures import kaiming
 from gbc.data import datasets
 from gbc.data.samples import ImageDataset, Split, tensors
+from gbc.errors import BadInput
 from gbc.optimisers import Adam
 from gbc.settings import digest
 
@@ -114,7 +115,7 @@ def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps:
     half. `steps` is `STEPS` unless given.
 
     Raises:
-        BadInput: a data set or cache that cannot be used.
+        BadInput: a data set or cache that cannot be used, or a class with a single test image.
         CorruptFile: a file is damaged.
     """
     steps = steps or STEPS
@@ -124,6 +125,9 @@ def obtain(config: DatasetConfig | None, data: ImageDataset, cache: Path, steps:
         trained_on = f"{len(spare[1])} images of the full training set, none of the task's"
     else:
         training, scored = halves(data.test_labels)
+        for label, class_name in enumerate(data.class_names):
+            if label not in data.test_labels[scored]:
+                raise BadInput(f"{data.name}: class {class_name} has one test image; give two, one for the feature network")
         spare = data.test_images[training], data.test_labels[training]
         trained_on = f"half of the test images ({len(training)}); scores are measured on the other half ({len(scored)})"
     folder = cache / f"{data.name}-features-{_identity(spare, data, steps)}"

@@ -177,20 +177,17 @@ def floors(reference: ReferenceSet, per_class: int) -> dict[str, tuple[Tensor, T
 def ceiling(reference: ReferenceSet, per_class: int) -> tuple[ReferenceSet, Tensor, Tensor] | None:
     """`per_class` test images of each class in place of generated ones: (reference without them, images [K, …], labels [K]).
 
-    None if a class has too few test images, or if no test image would remain.
+    None if a class does not have more than `per_class` test images: every class must be left to test on.
     """
-    classes = reference.test_labels.unique()
-    members = [torch.nonzero(reference.test_labels == label).squeeze(1)[:per_class] for label in classes]
-    if any(len(rows) < per_class for rows in members):
+    labels = reference.test_labels
+    classes = labels.unique()
+    members = [torch.nonzero(labels == label).squeeze(1) for label in classes]
+    if any(len(rows) <= per_class for rows in members):
         return None
-    taken = torch.stack(members, dim=1).flatten()
-    rest = torch.ones(len(reference.test_labels), dtype=torch.bool)
+    taken = torch.stack([rows[:per_class] for rows in members], dim=1).flatten()
+    rest = torch.ones(len(labels), dtype=torch.bool)
     rest[taken] = False
-    if not rest.any():
-        return None
-    reduced = ReferenceSet(
-        reference.train_images, reference.train_labels, reference.test_images[rest], reference.test_labels[rest]
-    )
+    reduced = ReferenceSet(reference.train_images, reference.train_labels, reference.test_images[rest], labels[rest])
     return reduced, reference.test_images[taken], classes.repeat(per_class)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from gbc.classifier_config import DatasetConfig
 from gbc.data.datasets import ImageDataset, load, unused
 from gbc.data.samples import tensors
-from gbc.errors import CorruptFile
+from gbc.errors import BadInput, CorruptFile
 from gbc.metrics import features
 from gbc.metrics.features import Oracle
 from tests.gbc.conftest import QUICK
@@ -56,6 +57,14 @@ def test_it_is_trained_once_and_for_each_data_set_and_budget(images: ImageDatase
     assert torch.equal(again.network.features(x), oracle.network.features(x))
     features.obtain(config, images, feature_cache, steps=1)
     assert len(list(feature_cache.glob("fashion_mnist-features-*"))) == len(before) + 1
+
+
+def test_a_class_with_one_test_image_is_named(images: ImageDataset, tmp_path: Path) -> None:
+    """It would be in the half that the network learns from, and no image of the class would be left to judge."""
+    kept = np.flatnonzero(images.test_labels != 3).tolist() + np.flatnonzero(images.test_labels == 3)[:1].tolist()
+    few = replace(images, test_images=images.test_images[kept], test_labels=images.test_labels[kept])
+    with pytest.raises(BadInput, match="Dress"):
+        features.obtain(None, few, tmp_path, steps=1)
 
 
 def test_a_damaged_network_names_the_folder_to_delete(images: ImageDataset, tmp_path: Path) -> None:

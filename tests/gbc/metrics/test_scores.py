@@ -82,3 +82,15 @@ def test_controls_stand_in_the_order_that_people_see(images: ImageDataset) -> No
     # The reason why the sweep does not search by the paper's score:
     assert rows["black"]["ssim/nearest"] > rows["mean image"]["ssim/nearest"] - 0.2
     assert rows["black"]["tstr/1nn"] == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_ceiling_is_tested_on_every_class(reference: ReferenceSet) -> None:
+    """Without a test image of one class left, it would be tested on an easier task than the generated set."""
+    kept = torch.ones(len(reference.test_labels), dtype=torch.bool)
+    kept[torch.nonzero(reference.test_labels == 3).squeeze(1)[5:]] = False
+    fewer = ReferenceSet(
+        reference.train_images, reference.train_labels, reference.test_images[kept], reference.test_labels[kept]
+    )
+    assert scores.ceiling(fewer, 5) is None
+    best = scores.ceiling(fewer, 4)
+    assert best is not None and best[0].test_labels.unique().tolist() == list(range(10))
