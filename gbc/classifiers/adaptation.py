@@ -40,7 +40,8 @@ class Hardsigmoid(nn.Module):
 
 def replace_hardsigmoids(module: nn.Module) -> None:
     """Replace every `nn.Hardsigmoid` inside `module` by one of the same function that has second derivatives."""
-    for name in [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Hardsigmoid)]:
+    layers = module.named_modules(remove_duplicate=False)  # one layer may stand in several places
+    for name in [name for name, layer in layers if name and isinstance(layer, nn.Hardsigmoid)]:
         module.set_submodule(name, Hardsigmoid())
 
 

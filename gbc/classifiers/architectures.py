@@ -251,12 +251,17 @@ class SurrogateReLU(nn.Module):
 
 
 def with_surrogate(module: nn.Module, slope: float) -> nn.Module:
-    """`module` with every ReLU layer replaced by `SurrogateReLU(slope)`, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, SurrogateReLU(slope))
-        else:
-            with_surrogate(child, slope)
+    """`module` with every ReLU layer replaced by `SurrogateReLU(slope)`, in place.
+
+    Raises:
+        BadInput: it has no ReLU layer. A ReLU that its forward pass calls as a function cannot be replaced.
+    """
+    layers = module.named_modules(remove_duplicate=False)  # one layer may stand in several places
+    relus = [name for name, layer in layers if name and isinstance(layer, nn.ReLU | SurrogateReLU)]
+    if not relus:
+        raise BadInput("surrogate: the classifier has no nn.ReLU layer that could get another derivative; set it to 0")
+    for name in relus:
+        module.set_submodule(name, SurrogateReLU(slope))
     return module
 
 

@@ -39,7 +39,7 @@ class TrialClassifier:
 
         Raises:
             NotQuasiHomogeneous: Λ of a policy other than `last_layer` does not satisfy its definition on this classifier.
-            BadInput: the trial uses the row space, and the classifier has none.
+            BadInput: the trial uses the row space, and the classifier has none; or the surrogate, and it has no ReLU layer.
         """
         self.loaded, self.config, self.index, self.task = loaded, config, index, spec.task
         self.phi = loaded.module.to(device)

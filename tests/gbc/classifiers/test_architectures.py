@@ -168,8 +168,22 @@ def test_the_surrogate_replaces_every_relu() -> None:
     assert not any(isinstance(layer, nn.ReLU) for layer in phi.modules())
 
 
+def test_the_surrogate_replaces_a_relu_that_several_layers_share_and_takes_a_new_slope() -> None:
+    relu = nn.ReLU()
+    phi = nn.Sequential(nn.Linear(4, 4), relu, nn.Sequential(nn.Linear(4, 4), relu), relu)
+    for slope in (100.0, 50.0):
+        with_surrogate(phi, slope)
+        layers = [phi[1], phi[2][1], phi[3]]  # type: ignore[index]
+        assert [layer.slope for layer in layers if isinstance(layer, SurrogateReLU)] == [slope] * 3
+
+
+def test_a_network_without_relu_layers_has_no_surrogate() -> None:
+    with pytest.raises(BadInput, match=r"surrogate.*nn\.ReLU"):
+        with_surrogate(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), 100.0)
+
+
 def test_scale_invariant_layers_are_those_before_batch_norm(architecture: ClassifierConfig) -> None:
-    """UpsamplingConvolution their weights does not change Φ in train mode; doubling any other layer's does."""
+    """Doubling their weights does not change Φ in train mode; doubling any other layer's does."""
     phi = architectures.build(architecture, SHAPE, 10)
     images = torch.rand(16, *SHAPE)
     invariant = before_batch_norm(phi, images)

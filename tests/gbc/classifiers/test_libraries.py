@@ -16,7 +16,7 @@ from torchvision import models
 
 from gbc.__main__ import main
 from gbc.classifier_config import ClassifierConfig, DatasetConfig, classifier_flags
-from gbc.classifiers import libraries, pretrain
+from gbc.classifiers import adaptation, libraries, pretrain
 from gbc.classifiers.architectures import build
 from gbc.config import TrialConfig
 from gbc.data import datasets
@@ -65,6 +65,13 @@ def test_a_network_of_torchvision_is_trained(images: ImageDataset, tmp_path: Pat
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_a_hardsigmoid_that_two_layers_share_is_replaced_in_both() -> None:
+    shared = nn.Hardsigmoid()
+    network = nn.Sequential(nn.Linear(2, 2), shared, nn.Linear(2, 2), shared)
+    adaptation.replace_hardsigmoids(network)
+    assert not any(isinstance(layer, nn.Hardsigmoid) for layer in network.modules())
 
 
 def test_hardsigmoids_have_second_derivatives() -> None:
