@@ -68,7 +68,8 @@ class TrialConfig(Config):
         0,
         ge=0,
         le=1_000_000,
-        description="size of a fixed bank of latents; 0: only fresh latents; batch_size: every batch is the whole bank",
+        description="size of a fixed bank of latents; 0: only fresh latents; batch_size: every batch is the whole bank, "
+        "if it is a multiple of the number of classes",
     )
     bank_share: float = Field(1.0, ge=0, le=1, description="share of a batch that is drawn from the bank")
     bank_jitter: float = Field(0.0, ge=0, le=10, description="noise around a latent of the bank, in standard deviations")

@@ -47,11 +47,12 @@ class BatchSampler:
     def _from_bank(self, fresh: Tensor, labels: Tensor) -> Tensor:
         """Replace the first `bank_share` of fresh latents [M, noise_dim] by latents of the bank, with jitter added.
 
-        If that share has the size of the bank, every batch uses the whole bank: stationarity is a property of all samples.
+        If that share has the size of the bank, every batch uses the whole bank: stationarity is a property of all samples. That
+        takes a bank with as many latents of each label.
         """
         taken = round(self._config.bank_share * len(fresh))
         classes, size = self._generator.classes, self._config.bank
-        if taken == size:
+        if taken == size and size % classes == 0:
             turns = torch.arange(taken, device=self._device) // classes
         else:
             turns = torch.randint(max(1, size // classes), (taken,), generator=self._rng, device=self._device)

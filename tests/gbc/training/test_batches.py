@@ -33,6 +33,14 @@ def test_a_bank_of_the_size_of_the_batch_is_used_up_by_each(fresh: Callable[...,
         assert [owner[latent] for latent in drawn] == batch.labels.tolist()
 
 
+def test_a_latent_of_the_bank_keeps_its_label_in_a_bank_of_any_size(fresh: Callable[..., Trainer]) -> None:
+    run = fresh(bank=42, batch_size=42)
+    owner = {tuple(latent.tolist()): index % 10 for index, latent in enumerate(run.batches.bank)}
+    for _ in range(5):
+        batch = run.batches.sample()
+        assert [owner[tuple(latent.tolist())] for latent in batch.noise] == batch.labels.tolist()
+
+
 def test_with_free_multipliers_every_step_takes_all_candidates(fresh: Callable[..., Trainer]) -> None:
     run = fresh(**FREE, candidates=70, batch_size=8, pixel_start=0.7)
     for _ in range(3):
