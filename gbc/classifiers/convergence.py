@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,18 @@ from gbc.errors import BadInput
 
 Regime = dict[str, Any]
 
+AT_ONCE: Final = 10_000
+"""Images in one pass at most. The regime of a larger set is measured on evenly chosen ones."""
+
 
 def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: float, loss: str = "cross_entropy") -> Regime:
-    """The regime of Φ on its training set, as plain data.
+    """The regime of Φ on its training set, of which at most `AT_ONCE` images are used, as plain data.
 
     `loss`, `accuracy`, quantiles of the `margins`; for each tensor the `residuals` and the `cosines` of wd·ζ and −∇L;
     for each hidden layer the `imbalance`, which needs no data. `loss` names an entry of `losses.CLASSIFICATION`.
     """
+    evenly_chosen = slice(None, None, math.ceil(len(images) / AT_ONCE))  # they are in the order of their labels
+    images, labels = images[evenly_chosen], labels[evenly_chosen]
     with torch.no_grad(), normalising_by(module, "train"):
         logits = module(images)
     margin = losses.margins(logits, labels)
@@ -38,7 +44,10 @@ def diagnose(module: nn.Module, images: Tensor, labels: Tensor, weight_decay: fl
 def accuracy(module: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of `images` that Φ classifies as `labels` say; BatchNorm by its stored statistics."""
     with normalising_by(module, "eval"):
-        return (losses.margins(module(images), labels) > 0).float().mean().item()
+        margin = torch.cat(
+            [losses.margins(module(x), y) for x, y in zip(images.split(AT_ONCE), labels.split(AT_ONCE), strict=True)]
+        )
+    return (margin > 0).float().mean().item()
 
 
 def residuals(

@@ -26,8 +26,6 @@ from gbc.settings import digest
 
 _CARD: Final = "model.yaml"
 _REGIME: Final = "regime.json"
-_AT_ONCE: Final = 10_000
-"""Training images in one pass after the training. The regime of a larger set is measured on evenly chosen ones."""
 OtherCache = Callable[[str], Mapping[str, bytes] | None]
 """Reads a second cache: the files of a classifier by the name of its folder, or None if it does not have that folder."""
 
@@ -145,11 +143,8 @@ def train(config: ClassifierConfig, data: Dataset, progress: ProgressCallback | 
     steps = fit.OPTIMISERS[config.optimiser](module, images, labels, config, progress)
     _settle_batch_norm(module, images)
     changes += adaptation.fold_parametrisations(module)
-    evenly_chosen = slice(None, None, math.ceil(len(images) / _AT_ONCE))
-    regime = convergence.diagnose(module, images[evenly_chosen], labels[evenly_chosen], config.weight_decay, config.loss) | {
-        "steps": steps
-    }
-    return module, regime | _as_regime(changes)
+    regime = convergence.diagnose(module, images, labels, config.weight_decay, config.loss)
+    return module, regime | {"steps": steps} | _as_regime(changes)
 
 
 def with_user_weights(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Module, Card, Regime]:
@@ -251,7 +246,7 @@ def _settle_batch_norm(module: nn.Module, images: Tensor) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over passes
     module.train()
-    parts = math.ceil(len(images) / _AT_ONCE)
+    parts = math.ceil(len(images) / convergence.AT_ONCE)
     for part in range(parts):
         module(images[part::parts])
     for layer in layers:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gbc.__main__ import main
 from gbc.classifier_config import ClassifierConfig
-from gbc.classifiers import custom, pretrain
+from gbc.classifiers import convergence, custom, pretrain
 from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
@@ -31,6 +32,20 @@ def test_weights_are_used_as_they_are(files: Files, images: ImageDataset, tmp_pa
     assert classifier.samples == 123 and classifier.class_names[3] == "garment 3" and classifier.shape == (1, 28, 28)
     assert regime["steps"] == 0 and set(regime["residuals"]) == {"1.weight", "1.bias", "3.weight", "3.bias"}
     assert "network" in folder.name
+
+
+def test_a_large_set_goes_through_the_network_in_parts(
+    files: Files, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain.obtain(files(), images, tmp_path / "cache")[1]
+    sizes = []
+    hook = nn.modules.module.register_module_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(convergence, "AT_ONCE", 30)
+    try:
+        parts = pretrain.with_user_weights(files(), images)[2]
+    finally:
+        hook.remove()
+    assert max(sizes) == 30 and parts["accuracy"] == whole["accuracy"]
 
 
 def test_a_factory_may_be_written_as_a_name_and_classes_may_be_called_no(files: Files, tmp_path: Path) -> None:

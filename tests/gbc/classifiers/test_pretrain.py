@@ -81,7 +81,7 @@ def test_a_large_training_set_is_passed_in_parts_with_all_classes(
     """The images are in the order of their labels; the first layer's statistics do not depend on how they are cut."""
     config = ClassifierConfig(hidden=8, steps=20, lr=0.1)
     whole, regime = pretrain.train(config, images)
-    monkeypatch.setattr(pretrain, "_AT_ONCE", 30)  # four parts of 25 images
+    monkeypatch.setattr(convergence, "AT_ONCE", 30)  # four parts of 25 images
     cut, of_some = pretrain.train(config, images)
     torch.testing.assert_close(cut.state_dict()["2.running_mean"], whole.state_dict()["2.running_mean"])
     torch.testing.assert_close(cut.state_dict()["2.running_var"], whole.state_dict()["2.running_var"], rtol=0.1, atol=0.1)
