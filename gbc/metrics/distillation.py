@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gbc import losses
 from gbc.classifier_config import ClassifierConfig
-from gbc.classifiers import architectures
+from gbc.classifiers import architectures, custom
 from gbc.classifiers.architectures import Classifier, two_logits
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
@@ -100,12 +100,14 @@ class Lesson:
         """A student before its training, in training mode.
 
         Raises:
-            BadInput: the teachers have different classes, or an unknown student.
+            BadInput: the teachers have different classes, an unknown student, or one with other outputs.
         """
         if len({teacher.class_names for teacher in self.teachers}) != 1:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-        teacher = self.teachers[0]
-        return architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        shape, classes = self.teachers[0].shape, len(self.teachers[0].class_names)
+        network = architectures.build(self.student, shape, classes)
+        custom.check_outputs(network, shape, classes, f"student {self.student.factory or self.student.name}")
+        return network.train()
 
     def teach(self, pool: Tensor, who: str = "") -> nn.Module:
         """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
@@ -126,7 +128,7 @@ class Lesson:
             for group in optimiser.param_groups:
                 group["lr"] = rate(self.lr, step, self.steps)
             index = torch.randint(len(pool), (BATCH,), generator=rng)
-            logits = network(shifted(pool[index], rng))
+            logits = two_logits(network(shifted(pool[index], rng)))
             optimiser.zero_grad()
             losses.distillation(targets[index], logits, self.temperature).backward()
             optimiser.step()
@@ -166,7 +168,7 @@ def rate(lr: float, step: int, steps: int) -> float:
 @torch.no_grad()
 def classes_of(network: nn.Module, images: Tensor) -> Tensor:
     """The class of each image by the network, [K]."""
-    return torch.cat([network(part).argmax(dim=1) for part in images.split(_PART)])
+    return torch.cat([two_logits(network(part)).argmax(dim=1) for part in images.split(_PART)])
 
 
 def _share(hits: Tensor) -> float:

@@ -54,6 +54,21 @@ def test_the_teachers_probabilities_are_averaged(classifier: Classifier) -> None
     assert probabilities[[1, 4]].tolist() == pytest.approx([0.5, 0.5], abs=0.05)
 
 
+@pytest.mark.parametrize("outputs", [1, 9])
+def test_a_student_with_other_outputs_than_its_teacher_is_refused(
+    outputs: int, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One output would be broadcast over all classes, and nothing learned."""
+    name = f"student_of_{outputs}"
+    (tmp_path / f"{name}.py").write_text(
+        f"from torch import nn\ndef network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, {outputs}))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInput) as caught:
+        Lesson([classifier], ClassifierConfig(factory=f"{name}:network"), 1).teach(torch.rand(9, 1, 28, 28), "on noise")
+    assert not missing([f"{name}:network", f"[2, {outputs}]", "[2, 10]"], caught.value)
+
+
 def test_classifiers_of_different_classes_are_refused(images: ImageDataset, classifier: Classifier) -> None:
     other = Classifier(classifier.module, tuple("abcdefghij"), classifier.shape, classifier.samples)
     with pytest.raises(BadInput, match="classes"):
