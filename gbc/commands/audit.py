@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.data import datasets
     from gbc.studies import audit
 
-    specs = options.trial(arguments).classifiers()
+    specs, reports = options.trial(arguments).classifiers(), []
     for number, spec in enumerate(specs, start=1):
         config = spec.classifier
         blind = arguments.no_data or spec.dataset.data_free
@@ -40,4 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
             name = f"audit-{number}" if len(specs) > 1 else "audit"
             write_atomic(arguments.out / f"{name}.json", json.dumps(result.to_json(), indent=2).encode())
             write_atomic(arguments.out / f"{name}.md", result.to_markdown().encode())
-        print(json.dumps(result.to_json(), indent=2) if arguments.json else result.to_markdown())
+        reports.append(result.to_json())
+        if not arguments.json:
+            print(result.to_markdown())
+    if arguments.json:
+        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.studies import lambda_figure
     from gbc.training import tasks
 
-    if arguments.config or arguments.set or arguments.classifier:
+    if any((arguments.config, arguments.set, arguments.classifier, arguments.weights, arguments.card)):
         settings = options.trial(arguments)
         classifier = tasks.obtain(settings, arguments.cache, options.announce).classifier
         inputs = 2 * torch.randn(_INPUTS, *classifier.shape, generator=torch.Generator().manual_seed(0))

@@ -190,6 +190,7 @@ def test_any_number_of_samples_makes_a_sheet(
         (["evaluate", "--model", "{trained}", "--data-root", "nowhere"], "nowhere/FashionMNIST/raw"),
         (["evaluate", "--model", "{trained}", "--full", "--cache", "{trained}/README.md"], "README.md: "),
         (["data", "build", "--data-root", "nowhere", "--out", "new"], "nowhere/FashionMNIST/raw"),
+        (["homogeneity", "--out", "new", "--weights", "none.pt"], "none.pt: "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -197,6 +197,12 @@ def test_the_command_audits_weights_alone(tmp_path: Path, classifier_cache: Path
     assert "layer 1: " in (tmp_path / "audit.md").read_text()
     assert "BatchNorm train: 6" in (tmp_path / "audit.md").read_text()
 
+    assert (
+        main([*command, "--set", "dataset.per_class=10", *sets, "--set", "experts=[{classifier: {hidden: 8, steps: 5}}]"]) == 0
+    )
+    several = json.loads(capsys.readouterr().out)
+    assert several == [json.loads((tmp_path / f"audit-{number}.json").read_text()) for number in (1, 2)]
+
 
 def test_points_are_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["--set", "dataset.name=circle", "--set", "classifier.name=mlp", "--set", "classifier.steps=5"]
