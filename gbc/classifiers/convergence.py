@@ -154,9 +154,10 @@ def margin_of_last_layer(module: nn.Module, weight_decay: float) -> float:
     Raises:
         BadInput: no margin beyond the peak satisfies this. The classifier has not converged, or its confidence is low.
     """
-    *_, weight, bias = module.parameters()
-    if bias.ndim != 1 or weight.ndim != 2 or len(bias) < 2:
+    tensors = list(module.parameters())[-2:]
+    if [tensor.ndim for tensor in tensors] != [2, 1] or len(tensors[1]) < 2:
         raise BadInput("alpha last_layer: the classifier does not end in a linear layer with a bias for each of its classes")
+    weight, bias = tensors
     left_side = weight_decay * (weight.square().sum() + bias.square().sum()).item()
     margins = torch.linspace(0, 30, 30_001)
     solutions = []

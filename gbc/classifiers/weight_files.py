@@ -46,6 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping) or not weights:
         raise BadInput(f"{path}: holds {type(weights).__name__}, not a state dict; save model.state_dict()")
     for name, tensor in weights.items():
+        if not isinstance(name, str):
+            raise BadInput(f"{path}: {name!r} is no name of a tensor; save model.state_dict() alone")
         if not isinstance(tensor, Tensor):
             raise BadInput(f"{path}: {name!r} is {type(tensor).__name__}, not a tensor; save model.state_dict() alone")
         if not tensor.isfinite().all():

@@ -119,6 +119,7 @@ def test_damaged_weights_are_named(content: str, suffix: str, files: Files, imag
         (torch.zeros(3), ["Tensor", "state dict"]),
         ({}, [" dict,", "state dict"]),
         ({"epoch": 3, "model": {}}, [" dict,", "state dict"]),
+        ({0: torch.zeros(3), 1: torch.zeros(3)}, ["net.pt: 0 ", "state_dict"]),
     ],
 )
 def test_a_file_that_is_no_state_dict(

@@ -130,6 +130,8 @@ def test_the_margin_is_read_from_a_converged_last_layer() -> None:
     assert convergence.margin_of_last_layer(layer, between[0]) > 4 > convergence.margin_of_last_layer(layer, between[1])
     with pytest.raises(BadInput, match=r"alpha last_layer: .*converged"):
         convergence.margin_of_last_layer(layer, 5.0)
+    with pytest.raises(BadInput, match=r"alpha last_layer: .*bias"):
+        convergence.margin_of_last_layer(torch.nn.Linear(1, 3, bias=False), 5.0)
 
 
 def test_the_scores_of_the_circle_by_hand() -> None:
