@@ -52,7 +52,7 @@ class ExportedGenerator:
         """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
 
         Raises:
-            BadInput: a label that the generator does not have.
+            BadInput: no label, or one that the generator does not have.
         """
         return torch.cat(list(self.batches(labels, seed)))
 
@@ -84,13 +84,15 @@ class ExportedGenerator:
         return images
 
     def check_labels(self, labels: Tensor) -> None:
-        """Check that the generator has each of `labels` [K].
+        """Check that there are `labels` [K], and that the generator has each of them.
 
         Raises:
-            BadInput: it lacks one of them; the message names the label.
+            BadInput: there is none, or the generator lacks one of them; the message names the label.
         """
         classes = len(self.class_names)
-        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        if not len(labels):
+            raise BadInput("no labels: give one for each image")
+        if not (int(labels.min()) >= 0 and int(labels.max()) < classes):
             unknown = next(int(label) for label in labels if not 0 <= label < classes)
             raise BadInput(
                 f"label {unknown} is unknown to this generator; it has 0 to {classes - 1}: {', '.join(self.class_names)}"

@@ -178,6 +178,11 @@ def test_drawing_in_parts_gives_what_the_module_gives(made: Trained) -> None:
     assert torch.equal(drawn, generator.sample(labels, seed=4))  # however many threads there are
 
 
+def test_no_labels_are_refused_in_one_line(made: Trained) -> None:
+    with pytest.raises(BadInput, match="label"):
+        export.load(made.folder).sample([])
+
+
 def test_formats_are_named_and_unknown_ones_refused() -> None:
     assert formats.parse_formats("safetensors") == [] and formats.parse_formats("onnx, safetensors,torch,onnx") == [
         "onnx",
