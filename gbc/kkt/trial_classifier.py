@@ -54,7 +54,7 @@ class TrialClassifier:
         self.batch_norm_inputs = BatchNormInputs(self.phi)
 
         # The closed form does not apply to weights whose scale has no effect on Φ: gradient descent leads these to ∇ = 0.
-        invariant = convergence.before_batch_norm(self.phi, torch.rand(2, *loaded.shape, device=device))
+        invariant = convergence.before_batch_norm(self.phi, probe)
         self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
         self.loss = spec.classifier.loss
         decay = spec.classifier.weight_decay
@@ -167,7 +167,7 @@ class ForwardPass:
         """ρ; with the unbiased estimator √ρ̂², or 0 if the estimate is negative."""
         if self.classifier.config.estimator == "halves":
             return self.stationarity().clamp_min(0).sqrt()
-        return losses.relative_residual(self.target, self.margin_gradient)
+        return self.distance / losses.norm(self.target)
 
     def cosine_residual(self) -> Tensor:
         """`losses.closed_form` of pull and target, 1 − cosine and a term for their sizes, over tensors that have a target."""

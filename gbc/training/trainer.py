@@ -297,12 +297,13 @@ class Trainer:
                     self.multipliers.scale[classifier.index] = scale
             forget_passes(self.classifiers)
 
+    @torch.no_grad()
     def _norms(self, passes: Sequence[ForwardPass]) -> dict[str, Tensor]:
         """ρ of each pass, and the norms of the gradients, by metric."""
         values: dict[str, Tensor] = {}
         for each in passes:
             if each.classifier.weights["stationarity"] and late_losses_count(self.config, self.step_count):
-                rho = each.rho().detach()
+                rho = each.rho()
                 values["kkt/rho"] = values.get("kkt/rho", 0) + rho / len(passes)
                 if len(passes) > 1:
                     values[f"kkt/rho_{each.classifier.index + 1}"] = rho
