@@ -180,7 +180,7 @@ def _new_or_given(config: ClassifierConfig, data: Dataset | None) -> tuple[nn.Mo
         return module.eval(), card, changes
     card = custom.read_card(config)
     if data is not None:
-        _check_same_task(str(custom.card_path(config)), card, data)
+        check_same_task(str(custom.card_path(config)), card, data)
     weights = weight_files.read_weights(Path(config.weights))
     module, changes = _new(config, card)
     if config.factory and libraries.is_library(config.factory):
@@ -218,7 +218,12 @@ def _card_of(data: Dataset) -> Card:
     return Card(class_names=data.class_names, shape=data.shape, samples=len(data.train_labels))
 
 
-def _check_same_task(source: str, card: Card, data: Dataset) -> None:
+def check_same_task(source: str, card: Card, data: Dataset) -> None:
+    """Check that the classifier of a card can be used with `data`; `source` names the card in errors.
+
+    Raises:
+        BadInput: other images, another number of classes, or the same classes in another order.
+    """
     if card.shape != data.shape:
         remedy = f"; to resize them, write shape: {list(data.shape)} and resize: {list(card.input_shape)}"
         raise BadInput(

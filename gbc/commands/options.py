@@ -6,6 +6,7 @@ Heavy imports are inside functions, so that `--help` is fast.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -107,6 +108,8 @@ def real_images(generator: ExportedGenerator, arguments: argparse.Namespace) -> 
     settings = generator.settings.rooted(arguments.data_root) if arguments.data_root else generator.settings
     merged = tasks.merged([datasets.load(spec.dataset) for spec in settings.classifiers()])
     assert isinstance(merged, datasets.ImageDataset)
+    if len(merged.class_names) == len(generator.class_names):  # the card of the user's weights may have other names for them
+        merged = dataclasses.replace(merged, class_names=generator.class_names)
     return merged, settings.dataset if len({spec.task for spec in settings.classifiers()}) == 1 else None
 
 

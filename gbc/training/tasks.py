@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,19 @@ def cached(config: TrialConfig, cache: Path) -> bool:
 def data_of(spec: TrialClassifierConfig) -> TaskData:
     """The data of a classifier; for data set `none`, what the classifier's card says of them.
 
+    Classes have the names that the card of the user's weights gives them.
+
     Raises:
-        BadInput: as `datasets.load`; without images, a classifier without weights, or a card that `data_free_task` refuses.
+        BadInput: as `datasets.load`; a card that does not fit the data; without images, a classifier without weights, or a card
+            that `data_free_task` refuses.
     """
     if not spec.dataset.data_free:
-        return datasets.load_any(spec.dataset)
+        data = datasets.load_any(spec.dataset)
+        if spec.classifier.weights is None:
+            return data
+        card = custom.read_card(spec.classifier)
+        pretrain.check_same_task(str(custom.card_path(spec.classifier)), card, data)
+        return replace(data, class_names=card.class_names)
     if spec.classifier.weights is None:
         raise BadInput("dataset none: a classifier cannot be trained without images; give its weights with --weights FILE")
     card = custom.read_card(spec.classifier)

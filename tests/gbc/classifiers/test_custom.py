@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+from gbc import export
 from gbc.__main__ import main
 from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import convergence, custom, pretrain
 from gbc.config import TrialConfig
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
+from gbc.export.scorecard import scorecard
+from gbc.training import tasks
 from gbc.training.trainer import Trainer
 from tests.gbc.classifiers.conftest import MODULE, theirs
 
@@ -81,6 +85,24 @@ def test_a_generator_is_born_from_it(files: Files, settings: TrialConfig, images
     classifier, _, _ = pretrain.obtain(trial.classifier, images, tmp_path / "cache")
     report = next(Trainer(trial, [classifier]).run())
     assert report.metrics["kkt/rho"] > 0
+
+
+def test_images_get_the_names_that_the_card_gives_to_their_classes(
+    files: Files, settings: TrialConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names are compared afterwards: by the scores of each class, and by a student of the classifier."""
+    trial = settings.updated({"classifier": files().model_dump(mode="json"), "bn_weight": 0.0}, "test")
+    inputs = tasks.obtain(trial, tmp_path / "cache")
+    assert inputs.images.class_names == inputs.classifier.class_names
+    trainer = Trainer(trial, inputs.classifiers, inputs.reference("cpu"))
+    *_, report = trainer.run()
+    weights = trainer.state_dict()["generator"]
+    model = export.write(tmp_path / "model", weights, trial, inputs, report.metrics, origin="", picture=None)
+    by_class = scorecard(export.load(model), inputs.images, inputs.classifiers)["by_class"]["generator"]
+    assert list(by_class["classifier/accuracy"]) == [f"garment {label}" for label in range(10)]
+    command = ["distil", "--model", str(model), "--steps", "2", "--count", "20", "--cache", str(tmp_path / "cache")]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_images"] == 2000
 
 
 def test_a_factory_without_weights_is_trained_from_its_own_initialisation(images: ImageDataset, tmp_path: Path) -> None:
