@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gbc.classifier_config import ClassifierConfig
@@ -47,6 +47,13 @@ class Card(Config):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the images that the network itself takes; those that are judged and generated have `shape`."""
         return self.resize or self.shape
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"names class {repeated[0]!r} twice")
+        return names
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

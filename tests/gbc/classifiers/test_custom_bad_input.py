@@ -137,6 +137,7 @@ def test_a_file_that_is_no_state_dict(
     [
         ({"class_names": ["a", "b"]}, ["net.yaml: 2 class_names", "fashion_mnist", "10 classes"]),
         ({"class_names": ["a"]}, ["net.yaml: class_names: "]),
+        ({"class_names": [*"abcdefghi", "a"]}, ["net.yaml: ", "class_names", "'a'", "twice"]),
         ({"shape": [3, 32, 32]}, ["[3, 32, 32]", "fashion_mnist", "shape: [1, 28, 28]", "resize: [3, 32, 32]"]),
         ({"shape": [1, 8, 8], "resize": [1, 28, 28]}, ["[1, 8, 8]", "fashion_mnist", "shape: [1, 28, 28]"]),
         ({"resize": [3, 32, 32]}, ["net.yaml", "their_nets:network", "[3, 32, 32]"]),
