@@ -95,12 +95,13 @@ class Preprocessed(nn.Module):
         self.module = module
         self.channels = card.input_shape[0]
         for name, values in (("mean", card.mean), ("std", card.std)):
-            self.register_buffer(name, None if values is None else torch.tensor(values)[:, None, None])
+            by_channel = (-1, *[1] * (len(card.shape) - 1))  # [channels, 1, 1], or [d] for points
+            self.register_buffer(name, None if values is None else torch.tensor(values).view(by_channel))
         for axis, name in ((1, "rows"), (2, "columns")):
             self.register_buffer(name, _interpolation(card.shape[axis], card.resize[axis]) if card.resize else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [M, channels, height, width] in [0, 1] to logits."""
+        """Images [M, channels, height, width] in [0, 1], or points [M, d], to logits [M, C]."""
         if self.rows is not None and self.columns is not None:
             # Products with matrices, because torch's own resizing adds up gradients in a random order on a GPU.
             x = (self.rows @ x @ self.columns.t()).expand(-1, self.channels, -1, -1)

@@ -61,3 +61,10 @@ def test_images_are_resized_for_the_network_as_torchvision_does(
     assert 0 < report.metrics["loss/row_space"] < 1 and report.metrics["kkt/rho"] > 0
     labels = trainer.evaluation_labels
     assert trainer.sample(trainer.evaluation_noise, labels, trainer.evaluation_tasks).shape == (len(labels), 1, 28, 28)
+
+
+def test_points_are_normalised_too() -> None:
+    """Each coordinate is a channel."""
+    card = custom.Card(class_names=("a", "b"), shape=(2,), samples=9, mean=(1.0, 2.0), std=(0.5, 0.25))
+    points = torch.tensor([[1.0, 2.0], [1.5, 1.0], [0.0, 2.25]])
+    assert custom.with_preprocessing(nn.Identity(), card)(points).tolist() == [[0.0, 0.0], [1.0, -4.0], [-2.0, 1.0]]
