@@ -42,7 +42,7 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     al. (2022) use 10⁻⁴. A user's factory keeps its own initialisation.
 
     Raises:
-        BadInput: an unknown name, or a factory that cannot be used.
+        BadInput: an unknown name, one of images for points, or a factory that cannot be used.
     """
     if config.factory:
         if libraries.is_library(config.factory):
@@ -51,8 +51,10 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
         return custom.call_factory(config.factory, config.seed, shape)
     if config.name not in CLASSIFIERS:
         raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
-    if config.depth != ClassifierConfig.model_fields["depth"].default and config.name not in _OF_ANY_DEPTH:
-        raise BadInput(f"classifier.depth is a setting of {' and '.join(_OF_ANY_DEPTH)}; leave it out for {config.name}")
+    if config.depth != ClassifierConfig.model_fields["depth"].default and config.name not in _FULLY_CONNECTED:
+        raise BadInput(f"classifier.depth is a setting of {' and '.join(_FULLY_CONNECTED)}; leave it out for {config.name}")
+    if len(shape) != 3 and config.name not in _FULLY_CONNECTED:
+        raise BadInput(f"classifier {config.name}: it takes images, and the data are points; choose mlp or mlp_bn")
     module = CLASSIFIERS[config.name](config, shape, classes)
     kaiming(module, torch.Generator().manual_seed(config.seed))
     if config.first_scale != 1:
@@ -154,7 +156,7 @@ CLASSIFIERS: Final[dict[str, Callable[[ClassifierConfig, Shape, int], nn.Module]
     "lenet5": lenet5,
     "resnet": resnet,
 }
-_OF_ANY_DEPTH: Final = ("mlp", "mlp_bn")
+_FULLY_CONNECTED: Final = ("mlp", "mlp_bn")
 
 BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -182,6 +182,12 @@ def test_a_network_without_relu_layers_has_no_surrogate() -> None:
         with_surrogate(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), 100.0)
 
 
+@pytest.mark.parametrize("name", ["conv", "lenet5", "resnet"])
+def test_a_convolutional_classifier_of_points_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match=f"{name}.*points"):
+        architectures.build(ClassifierConfig(name=name), (2,), 3)
+
+
 def test_scale_invariant_layers_are_those_before_batch_norm(architecture: ClassifierConfig) -> None:
     """Doubling their weights does not change Φ in train mode; doubling any other layer's does."""
     phi = architectures.build(architecture, SHAPE, 10)
