@@ -29,6 +29,7 @@ from records.paths import STUDY_FILE
 from records.study import SETTINGS, Study
 from records.trial import TrialRecord
 from search.files.lock import UNKNOWN_DRIVER, Driver, already_running, current_driver, driver_lock, this_process
+from search.files.new_database import new_database
 from search.spec import faults
 from search.spec.config import SweepConfig
 
@@ -97,6 +98,8 @@ def _storage(config: SweepConfig, folder: Path) -> Iterator[optuna.storages.RDBS
         if url:
             raise unusable_database(url, fault) from None
         raise CorruptFile(f"{path}: damaged ({fault.orig}); restore it, or choose another --name") from None
+    except OSError as fault:
+        raise BadInput(f"{path}: cannot be opened: {fault.strerror}") from None
 
 
 def _in_file(path: Path) -> optuna.storages.RDBStorage:
@@ -108,6 +111,9 @@ def _in_file(path: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
+    if not path.exists():
+        with new_database(path) as draft:
+            optuna.storages.RDBStorage(sqlite_url(draft)).engine.dispose()
     storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs={"connect_args": {"timeout": faults.PATIENCE}})
     sqlalchemy.event.listen(storage.engine, "connect", prepare)
     storage.engine.dispose()  # the connections made before that

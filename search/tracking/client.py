@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from records.addresses import sqlite_url
 from records.mlflow_store import STEP_METRIC, default_address, reach, usable
+from search.files.new_database import new_database
 from search.spec import faults
 from search.spec.config import SweepConfig
 
@@ -54,6 +56,15 @@ def experiments(uri: str) -> dict[str, str]:
         from mlflow import MlflowClient
 
         return {experiment.name: experiment.experiment_id for experiment in MlflowClient(uri).search_experiments()}
+
+
+def create_store(uri: str) -> None:
+    """Create the database of a store that is `missing`. Nothing in it names its place."""
+    from mlflow import MlflowClient
+    from sqlalchemy.engine import make_url
+
+    with new_database(Path(str(make_url(uri).database))) as draft:
+        MlflowClient(sqlite_url(draft)).search_experiments(max_results=1)
 
 
 def artifact_root() -> str:

@@ -11,13 +11,13 @@ from gbc.errors import BadInput
 from gbc.settings import flatten
 from records import mlflow_store
 from records.creation_lock import creation_lock
-from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, reach, runs_query, usable
+from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, missing, reach, runs_query, usable
 from search.files import storage
 from search.files.storage import Location
 from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking import ui_view
-from search.tracking.client import TrialRun, address, artifact_root, with_timeout
+from search.tracking.client import TrialRun, address, artifact_root, create_store, with_timeout
 from search.tracking.lineage import Inputs
 from search.tracking.step_images import Gallery
 from search.worker import resource_usage
@@ -48,6 +48,8 @@ class Tracker:
             from mlflow import MlflowClient
 
             with creation_lock(self.uri):
+                if missing(self.uri):
+                    create_store(self.uri)
                 self._client: MlflowClient = MlflowClient(with_timeout(self.uri))
                 self.experiment = self._find_experiment()
             self._gallery = Gallery(self._client)
