@@ -145,7 +145,10 @@ class TrialConfig(Config):
     @model_validator(mode="after")
     def _reports_divide_the_run(self) -> Self:
         if self.steps % self.report_every:
-            raise ValueError(f"steps ({self.steps}) must be a multiple of report_every ({self.report_every})")
+            raise ValueError(
+                f"steps ({self.steps}) must be a multiple of report_every ({self.report_every}); "
+                f"report_every={fitting_reports(self.steps, self.report_every)} would fit"
+            )
         return self
 
     @model_validator(mode="after")
@@ -181,3 +184,8 @@ LOSS_WEIGHTS: Final = {"duality": "beta"} | {
     setting.removesuffix("_weight"): setting for setting in TrialConfig.model_fields if setting.endswith("_weight")
 }
 """The setting that holds the weight of each loss."""
+
+
+def fitting_reports(steps: int, every: int) -> int:
+    """The largest interval of reports up to `every` that divides `steps` and gives a trial about four reports."""
+    return next(size for size in range(min(every, max(1, steps // 4)), 0, -1) if steps % size == 0)

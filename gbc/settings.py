@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -244,7 +245,8 @@ def _lines(path: tuple[str, ...], errors: list[Any], model: type[Config], source
             hint = "`python search/run.py --dry-run` prints all that are"
         return [f"{where}: {shown('.'.join(path))} is not a setting; {hint}"]
     if isinstance(value, str) and _is_number(value) and "type" in error["type"]:
-        return [f"{start}{shown(value)} is text, not a number; remove the quotes"]
+        remedy = "remove the quotes" if math.isfinite(float(value)) else "a finite number is needed"
+        return [f"{start}{shown(value)} is text, not a number; {remedy}"]
     messages = dict.fromkeys(fault["msg"].removeprefix("Value error, ").removeprefix("Input ") for fault in errors)
     message = " or ".join([*messages][:1] + [message.removeprefix("should be ") for message in [*messages][1:]])
     if error["type"] == "value_error" and isinstance(value, dict):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gbc.config import TrialConfig
+from gbc.config import TrialConfig, fitting_reports
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS
 from gbc.settings import assign, flatten, load_yaml, shown, suggest
@@ -69,7 +69,7 @@ def resolve(
         data.setdefault("scheduler", {}).setdefault("name", "none")
     if data["trial"]["dataset"]["name"] == "none":
         data.setdefault("objective", {}).setdefault("metric", DATA_FREE_OBJECTIVE)
-    _fit_reports(data, flags)
+    _fit_reports(data, set_by_flags | dict(assignments))
     _add_students(data)
     data.setdefault("name", f"{data['trial']['dataset']['name']}-{data['preset']}")
     if isinstance(trials := data.get("trials"), dict):
@@ -175,14 +175,18 @@ def _add_students(data: dict[str, Any]) -> None:
         data["trial"].setdefault("student_steps", STUDENT_STEPS)
 
 
-def _fit_reports(data: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """With `--steps`, reports and the first rung of a preset give way to the new horizon where they do not fit it."""
-    steps, trial, scheduler = flags.get("trial.steps"), data["trial"], data.get("scheduler", {})
-    every, grace = trial.get("report_every", TrialConfig().report_every), scheduler.get("grace")
-    if type(steps) is not int or type(every) is not int or steps < 1 or every < 1:
-        return  # the model says what is wrong with them
-    if steps % every:
-        every = next(size for size in range(min(every, max(1, steps // 4)), 0, -1) if steps % size == 0)
-        trial["report_every"] = every
+def _fit_reports(data: dict[str, Any], named: Mapping[str, Any]) -> None:
+    """Let reports and the first rung of a preset give way to the steps, or the reports, that the command line names.
+
+    `named` are the trial's settings on the command line; what stands there is not changed.
+    """
+    trial, scheduler = data["trial"], data.get("scheduler", {})
+    defaults = TrialConfig()
+    steps, every = trial.get("steps", defaults.steps), trial.get("report_every", defaults.report_every)
+    if not named.keys() & {"steps", "report_every"} or any(type(number) is not int or number < 1 for number in (steps, every)):
+        return  # nothing was named, or the model says what is wrong with it
+    if steps % every and "report_every" not in named:
+        trial["report_every"] = every = fitting_reports(steps, every)
+    grace = scheduler.get("grace")
     if type(grace) is int and (grace > steps or grace % every):
         del scheduler["grace"]

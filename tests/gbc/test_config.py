@@ -23,6 +23,9 @@ def parse(text: str, tmp_path: Path) -> TrialConfig:
     ("text", "named"),
     [
         ("lr: '0.1'", ["lr: '0.1'", "quotes"]),
+        ("lr: nan", ["lr: 'nan'", "finite"]),
+        ("lr: '-inf'", ["lr: '-inf'", "finite"]),
+        ("{steps: 60, report_every: 100}", ["steps (60)", "report_every (100)", "report_every=15 "]),
         ("lrr: 0.1", ["trial.yaml: 'lrr' is not a setting; did you mean 'lr'?"]),  # golden
         ("classifier: {hiden: 3}", ["'classifier.hiden'", "'hidden'"]),
         ("lr: 5", ["lr: 5", "equal to 1"]),

@@ -89,6 +89,14 @@ def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every
     assert config.first_rung <= steps and config.first_rung % every == 0
 
 
+def test_steps_and_reports_by_set_do_the_same() -> None:
+    assert resolved_sweep(assignments={"steps": 60}) == resolved_sweep(flags={"trial.steps": 60})
+    config = resolved_sweep(assignments={"steps": 60, "report_every": 20})
+    assert config.trial.report_every == 20 and config.first_rung == 20
+    with pytest.raises(BadInput, match=r"^--set steps, --set report_every: steps \(60\) .*\(25\); report_every=15 "):
+        resolved_sweep(assignments={"steps": 60, "report_every": 25})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
