@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gbc import losses
 from gbc.classifier_config import ClassifierConfig
-from gbc.classifiers import architectures
+from gbc.classifiers import architectures, narrowing
 from gbc.classifiers.architectures import Classifier, two_logits
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
@@ -31,6 +31,8 @@ STUDENT: Final = ClassifierConfig(name="conv", hidden=128)
 """The student of the full evaluation, and of the command unless another is named."""
 STEPS: Final = 400
 """Training steps of the student of the full evaluation, as many as of `tstr/cnn`. The command makes more."""
+START_IMAGES: Final = 4000
+"""Images that a narrower copy of the teacher is fitted to, if there are as many."""
 _PART: Final = 1000
 _EVERY: Final = 100
 
@@ -81,6 +83,8 @@ class Lesson:
     lr: float = LR
     """The learning rate that the student starts with."""
     progress: Progress = lambda *_: None
+    start: str = "random"
+    """`random` weights, or `teacher`: those of a narrower copy of it (`gbc.classifiers.narrowing`)."""
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float) -> Tensor:
@@ -96,16 +100,22 @@ class Lesson:
         """The class with the largest mean probability of the teachers for each image, [K]."""
         return self.probabilities(images, 1.0).argmax(dim=1)
 
-    def new_student(self) -> nn.Module:
-        """A student before its training, in training mode.
+    def new_student(self, images: Tensor) -> nn.Module:
+        """A student before its training, in training mode. One that starts as a copy of the teacher is fitted to `images`.
 
         Raises:
-            BadInput: the teachers have different classes, or an unknown student.
+            BadInput: the teachers have different classes, an unknown student, or one that cannot start as a copy.
         """
         if len({teacher.class_names for teacher in self.teachers}) != 1:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
         teacher = self.teachers[0]
-        return architectures.build(self.student, teacher.shape, len(teacher.class_names)).train()
+        network = architectures.build(self.student, teacher.shape, len(teacher.class_names))
+        if self.start == "teacher":
+            if len(self.teachers) > 1:
+                raise BadInput(f"--start teacher: a student is the copy of one classifier, and here are {len(self.teachers)}")
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.student.seed))
+            narrowing.narrow(teacher.module.cpu(), network, images[order[:START_IMAGES]])
+        return network.train()
 
     def teach(self, pool: Tensor, who: str = "") -> nn.Module:
         """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
@@ -113,7 +123,7 @@ class Lesson:
         Raises:
             BadInput: as `new_student`.
         """
-        network = self.new_student()
+        network = self.new_student(pool)
         targets = self.probabilities(pool, self.temperature)
         self._train(network, pool, targets, who)
         return network.eval()
