@@ -22,6 +22,7 @@ from gbc.errors import BadInput
 
 _RIDGE: Final = 1e-3  # of the mean diagonal of AᵀA
 _CHUNK: Final = 250  # images whose patches are held at once
+Weighted = nn.Linear | nn.Conv2d
 _BY_UNIT: Final = (
     nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, *BATCH_NORMS,
 )  # fmt: skip
@@ -38,21 +39,21 @@ def narrow(wide: nn.Module, student: nn.Module, images: Tensor) -> None:
         BadInput: the two are not the same sequence of layers, or `student` has more units.
     """
     theirs, copies = _layers(deepcopy(wide).eval(), student)
-    weighted = [number for number, layer in enumerate(theirs) if isinstance(layer, nn.Linear | nn.Conv2d)]
-    wide_outputs = nn.Sequential(*theirs[: weighted[0]])(images)
-    outputs = wide_outputs
-    fitted = theirs[weighted[0]]
+    weighted = {number: layer for number, layer in enumerate(theirs) if isinstance(layer, Weighted)}
+    first, last = min(weighted), max(weighted)
+    wide_outputs = outputs = nn.Sequential(*theirs[:first])(images)
+    fitted = weighted[first]
     for here, following in pairwise(weighted):
-        next_layer = theirs[following]
+        next_layer = weighted[following]
         wide_outputs = nn.Sequential(*theirs[here:following])(wide_outputs)
         outputs = nn.Sequential(fitted, *theirs[here + 1 : following])(outputs)
-        units = len(fitted.weight)
-        kept, weights = remove_units(*_normal_equations(next_layer, outputs, wide_outputs), units, len(copies[here].weight))
+        units = _units(fitted)
+        kept, weights = remove_units(*_normal_equations(next_layer, outputs, wide_outputs), units, _units(copies[here]))
         for layer, copy in zip([fitted, *theirs[here + 1 : following]], copies[here:following], strict=True):
             _copy_units(layer, copy, kept, units)
         outputs = outputs[:, _columns(kept, units, outputs.shape[1])]
         fitted = _with_weights(next_layer, weights, _columns(kept, units, len(weights) // units * units))
-    _copy_units(fitted, copies[weighted[-1]], range(len(fitted.weight)), len(fitted.weight))
+    _copy_units(fitted, copies[last], range(_units(fitted)), _units(fitted))
 
 
 def remove_units(gram: Tensor, product: Tensor, units: int, keep: int) -> tuple[list[int], Tensor]:
@@ -86,16 +87,25 @@ def _layers(wide: nn.Module, student: nn.Module) -> tuple[list[nn.Module], list[
     known = isinstance(wide, nn.Sequential) and isinstance(student, nn.Sequential) and all(map(_is_known, theirs))
     if not known or [_kind(layer) for layer in theirs] != [_kind(layer) for layer in copies]:
         raise BadInput("--start teacher: the student must have the teacher's layers, one after the other, with fewer units")
-    pairs = [(layer, copy) for layer, copy in zip(theirs, copies, strict=True) if isinstance(layer, nn.Linear | nn.Conv2d)]
-    if not pairs or len(pairs[0][0].weight[0].flatten()) != len(pairs[0][1].weight[0].flatten()):
+    pairs = [
+        (layer.weight, copy.weight)
+        for layer, copy in zip(theirs, copies, strict=True)
+        if isinstance(layer, Weighted) and isinstance(copy, Weighted)
+    ]
+    if not pairs or pairs[0][0].shape[1:] != pairs[0][1].shape[1:]:
         raise BadInput("--start teacher: the student takes other inputs than the teacher")
-    for layer, copy in pairs:
-        if len(copy.weight) > len(layer.weight):
-            counts = f"{len(copy.weight)} units, the teacher's {len(layer.weight)}"
+    for weight, narrower in pairs:
+        if len(narrower) > len(weight):
+            counts = f"{len(narrower)} units, the teacher's {len(weight)}"
             raise BadInput(f"--start teacher: a layer of the student has {counts}; it can have as many or fewer")
-    if len(pairs[-1][0].weight) != len(pairs[-1][1].weight):
-        raise BadInput("--start teacher: the student has other classes than the teacher's outputs")
+    if len(pairs[-1][0]) != len(pairs[-1][1]):
+        raise BadInput("--start teacher: the student has other outputs than the teacher")
     return theirs, copies
+
+
+def _units(layer: nn.Module) -> int:
+    assert isinstance(layer, Weighted)
+    return len(layer.weight)
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -107,7 +117,7 @@ def _is_known(layer: nn.Module) -> bool:
 def _kind(layer: nn.Module) -> tuple[object, ...]:
     """All that must be equal in a layer and its narrower copy."""
     kind: tuple[object, ...] = (type(layer),)
-    if isinstance(layer, nn.Linear | nn.Conv2d):
+    if isinstance(layer, Weighted):
         kind += (layer.bias is None,)
     if isinstance(layer, nn.Conv2d):
         kind += (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -116,12 +126,13 @@ def _kind(layer: nn.Module) -> tuple[object, ...]:
     return kind
 
 
-def _normal_equations(layer: nn.Module, inputs: Tensor, wide_inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(layer: Weighted, inputs: Tensor, wide_inputs: Tensor) -> tuple[Tensor, Tensor]:
     """AᵀA and AᵀY in float64. A are the layer's inputs at each position, with 1 if it has a bias; Y are its outputs."""
     gram, product = torch.zeros(()), torch.zeros(())
     for part, wide_part in zip(inputs.split(_CHUNK), wide_inputs.split(_CHUNK), strict=True):
         outputs = layer(wide_part)
         if isinstance(layer, nn.Conv2d):
+            assert not isinstance(layer.padding, str)
             part = nn.functional.unfold(part, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             part, outputs = part.transpose(1, 2).flatten(0, 1), outputs.flatten(2).transpose(1, 2).flatten(0, 1)
         if layer.bias is not None:
@@ -140,7 +151,7 @@ def _columns(kept: Sequence[int], units: int, columns: int) -> list[int]:
     return [unit * size + column for unit in kept for column in range(size)]
 
 
-def _with_weights(layer: nn.Module, weights: Tensor, columns: Sequence[int]) -> nn.Module:
+def _with_weights(layer: Weighted, weights: Tensor, columns: Sequence[int]) -> Weighted:
     """A copy of the layer with the rows `columns` of the weights [D, outputs] of a fit; its bias is the last row."""
     fitted = deepcopy(layer)
     new = weights[list(columns)].T.float()

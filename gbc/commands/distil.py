@@ -66,6 +66,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--temperature", type=real, default=4.0, help="of the teacher's probabilities (default: 4)")
     parser.add_argument(
+        "--fresh-targets",
+        action="store_true",
+        help="ask the teacher about images as they are moved, at every step, not once before (--loop always does)",
+    )
+    parser.add_argument(
         "--start",
         choices=("random", "teacher"),
         default="random",
@@ -111,7 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
     source = _of_model(arguments) if arguments.model else _of_trial(arguments)
     lesson = distillation.Lesson(
         source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,
-        lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr), arguments.start,
+        lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
+        arguments.start, arguments.fresh_targets,
     )  # fmt: skip
     network = (
         _in_a_loop(arguments, source, lesson) if source.images is None else lesson.teach(source.images, "on generated images")

@@ -85,6 +85,8 @@ class Lesson:
     progress: Progress = lambda *_: None
     start: str = "random"
     """`random` weights, or `teacher`: those of a narrower copy of it (`gbc.classifiers.narrowing`)."""
+    fresh_targets: bool = False
+    """True if the teacher answers images as the student sees them, moved, at every step; else it answers each once, unmoved."""
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float) -> Tensor:
@@ -136,9 +138,10 @@ class Lesson:
             for group in optimiser.param_groups:
                 group["lr"] = rate(self.lr, step, self.steps)
             index = torch.randint(len(pool), (BATCH,), generator=rng)
-            logits = network(shifted(pool[index], rng))
+            images = shifted(pool[index], rng)
+            target = self.probabilities(images, self.temperature) if self.fresh_targets else targets[index]
             optimiser.zero_grad()
-            losses.distillation(targets[index], logits, self.temperature).backward()
+            losses.distillation(target, network(images), self.temperature).backward()
             optimiser.step()
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
                 self.progress(who, step + 1, self.steps)

@@ -82,6 +82,12 @@ def test_units_that_matter_for_the_images_are_kept() -> None:
     torch.testing.assert_close(student(images), wide(images), atol=1e-2, rtol=0)
 
 
+def test_a_single_layer_is_copied() -> None:
+    wide, student = (nn.Sequential(nn.Flatten(), nn.Linear(256, 3)) for _ in range(2))
+    narrow(wide, student, torch.rand(4, *SHAPE))
+    assert torch.equal(student[1].weight, wide[1].weight) and torch.equal(student[1].bias, wide[1].bias)
+
+
 @pytest.mark.parametrize(
     ("wide", "student", "said"),
     [

@@ -80,6 +80,22 @@ def test_a_student_that_starts_as_a_copy_of_its_teacher_knows_before_it_is_taugh
         Lesson([classifier, classifier], half, 1, start="teacher").teach(torch.rand(9, 1, 28, 28))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_fresh_targets_are_the_teachers_answers_to_the_images_as_they_are_moved(classifier: Classifier, fresh: bool) -> None:
+    """The teacher says on which side a line is. Moved by two pixels it changes sides, which answers to the unmoved one miss."""
+    layer = nn.Linear(784, 10)
+    side = torch.where(torch.arange(784) % 28 < 14, -1.0, 1.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.outer(torch.tensor([-1.0, 1.0] + [0.0] * 8), side))
+        layer.bias.copy_(torch.tensor([0.0, 0.0] + [-30.0] * 8))
+    teacher = Classifier(nn.Sequential(nn.Flatten(), layer), classifier.class_names, classifier.shape, classifier.samples)
+    lines = torch.zeros(28, 1, 28, 28)
+    lines[torch.arange(28), :, :, torch.arange(28)] = 1
+    student = Lesson([teacher], STUDENT, 200, fresh_targets=fresh).teach(lines[[14]])
+    sides = [0, 0, 1, 1, 1] if fresh else [1] * 5
+    assert student(lines[12:17]).argmax(dim=1).tolist() == sides
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
@@ -138,7 +154,7 @@ def test_blobs_take_the_place_of_a_generator_and_a_copy_that_of_a_random_start(
     words += ["--count", "300", "--steps", "2", "--json", "--cache", str(classifier_cache)]
     agreement = []
     for start in ("random", "teacher"):
-        assert main([*words, "--start", start]) == 0
+        assert main([*words, "--fresh-targets", "--start", start]) == 0
         agreement.append(json.loads(capsys.readouterr().out)["agreement"])
     assert agreement[0] < agreement[1] - 0.2
     refused = {
