@@ -53,7 +53,10 @@ def narrow(wide: nn.Module, student: nn.Module, images: Tensor) -> None:
             _copy_units(layer, copy, kept, units)
         outputs = outputs[:, _columns(kept, units, outputs.shape[1])]
         fitted = _with_weights(next_layer, weights, _columns(kept, units, len(weights) // units * units))
-    _copy_units(fitted, copies[last], range(_units(fitted)), _units(fitted))
+    for layer, copy in [*zip(theirs[:first], copies[:first], strict=True), (fitted, copies[last])]:
+        copy.load_state_dict(layer.state_dict())
+    for layer, copy in zip(theirs[last + 1 :], copies[last + 1 :], strict=True):
+        copy.load_state_dict(layer.state_dict())
 
 
 def remove_units(gram: Tensor, product: Tensor, units: int, keep: int) -> tuple[list[int], Tensor]:
@@ -117,12 +120,14 @@ def _is_known(layer: nn.Module) -> bool:
 def _kind(layer: nn.Module) -> tuple[object, ...]:
     """All that must be equal in a layer and its narrower copy."""
     kind: tuple[object, ...] = (type(layer),)
-    if isinstance(layer, Weighted):
+    if isinstance(layer, nn.Linear):
         kind += (layer.bias is None,)
-    if isinstance(layer, nn.Conv2d):
-        kind += (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    if isinstance(layer, BATCH_NORMS):
+    elif isinstance(layer, nn.Conv2d):
+        kind += (layer.bias is None, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    elif isinstance(layer, BATCH_NORMS):
         kind += (layer.affine, layer.running_mean is None)
+    else:
+        kind += (repr(layer),)
     return kind
 
 
@@ -141,7 +146,7 @@ def _normal_equations(layer: Weighted, inputs: Tensor, wide_inputs: Tensor) -> t
         gram, product = gram + part.T @ part, product + part.T @ outputs
     # A unit that is always 0 leaves AᵀA without an inverse. The penalty for a distance from the layer's own weights adds one.
     own = layer.weight.flatten(1) if layer.bias is None else torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1)
-    penalty = _RIDGE * gram.diagonal().mean()
+    penalty = (_RIDGE * gram.diagonal().mean()).clamp_min(1e-9)
     return gram + penalty * torch.eye(len(gram)), product + penalty * own.T
 
 

@@ -158,9 +158,8 @@ class StudentLoop:
         if not self.method.with_trial_losses:
             changes |= dict.fromkeys(LOSS_WEIGHTS.values(), 0.0) | {"bn_mode": "eval"}
         # A generator before its training makes nothing that a copy of the teacher could be fitted to.
-        with_blobs = lesson.start == "teacher"
-        shape, count = lesson.teachers[0].shape, START_IMAGES
-        self.student = lesson.new_student(blobs(count, shape, lesson.student.seed) if with_blobs else torch.empty(0, *shape))
+        count = START_IMAGES if lesson.start == "teacher" else 1
+        self.student = lesson.new_student(blobs(count, lesson.teachers[0].shape, lesson.student.seed))
         self.trainer = Trainer(config.updated(changes, "the loop"), lesson.teachers)
         if generator is not None:
             self.trainer.generator.load_state_dict(dict(generator))

@@ -82,10 +82,18 @@ def test_units_that_matter_for_the_images_are_kept() -> None:
     torch.testing.assert_close(student(images), wide(images), atol=1e-2, rtol=0)
 
 
-def test_a_single_layer_is_copied() -> None:
-    wide, student = (nn.Sequential(nn.Flatten(), nn.Linear(256, 3)) for _ in range(2))
-    narrow(wide, student, torch.rand(4, *SHAPE))
-    assert torch.equal(student[1].weight, wide[1].weight) and torch.equal(student[1].bias, wide[1].bias)
+def test_a_single_layer_and_what_stands_before_and_after_it_are_copied() -> None:
+    images = torch.rand(40, *SHAPE)
+    wide, student = (nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(256, 3), nn.BatchNorm1d(3)) for _ in range(2))
+    settled(wide, images)
+    narrow(wide, student, images)
+    assert torch.equal(student.eval()(images), wide(images))
+
+
+def test_black_images_leave_a_student_with_finite_weights() -> None:
+    wide, student = network("conv", 64), network("conv", 32)
+    narrow(wide, student, torch.zeros(4, *SHAPE))
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
 
 
 @pytest.mark.parametrize(
@@ -94,6 +102,7 @@ def test_a_single_layer_is_copied() -> None:
         (network("lenet5", 42), network("lenet5", 84), "6 units"),
         (network("lenet5", 84), network("conv", 84), "the teacher's layers"),
         (network("resnet", 64), network("resnet", 32), "the teacher's layers"),
+        (nn.Sequential(nn.MaxPool2d(2), nn.Linear(3, 2)), nn.Sequential(nn.MaxPool2d(4), nn.Linear(3, 2)), "teacher's layers"),
         (nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(4, 2)), "other inputs"),
         (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), "outputs"),
         (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten()), "other inputs"),
