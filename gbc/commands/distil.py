@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
     source.add_argument(
         "--samples", metavar="FILE", type=Path, help=".npz of `sample` or `baseline`; the teacher is that of --config or --set"
     )
+    source.add_argument("--blobs", action="store_true", help="random blobs on black; the teacher is that of --config or --set")
     options.add_trial(parser)
     parser.add_argument(
         "--student",
@@ -57,13 +58,24 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--hidden", type=positive, default=128, help="width of the student's hidden layers (default: 128)")
     parser.add_argument(
-        "--count", type=positive, default=10_000, help="generated images of --model, or kept by --loop (default: 10000)"
+        "--count", type=positive, default=10_000, help="images of --model or --blobs, or kept by --loop (default: 10000)"
     )
     parser.add_argument("--steps", type=positive, default=3000, help="training steps of each student (default: 3000)")
     parser.add_argument(
         "--student-lr", type=real, default=1e-3, metavar="LR", help="learning rate of each student at the start (default: 1e-3)"
     )
     parser.add_argument("--temperature", type=real, default=4.0, help="of the teacher's probabilities (default: 4)")
+    parser.add_argument(
+        "--fresh-targets",
+        action="store_true",
+        help="ask the teacher about images as they are moved, at every step, not once before (--loop always does)",
+    )
+    parser.add_argument(
+        "--start",
+        choices=("random", "teacher"),
+        default="random",
+        help="of each student: random weights (default), or a narrower copy of the teacher",
+    )
     parser.add_argument("--seed", type=seed, default=0)
     loop = parser.add_argument_group("a generator that learns with the student, from --model or from the start")
     loop.add_argument("--loop", metavar="METHOD", help="gbc, or a baseline of the literature: dafl, dfad")
@@ -105,6 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     lesson = distillation.Lesson(
         source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,
         lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
+        arguments.start, arguments.fresh_targets,
     )  # fmt: skip
     network = (
         _in_a_loop(arguments, source, lesson) if source.images is None else lesson.teach(source.images, "on generated images")
@@ -148,15 +161,16 @@ def _of_model(arguments: argparse.Namespace) -> _Source:
 
 def _of_trial(arguments: argparse.Namespace) -> _Source:
     """The classifiers of a trial's settings, the images of a file or none for a loop, and the real images of the settings."""
-    from gbc.data import datasets, own_images
+    from gbc.data import blobs, datasets, own_images
     from gbc.data.samples import tensors
     from gbc.errors import BadInput
     from gbc.training import tasks
 
-    if not (arguments.samples or arguments.loop):
-        raise BadInput("give --model DIR or --samples FILE; or --loop METHOD, with --config or --classifier for the teacher")
-    if arguments.samples and arguments.loop:
-        raise BadInput(f"--samples {arguments.samples}: --loop makes its images itself; leave one of the two out")
+    if not (arguments.samples or arguments.blobs or arguments.loop):
+        raise BadInput("give --model DIR, or for the teacher of --config or --classifier one of --samples, --blobs and --loop")
+    if (arguments.samples or arguments.blobs) and arguments.loop:
+        given = f"--samples {arguments.samples}" if arguments.samples else "--blobs"
+        raise BadInput(f"{given}: --loop makes its images itself; leave one of the two out")
     if arguments.images or arguments.dataset or arguments.per_class:
         raise BadInput("--images, --dataset and --per-class are for --model; without it set dataset.name and the like")
     settings = options.trial(arguments)
@@ -164,6 +178,10 @@ def _of_trial(arguments: argparse.Namespace) -> _Source:
     if settings.data_free and arguments.out is None:
         raise BadInput("dataset none: there are no images to test the student on; give --out FILE for its weights")
     inputs = tasks.obtain(settings, arguments.cache, options.announce)
+    if arguments.blobs:
+        if len(inputs.classifier.shape) != 3:
+            raise BadInput("--blobs is for classifiers of images, not of points")
+        images = blobs.blobs(arguments.count, inputs.classifier.shape, arguments.seed)
     if images is not None and images.shape[1:] != inputs.classifier.shape:
         taken = list(inputs.classifier.shape)
         raise BadInput(f"--samples {arguments.samples}: images of {list(images.shape[1:])}, but the classifier takes {taken}")
@@ -190,7 +208,7 @@ def _in_a_loop(arguments: argparse.Namespace, source: _Source, lesson: Lesson) -
     loop = StudentLoop(source.settings, lesson, settings, source.weights)
     identity = {
         **asdict(settings), "trial": source.settings.digest(), "student": lesson.student.digest(), "steps": lesson.steps,
-        "temperature": lesson.temperature, "lr": lesson.lr, "model": str(arguments.model),
+        "temperature": lesson.temperature, "lr": lesson.lr, "start": lesson.start, "model": str(arguments.model),
     }  # fmt: skip
     unfinished = _unfinished(arguments.out) if arguments.out else None
     if unfinished and unfinished.exists():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gbc import losses
 from gbc.classifier_config import ClassifierConfig
-from gbc.classifiers import architectures, custom
+from gbc.classifiers import architectures, custom, narrowing
 from gbc.classifiers.architectures import Classifier, two_logits
 from gbc.data.samples import ImageDataset
 from gbc.errors import BadInput
@@ -31,6 +31,8 @@ STUDENT: Final = ClassifierConfig(name="conv", hidden=128)
 """The student of the full evaluation, and of the command unless another is named."""
 STEPS: Final = 400
 """Training steps of the student of the full evaluation, as many as of `tstr/cnn`. The command makes more."""
+START_IMAGES: Final = 4000
+"""Images that a narrower copy of the teacher is fitted to, if there are as many."""
 _PART: Final = 1000
 _EVERY: Final = 100
 
@@ -81,6 +83,10 @@ class Lesson:
     lr: float = LR
     """The learning rate that the student starts with."""
     progress: Progress = lambda *_: None
+    start: str = "random"
+    """`random` weights, or `teacher`: those of a narrower copy of it (`gbc.classifiers.narrowing`)."""
+    fresh_targets: bool = False
+    """True if the teacher answers images as the student sees them, moved, at every step; else it answers each once, unmoved."""
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float) -> Tensor:
@@ -96,17 +102,24 @@ class Lesson:
         """The class with the largest mean probability of the teachers for each image, [K]."""
         return self.probabilities(images, 1.0).argmax(dim=1)
 
-    def new_student(self) -> nn.Module:
-        """A student before its training, in training mode.
+    def new_student(self, images: Tensor) -> nn.Module:
+        """A student before its training, in training mode. One that starts as a copy of the teacher is fitted to `images`.
 
         Raises:
-            BadInput: the teachers have different classes, an unknown student, or one with other outputs.
+            BadInput: the teachers have different classes, an unknown student, one with other outputs, or one that cannot
+                start as a copy.
         """
         if len({teacher.class_names for teacher in self.teachers}) != 1:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
-        shape, classes = self.teachers[0].shape, len(self.teachers[0].class_names)
-        network = architectures.build(self.student, shape, classes)
-        custom.check_outputs(network, shape, classes, f"student {self.student.factory or self.student.name}")
+        teacher = self.teachers[0]
+        classes = len(teacher.class_names)
+        network = architectures.build(self.student, teacher.shape, classes)
+        custom.check_outputs(network, teacher.shape, classes, f"student {self.student.factory or self.student.name}")
+        if self.start == "teacher":
+            if len(self.teachers) > 1:
+                raise BadInput(f"--start teacher: a student is the copy of one classifier, and here are {len(self.teachers)}")
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.student.seed))
+            narrowing.narrow(teacher.module.cpu(), network, images[order[:START_IMAGES]])
         return network.train()
 
     def teach(self, pool: Tensor, who: str = "") -> nn.Module:
@@ -115,7 +128,7 @@ class Lesson:
         Raises:
             BadInput: as `new_student`.
         """
-        network = self.new_student()
+        network = self.new_student(pool)
         targets = self.probabilities(pool, self.temperature)
         self._train(network, pool, targets, who)
         return network.eval()
@@ -128,9 +141,14 @@ class Lesson:
             for group in optimiser.param_groups:
                 group["lr"] = rate(self.lr, step, self.steps)
             index = torch.randint(len(pool), (BATCH,), generator=rng)
+<<<<<<< HEAD
             logits = two_logits(network(shifted(pool[index], rng)))
+=======
+            images = shifted(pool[index], rng)
+            target = self.probabilities(images, self.temperature) if self.fresh_targets else targets[index]
+>>>>>>> distil
             optimiser.zero_grad()
-            losses.distillation(targets[index], logits, self.temperature).backward()
+            losses.distillation(target, network(images), self.temperature).backward()
             optimiser.step()
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
                 self.progress(who, step + 1, self.steps)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from gbc import losses
 from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use, normalising_by, two_logits
 from gbc.config import LOSS_WEIGHTS, TrialConfig
+from gbc.data.blobs import blobs
 from gbc.errors import BadInput, Diverged
 from gbc.kkt.trial_classifier import ForwardPass, forget_passes
 from gbc.kkt.weighted_losses import Batch, Term
-from gbc.metrics.distillation import BATCH, Lesson, rate
+from gbc.metrics.distillation import BATCH, START_IMAGES, Lesson, rate
 from gbc.metrics.features import shifted
 from gbc.optimisers import Adam
 from gbc.runtime import derive_seed
@@ -156,7 +157,9 @@ class StudentLoop:
         changes: dict[str, Any] = {"steps": rounds, "report_every": rounds, "student_steps": 0, "eval_per_class": 1}
         if not self.method.with_trial_losses:
             changes |= dict.fromkeys(LOSS_WEIGHTS.values(), 0.0) | {"bn_mode": "eval"}
-        self.student = lesson.new_student()
+        # A generator before its training makes nothing that a copy of the teacher could be fitted to.
+        count = START_IMAGES if lesson.start == "teacher" else 1
+        self.student = lesson.new_student(blobs(count, lesson.teachers[0].shape, lesson.student.seed))
         self.trainer = Trainer(config.updated(changes, "the loop"), lesson.teachers)
         if generator is not None:
             self.trainer.generator.load_state_dict(dict(generator))

@@ -15,6 +15,7 @@ from gbc.__main__ import main
 from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
+from gbc.data.blobs import blobs
 from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.metrics.distillation import Lesson, measure
@@ -77,6 +78,39 @@ def test_classifiers_of_different_classes_are_refused(images: ImageDataset, clas
         measure(Lesson([other], STUDENT, 1), nn.Identity(), images)
 
 
+def test_a_student_that_starts_as_a_copy_of_its_teacher_knows_before_it_is_taught(
+    classifier: Classifier, images: ImageDataset
+) -> None:
+    """The classifier is an `mlp_bn`. Half of it agrees with the whole on other images after no step."""
+    hidden = len(classifier.module[1].weight) // 2  # type: ignore[index]
+    half = ClassifierConfig(name="mlp_bn", hidden=hidden)
+    test, _ = images.test()
+    agreement = {}
+    for start in ("random", "teacher"):
+        lesson = Lesson([classifier], half, steps=0, start=start)
+        student = lesson.teach(blobs(500, classifier.shape, seed=0))
+        agreement[start] = (student(test).argmax(dim=1) == lesson.answers(test)).float().mean().item()
+    assert agreement["teacher"] > 0.5 > 0.25 > agreement["random"], agreement
+    with pytest.raises(BadInput, match=r"--start teacher.*2"):
+        Lesson([classifier, classifier], half, 1, start="teacher").teach(torch.rand(9, 1, 28, 28))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_fresh_targets_are_the_teachers_answers_to_the_images_as_they_are_moved(classifier: Classifier, fresh: bool) -> None:
+    """The teacher says on which side a line is. Moved by two pixels it changes sides, which answers to the unmoved one miss."""
+    layer = nn.Linear(784, 10)
+    side = torch.where(torch.arange(784) % 28 < 14, -1.0, 1.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.outer(torch.tensor([-1.0, 1.0] + [0.0] * 8), side))
+        layer.bias.copy_(torch.tensor([0.0, 0.0] + [-30.0] * 8))
+    teacher = Classifier(nn.Sequential(nn.Flatten(), layer), classifier.class_names, classifier.shape, classifier.samples)
+    lines = torch.zeros(28, 1, 28, 28)
+    lines[torch.arange(28), :, :, torch.arange(28)] = 1
+    student = Lesson([teacher], STUDENT, 200, fresh_targets=fresh).teach(lines[[14]])
+    sides = [0, 0, 1, 1, 1] if fresh else [1] * 5
+    assert student(lines[12:17]).argmax(dim=1).tolist() == sides
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
@@ -133,3 +167,29 @@ def test_images_of_a_file_take_the_place_of_a_generator(
     for name, named in {"small": ["[1, 8, 8]", "[1, 28, 28]"], "bare": ["labels"], "none": ["none.npz"]}.items():
         assert main(["distil", "--samples", str(tmp_path / f"{name}.npz"), *trial, *arguments]) == 2
         assert not missing([f"{name}.npz", *named], capsys.readouterr().err)
+
+
+def test_blobs_take_the_place_of_a_generator_and_a_copy_that_of_a_random_start(
+    classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trial.yaml").write_text(plain_yaml.dump(TINY))
+    words = ["distil", "--blobs", "--config", str(tmp_path / "trial.yaml"), "--student", "mlp_bn", "--hidden", "16"]
+    words += ["--count", "300", "--steps", "2", "--json", "--cache", str(classifier_cache)]
+    agreement = []
+    for start in ("random", "teacher"):
+        assert main([*words, "--fresh-targets", "--start", start]) == 0
+        agreement.append(json.loads(capsys.readouterr().out)["agreement"])
+    assert agreement[0] < agreement[1] - 0.2
+    refused = {
+        ("--start", "teacher", "--student", "lenet5"): ["--start teacher", "layers"],
+        ("--start", "teacher", "--hidden", "4096"): ["--start teacher", "4096"],
+        ("--loop", "gbc"): ["--blobs", "--loop"],
+        ("--set", "dataset.name=circle", "--set", "dataset.per_class=6"): ["--blobs", "points"],
+    }  # fmt: skip
+    for flags, named in refused.items():
+        assert main([*words, *flags]) == 2
+        assert not missing(named, capsys.readouterr().err)
+    for flag, value, named in (("--start", "middle", ["'middle'", "random"]), ("--samples", "set.npz", ["--blobs"])):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, flag, value])
+        assert ended.value.code == 2 and not missing([flag, *named], capsys.readouterr().err)

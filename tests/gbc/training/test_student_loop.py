@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
 from gbc.config import TrialConfig
+from gbc.data.blobs import blobs
 from gbc.errors import BadInput, Diverged
 from gbc.metrics.distillation import Lesson, classes_of
 from gbc.training import tasks
@@ -128,6 +130,16 @@ def test_images_that_change_teach_more_than_fixed_ones(tmp_path: Path) -> None:
     assert shares[0] > shares[1] + 0.05, shares
 
 
+def test_the_student_of_a_loop_can_start_as_a_copy_of_its_teacher(classifier: Classifier, settings: TrialConfig) -> None:
+    hidden = len(classifier.module[1].weight) // 2  # type: ignore[index]
+    lesson = Lesson([classifier], ClassifierConfig(name="mlp_bn", hidden=hidden), 2, start="teacher")
+    loop = StudentLoop(settings, lesson, LoopSettings())
+    images = blobs(200, classifier.shape, seed=9)
+    agree = classes_of(loop.student.eval(), images) == lesson.answers(images)
+    assert agree.float().mean() > 0.7
+    assert math.isfinite(next(loop.run()))
+
+
 def test_a_loss_that_is_not_finite_ends_the_loop(classifier: Classifier, settings: TrialConfig) -> None:
     loop = small(classifier, settings)
     nn.init.constant_(next(loop.student.parameters()), torch.nan)
@@ -179,7 +191,7 @@ def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str])
         assert main([*command, *flags]) == 2
         assert not missing(named, capsys.readouterr().err)
     assert main(["distil", "--student", "mlp"]) == 2
-    assert not missing(["--model", "--samples", "--loop"], capsys.readouterr().err)
+    assert not missing(["--model", "--samples", "--blobs", "--loop"], capsys.readouterr().err)
 
 
 def test_the_command_continues(
