@@ -99,16 +99,14 @@ class Study:
         return {key: json.loads(text) for key, text in rows}
 
     def frozen_trials(self) -> list[FrozenTrial]:
-        """Return every trial, by number, as Optuna would give it.
-
-        Raises:
-            UnknownSchema: another version of Optuna laid out the tables.
-            Damaged: the file is no study.
-            Unreadable: the file is missing, or the database cannot be reached.
-        """
+        """Return every trial, by number, as Optuna would give it; raises as `trials`."""
         from optuna.trial import FrozenTrial, TrialState
 
-        trials, params, reports, attributes, system, values = self._tables(_FOR_OPTUNA)
+        try:
+            trials, params, reports, attributes, system, values = self._tables(_FOR_OPTUNA)
+        except schema.UnknownSchema:
+            with self._through_optuna() as study:
+                return list(study.get_trials(deepcopy=False))
         rows = _TrialRows(params, reports, attributes)
         system_attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, key, text in system:
