@@ -1,6 +1,6 @@
 """Show the state of sweeps from another terminal: `--list` and `--status`. Only reads, and disturbs nobody.
 
-The study is read without Optuna (`search/study/store.py`), whose storage would open it for writing.
+The study is read without Optuna (`records/study.py`), whose storage would open it for writing.
 """
 
 from __future__ import annotations
