@@ -40,7 +40,7 @@ from search.spec.config import SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.orders import Order, recorded_orders
+from search.study.orders import Order, recorded_orders, setting_waits
 from search.study.store import exclusive_driver, note_driver, recorded_trials
 from search.tracking import relocation, sinks
 from search.tracking.client import address
@@ -71,7 +71,7 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
         if reason := exhausted_budget(config, trials, seconds):  # they would be closed as they were opened
             raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
-    reason = ended_by(config, trials, seconds, waiting=_setting_waits(orders))
+    reason = ended_by(config, trials, seconds, waiting=setting_waits(orders))
     if reason is None or lost_records(config, folder):
         return None
     if summary is None or not summary.finished or summary.trials != len(trials):
@@ -140,17 +140,13 @@ def _work_on_record(config: SweepConfig, folder: Path) -> tuple[bool, list[Order
     if not has_study(config):
         return True, []
     trials, seconds, orders = _on_record(config, folder)
-    return has_work_left(config, trials, seconds, waiting=_setting_waits(orders)), orders
+    return has_work_left(config, trials, seconds, waiting=setting_waits(orders)), orders
 
 
 def _on_record(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float, list[Order]]:
     """The trials of a sweep, the seconds spent, and the orders that are not carried out."""
     trials, seconds = recorded_trials(config, folder)
     return trials, seconds, recorded_orders(config, folder, trials)
-
-
-def _setting_waits(orders: Sequence[Order]) -> bool:
-    return any(order.kind == "enqueue" for order in orders)
 
 
 def _run(
@@ -208,10 +204,12 @@ def _run(
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
         summary = None
-        if not halt.records_fail:
-            orders.close()
-            summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
-        ledger.close()
+        try:
+            if not halt.records_fail:
+                orders.close()
+                summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
+        finally:
+            ledger.close()
     halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker

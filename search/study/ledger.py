@@ -34,7 +34,7 @@ from search.policy.ranking import best_trial
 from search.policy.samplers import Prior, Proposer, SourceTrial
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.study.orders import Order, pending
+from search.study.orders import Order, pending, setting_waits
 from search.study.store import open_study, study_of
 from search.study.transaction import End, Value, writer
 
@@ -200,7 +200,7 @@ class Ledger:
 
     def settings_wait(self) -> bool:
         """Return whether a setting that was given by hand waits to be tried."""
-        return any(order.kind == "enqueue" for order in self.orders())
+        return setting_waits(self.orders())
 
     def withdraw(self, order: Order) -> None:
         """Take an order as carried out."""
