@@ -131,7 +131,7 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
 def _by_time(sweep: Sweep, unit: float) -> tuple[pd.Series, list[float]]:
     """The best so far in the order in which full trials ended, and the time until each did, in units of so many seconds."""
     begins = [trial.started for trial in sweep.trials if trial.started is not None]
-    contenders = [trial for trial in sweep.ranked if trial in sweep.contenders]
+    contenders = sweep.contenders
     ended = sorted((trial.ended, trial.value) for trial in contenders if trial.ended is not None and trial.value is not None)
     values = pd.Series([value for _, value in ended], dtype=float)
     best = values.cummin() if sweep.objective.sign < 0 else values.cummax()
@@ -159,8 +159,8 @@ def _differences(sweeps: Sequence[Sweep]) -> list[list[object]]:
     """Rows of the settings that are not the same in all."""
     flat = [dict(_flatten(sweep.settings.data)) for sweep in sweeps]
     keys = dict.fromkeys(key for settings in flat for key in settings if key not in ("name", "seed"))
-    rows = [[key, *[str(settings.get(key, "–")) for settings in flat]] for key in keys]
-    return [[*row] for row in rows if len(set(row[1:])) > 1]
+    rows: list[list[object]] = [[key, *[str(settings.get(key, "–")) for settings in flat]] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def _best_settings(sweeps: Sequence[Sweep]) -> list[list[object]]:

@@ -6,11 +6,12 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 from dashboards.errors import ReportError
 from dashboards.settings import SweepSettings
@@ -69,7 +70,12 @@ class SweepRuns:
         if not sweeps:
             raise ReportError(f"MLflow store {public(self.uri)}: holds no run of the sweep {settings.name!r}")
         self._sweep: Run = sweeps[0]  # the oldest, as the sweep itself chooses
-        self._artifacts = {run.info.run_id: str(run.info.artifact_uri) for run in (self._sweep, *self._trials)}
+        # Folders on this machine are read as they are: MLflow would ask the store for the run of each file, and copy the file.
+        self._folders = {
+            run.info.run_id: Path(unquote(urlsplit(uri).path))
+            for run in (self._sweep, *self._trials)
+            if (uri := str(run.info.artifact_uri)).startswith("file:///")
+        }
 
     @property
     def tags(self) -> dict[str, str]:
@@ -105,13 +111,16 @@ class SweepRuns:
 
     def picture(self, run: str, path: str = "samples.png") -> Image.Image | None:
         """An image that was logged with a run; None where there is no run, or none that can be read."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        content = self._content(run, path) if run else None
-        try:
-            return None if content is None else Image.open(io.BytesIO(content))
-        except UnidentifiedImageError:
+        if not run or (content := self._content(run, path)) is None:
             return None
+        try:
+            image = Image.open(io.BytesIO(content))
+            image.load()
+        except (OSError, SyntaxError, ValueError):  # so Pillow says that a file is cut short or damaged
+            return None
+        return image
 
     def step_images(self, run: str) -> dict[int, str]:
         """Paths of the pictures of a trial by step, the last one logged at each; the lossless PNG before its WebP twin."""
@@ -129,8 +138,8 @@ class SweepRuns:
         if path not in self._files(run, path.rpartition("/")[0]):
             return None
         with usable(self.uri):
-            if (folder := self._artifacts.get(run, "")).startswith("/"):  # a folder here: MLflow would copy every file
-                return (Path(folder) / path).read_bytes()
+            if folder := self._folders.get(run):
+                return (folder / path).read_bytes()
             with tempfile.TemporaryDirectory() as target:
                 return Path(self._client.download_artifacts(run, path, target)).read_bytes()
 
@@ -138,8 +147,13 @@ class SweepRuns:
         """Paths of the files that a run has in a folder; asked for once."""
         if (run, folder) not in self._listed:
             with usable(self.uri):
-                self._listed[run, folder] = frozenset(file.path for file in self._client.list_artifacts(run, folder or None))
+                self._listed[run, folder] = frozenset(self._list(run, folder))
         return self._listed[run, folder]
+
+    def _list(self, run: str, folder: str) -> Iterable[str]:
+        if (root := self._folders.get(run)) is not None:
+            return (str(path.relative_to(root)) for path in (root / folder).glob("*"))
+        return (file.path for file in self._client.list_artifacts(run, folder or None))
 
     def _read(self, run: Run, extra: tuple[str, ...]) -> RecordedRun:
         identity, last = run.info.run_id, dict(run.data.metrics)

@@ -93,13 +93,15 @@ def to_json(data: Any) -> Markup:
 def write_page(path: Path, content: str) -> tuple[Path, int]:
     """Put a page in its place whole; returns the place and the size in bytes.
 
+    The process's number is in the temporary file's name: if it is killed, the next start of the sweep deletes the file.
+
     Raises:
         ReportError: the file cannot be written.
     """
     data = content.encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

@@ -112,7 +112,8 @@ class SweepSettings:
     @property
     def study(self) -> Study:
         """The place of its study."""
-        return Study(self.name, self._places.get("study_url"), SWEEPS / self.name / STUDY_FILE)
+        url = self._places.get("study_url")
+        return Study(self.name, url and str(url), SWEEPS / self.name / STUDY_FILE)
 
     @property
     def tracking_uri(self) -> str:
@@ -147,9 +148,16 @@ def read_settings(name: str) -> SweepSettings:
         raise ReportError(f"{path}: cannot be read: {fault.strerror}") from None
     except (yaml.YAMLError, ValueError) as fault:  # ValueError: a number or date that is none
         raise ReportError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
+    except RecursionError:
+        raise ReportError(f"{path}: not the record of a sweep: nested too deep") from None
     if not isinstance(data, dict):
         raise ReportError(f"{path}: expected a mapping of settings, found {type(data).__name__}")
-    return SweepSettings(name, data, text)
+    settings = SweepSettings(name, data, text)
+    try:
+        _ = settings.dataset, settings.objectives, settings.space, settings.rungs, settings.full_steps, settings.tracking_uri
+    except (AttributeError, TypeError, ValueError) as fault:
+        raise ReportError(f"{path}: not the record of a sweep: {fault}") from None
+    return settings
 
 
 def _suggestion(name: str, names: list[str]) -> str:

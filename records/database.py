@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from records.addresses import fault_line, public
 from records.errors import Unreadable
@@ -12,6 +12,7 @@ from records.errors import Unreadable
 if TYPE_CHECKING:
     import optuna
     from sqlalchemy import Engine
+    from sqlalchemy.exc import SQLAlchemyError
 
 # The server notices within a minute that the machine of a driver is gone, and gives the lock free.
 CONNECTION: Final = {
@@ -31,13 +32,14 @@ def connected(url: str) -> Iterator[Engine]:
     from sqlalchemy.exc import SQLAlchemyError
 
     check_client(url)
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=CONNECTION)
     try:
-        yield engine
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=CONNECTION)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
     except SQLAlchemyError as fault:
         raise unusable_database(url, fault) from None
-    finally:
-        engine.dispose()
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def check_client(url: str) -> None:
         raise Unreadable(f"study {public(url)}: needs psycopg; pip install 'psycopg[binary]'") from None
 
 
-def unusable_database(url: str, fault: Any) -> Unreadable:
+def unusable_database(url: str, fault: SQLAlchemyError) -> Unreadable:
     """The error of SQLAlchemy in one line that names the database, without passwords."""
     reason = fault_line(getattr(fault, "orig", None) or fault, url)
     return Unreadable(

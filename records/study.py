@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SETTINGS: Final = "sweep"
 """The attribute of a study that holds the settings of its sweep."""
 
+_PATIENCE: Final = 5.0  # seconds, for another process that has locked the file
+_NO_ACCESS: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN)  # of a file that may be whole
+
 Table = Sequence[Sequence[Any]]
 
 _NOT_FINITE: Final = {"NAN": math.nan, "INF_POS": math.inf, "INF_NEG": -math.inf}
@@ -99,16 +102,14 @@ class Study:
         return {key: json.loads(text) for key, text in rows}
 
     def frozen_trials(self) -> list[FrozenTrial]:
-        """Return every trial, by number, as Optuna would give it.
-
-        Raises:
-            UnknownSchema: another version of Optuna laid out the tables.
-            Damaged: the file is no study.
-            Unreadable: the file is missing, or the database cannot be reached.
-        """
+        """Return every trial, by number, as Optuna would give it; raises as `trials`."""
         from optuna.trial import FrozenTrial, TrialState
 
-        trials, params, reports, attributes, system, values = self._tables(_FOR_OPTUNA)
+        try:
+            trials, params, reports, attributes, system, values = self._tables(_FOR_OPTUNA)
+        except schema.UnknownSchema:
+            with self._through_optuna() as study:
+                return list(study.get_trials(deepcopy=False))
         rows = _TrialRows(params, reports, attributes)
         system_attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for trial, key, text in system:
@@ -198,6 +199,8 @@ def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
         except sqlite3.DatabaseError:  # a driver may have started to write at this very moment
             return _read(path, queries)
     except sqlite3.DatabaseError as fault:
+        if getattr(fault, "sqlite_errorcode", 0) & 0xFF in _NO_ACCESS:
+            raise Unreadable(f"{path}: cannot be read: {fault}") from None
         raise _damaged(path, fault) from None
 
 
@@ -209,7 +212,7 @@ def _read(path: Path, queries: Sequence[str]) -> list[Table]:
     # Without a write-ahead log nobody has the file open, and it is read without creating one.
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     address = f"file:{quote(str(path.resolve()))}?{mode}"
-    with closing(sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)) as study:
+    with closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE, isolation_level=None)) as study:
         study.execute("BEGIN")
         if not schema.is_known(study.execute(schema.VERSION)):
             raise schema.UnknownSchema

@@ -66,7 +66,7 @@ class TrialRecord:
     started: float | None = None
     """The time at which it was asked for, in seconds since 1970."""
     ended: float | None = None
-    """The time at which it was told, in seconds since 1970."""
+    """The time at which it ended, in seconds since 1970."""
 
     @property
     def name(self) -> str:

@@ -1,12 +1,12 @@
 """Show the state of sweeps from another terminal: `--list` and `--status`. Only reads, and disturbs nobody.
 
-The study is read without Optuna (`search/study/store.py`), whose storage would open it for writing.
+The study is read without Optuna (`records/study.py`), whose storage would open it for writing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from search.files.paths import existing_sweep, files_folder, recorded_config, sw
 from search.policy.budget import ended_by, remedy
 from search.policy.finalists import finalist_results, repetitions_left
 from search.policy.ranking import best_trial, trials_since_improvement
-from search.study.orders import recorded_orders
+from search.study.orders import recorded_orders, setting_waits
 from search.study.store import recorded_trials, running_driver
 
 
@@ -105,8 +105,7 @@ def read_overview(name: str) -> Overview:
     orders = [recorded for recorded in recorded_orders(config, sweep, entries) if driver or not recorded.to_driver]
     own = [trial for trial in entries if trial.repeats is None]
     count = {state: sum(trial.state == state for trial in own) for state in ("complete", "stopped", "failed", "running")}
-    waiting = any(order.kind == "enqueue" for order in orders)
-    reason, leader = ended_by(config, entries, seconds, waiting=waiting), best_trial(config, entries)
+    reason, leader = ended_by(config, entries, seconds, waiting=setting_waits(orders)), best_trial(config, entries)
     if driver:  # it may raise a budget, and writes its record first
         reason = None
     budget = None if config.time_budget is None else config.time_budget * 60
@@ -213,13 +212,7 @@ def show_status(name: str, *, as_json: bool) -> int:
         print(f"warm      {overview.borrowed} of the trials took settings of sweep {overview.warm_start}")
     print(f"best      {_best(overview)}")
     if overview.best_params:
-        print(
-            "          "
-            + "  ".join(
-                f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-                for key, value in overview.best_params.items()
-            )
-        )
+        print(f"          {_assignments(overview.best_params)}")
     for line in overview.seeds:
         print(f"          {line}")
     for line in front_lines(overview.front):
@@ -273,10 +266,7 @@ def summary_lines(summary: Summary) -> list[str]:
         first = ("ssim/coverage", "tstr/1nn", "ssim/nearest") if has_images else ("free/score", "free/confidence", "free/bn")
         scores = (*first, "classifier/accuracy", "kkt/rho")
         shown = [f"{key} {summary.best_metrics[key]:.3f}" for key in scores if key in summary.best_metrics]
-        settings = [
-            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in summary.best_params.items()
-        ]
-        lines += ["  ".join([f"best: trial-{summary.best_trial:04d}", *shown]), f"      {'  '.join(settings)}"]
+        lines += ["  ".join([f"best: trial-{summary.best_trial:04d}", *shown]), f"      {_assignments(summary.best_params)}"]
         lines += [f"      {line}" for line in summary.verdict]
         lines.append(f"picture: {summary.picture}")
     lines += front_lines(summary.front)
@@ -285,6 +275,11 @@ def summary_lines(summary: Summary) -> list[str]:
             f"without data: free/score and tstr/1nn rank the complete trials alike to {summary.free_rank:.2f} (Spearman)"
         )
     return lines
+
+
+def _assignments(params: Mapping[str, Any]) -> str:
+    shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in params.items()}
+    return "  ".join(f"{key}={value}" for key, value in shown.items())
 
 
 def _counts(overview: Overview) -> str:

@@ -15,7 +15,7 @@ from dashboards.figures.panel import MARKS, SCALE, Json, Panel, better_direction
 from dashboards.figures.scores import control_lines
 from dashboards.settings import RecordedDimension
 from dashboards.sweep import Sweep, Trial
-from records.trial import STATES
+from records.trial import REPEATS, STATES
 
 _MIN_TRIALS: Final = 8
 """Full trials below which importance is not computed: a forest over fewer says nothing."""
@@ -107,7 +107,8 @@ def importance_shares(sweep: Sweep) -> dict[str, float]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=[f"{objective.direction}imize" for objective in sweep.settings.objectives])
-    study.add_trials(sweep.settings.study.frozen_trials())
+    # Repetitions would count the settings of the best several times.
+    study.add_trials([trial for trial in sweep.settings.study.frozen_trials() if REPEATS not in trial.user_attrs])
     try:
         shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=value)
     except (ValueError, RuntimeError):  # a setting that has one value only, or is not in every trial

@@ -7,7 +7,7 @@ from typing import Any
 
 from search.consistency.collect import audit
 from search.consistency.finding import SweepAudit
-from search.consistency.repair import WORDS, mend
+from search.consistency.repair import REPAIRS, mend
 from search.files.lock import LOCK_HOLDER
 from search.files.paths import existing_sweep
 from search.spec.faults import halting
@@ -46,7 +46,7 @@ def _show(result: SweepAudit, done: list[str], *, mendable: bool) -> None:
     for line in done:
         print(f"repaired  {line}")
     for finding in result.findings:
-        print(f"disagree  {finding.describe()}" + (f" ({WORDS[finding.mend]})" if mendable and finding.mend else ""))
+        print(f"disagree  {finding.describe()}" + (f" ({REPAIRS[finding.mend]})" if mendable and finding.mend else ""))
     for note in result.notes:
         print(f"note      {note}")
     reports = sum(len(trial.values) for trial in result.entries)

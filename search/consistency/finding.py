@@ -22,7 +22,7 @@ class Finding:
     trial: int | None
     what: str
     mend: str | None = None
-    """The repair that helps, by its name in `search.consistency.repair.WORDS`."""
+    """The repair that helps, by its name in `search.consistency.repair.REPAIRS`."""
     file: Location | None = None
 
     def describe(self) -> str:

@@ -36,7 +36,7 @@ from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 from search.worker.trial import assignment_of, settings_of, train
 
-WORDS: Final = {
+REPAIRS: Final = {
     "record": "can be written again from the study",
     "moved": "the addresses can be set right",
     "remove": "can be deleted",
@@ -52,7 +52,7 @@ WORDS: Final = {
     "history": "can be copied from MLflow",
     "train": "can be trained again, with the same numbers",
 }
-"""The repairs, each a method of `_Mender` but the first two, and what they do."""
+"""What each repair does, in words; each but the first two is a method of `_Mender`."""
 
 
 def mend(audit: SweepAudit) -> list[str]:
@@ -186,7 +186,7 @@ class _Mender:
             self.tracker.discard(run.run)
         if keep is not None:
             self.tracker.adopt(number, keep.run)
-        self.tracker.open_trial(number, settings)
+        self.tracker.open_trial(number, settings, trial.repeats)
         if keep is None and others:
             self.tracker.copy_pictures(others[-1].run, number)
         self.tracker.log(number, [history[step] for step in missing])
@@ -227,8 +227,7 @@ class _Mender:
         """A whole checkpoint is needed: go on from the one before, or from the start."""
         began = time.monotonic()
         threads = max(1, int(self.config.resources.cpus_per_trial))
-        assignment = assignment_of(self.config, trial, CLASSIFIERS, threads)
-        assignment["acknowledged"] = 0
+        assignment = assignment_of(self.config, trial, CLASSIFIERS, threads, acknowledged=0)
         seen: dict[int, float] = {}
         other, second = self.config.second_objective, None
         for message in train(assignment, self.config.places.storage):

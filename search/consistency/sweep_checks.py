@@ -27,7 +27,7 @@ def sweep_findings(audit: SweepAudit, mine: bool) -> Iterator[Finding]:
             None, f"{audit.sweep / LOCK_HOLDER}: left by a driver that is no more", "remove", audit.sweep / LOCK_HOLDER
         )
     numbers = {trial.number for trial in audit.entries}
-    for folder in storage.list_folders(audit.home / "trials"):
+    for folder in storage.list_folder(audit.home / "trials"):
         if folder.name.isdigit() and int(folder.name) not in numbers:
             yield Finding(None, f"{folder}: the study knows no such trial", "remove", folder)
     for stray in audit.strays:

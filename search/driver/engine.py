@@ -97,8 +97,9 @@ def run_ray(
     Ray is started here, unless that was begun by `start`. In another thread than the main one signals are left alone: there
     Python lets nobody answer them, and an order ends the run.
     """
-    (start or RayStart(config, machine, folder)).take()
-    from ray import tune
+    start = start or RayStart(config, machine, folder)
+    start.wait()
+    from ray import tune  # a second or two, in which a Ctrl-C leaves Ray to `start`
 
     from search.driver.tune_adapter import TuneAdapter
 
@@ -110,14 +111,6 @@ def run_ray(
     def ray_fault() -> str | None:
         return processes.death_of_daemons(daemons) or clock.set_back()
 
-    halt.watch(ray_fault)
-    out_of_ray = processes.exit_when_stuck(ray_fault)
-    # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     # Not in the assignments: Ray writes those down.
     if config.places.storage:
         trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
@@ -127,6 +120,15 @@ def run_ray(
         return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
     adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
+    start.take()
+    halt.watch(ray_fault)
+    out_of_ray = processes.exit_when_stuck(ray_fault)
+    # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),

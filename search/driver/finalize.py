@@ -65,7 +65,7 @@ def conclude(config: SweepConfig, trials: Sequence[TrialRecord], tracker: Tracke
 
 @contextmanager
 def _noting_failures(say: Print, subject: str) -> Iterator[None]:
-    """Print what fails in this context, as `what` with its cause, instead of raising it."""
+    """Print what fails in this context, as `subject` with its cause, instead of raising it."""
     try:
         yield
     except (BadInput, OSError) as fault:

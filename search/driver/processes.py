@@ -88,7 +88,7 @@ def death_of_daemons(processes: list[psutil.Process]) -> str | None:
 
 
 def exit_when_stuck(reason_to_exit: Callable[[], str | None]) -> threading.Event:
-    """Exit this process when `look` gives a reason and the returned event is not set within some seconds.
+    """Exit this process when `reason_to_exit` gives one and the returned event is not set within some seconds.
 
     A call into Ray that asks a dead daemon, or waits by a clock that was set back, comes back after a minute or never. The
     records stay as after kill -9.

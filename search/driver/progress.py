@@ -46,9 +46,12 @@ class _Line:
 class ProgressDisplay:
     """Shows trials as they go. Use it as a context manager around the run."""
 
-    def __init__(self, config: SweepConfig, console: Console, protocol: str | None = None) -> None:
-        """`console` decides between a live table and plain lines, `protocol` whether pictures are drawn and how."""
-        self._config, self._console, self._protocol = config, console, protocol
+    def __init__(self, config: SweepConfig, console: Console, protocol: str | None = None, spent: float = 0.0) -> None:
+        """`console` decides between a live table and plain lines, `protocol` whether pictures are drawn and how.
+
+        `spent` are the seconds that earlier runs of the sweep took of its time budget.
+        """
+        self.config, self._console, self._protocol, self._spent = config, console, protocol, spent
         self._lines: dict[int, _Line] = {}
         self._began = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4) if console.is_terminal else None
@@ -80,7 +83,7 @@ class ProgressDisplay:
         line = self._lines.setdefault(number, _Line())
         line.step, line.metrics = step, dict(metrics)
         shown = "  ".join(f"{title} {_number(metrics.get(name))}" for name, title in self._columns().items())
-        self._say(f"trial {number:04d}  step {step}/{self._config.trial.steps}  {shown}")
+        self._say(f"trial {number:04d}  step {step}/{self.config.trial.steps}  {shown}")
 
     def note(self, text: str) -> None:
         """Show a line about the sweep as a whole, above the live table."""
@@ -99,7 +102,7 @@ class ProgressDisplay:
 
     def new_best(self, number: int, value: float, picture: Location) -> None:
         """Show that a trial is the best so far, with the path of its picture, and the picture where the terminal draws it."""
-        metric = self._config.objective.metric
+        metric = self.config.objective.metric
         self.note(f"best so far: trial {number:04d}  {metric} {_number(value)}  {picture}")
         if self._protocol:
             with suppress(OSError):  # as when the storage does not answer; the path is there
@@ -112,30 +115,28 @@ class ProgressDisplay:
         elapsed = time.monotonic() - self._began
         if not fresh:
             return None
-        horizon = self._config.trial.steps
+        horizon = self.config.trial.steps
         # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
-        mean = (expected_steps(self._config) + sum(line.step for line in done)) / (1 + len(done))
+        mean = (expected_steps(self.config) + sum(line.step for line in done)) / (1 + len(done))
         repetitions = sum(line.repeats is not None for line in self._lines.values())
-        waiting = max(0, self._config.trials - len(self._lines) + repetitions) * mean
-        waiting += max(0, self._config.finalists * self._config.seeds - repetitions) * horizon
+        waiting = max(0, self.config.trials - len(self._lines) + repetitions) * mean
+        waiting += max(0, self.config.finalists * self.config.seeds - repetitions) * horizon
         running = sum(
             max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
             for line in self._lines.values()
             if line.state == "running"
         )
         left = (waiting + running) * elapsed / fresh
-        if self._config.time_budget is not None:
-            left = min(left, self._config.time_budget * 60 - elapsed)
-        if self._config.max_steps is not None:
-            left = min(left, (self._config.max_steps - sum(line.step for line in self._lines.values())) * elapsed / fresh)
+        if self.config.time_budget is not None:
+            left = min(left, self.config.time_budget * 60 - self._spent - elapsed)
+        if self.config.max_steps is not None:
+            left = min(left, (self.config.max_steps - sum(line.step for line in self._lines.values())) * elapsed / fresh)
         return max(0.0, left)
 
     def _columns(self) -> dict[str, str]:
-        objectives = [objective.metric for objective in self._config.objectives]
+        objectives = [objective.metric for objective in self.config.objectives]
         usual = {
-            metric: title
-            for metric, title in _COLUMNS.items()
-            if not (self._config.trial.data_free and metric in IMAGE_METRICS)
+            metric: title for metric, title in _COLUMNS.items() if not (self.config.trial.data_free and metric in IMAGE_METRICS)
         }
         return {metric: metric for metric in objectives if metric not in usual} | usual
 
@@ -147,7 +148,7 @@ class ProgressDisplay:
 
     @property
     def _total(self) -> int:
-        return self._config.trials + self._config.finalists * self._config.seeds
+        return self.config.trials + self.config.finalists * self.config.seeds
 
     def _say(self, text: str) -> None:
         if not self._live:
@@ -173,8 +174,8 @@ class ProgressDisplay:
                 overflow="ellipsis",
                 no_wrap=True,
             )
-            table.add_row(f"{number:04d}", f"{line.step}/{self._config.trial.steps}", *values, state)
-        finished = len(ended) + sum(line.step for _, line in running) / self._config.trial.steps
+            table.add_row(f"{number:04d}", f"{line.step}/{self.config.trial.steps}", *values, state)
+        finished = len(ended) + sum(line.step for _, line in running) / self.config.trial.steps
         bar = ProgressBar(total=self._total, completed=min(finished, self._total), width=40)
         overall = Table.grid(padding=(0, 2))
         overall.add_row(bar, self._overall())

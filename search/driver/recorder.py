@@ -244,6 +244,9 @@ class Recorder:
 
     def _record(self, number: int, report: Progress) -> Decision:
         config, metrics = self._ledger.config, report.metrics
+        if lacking := [objective.metric for objective in config.objectives if objective.metric not in metrics]:
+            self._failures[number] = f"its report at step {report.step} has no {lacking[0]}, which is an objective"
+            return Decision.STOP
         value = metrics[config.objective.metric]
         repetition = self._ledger.entry(number).repeats is not None
         second = metrics[config.second_objective.metric] if config.second_objective else None

@@ -40,7 +40,7 @@ from search.spec.config import SweepConfig
 from search.spec.faults import HaltMonitor, halting, readable
 from search.study import warm_start
 from search.study.ledger import Ledger
-from search.study.orders import Order, recorded_orders
+from search.study.orders import Order, recorded_orders, setting_waits
 from search.study.store import exclusive_driver, note_driver, recorded_trials
 from search.tracking import relocation, sinks
 from search.tracking.client import address
@@ -66,14 +66,12 @@ def finished_summary(config: SweepConfig, *, retry_failed: bool = False, report:
     more = summary is not None and summary.ended_by == "trials" and summary.trials - summary.extra < config.planned
     if not retry_failed and (summary is None or not summary.finished or more or (report and not summary.concluded)):
         return None  # reading a large study takes seconds, and the run reads it again
-    ledger = Ledger(config, folder)
-    trials, seconds, waiting = ledger.entries(), ledger.seconds, ledger.settings_wait()
-    ledger.close()
+    trials, seconds, orders = _on_record(config, folder)  # read only: another driver may have the lock
     if retry_failed and any(trial.state == "failed" for trial in trials):
         if reason := exhausted_budget(config, trials, seconds):  # they would be closed as they were opened
             raise BadInput(f"--retry-failed: {remedy(config, reason)}")
         return None
-    reason = ended_by(config, trials, seconds, waiting=waiting)
+    reason = ended_by(config, trials, seconds, waiting=setting_waits(orders))
     if reason is None or lost_records(config, folder):
         return None
     if summary is None or not summary.finished or summary.trials != len(trials):
@@ -141,10 +139,14 @@ def _work_on_record(config: SweepConfig, folder: Path) -> tuple[bool, list[Order
     """(True if trials are left to run, as far as the study's tables say at once; the orders that are not carried out)."""
     if not has_study(config):
         return True, []
+    trials, seconds, orders = _on_record(config, folder)
+    return has_work_left(config, trials, seconds, waiting=setting_waits(orders)), orders
+
+
+def _on_record(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], float, list[Order]]:
+    """The trials of a sweep, the seconds spent, and the orders that are not carried out."""
     trials, seconds = recorded_trials(config, folder)
-    orders = recorded_orders(config, folder, trials)
-    waiting = any(order.kind == "enqueue" for order in orders)
-    return has_work_left(config, trials, seconds, waiting=waiting), orders
+    return trials, seconds, recorded_orders(config, folder, trials)
 
 
 def _run(
@@ -171,7 +173,7 @@ def _run(
     write_atomic(folder / RECORD, record.encode())
     ledger = Ledger(config, folder, prior)
     note_driver(ledger.study)
-    display = ProgressDisplay(config, console, graphics_protocol(pictures, console))
+    display = ProgressDisplay(config, console, graphics_protocol(pictures, console), ledger.seconds)
     orders = PendingOrders(ledger, display, stale)
     recorder = Recorder(ledger, tracker, display, files_folder(config), orders=orders)
     try:
@@ -191,6 +193,7 @@ def _run(
                 if config.warm_start:
                     announce.warm_start(config, prior, console)
                 config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
+                display.config = config
                 announce.run(config, machine, speed, ledger, console)
                 assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
                 recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
@@ -201,10 +204,12 @@ def _run(
     finally:
         # Else the next start does it: a database that was waited for a minute is not waited for again.
         summary = None
-        if not halt.records_fail:
-            orders.close()
-            summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
-        ledger.close()
+        try:
+            if not halt.records_fail:
+                orders.close()
+                summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
+        finally:
+            ledger.close()
     halt.raise_if_halted()
     assert summary is not None
     return summary, ledger.entries(), tracker

@@ -248,7 +248,7 @@ class BudgetStopper(_NotSaved, tune.Stopper):
         """True if the sweep is over, its time used to the last second; Tune asks several times a second.
 
         Raises:
-            Abandon: Ray is dead.
+            RayAbandoned: Ray is dead.
         """
         if self._halt.reason is not None:
             if not self._halt.records_fail:

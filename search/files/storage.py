@@ -284,8 +284,8 @@ def list_files(location: Location) -> list[tuple[Location, int]]:
     ]
 
 
-def list_folders(location: Location) -> list[Location]:
-    """The folders in a folder, by name; empty when there is none.
+def list_folder(location: Location) -> list[Location]:
+    """The folders and files in a folder, by name; empty when there is no such folder.
 
     Raises:
         BadInput: the store cannot be asked.

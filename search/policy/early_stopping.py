@@ -52,7 +52,7 @@ class ASHA:
         import numpy as np
 
         self._horizon, self._reduction = config.trial.steps, config.scheduler.reduction_factor
-        self._sign = 1.0 if config.objective.direction == "max" else -1.0
+        self._sign = config.objective.sign
         # As Ray has it, to the last bit: where the quotient should be whole, another logarithm may give a rung less.
         count = int(np.log(self._horizon / config.first_rung) / np.log(self._reduction) + 1)
         self._rungs: dict[int, dict[int, float]] = {
@@ -89,7 +89,7 @@ class FrontASHA:
     def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord], *, skip: int = 0) -> None:
         """Both values that `trials` recorded take their place in the rungs again. The first `skip` rungs are left out."""
         self._horizon, self._reduction = config.trial.steps, config.scheduler.reduction_factor
-        self._signs = [1.0 if objective.direction == "max" else -1.0 for objective in config.objectives]
+        self._signs = [objective.sign for objective in config.objectives]
         self._rungs: dict[int, dict[int, Point]] = {rung: {} for rung in config.rungs[skip:]}
         for trial in trials:
             for step, second in trial.second_at.items():
@@ -189,8 +189,9 @@ class MedianRule:
         if len(means) < _FEWEST:
             return False
         middle = 0.5 * (means[(len(means) - 1) // 2] + means[len(means) // 2])
-        sign = 1 if self._config.objective.direction == "max" else -1
-        return max(sign * value for value in self._values[number].values()) < sign * middle
+        sign = self._config.objective.sign
+        best = max((sign * value for value in self._values[number].values() if not math.isnan(value)), default=math.nan)
+        return best < sign * middle
 
 
 def stopping_rule(config: SweepConfig, trials: Sequence[TrialRecord]) -> StoppingRule:

@@ -42,7 +42,7 @@ def repetitions_left(config: SweepConfig, trials: Sequence[TrialRecord]) -> int:
 
 def finalist_results(config: SweepConfig, trials: Sequence[TrialRecord]) -> list[Repeated]:
     """Settings that ran again, the best mean first."""
-    return repeated(trials, 1.0 if config.objective.direction == "max" else -1.0)
+    return repeated(trials, config.objective.sign)
 
 
 def minutes_needed(config: SweepConfig, speed: float, concurrency: int) -> float:

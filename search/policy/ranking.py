@@ -21,8 +21,7 @@ RankKey = tuple[bool, tuple[float, ...]]
 
 def maximised_objectives(config: SweepConfig, trial: TrialRecord) -> tuple[float, ...]:
     """Each objective of a full trial, turned so that larger is better."""
-    signs = [1.0 if objective.direction == "max" else -1.0 for objective in config.objectives]
-    return tuple(sign * value for sign, value in zip(signs, trial.objectives, strict=True))
+    return tuple(objective.sign * value for objective, value in zip(config.objectives, trial.objectives, strict=True))
 
 
 def rank_key(config: SweepConfig, trial: TrialRecord) -> RankKey:
@@ -42,8 +41,7 @@ def best_trial(config: SweepConfig, trials: Sequence[TrialRecord]) -> TrialRecor
     Where none meets what is required, it is the best of all. Where settings ran again on fresh seeds, it is the trial of the
     one with the best mean.
     """
-    sign = 1.0 if config.objective.direction == "max" else -1.0
-    if results := repeated(trials, sign):
+    if results := repeated(trials, config.objective.sign):
         return next(trial for trial in trials if trial.number == results[0].trial)
     return max(full_trials(config, trials), key=lambda trial: rank_key(config, trial), default=None)
 

@@ -63,7 +63,7 @@ def _at(config: SweepConfig, trial: FrozenTrial, rung: int) -> FrozenTrial:
     if value is not None:
         state = TrialState.COMPLETE
         if math.isnan(value):  # which no complete trial of Optuna may have
-            value = -math.inf if config.objective.direction == "max" else math.inf
+            value = config.objective.sign * -math.inf
     elif state == TrialState.COMPLETE:  # a report was lost
         state = TrialState.PRUNED
     return create_trial(

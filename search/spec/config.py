@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gbc.classifier_config import MOST_STEPS
-from gbc.config import TrialConfig
+from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.errors import BadInput
 from gbc.report import DATA_FREE_OBJECTIVE, IMAGE_METRICS, METRIC_DIRECTIONS, STUDENT_METRIC, STUDENT_STEPS, Direction
 from gbc.settings import Config, flatten, suggest
@@ -38,6 +38,8 @@ NEGLIGIBLE: Final = 2.0
 """Seconds of a time budget that are not worth starting Ray or a trial for."""
 MOST_TRIALS: Final = 1_000_000
 _CENTURY: Final = 60 * 24 * 36525.0  # minutes
+_WEIGHT_OF: Final = {f"loss/{loss}": weight for loss, weight in LOSS_WEIGHTS.items()} | {"kkt/rho": "stationarity_weight"}
+"""The setting without which a trial does not report a metric."""
 
 
 class SchedulerConfig(Config):
@@ -115,6 +117,11 @@ class Objective(Config):
         return self
 
     @property
+    def sign(self) -> float:
+        """The factor on values after which larger is better."""
+        return 1.0 if self.direction == "max" else -1.0
+
+    @property
     def required(self) -> str:
         """The requirements, in words; empty if there are none."""
         return " and ".join(f"{metric} {'≤' if _at_most(metric) else '≥'} {b:g}" for metric, b in (self.require or {}).items())
@@ -187,6 +194,15 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
+        self._check_search()
+        self._check_device()
+        self._check_finalists()
+        self._check_metrics()
+        if self.second_objective is not None:
+            self._check_two_objectives()
+        return self
+
+    def _check_search(self) -> None:
         space = self.search_space
         space.check(self.first_trials)
         if self.sampler == "grid":
@@ -201,9 +217,10 @@ class SweepConfig(Config):
                 f"scheduler.grace ({grace}) must be a multiple of trial.report_every ({every}) "
                 f"and at most trial.steps ({self.trial.steps})"
             )
-        self._check_device()
         if self.warm_start_trials and not self.warm_start:
             raise ValueError("warm_start_trials is for a warm start; name the other sweep as well")
+
+    def _check_finalists(self) -> None:
         if self.finalists > self.keep:
             raise ValueError(f"finalists {self.finalists}: only the best {self.keep} keep their generator; raise keep to that")
         if self.finalists and self.second_objective:
@@ -215,27 +232,35 @@ class SweepConfig(Config):
             )
         if self.time_budget is not None and self.finalist_time is not None and self.finalist_time >= self.time_budget:
             raise ValueError(f"finalist_time {self.finalist_time:g} must be below time_budget {self.time_budget:g}")
+
+    def _check_metrics(self) -> None:
+        """Refuse objectives and requirements that no trial would report."""
         metrics = [objective.metric for objective in self.objectives]
+        wanted = [*metrics, *(self.objective.require or {})]
         if self.second_objective and self.second_objective.require:
             raise ValueError("second_objective.require: what is required belongs to the first; write objective.require")
-        compared = [metric for metric in (*metrics, *(self.objective.require or {})) if metric in IMAGE_METRICS]
+        compared = [metric for metric in wanted if metric in IMAGE_METRICS]
         if self.trial.data_free and compared:
             raise ValueError(
                 f"metric {compared[0]} compares with images, and dataset none has none; "
                 f"use another, for example {DATA_FREE_OBJECTIVE}"
             )
-        if STUDENT_METRIC in {*metrics, *(self.objective.require or {})} and not self.trial.student_steps:
+        if STUDENT_METRIC in wanted and not self.trial.student_steps:
             raise ValueError(f"{STUDENT_METRIC} is measured only when student_steps is above 0, for example {STUDENT_STEPS}")
-        if "loss/bn" in metrics and not self.trial.bn_weight and "bn_weight" not in self.space.keys() - space.conditional:
-            raise ValueError("objective loss/bn is reported only when bn_weight is above 0")
-        if len(metrics) > 1:
-            if metrics[0] == metrics[1]:
-                raise ValueError(f"both objectives are {metrics[0]}; name two metrics, or one")
-            if self.scheduler.name == "median":
-                raise ValueError("scheduler median cannot weigh two objectives; use asha, hyperband or none, or one metric")
-            if self.sampler in ("cmaes", "bohb"):
-                raise ValueError(f"sampler {self.sampler} takes one objective; for two use tpe, gp, random, qmc or grid")
-        return self
+        always_searched = self.space.keys() - self.search_space.conditional
+        for metric in metrics:
+            weight = _WEIGHT_OF.get(metric)
+            if weight and not getattr(self.trial, weight) and weight not in always_searched:
+                raise ValueError(f"objective {metric} is reported only when {weight} is above 0")
+
+    def _check_two_objectives(self) -> None:
+        first, second = (objective.metric for objective in self.objectives)
+        if first == second:
+            raise ValueError(f"both objectives are {first}; name two metrics, or one")
+        if self.scheduler.name == "median":
+            raise ValueError("scheduler median cannot weigh two objectives; use asha, hyperband or none, or one metric")
+        if self.sampler in ("cmaes", "bohb"):
+            raise ValueError(f"sampler {self.sampler} takes one objective; for two use tpe, gp, random, qmc or grid")
 
     def _check_device(self) -> None:
         """Ray gives each trial its share of GPUs, and a trial sees no others."""

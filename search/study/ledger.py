@@ -34,9 +34,9 @@ from search.policy.ranking import best_trial
 from search.policy.samplers import Prior, Proposer, SourceTrial
 from search.spec import faults
 from search.spec.config import SweepConfig
-from search.study.orders import Order, pending
+from search.study.orders import Order, pending, setting_waits
 from search.study.store import open_study, study_of
-from search.study.transaction import End, TableWriter, Value, writer
+from search.study.transaction import End, Value, writer
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -56,9 +56,8 @@ class Ledger:
         self.study, self._storage = open_study(config, folder)
         self._proposer = Proposer(config, prior or Prior())
         self._writer = writer(self._storage, self._storage.get_study_id_from_name(config.name))
-        tables_known = isinstance(self._writer, TableWriter)
         with faults.readable():
-            self._trials = study_of(config, folder).frozen_trials() if tables_known else self.study.get_trials()
+            self._trials = study_of(config, folder).frozen_trials()
         self._entries = [record_of_trial(trial) for trial in self._trials]
         self._seconds = seconds_spent(self.study.user_attrs)
         self._values: list[Value] = []
@@ -201,7 +200,7 @@ class Ledger:
 
     def settings_wait(self) -> bool:
         """Return whether a setting that was given by hand waits to be tried."""
-        return any(order.kind == "enqueue" for order in self.orders())
+        return setting_waits(self.orders())
 
     def withdraw(self, order: Order) -> None:
         """Take an order as carried out."""

@@ -8,7 +8,7 @@ nor never.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -67,6 +67,11 @@ def pending(attributes: Mapping[str, Any], trials: Sequence[TrialRecord]) -> lis
     waiting = [Order(**value) for key, value in attributes.items() if key.startswith(_PREFIX) and value and key not in done]
     ended = {trial.number for trial in trials if trial.finished}
     return sorted((order for order in waiting if order.trial not in ended), key=lambda order: order.given)
+
+
+def setting_waits(orders: Iterable[Order]) -> bool:
+    """True if a setting that was given by hand waits to be tried."""
+    return any(order.kind == "enqueue" for order in orders)
 
 
 def give(config: SweepConfig, folder: Path, order: Order) -> None:

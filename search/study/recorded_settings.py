@@ -28,7 +28,7 @@ def check_study(config: SweepConfig, folder: Path) -> None:
         return
     if path.exists():
         _settings_in_study(path)
-    elif storage.list_folders(files_folder(config.model_copy(update={"places": locations})) / "trials"):
+    elif storage.list_folder(files_folder(config.model_copy(update={"places": locations})) / "trials"):
         raise lost_study(folder)
 
 

@@ -127,14 +127,13 @@ class TableWriter:
             TrialUserAttributeModel,
             TrialValueModel,
         )
-        from sqlalchemy import and_, delete, insert, or_, update
+        from sqlalchemy import delete, insert, tuple_, update
 
         stored = TrialIntermediateValueModel.intermediate_value_to_stored_repr
         with self._engine.begin() as connection:
             if attributes:
                 table = TrialUserAttributeModel
-                mine = [and_(table.trial_id == trial, table.key == key) for trial, key in attributes]
-                connection.execute(delete(table).where(or_(*mine)))
+                connection.execute(delete(table).where(tuple_(table.trial_id, table.key).in_(list(attributes))))
                 rows = [
                     {"trial_id": trial, "key": key, "value_json": json.dumps(value)}
                     for (trial, key), value in attributes.items()

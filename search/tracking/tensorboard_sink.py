@@ -110,9 +110,10 @@ def events(path: Path) -> Iterator[tuple[Any, int]]:
     """Yield each whole event of a file, with the position behind it."""
     data, at = path.read_bytes(), 0
     while at + _FRAME <= len(data):
-        end = at + _FRAME + struct.unpack_from("<Q", data, at)[0]
-        if end > len(data):
-            return
+        length, checksum = struct.unpack_from("<QI", data, at)
+        end = at + _FRAME + length
+        if checksum != masked_crc32c(data[at : at + 8]) or end > len(data):
+            return  # a power cut may leave zeros
         event = Event()
         try:
             event.ParseFromString(data[at + 12 : end - 4])

@@ -11,7 +11,7 @@ from gbc.errors import BadInput
 from gbc.settings import flatten
 from records import mlflow_store
 from records.creation_lock import creation_lock
-from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, missing, reach, runs_query, usable
+from records.mlflow_store import STEP_METRIC, all_runs, experiment_name, missing, number_of, reach, runs_query, usable
 from search.files import storage
 from search.files.storage import Location
 from search.spec import faults
@@ -59,7 +59,8 @@ class Tracker:
         """Read all runs of the sweep's trials; done at the first use of one if it was not done before."""
         runs: dict[int, TrialRun] = {}
         for run in map(TrialRun.of, all_runs(self._client, self.experiment, runs_query(self.config.name, "trial"))):
-            number = int(run.tags.get(mlflow_store.TRIAL, -1))
+            if (number := number_of(run.tags)) is None:
+                continue
             other = runs.get(number)
             if other is None or run.last_step >= other.last_step:  # newest first: among equals the oldest
                 runs[number] = run
@@ -164,7 +165,7 @@ class Tracker:
 
     def numbers(self) -> set[int]:
         """Return the numbers of the trials that have a run."""
-        return {number for number in self._trial_runs if number >= 0}
+        return set(self._trial_runs)
 
     def last_step(self, number: int) -> int:
         """Return the step of the last logged report of a trial, 0 before the first."""

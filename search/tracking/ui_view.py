@@ -92,7 +92,7 @@ def _measured(config: SweepConfig, metrics: Sequence[str]) -> list[str]:
 
 
 def _charts(config: SweepConfig) -> dict[str, Any]:
-    """Sections and their cards, in the order in which they are view."""
+    """Sections and their cards, in the order in which they are shown."""
     sections: list[dict[str, Any]] = []
     cards: list[dict[str, Any]] = []
 

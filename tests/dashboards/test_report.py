@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow.tracking._tracking_service import utils
 
 from dashboards.errors import ReportError
+from dashboards.mlflow_runs import SweepRuns
 from dashboards.rendering import write_page
 from dashboards.report import main
 from dashboards.sections.results import samples
 from dashboards.sweep import read_sweep
+from gbc.checkpoint import writer_pid
 from gbc.config import TrialConfig
 from records.mlflow_store import runs_of
 from search.spec.config import SweepConfig
@@ -173,14 +175,36 @@ def test_what_is_not_logged_is_left_out_and_named(folder: Path) -> None:
     assert outline.by_section("chart")["training"] < 12
 
 
+def _files(runs: SweepRuns) -> list[object]:
+    """A document and all pictures of trial 0, as the report reads them."""
+    run = runs.trials()[0].id
+    shown = [runs.picture(run, path) for path in ("samples.png", *runs.step_images(run).values())]
+    return [runs.document("evaluation.json"), *(image and image.tobytes() for image in shown)]
+
+
+def test_files_in_a_folder_here_are_read_without_mlflow(folder: Path) -> None:
+    """MLflow takes a hundred times as long for each."""
+    runs = read_sweep("tiny").runs
+    trial = runs.trials()[0].id
+    del runs._client
+    assert runs.document("evaluation.json") is not None
+    assert [runs.picture(trial, path) is not None for path in runs.step_images(trial).values()] == [True] * 4
+
+
 def test_files_that_are_in_no_folder_here_are_fetched_by_mlflow(folder: Path) -> None:
     runs = read_sweep("tiny").runs
-    local_document = runs.document("evaluation.json")
-    with closing(sqlite3.connect("mlflow.db")) as store, store:
-        store.execute("UPDATE runs SET artifact_uri = 'file://' || artifact_uri")
-    utils._artifact_repos_cache.clear()
-    fetched = read_sweep("tiny").runs
-    assert local_document == fetched.document("evaluation.json") is not None
+    files = _files(runs)
+    assert len(files) == 6 and None not in files
+    runs._folders.clear()
+    runs._listed.clear()
+    assert _files(runs) == files
+
+
+def test_a_picture_that_is_cut_short_counts_as_none(folder: Path) -> None:
+    for path in folder.glob("mlruns/artifacts/**/*.png"):
+        path.write_bytes(path.read_bytes()[:200])
+    assert main(["--sweep", "tiny"]) == 0
+    assert "<figure" in (SWEEP / "report.html").read_text()
 
 
 @pytest.mark.long
@@ -269,6 +293,24 @@ def test_a_record_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"sweep\.yaml: .*mapping", error_of(capsys, "--sweep", "tiny"))
     (SWEEP / "sweep.yaml").write_bytes(b"\xff\xfe\x00")
     assert re.search(r"sweep\.yaml: .*UTF-8", error_of(capsys, "--sweep", "tiny"))
+    (SWEEP / "sweep.yaml").write_text("- " * 20_000 + "x")
+    assert re.search(r"sweep\.yaml: .*deep", error_of(capsys, "--sweep", "tiny"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"trial": "x"}, {"trial": {"dataset": "x"}}, {"trial": {"steps": "many"}}, {"space": [1]}, {"space": {"lr": 3}},
+        {"objective": "x"}, {"scheduler": "asha"}, {"scheduler": {"name": "asha", "reduction_factor": "x"}}, {"places": "x"},
+        {"places": {"study_url": 3}},
+    ],
+)  # fmt: skip
+def test_a_record_with_a_part_of_another_form(
+    folder: Path, capsys: pytest.CaptureFixture[str], part: dict[str, object]
+) -> None:
+    record = yaml.safe_load((SWEEP / "sweep.yaml").read_text())
+    (SWEEP / "sweep.yaml").write_text(yaml.safe_dump(record | part))
+    assert re.search(r"sweep\.yaml: .*record|study 3: ", error_of(capsys, "--sweep", "tiny"))
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
@@ -278,6 +320,14 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(ReportError, match=f"{path}: "):
             write_page(tmp_path / path, "text")
     assert not list(tmp_path.glob(".folder*"))  # nothing half-written
+
+
+def test_an_unfinished_page_is_known_as_a_file_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: (writers.append(writer_pid(Path(part))), replace(part, path)))
+    write_page(tmp_path / "page.html", "text")
+    assert writers == [os.getpid()]
 
 
 def test_a_study_in_a_database_that_does_not_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

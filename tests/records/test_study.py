@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from records.errors import Unreadable
+from records import study
+from records.errors import Damaged, Unreadable
+from records.paths import STUDY_FILE
 from records.study import Study
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
+from tests.search.conftest import tiny_sweep
 from tests.support.servers import NEEDS_POSTGRES, Postgres
 
-pytestmark = NEEDS_POSTGRES
+
+def test_a_study_that_is_locked_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who restores a copy of a study that is whole loses trials."""
+    monkeypatch.setattr(study, "_PATIENCE", 0.1)
+    Ledger(SweepConfig.parse(tiny_sweep(), "test"), tmp_path).close()
+    path = tmp_path / STUDY_FILE
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unreadable, match=r"study\.db: cannot be read: .*locked") as caught:
+            Study("tiny", None, path).trials()
+    assert not isinstance(caught.value, Damaged)
 
 
+@NEEDS_POSTGRES[0]
+@NEEDS_POSTGRES[1]
 def test_a_database_without_studies_is_refused_and_stays_empty(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlalchemy
 

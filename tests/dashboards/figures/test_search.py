@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dashboards.figures import search
+from search.files.paths import sweep_folder
+from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
 from tests.dashboards.small_sweeps import full, stopped, sweep
+from tests.search.conftest import fill, tiny_sweep
 
 
 def test_a_contour_is_a_local_mean_and_blank_far_away() -> None:
@@ -25,6 +31,23 @@ def test_slices_and_coordinates_know_choices_and_logs() -> None:
     assert by_lr.figure["layout"]["xaxis"]["type"] == "log" and by_batch.figure["layout"]["xaxis"]["type"] == "category"
     assert search.contours(recorded_sweep, []) == []  # too few trials, and one range alone
     assert search.importance_shares(recorded_sweep) == {}  # too few
+
+
+def test_repetitions_take_no_part_in_importance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = SweepConfig.parse(tiny_sweep(name="hand"), "test")
+    folder = sweep_folder("hand")
+    folder.mkdir(parents=True)
+    ledger = Ledger(config, folder)
+    fill(ledger, *[(0.1 * number**2, "complete") for number in range(9)])
+    recorded_sweep = sweep(*[full(number, 0.1 * number**2) for number in range(9)])
+    shares = search.importance_shares(recorded_sweep)
+    for _ in range(4):
+        number = ledger.repeat(8).number
+        ledger.record(number, 12, -50.0, stop=False)
+        ledger.tell(number, "complete")
+    ledger.close()
+    assert shares and search.importance_shares(recorded_sweep) == shares
 
 
 def test_trials_that_lack_a_conditional_setting_pass_below_it_in_coordinates_and_are_in_no_other_figure_of_it() -> None:

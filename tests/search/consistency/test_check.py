@@ -162,3 +162,11 @@ def test_records_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str
     assert "study.db: damaged" in capsys.readouterr().err
     Path("mlflow.db").write_bytes(b"not a database" * 500)
     assert main(["--status", "tiny"]) == 2
+
+
+def test_the_new_run_of_a_repetition_says_what_it_repeats(capsys: pytest.CaptureFixture[str]) -> None:
+    repeats = "INSERT INTO trial_user_attributes (trial_id, key, value_json)"
+    study(f"{repeats} SELECT trial_id, 'repeats', '0' FROM trials WHERE number = 1")
+    client().delete_run(run_of(1))
+    check(capsys, "--repair")
+    assert client().get_run(run_of(1)).data.tags["sweep.repeats"] == "0"

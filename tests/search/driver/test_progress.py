@@ -83,6 +83,17 @@ def test_time_left_knows_the_step_budget() -> None:
     assert 0 < left[4] < left[None]  # type: ignore[operator]
 
 
+def test_time_left_counts_the_time_that_earlier_runs_spent() -> None:
+    config = SweepConfig.parse(tiny_sweep(time_budget=2.0, trials=1000), "test")
+    progress = ProgressDisplay(config, plain_console()[0], spent=90.0)
+    progress._began -= 10  # as after ten seconds
+    progress.started(0, 0)
+    progress.reported(0, 3, {})
+    assert progress.seconds_left() == pytest.approx(20, abs=1)  # what the test itself takes
+    progress.config = config.model_copy(update={"time_budget": 3.0})  # as finalists are given time on top
+    assert progress.seconds_left() == pytest.approx(80, abs=1)
+
+
 def test_time_left_shrinks_as_trials_end(config: SweepConfig) -> None:
     console, _ = plain_console()
     progress = ProgressDisplay(config, console)

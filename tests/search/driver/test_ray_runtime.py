@@ -55,6 +55,36 @@ def test_a_ray_that_does_not_start_stops_the_sweep_in_one_line(tmp_path: Path, m
     assert workplace.study("unstarted") == []
 
 
+INTERRUPTED = """
+import sys, ray
+from pathlib import Path
+from search.driver.engine import RayStart, run_ray
+from search.driver.resources import Machine
+from search.spec.config import SweepConfig
+from search.spec.faults import HaltMonitor
+from tests.search.conftest import tiny_sweep
+
+config, folder = SweepConfig.parse(tiny_sweep(), "test"), Path("sweep")
+machine = Machine(cpus=1, gpus=0, concurrency=1, cpus_per_trial=1.0, gpus_per_trial=0.0)
+folder.mkdir()
+sys.modules["search.driver.tune_adapter"] = None
+try:
+    with RayStart(config, machine, folder) as start:
+        run_ray(config, machine, None, None, None, folder, HaltMonitor(folder), start=start)
+except ImportError:
+    print("left" if not ray.is_initialized() else "still there", *folder.iterdir())
+"""
+
+
+@pytest.mark.sweep
+@pytest.mark.long
+def test_what_breaks_off_while_tune_is_imported_leaves_no_ray(tmp_path: Path) -> None:
+    """In a notebook the process lives on after Ctrl-C, and the same call would be refused."""
+    program = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stdout == "left\n", done.stderr
+
+
 PROGRAM = """
 import sys, ray
 from search.driver import ray_runtime

@@ -94,6 +94,15 @@ def test_a_failure_of_the_settings_is_the_end_of_a_trial(parts: Parts) -> None:
     parts.recorder.finish()
 
 
+def test_a_report_without_the_objective_is_a_failure_of_the_settings(parts: Parts) -> None:
+    """As of a loss whose weight is one of several choices, and 0 in this trial."""
+    assignment = parts.start()
+    assert parts.recorder.reported(assignment, Progress(3, {"loss/total": 1.0})) is Decision.STOP
+    assert not parts.recorder.ended(0) and parts.ledger.entry(0).state == "failed"
+    assert "ssim/coverage" in (parts.ledger.entry(0).reason or "")
+    parts.recorder.finish()
+
+
 def test_a_trial_that_ran_out_of_a_gpus_memory_goes_on_where_there_is_none(parts: Parts) -> None:
     number = parts.start(gpus=0.5)["number"]
     parts.ledger.set_gpu_share(number, 1.0)

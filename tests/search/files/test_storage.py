@@ -71,7 +71,7 @@ def location(url: str) -> Location:
 def test_a_file_is_written_whole_read_listed_and_deleted(location: Location, url: str) -> None:
     assert isinstance(location, RemotePath) == url.startswith(("fsspec+", "s3"))
     storage.check_writable(location)
-    assert storage.list_files(location) == [] and storage.list_folders(location) == []
+    assert storage.list_files(location) == [] and storage.list_folder(location) == []
     file = location / "trials" / "0007" / "last.ckpt"
     assert not file.exists()
     with pytest.raises(FileNotFoundError):
@@ -83,7 +83,7 @@ def test_a_file_is_written_whole_read_listed_and_deleted(location: Location, url
     assert [(str(path), size) for path, size in storage.list_files(location)] == [
         (str(file), 10), (str(location / "trials" / "0008" / "a.json"), 2),
     ]  # fmt: skip
-    assert [folder.name for folder in storage.list_folders(location / "trials")] == ["0007", "0008"]
+    assert [folder.name for folder in storage.list_folder(location / "trials")] == ["0007", "0008"]
     with storage.local_copy(file) as path:
         assert path.name == "last.ckpt" and path.read_bytes() == b"y" * 10
     storage.move_file(file, file.with_name("previous.ckpt"))

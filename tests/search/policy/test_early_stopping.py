@@ -228,6 +228,7 @@ def test_the_median_rule_by_hand() -> None:
     assert decide({3: 6.0}, [*others, short]) is Decision.KEEP
     assert decide({3: 9.5, 6: 1.0}, [*others, short]) is Decision.KEEP  # its best counts, and beats 9
     assert decide({3: 7.0, 6: 8.9}, [*others, short]) is Decision.STOP
+    assert decide({3: math.nan, 6: 8.9}, [*others, short]) is Decision.STOP  # its best is 8.9
     assert decide({3: 0.0}, [*others[:2], short]) is Decision.KEEP  # too few to compare with
     nan = TrialRecord(4, {}, "complete", dict.fromkeys(full, float("nan")), None, None)
     assert decide({3: 5.9}, [*others, nan]) is Decision.STOP

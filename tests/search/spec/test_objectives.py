@@ -12,7 +12,8 @@ from gbc.errors import BadInput
 from search.run import main
 from search.spec.config import Objective, SweepConfig
 from search.spec.resolve import objective_flags, requirement_flags
-from tests.search.conftest import resolved_sweep
+from tests.conftest import TINY
+from tests.search.conftest import resolved_sweep, tiny_sweep
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,18 @@ def test_objectives_know_which_way_is_better(text: str, metric: str, direction: 
 def test_a_faulty_objective_is_refused(text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Objective.from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("metric", "weight"), [("loss/ce", "ce_weight"), ("loss/duality", "beta"), ("kkt/rho", "stationarity_weight")]
+)
+def test_a_loss_without_weight_cannot_be_the_objective(metric: str, weight: str) -> None:
+    settings = tiny_sweep(objective={"metric": metric, "direction": "min"})
+    trial = {**TINY, weight: 0.0}
+    with pytest.raises(BadInput, match=f"objective {metric} .*{weight} is above 0"):
+        SweepConfig.parse(settings | {"trial": trial}, "test")
+    searched = {"space": {weight: {"uniform": [0.1, 1.0]}}}
+    assert SweepConfig.parse(settings | {"trial": trial} | searched, "test").objective.metric == metric
 
 
 def test_requirements_are_flags_beside_those_of_a_file(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_optuna_reads_what_was_written(storage: optuna.storages.RDBStorage, eith
     assert storage.get_trial(first).user_attrs == {"origin": "other", "stopped_at": 9}
 
 
+def test_a_transaction_may_hold_the_attributes_of_thousands_of_trials(storage: optuna.storages.RDBStorage, study: int) -> None:
+    tables = TableWriter(storage.engine, study)
+    trial = tables.create(create_trial(state=TrialState.RUNNING))
+    for value in (1, 2):
+        tables.write((), {(trial, f"key {number}"): value for number in range(5000)})
+    assert set(storage.get_trial(trial).user_attrs.values()) == {2} and len(storage.get_trial(trial).user_attrs) == 5000
+
+
 def test_all_or_nothing(storage: optuna.storages.RDBStorage, study: int) -> None:
     """A value that is there already refuses the rest, the decision to stop among it."""
     tables = TableWriter(storage.engine, study)

@@ -67,6 +67,15 @@ def test_a_continued_file_is_that_of_an_unbroken_run(config: SweepConfig, pictur
     assert sum(event.file_version != "" for event, _ in events(path)) == 1
 
 
+def test_zeros_that_a_power_cut_left_are_cut_off(config: SweepConfig, picture: bytes) -> None:
+    path = event_file("tiny", 0)
+    play(config, (3,), picture)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(64))
+    TensorBoardSink(config).begin_trial(0, SETTINGS)
+    assert path.read_bytes() == whole
+
+
 def test_a_file_that_is_damaged_at_its_beginning_is_written_anew(config: SweepConfig, picture: bytes) -> None:
     path = event_file("tiny", 0)
     play(config, (3,), picture)

@@ -68,6 +68,14 @@ def test_artifacts_lie_under_mlruns_where_a_bare_mlflow_ui_finds_them(folder: Pa
     assert not list((folder / "mlruns").glob("*/meta.yaml"))  # would make MLflow take mlruns for its old file store
 
 
+def test_a_run_whose_number_somebody_changed_is_left_alone(folder: Path, config: SweepConfig) -> None:
+    tracker = Tracker(config, {})
+    tracker.open_trial(0, {"lr": 0.1})
+    tracker.open_trial(1, {"lr": 0.1})
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").set_tag(str(tracker.run(0)), "sweep.trial", "the best")
+    assert Tracker(config, {}).numbers() == {1}
+
+
 def test_an_interrupted_trial_is_marked_and_opened_again(folder: Path, config: SweepConfig) -> None:
     tracker = Tracker(config, {})
     tracker.open_trial(0, {"lr": 1})
