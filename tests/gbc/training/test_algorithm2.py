@@ -193,6 +193,9 @@ def test_faults_are_named(cache: Path) -> None:
     nothing = parse(stationarity_weight=0, beta=0, tv_weight=0, bn_weight=0, ce_weight=0)
     with pytest.raises(BadInput, match="stationarity_weight"):
         Trainer(nothing, tasks.obtain(nothing, cache).classifiers).step()
+    late = parse(kkt_from=0.5, tv_weight=0, bn_weight=0, ce_weight=0)
+    with pytest.raises(BadInput, match="kkt_from"):
+        Trainer(late, tasks.obtain(late, cache).classifiers).step()
     data = tasks.obtain(parse(), cache)
     known = data.classifier.class_names
     for names, odd in ((("x", "y"), known[-1]), ((*known[:9], "y"), "y")):
