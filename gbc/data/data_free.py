@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gbc.classifier_config import DatasetConfig
-from gbc.data.samples import Dataset
+from gbc.data.samples import SIDE_STEP, Dataset
 from gbc.errors import BadInput
 from gbc.settings import digest
 
-_STEP: Final = 4
-"""Sides are multiples of it: the generator doubles its size twice."""
 _OF_IMAGES: Final = ("per_class", "data_root", "download", "classes", "attribute", "path", "resize", "part")
 
 
@@ -55,6 +53,6 @@ def data_free_task(config: DatasetConfig, shape: Sequence[int], class_names: Seq
         )
     if len(shape) != 3:
         raise BadInput(f"{card}: shape {list(shape)} is of points; dataset none needs [channels, height, width]")
-    if any(side % _STEP for side in shape[1:]):
-        raise BadInput(f"{card}: shape {list(shape)}: height and width must be multiples of {_STEP} for a generator")
+    if any(side % SIDE_STEP for side in shape[1:]):
+        raise BadInput(f"{card}: shape {list(shape)}: height and width must be multiples of {SIDE_STEP} for a generator")
     return DataFreeTask(config.name, tuple(class_names), tuple(shape))

@@ -83,7 +83,7 @@ def judge(
 def data_free_metrics(
     classifiers: Sequence[TrialClassifier], multipliers: Multipliers, evaluated: EvaluationImages
 ) -> dict[str, float]:
-    """Metrics of the evaluated samples that need the classifiers alone. No training step used the latents of these samples.
+    """Metrics of the evaluated samples that need the classifiers alone. No training step used their latents, except for pixels.
 
     Means over classifiers. BatchNorm uses the stored statistics for every `bn_mode`, so that trials can be compared. Only ρ
     uses `bn_mode`, because Λ belongs to that mode.
