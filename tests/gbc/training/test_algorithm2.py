@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_labels_that_several_classifiers_know_take_turns() -> None:
     known = [torch.tensor([0, 1]), torch.tensor([1, 2])]
     labels = torch.tensor([0, 1, 2, 1, 1, 0])
     assert tasks_for(labels, known).tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_a_task_without_an_evaluated_sample_has_no_part_in_the_means(cache: Path) -> None:
+    """With one sample of each label, the second of two tasks of the same classes gets none."""
+    again = {"classifier": TINY_CLASSIFIER, "dataset": {"per_class": 5}}
+    config = parse(again, eval_per_class=1)
+    trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
+    assert trainer.evaluation_tasks.tolist() == [0] * 10
+    metrics = next(trainer.run()).metrics
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_exported_samples_draw_the_classifier_uniformly(cache: Path) -> None:
