@@ -85,8 +85,8 @@ def data_free_metrics(
 ) -> dict[str, float]:
     """Metrics of the evaluated samples that need the classifiers alone. No training step used their latents, except for pixels.
 
-    Means over the classifiers whose tasks have samples. BatchNorm uses the stored statistics for every `bn_mode`, so that trials
-    can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
+    Means over the classifiers whose tasks have samples. BatchNorm uses the stored statistics for every `bn_mode`, so that
+    trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
