@@ -18,9 +18,9 @@ _TRANSFORMERS: Final = "huggingface"
 
 
 class DatasetConfig(Config):
-    """Training data of a classifier; Without `data_root` it comes with this package or one of its dependencies.
+    """Training data of a classifier. Without `data_root` they come with this package or one of its dependencies.
 
-    `none` stands for a classifier of whose images there are none.
+    The name `none` says that the classifier's images are not available.
     """
 
     name: str = "fashion_mnist"

@@ -104,10 +104,10 @@ def closed_form(targets: Sequence[Tensor], pulls: Sequence[Tensor], size_weight:
     terms, counted = [], []
     for target, pull in zip(targets, pulls, strict=True):
         target, pull = target.flatten(), pull.flatten()
-        norm = target @ target
-        nonzero = norm > 0
+        energy = target @ target
+        nonzero = energy > 0
         cosine = torch.nn.functional.cosine_similarity(pull, target, dim=0)
-        size = ((pull @ target) / torch.where(nonzero, norm, 1)).clamp_min(1e-6).log().abs()
+        size = ((pull @ target) / torch.where(nonzero, energy, 1)).clamp_min(1e-6).log().abs()
         terms.append(torch.where(nonzero, 1 - cosine + size_weight * size, 0))
         counted.append(nonzero)
     return torch.stack(terms).sum() / torch.stack(counted).sum().clamp_min(1)

@@ -210,7 +210,7 @@ def _kind(value: object) -> str:
 
 
 def _explain(fault: ValidationError, model: type[Config], data: Any, source: str, origins: Mapping[str, str]) -> str:
-    """A line for each error: source, key, what was found, what is allowed, how to mend it."""
+    """A line for each error: source, key, the value that was found, the values that are allowed, the remedy."""
     by_path: dict[tuple[str, ...], list[Any]] = {}
     for error in fault.errors(include_url=False):
         path = _path(error["loc"], data) if error["type"] != "missing" else tuple(map(str, error["loc"]))

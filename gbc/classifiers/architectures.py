@@ -34,6 +34,10 @@ class Classifier:
     samples: int
     """N, the number of its training images or points."""
 
+    def numbers_of(self, class_names: Sequence[str]) -> list[int]:
+        """The network's own number of each of `class_names`; −1 for a class that it does not have."""
+        return [self.class_names.index(name) if name in self.class_names else -1 for name in class_names]
+
 
 def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     """A new network with `classes` outputs and Kaiming initialisation, drawn from `config.seed`.

@@ -31,7 +31,7 @@ FOLDER: Final = "celeba"
 IMAGES: Final = "img_align_celeba"
 ATTRIBUTE_LIST: Final = "list_attr_celeba.txt"
 PARTITION_LIST: Final = "list_eval_partition.txt"
-_MEND: Final = "fetch CelebA again"
+_REMEDY: Final = "fetch CelebA again"
 _SPLITS: Final = {"0": "train", "1": "valid", "2": "test"}
 
 
@@ -94,7 +94,7 @@ def _read_lists(folder: Path, attribute: str) -> dict[str, tuple[list[str], Labe
             case [name, ("0" | "1" | "2") as split] if name in has:
                 names[_SPLITS[split]].append(name)
             case _:
-                raise CorruptFile(f"{path}: line {number}: expected the name of a listed image and 0, 1 or 2; {_MEND}")
+                raise CorruptFile(f"{path}: line {number}: expected the name of a listed image and 0, 1 or 2; {_REMEDY}")
     return {split: (files, np.array([has[name] for name in files], np.uint8)) for split, files in names.items()}
 
 
@@ -103,12 +103,12 @@ def _read_attribute(path: Path, attribute: str) -> dict[str, bool]:
     lines = _lines(path)
     columns = lines[1].split() if len(lines) > 1 else []
     if attribute not in columns:
-        raise CorruptFile(f"{path}: line 2 names no attribute {attribute}; {_MEND}")
+        raise CorruptFile(f"{path}: line 2 names no attribute {attribute}; {_REMEDY}")
     column, width, has = columns.index(attribute) + 1, len(columns) + 1, {}
     for number, line in enumerate(lines[2:], 3):
         row = line.split()
         if len(row) != width or row[column] not in ("1", "-1"):
-            raise CorruptFile(f"{path}: line {number}: expected a file name and {width - 1} values of 1 or -1; {_MEND}")
+            raise CorruptFile(f"{path}: line {number}: expected a file name and {width - 1} values of 1 or -1; {_REMEDY}")
         has[row[0]] = row[column] == "1"
     return has
 
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise CorruptFile(f"{path}: cannot be read as text; {_MEND}") from None
+        raise CorruptFile(f"{path}: cannot be read as text; {_REMEDY}") from None
 
 
 def _image(path: Path) -> NDArray[np.uint8]:
@@ -128,9 +128,9 @@ def _image(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return centred_square(image.convert("RGB"), SIDE)
     except FileNotFoundError:
-        raise BadInput(f"{path}: is listed in list_eval_partition.txt, but is not there; {_MEND}") from None
+        raise BadInput(f"{path}: is listed in list_eval_partition.txt, but is not there; {_REMEDY}") from None
     except (OSError, ValueError, SyntaxError):  # PIL raises all three for damaged content
-        raise CorruptFile(f"{path}: not a readable image; {_MEND}") from None
+        raise CorruptFile(f"{path}: not a readable image; {_REMEDY}") from None
 
 
 def _first_line(fault: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Data set `none`: of a classifier's images there are none, and its card says what they were like."""
+"""Data set `none`: the images of a classifier are not available, and its card describes them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gbc.classifier_config import DatasetConfig
-from gbc.data.samples import Dataset
+from gbc.data.samples import SIDE_STEP, Dataset
 from gbc.errors import BadInput
 from gbc.settings import digest
 
-_STEP: Final = 4
-"""Sides are multiples of it: the generator doubles its size twice."""
 _OF_IMAGES: Final = ("per_class", "data_root", "download", "classes", "attribute", "path", "resize", "part")
 
 
@@ -46,15 +44,17 @@ def data_free_task(config: DatasetConfig, shape: Sequence[int], class_names: Seq
         if getattr(config, setting) != getattr(default, setting):
             raise BadInput(f"dataset.{setting} is a setting of images; leave it out for dataset none, which has none")
     if config.shape is not None and config.shape != tuple(shape):
-        raise BadInput(f"dataset.shape is {list(config.shape)}, but {card} says {list(shape)}; leave it out, or mend the card")
+        raise BadInput(
+            f"dataset.shape is {list(config.shape)}, but {card} says {list(shape)}; leave it out, or correct the card"
+        )
     if config.class_names is not None and config.class_names != tuple(class_names):
         odd = [name for name in config.class_names if name not in class_names] or list(config.class_names)
         raise BadInput(
             f"dataset.class_names ({', '.join(odd[:5])}) are not those of {card} ({', '.join(class_names[:5])}, …), in this "
-            "order; leave them out, or mend the card"
+            "order; leave them out, or correct the card"
         )
     if len(shape) != 3:
         raise BadInput(f"{card}: shape {list(shape)} is of points; dataset none needs [channels, height, width]")
-    if any(side % _STEP for side in shape[1:]):
-        raise BadInput(f"{card}: shape {list(shape)}: height and width must be multiples of {_STEP} for a generator")
+    if any(side % SIDE_STEP for side in shape[1:]):
+        raise BadInput(f"{card}: shape {list(shape)}: height and width must be multiples of {SIDE_STEP} for a generator")
     return DataFreeTask(config.name, tuple(class_names), tuple(shape))

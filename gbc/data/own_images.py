@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbc.classifier_config import DatasetConfig
-from gbc.data.samples import ImageDataset, Labels, Split, centred_square, hold_out, subset, task_classes, task_dataset
+from gbc.data.samples import (
+    SIDE_STEP,
+    ImageDataset,
+    Labels,
+    Split,
+    centred_square,
+    hold_out,
+    subset,
+    task_classes,
+    task_dataset,
+)
 from gbc.errors import BadInput, CorruptFile
 
 if TYPE_CHECKING:
@@ -31,8 +41,6 @@ TEST_PER_CLASS: Final = 200
 """At most so many test images of each class are read: every worker of a sweep decodes them."""
 _TEST_FOLDERS: Final = ("test", "val", "valid")
 _GREY: Final = ("1", "L", "LA")
-_STEP: Final = 4
-"""Sides are multiples of it: the generator doubles its size twice."""
 _LEAST: Final = 8
 """The smallest side with a 7×7 window for SSIM."""
 _MOST_CLASSES: Final = 256
@@ -236,9 +244,9 @@ def _resized(split: Split, side: int | None, path: Path) -> Split:
 
 
 def _check_sides(shape: tuple[int, ...], source: str) -> None:
-    if any(side % _STEP or side < _LEAST for side in shape[:2]):
+    if any(side % SIDE_STEP or side < _LEAST for side in shape[:2]):
         raise BadInput(
-            f"{source}: {_size(shape)}; sides must be multiples of {_STEP}, at least {_LEAST}: choose one with dataset.resize"
+            f"{source}: {_size(shape)}; sides must be multiples of {SIDE_STEP}, at least {_LEAST}: set dataset.resize to one"
         )
 
 

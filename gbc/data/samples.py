@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SEED: Final = 0
+SIDE_STEP: Final = 4
+"""Sides of images are multiples of it: the generator doubles its size twice."""
 
 Labels = NDArray[np.uint8]
 Split = tuple[NDArray[np.uint8], Labels]

@@ -114,13 +114,12 @@ def _classifier_metrics(
     by_metric: dict[str, list[float]] = {}
     tasks = torch.tensor(generator.judging.tasks, device=images.device)
     for classifier, spec in zip(classifiers, generator.settings.classifiers(), strict=True):
-        known = classifier.class_names
-        local = torch.tensor([known.index(name) if name in known else -1 for name in generator.class_names])
+        local = torch.tensor(classifier.numbers_of(generator.class_names), device=images.device)
         of_task = tasks == spec.task
+        if not of_task.any():  # as in the trainer's report
+            continue
         phi = classifier.module.to(images.device)
-        for name, value in classifier_metrics(
-            phi, BatchNormInputs(phi), images[of_task], local.to(images.device)[labels[of_task]]
-        ).items():
+        for name, value in classifier_metrics(phi, BatchNormInputs(phi), images[of_task], local[labels[of_task]]).items():
             by_metric.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in by_metric.items()}
 

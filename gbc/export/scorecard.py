@@ -15,8 +15,7 @@ from gbc.metrics import scores
 from gbc.metrics.scores import ReferenceSet, ScoredSamples
 
 GENERATOR: Final = "generator"
-CEILING: Final = "other real images"
-_BY_CLASS: Final = (GENERATOR, "class means", CEILING)
+_BY_CLASS: Final = (GENERATOR, scores.MEANS, scores.CEILING)
 
 
 def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Sequence[Classifier]) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def scorecard(generator: ExportedGenerator, data: ImageDataset, classifiers: Seq
     sets = {GENERATOR: ScoredSamples(reference, generator.judged(), labels)}
     sets |= {name: ScoredSamples(reference, *images) for name, images in scores.floors(reference, per_class).items()}
     if best := scores.ceiling(reference, per_class):
-        sets[CEILING] = ScoredSamples(*best)
+        sets[scores.CEILING] = ScoredSamples(*best)
     return {
         "eval_per_class": per_class,
         "scores": {name: samples.scores() for name, samples in sets.items()},

@@ -60,8 +60,7 @@ class TrialClassifier:
         decay = spec.classifier.weight_decay
         self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
 
-        own_numbers = [loaded.class_names.index(name) if name in loaded.class_names else -1 for name in class_names]
-        self.local = torch.tensor(own_numbers, device=device)
+        self.local = torch.tensor(loaded.numbers_of(class_names), device=device)
         """The classifier's own number of each of the generator's labels; −1 for labels that it does not have."""
         start = config.alpha_init
         if config.alpha == "last_layer":

@@ -20,8 +20,11 @@ class Batch:
     """Generated samples of one task, with their noise and labels."""
 
     images: Tensor
+    """[M, channels, height, width], or points [M, d]; with the generator's graph while it is trained."""
     noise: Tensor
+    """[M, noise_dim]; for `Pixels` the numbers [M] of the images."""
     labels: Tensor
+    """The generator's labels, [M]."""
     classes: int
     """Number of labels of the task; `labels` repeats them in cyclic order."""
 
@@ -96,4 +99,4 @@ def check_factors(specs: Sequence[TrialClassifierConfig]) -> None:
     known = [name for name, loss in LOSSES.items() if loss.of_classifier]
     for name in (name for spec in specs for name in spec.weights):
         if name not in known:
-            raise BadInput(f"weights: {name!r} is not a loss; known: {', '.join(known)}")
+            raise BadInput(f"weights: {name!r} is not a loss of a classifier; known: {', '.join(known)}")

@@ -287,7 +287,7 @@ def control_sets(evaluator: Evaluator, per_class: int, teachers: Sequence[Classi
     if best := scores.ceiling(reference, per_class):
         reduced, images, labels = best
         smaller = Evaluator(reduced, evaluator.network, evaluator.class_names)
-        controls["other real images"] = Evaluation(smaller, images, labels, teachers)
+        controls[scores.CEILING] = Evaluation(smaller, images, labels, teachers)
     return controls
 
 

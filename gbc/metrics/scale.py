@@ -11,12 +11,9 @@ from typing import Any, Final, Self
 from gbc import cache as caches
 from gbc.data.samples import ImageDataset
 from gbc.errors import CorruptFile
-from gbc.metrics.scores import METRICS, controls
+from gbc.metrics.scores import CEILING, FLOOR, MEANS, METRICS, controls
 from gbc.settings import digest
 
-FLOOR: Final = "uniform noise"
-MEANS: Final = "class means"
-CEILING: Final = "other real images"
 _SCHEMA: Final = 1  # raise when a change of the metrics or the control sets makes cached scores differ
 _FILE: Final = "controls.json"
 

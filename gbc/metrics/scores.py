@@ -15,8 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from gbc.data.datasets import ImageDataset
 
+FLOOR: Final = "uniform noise"
+MEANS: Final = "class means"
+CEILING: Final = "other real images"
 WINDOW: Final = 7
+"""Side of the windows of SSIM, in pixels."""
 NEAREST: Final = 80
+"""Number of samples that are compared with their nearest training image."""
 _CHUNK: Final = 1 << 17
 _DISTANCES: Final = 50_000_000
 _C1, _C2 = 0.01**2, 0.03**2  # constants of Wang et al. (2004) for a data range of 1
@@ -168,9 +173,9 @@ def floors(reference: ReferenceSet, per_class: int) -> dict[str, tuple[Tensor, T
     noise = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0))
     return {
         "black": (blank + 0.001 * noise, labels),
-        "uniform noise": (noise, labels),
+        FLOOR: (noise, labels),
         "mean image": (images.mean(dim=0).expand_as(blank), labels),
-        "class means": (means.repeat(per_class, 1, 1, 1), labels),
+        MEANS: (means.repeat(per_class, 1, 1, 1), labels),
     }
 
 
@@ -194,10 +199,10 @@ def ceiling(reference: ReferenceSet, per_class: int) -> tuple[ReferenceSet, Tens
 def controls(data: ImageDataset, per_class: int) -> dict[str, dict[str, float]]:
     """Scores of the control sets, floors and the ceiling, with `per_class` images of each class; by set and metric.
 
-    The ceiling, `other real images`, consists of test images, and is tested on the remaining ones.
+    The `CEILING` consists of test images, and is tested on the remaining ones.
     """
     reference = ReferenceSet.of(data, "cpu")
     rows = {name: ScoredSamples(reference, *images).scores() for name, images in floors(reference, per_class).items()}
     if best := ceiling(reference, per_class):
-        rows["other real images"] = ScoredSamples(*best).scores()
+        rows[CEILING] = ScoredSamples(*best).scores()
     return rows

@@ -21,6 +21,7 @@ from gbc.data.datasets import ImageDataset
 from gbc.errors import BadInput
 from gbc.kkt import homogeneity
 from gbc.kkt.lagrangian_gradient import MarginGradient, best_multipliers
+from gbc.metrics.scores import FLOOR, MEANS
 from gbc.studies.findings import OTHER, TRAIN, Audit, Condition, PolicyResult
 from gbc.studies.first_layer import FirstLayer, first_layer
 
@@ -107,10 +108,10 @@ def probe_sets(data: ImageDataset) -> dict[str, tuple[Tensor, Tensor]]:
     other = torch.cat(taken)
     sets[OTHER] = (tests[other], test_labels[other])
     means = torch.stack([images[labels == label].mean(dim=0) for label in range(len(per_class))])
-    sets["class means"] = (means[labels], labels)
+    sets[MEANS] = (means[labels], labels)
     rows = torch.stack([torch.randperm(images.shape[2], generator=rng) for _ in range(len(images))])
     sets["rows shuffled"] = (images.gather(2, rows[:, None, :, None].expand_as(images)), labels)
-    sets["uniform noise"] = (torch.rand(images.shape, generator=rng), labels)
+    sets[FLOOR] = (torch.rand(images.shape, generator=rng), labels)
     return sets
 
 

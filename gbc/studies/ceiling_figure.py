@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gbc import pictures
+from gbc.metrics.scores import MEANS
 from gbc.studies.ceilings import IMAGES, Ceilings
 from gbc.studies.comparison import Comparison
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from gbc.studies.runs import Record
 
 MEASURES: Final = {"tstr/cnn": "CNN TSTR", "tstr/1nn": "1-NN TSTR"}
-_FLOOR: Final = "class means"
 _TEACHER: Final = "distil/teacher"
 
 
@@ -62,8 +62,8 @@ def ceiling_figure(
             [ceilings[name][IMAGES] for name in longest], [_mean(records[name], _TEACHER) for name in longest],
             color="black", linestyle=(0, (1, 2)), label="the classifier itself",
         )  # fmt: skip
-        if _FLOOR in controls:
-            axis.axhline(controls[_FLOOR][measure], color="grey", linestyle="--", linewidth=1, label="class means")
+        if MEANS in controls:
+            axis.axhline(controls[MEANS][measure], color="grey", linestyle="--", linewidth=1, label=MEANS)
         for colour, members in zip(pictures.COLOURS, lines.values(), strict=False):
             axis.plot(
                 [ceilings[name][IMAGES] for name in members], [_mean(records[name], measure) for name in members],

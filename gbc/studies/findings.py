@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from gbc.kkt.homogeneity import Degrees
+from gbc.metrics.scores import CEILING
 from gbc.studies.first_layer import FirstLayer
 
 TRAIN: Final = "training set"
-OTHER: Final = "other real images"
+OTHER: Final = CEILING
 
 # A condition is useful if it separates the training images from other real ones: by this factor of the residual, or by this
 # difference of the cosine.

@@ -23,7 +23,7 @@ from gbc.classifiers import convergence
 from gbc.classifiers.architectures import Classifier
 from gbc.config import TrialConfig
 from gbc.data.samples import ImageDataset
-from gbc.metrics.scores import SSIMFeatures, ssim
+from gbc.metrics.scores import CEILING, FLOOR, SSIMFeatures, ssim
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
 
@@ -131,8 +131,8 @@ class NearestSSIM:
         noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(0))
         return {
             "training images": (self.images, self.labels),
-            "other real images": (self._control_images, self._control_labels),
-            "uniform noise": (noise, self.labels),
+            CEILING: (self._control_images, self._control_labels),
+            FLOOR: (noise, self.labels),
         }
 
 
@@ -153,11 +153,9 @@ def _png(curves: dict[str, dict[str, Any]]) -> bytes:
             label = name if kind == "training" else None
             axis.plot(points["cosine"], points[kind], style, color=f"C{number}", label=label, linewidth=1.5)
             axis.plot(points["cosine"][-1:], points[kind][-1:], "o", color=f"C{number}", fillstyle="full" if label else "none")
-    others = next(iter(curves.values()))["controls"]["other real images"]
+    others = next(iter(curves.values()))["controls"][CEILING]
     axis.axhline(others["training"], color="grey", linewidth=0.8, linestyle="--")
-    axis.annotate(
-        "other real images", (0.02, others["training"]), xycoords=("axes fraction", "data"), va="bottom", color="grey"
-    )
+    axis.annotate(CEILING, (0.02, others["training"]), xycoords=("axes fraction", "data"), va="bottom", color="grey")
     axis.set(
         xlabel="cosine of −∇CE and ζ, mean over parameter tensors", ylabel="mean SSIM to the nearest image",
         title="solid: nearest training image; dotted: nearest held-out image; dot: end of the run",

@@ -20,7 +20,7 @@ class Outcome:
     """Result of a finished run."""
 
     report: Report
-    """The last one."""
+    """The last report."""
     images: Tensor
     """The evaluated samples, [K, channels, height, width] in [0, 1]."""
     labels: Tensor
@@ -57,7 +57,7 @@ def run(config: TrialConfig, inputs: TrialInputs, say: Callable[[Report], None] 
     images = trainer.sample(trainer.evaluation_noise, trainer.evaluation_labels, trainer.evaluation_tasks).cpu()
     sampling = time.perf_counter() - began
     for classifier in inputs.classifiers:
-        classifier.module.cpu()  # where the images are, with which an evaluation asks them
+        classifier.module.cpu()  # an evaluation gives them the images, which are on the CPU
     return Outcome(
         report=report,
         images=images,

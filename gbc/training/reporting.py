@@ -83,14 +83,16 @@ def judge(
 def data_free_metrics(
     classifiers: Sequence[TrialClassifier], multipliers: Multipliers, evaluated: EvaluationImages
 ) -> dict[str, float]:
-    """Metrics of the evaluated samples that need the classifiers alone. No training step used the latents of these samples.
+    """Metrics of the evaluated samples that need the classifiers alone. No training step used their latents, except for pixels.
 
-    Means over classifiers. BatchNorm uses the stored statistics for every `bn_mode`, so that trials can be compared. Only ρ
-    uses `bn_mode`, because Λ belongs to that mode.
+    Means over the classifiers whose tasks have samples. BatchNorm uses the stored statistics for every `bn_mode`, so that
+    trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
         of_task = evaluated.tasks == classifier.task
+        if not of_task.any():  # with few samples of each class, another task may have all that they share
+            continue
         images, labels = evaluated.images[of_task], evaluated.labels[of_task]
         for name, value in classifier_metrics(
             classifier.phi, classifier.batch_norm_inputs, images, classifier.local[labels]

@@ -192,7 +192,7 @@ class Trainer:
             terms += weighted_losses(self.config, batch, of_task, self.step_count)
             terms += self.further_losses(batch, of_task)
         if not terms:
-            raise BadInput("every loss has weight 0: there is nothing to train; set stationarity_weight or another")
+            raise BadInput("no loss has weight at this step: set stationarity_weight or another, or kkt_from to 0 if they wait")
         parts: dict[str, Tensor] = {}
         for term in terms:
             parts[term.name] = parts.get(term.name, 0) + term.value

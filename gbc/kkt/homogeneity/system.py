@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbc.errors import BadInput, NotQuasiHomogeneous
+from gbc.settings import suggest
 
 Degrees = dict[str, float]
 """λ for each named parameter tensor."""
@@ -92,7 +93,7 @@ class System:
         fixed = []
         for name, value in degrees.items():
             if name not in self.names:
-                raise BadInput(f"λ of {name!r}: the classifier has no such tensor; it has {', '.join(self.names)}")
+                raise BadInput(f"λ of {name!r}: the classifier has no such tensor; {suggest(name, self.names)}")
             if not 0 <= value < float("inf"):
                 raise BadInput(f"λ of {name!r} is {value:g}; degrees are finite and not negative")
             fixed.append(Equation(unit_form(self.names, name), value, name, f"λ = {value:.4g} is given"))

@@ -9,7 +9,8 @@ import pytest
 from gbc.data.datasets import ImageDataset
 from gbc.errors import CorruptFile
 from gbc.metrics import scores
-from gbc.metrics.scale import CEILING, FLOOR, MEANS, Scale
+from gbc.metrics.scale import Scale
+from gbc.metrics.scores import CEILING, FLOOR, MEANS
 from tests.support import missing
 
 BY_HAND = Scale({FLOOR: {"ssim/coverage": 0.1}, MEANS: {"ssim/coverage": 0.4}, CEILING: {"ssim/coverage": 0.6}})

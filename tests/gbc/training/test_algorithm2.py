@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def test_labels_that_several_classifiers_know_take_turns() -> None:
     assert tasks_for(labels, known).tolist() == [0, 0, 1, 1, 0, 0]
 
 
+def test_a_task_without_an_evaluated_sample_has_no_part_in_the_means(cache: Path) -> None:
+    """With one sample of each label, the second of two tasks of the same classes gets none."""
+    again = {"classifier": TINY_CLASSIFIER, "dataset": {"per_class": 5}}
+    config = parse(again, eval_per_class=1)
+    trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
+    assert trainer.evaluation_tasks.tolist() == [0] * 10
+    metrics = next(trainer.run()).metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
 def test_exported_samples_draw_the_classifier_uniformly(cache: Path) -> None:
     generator = export.ExportedGenerator.__new__(export.ExportedGenerator)
     object.__setattr__(generator, "labels_of_task", [[0, 1], [1, 2]])
@@ -193,6 +204,9 @@ def test_faults_are_named(cache: Path) -> None:
     nothing = parse(stationarity_weight=0, beta=0, tv_weight=0, bn_weight=0, ce_weight=0)
     with pytest.raises(BadInput, match="stationarity_weight"):
         Trainer(nothing, tasks.obtain(nothing, cache).classifiers).step()
+    late = parse(kkt_from=0.5, tv_weight=0, bn_weight=0, ce_weight=0)
+    with pytest.raises(BadInput, match="kkt_from"):
+        Trainer(late, tasks.obtain(late, cache).classifiers).step()
     data = tasks.obtain(parse(), cache)
     known = data.classifier.class_names
     for names, odd in ((("x", "y"), known[-1]), ((*known[:9], "y"), "y")):
