@@ -65,6 +65,19 @@ def test_samples_depend_on_the_seed_alone(trained: Path) -> None:
     assert not generator.module.training
 
 
+@pytest.mark.parametrize("labels", [[], ["a"], [0.5], [True], 3, [[1, 2]], None, [2**70]])
+def test_labels_that_are_no_list_of_numbers_are_refused(trained: Path, labels: object) -> None:
+    with pytest.raises(BadInput, match=r"^labels: "):
+        export.load(trained).sample(labels)  # type: ignore[arg-type]
+
+
+def test_a_class_may_be_named(trained: Path) -> None:
+    generator = export.load(trained)
+    assert [generator.label_named(text) for text in ("3", "Dress", "ankle boot")] == [3, 3, 9]
+    with pytest.raises(BadInput, match=r"--label: .*'Dres'.*'Dress'"):
+        generator.label_named("Dres")
+
+
 @pytest.mark.parametrize("label", [-1, 10])
 def test_an_unknown_label_is_refused_with_the_known_ones(trained: Path, label: int) -> None:
     with pytest.raises(BadInput, match=f"label {label} .*0.*9.*T-shirt, "):
