@@ -20,6 +20,8 @@ from gbc.errors import BadInput, CorruptFile
 from tests.conftest import TINY
 from tests.support import missing
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
@@ -193,6 +195,7 @@ def test_any_number_of_samples_makes_a_sheet(
         (["train", "--out", "new", "--set", "generator=pixels"], "generator pixels"),
         (["train", "--out", "new", "--set", "lr=hello"], "--set lr: 'hello'"),
         (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: "),
+        (["train", "--out", "new", "--config", str(CONFIGS / "mnist-quick.yaml")], "search/run.py --config"),
         (["train", "--out", "new", "--set", "dataset.name=cifar"], "dataset 'cifar'"),
         (["train", "--out", "new", "--set", "classifier.name=vit"], "classifier 'vit'"),
         (["train", "--out", "new", "--set", "device=cuda:9"], "'cuda:9'"),
