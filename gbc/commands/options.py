@@ -124,7 +124,7 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
     data = load_yaml(arguments.config) if arguments.config else {}
     if "trial" in data or "space" in data:
         raise BadInput(
-            f"{arguments.config}: the file of a sweep, and this command takes the settings of one trial, as in configs/trials/; "
+            f"{arguments.config}: the file of a sweep, and this command takes the settings of one trial, as in configs/trials; "
             f"python search/run.py --config {arguments.config} runs the sweep"
         )
     base = TrialConfig.parse(data, str(arguments.config))
