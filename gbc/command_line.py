@@ -11,7 +11,9 @@ import io
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gbc.errors import BadInput
@@ -104,6 +106,22 @@ def real(text: str) -> float:
     if not abs(number) < float("inf"):
         raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number")
     return number
+
+
+def check_can_write(out: Path) -> None:
+    """Refuse an `--out` that nothing can be written to, before hours are spent on what would stand there. Nothing is left.
+
+    Raises:
+        BadInput: its folder, or the one in which that would be made, cannot be written.
+    """
+    folder = out.absolute() if out.is_dir() else out.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as fault:
+        raise BadInput(f"--out {out}: {folder}: cannot be written: {fault.strerror}") from None
 
 
 def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:

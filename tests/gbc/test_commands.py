@@ -226,6 +226,27 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        (["audit"], "/proc/x"),
+        (["train"], "file/x"),
+        (["circle"], "file/x/y"),
+        (["baseline", "bn-inversion"], "/proc/x"),
+        (["sample", "--model", "nowhere"], "/proc/x.png"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    command: list[str], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("gbc.commands.options.trial", None)  # it would be called
+    assert main([*command, "--out", out]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {out}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_help_needs_no_heavy_import() -> None:
     program = """
 import sys
