@@ -45,7 +45,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line on stderr, and exit code 2."""
         message = message.removeprefix("argument ")
+        if message.endswith(": expected one argument"):
+            flag = message.partition(":")[0]
+            message = f"{flag}: needs a value; one that begins with a dash is written {flag.rpartition('/')[2]}=VALUE"
         self.exit(2, f"error: {_LONG.sub(_cut, self._clean(message))}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+        raise argparse.ArgumentError(action, f"unknown {value!r}; {remedy}")
 
     def _hint(self, argument: str) -> str:
         flag = argument.partition("=")[0]

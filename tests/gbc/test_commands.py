@@ -247,6 +247,21 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian", "--out", "x"], "error: COMMAND: unknown 'trian'; did you mean 'train'?\n"),
+        (["make"], "error: COMMAND: unknown 'make'; choose from pretrain, audit, "),
+        (["audit", "--out", "--json"], "error: --out: needs a value; one that begins with a dash is written --out=VALUE\n"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
+
+
 def test_help_needs_no_heavy_import() -> None:
     program = """
 import sys
