@@ -112,7 +112,7 @@ def _progress(sweeps: Sequence[Sweep], metric: str, unit: str) -> Panel:
         else:
             best, x = _by_time(sweep, _SECONDS[unit])
         data.append({
-            "type": "scatter", "mode": "lines", "name": sweep.name, "x": x, "y": list(best),
+            "type": "scatter", "mode": "lines+markers", "name": sweep.name, "x": x, "y": list(best), "marker": {"size": 5},
             "line": {"shape": "hv", "color": colour, "width": 2},
             "hovertemplate": f"{sweep.name}: %{{y:.4g}} after %{{x:.3g}} {unit}<extra></extra>",
         })  # fmt: skip

@@ -51,7 +51,9 @@
     const colour = palette();
     const { data, layout } = coloured(spec.curve ? curveFigure(spec) : spec, colour);
     const ink = colour("--muted");
-    const axis = { gridcolor: colour("--grid"), zerolinecolor: colour("--grid"), linecolor: colour("--grid"), automargin: true };
+    const grid = colour("--grid");
+    // 10⁻⁴ in place of 100µ
+    const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, automargin: true, exponentformat: "power" };
     const full = {
       autosize: true, height: chart.clientHeight, hovermode: "closest", margin: { l: 48, r: 12, t: 12, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",

@@ -90,6 +90,24 @@ def to_json(data: Any) -> Markup:
     return Markup(content.replace("<", "\\u003c"))  # or a name in it could close the element
 
 
+def check_can_write(path: Path) -> None:
+    """Refuse a place for a page before its sweeps are read, which takes long.
+
+    Raises:
+        ReportError: it is a folder, or its folder, or the one in which that would be made, cannot be written.
+    """
+    if path.is_dir():
+        raise ReportError(f"{path}: is a folder; name a file in it")
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as fault:
+        raise ReportError(f"{path}: cannot be written: {fault.strerror or first_line(fault, None)}") from None
+
+
 def write_page(path: Path, content: str) -> tuple[Path, int]:
     """Put a page in its place whole; returns the place and the size in bytes.
 

@@ -90,15 +90,19 @@ def write(names: Sequence[str], out: Path | None = None, refresh: int | None = N
         Unreadable: a record cannot be read.
     """
     from dashboards.comparison_page import comparison_page
-    from dashboards.rendering import write_page
+    from dashboards.rendering import check_can_write, write_page
+    from dashboards.settings import read_settings
     from dashboards.sweep import read_sweep
     from dashboards.sweep_page import sweep_page
     from records.paths import REPORT, SWEEPS
 
+    for name in names:
+        read_settings(name)  # a name that does not exist is said before the others are read
+    if out is None:
+        out = SWEEPS / names[0] / REPORT if len(names) == 1 else SWEEPS.parent / f"compare-{'-'.join(names)}.html"
+    check_can_write(out)
     sweeps = [read_sweep(name) for name in names]
-    if len(sweeps) == 1:
-        return write_page(out or SWEEPS / names[0] / REPORT, sweep_page(sweeps[0], refresh))
-    return write_page(out or SWEEPS.parent / f"compare-{'-'.join(names)}.html", comparison_page(sweeps))
+    return write_page(out, sweep_page(sweeps[0], refresh) if len(sweeps) == 1 else comparison_page(sweeps))
 
 
 if __name__ == "__main__":

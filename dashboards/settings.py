@@ -11,7 +11,7 @@ import yaml
 
 from dashboards.errors import ReportError
 from records.mlflow_store import default_address
-from records.paths import RECORD, STUDY_FILE, SWEEPS
+from records.paths import RECORD, STUDY_FILE, SWEEPS, where_sweeps_are
 from records.rungs import first_rung, rungs
 from records.study import Study
 
@@ -162,6 +162,6 @@ def read_settings(name: str) -> SweepSettings:
 
 def _suggestion(name: str, names: list[str]) -> str:
     if not names:
-        return "start one with python search/run.py"
+        return where_sweeps_are()
     near = difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"

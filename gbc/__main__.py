@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from gbc.command_line import Parser, guarded
+from gbc.command_line import Parser, check_can_write, guarded
 from gbc.commands import (
     audit,
     baseline,
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from gbc.errors import Disagreement, Diverged
 
+    out = getattr(arguments, "out", None)
+    if out is not None and not getattr(arguments, "dry_run", False):
+        check_can_write(Path(out))
     try:
         arguments.run(arguments)
     except Diverged as fault:

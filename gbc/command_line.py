@@ -11,7 +11,9 @@ import io
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gbc.errors import BadInput
@@ -43,7 +45,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line on stderr, and exit code 2."""
         message = message.removeprefix("argument ")
+        if message.endswith(": expected one argument"):
+            flag = message.partition(":")[0]
+            message = f"{flag}: needs a value; one that begins with a dash is written {flag.rpartition('/')[2]}=VALUE"
         self.exit(2, f"error: {_LONG.sub(_cut, self._clean(message))}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+        raise argparse.ArgumentError(action, f"unknown {value!r}; {remedy}")
 
     def _hint(self, argument: str) -> str:
         flag = argument.partition("=")[0]
@@ -104,6 +117,22 @@ def real(text: str) -> float:
     if not abs(number) < float("inf"):
         raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number")
     return number
+
+
+def check_can_write(out: Path) -> None:
+    """Refuse an `--out` that nothing can be written to, before hours are spent on what would stand there. Nothing is left.
+
+    Raises:
+        BadInput: its folder, or the one in which that would be made, cannot be written.
+    """
+    folder = out.absolute() if out.is_dir() else out.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as fault:
+        raise BadInput(f"--out {out}: {folder}: cannot be written: {fault.strerror}") from None
 
 
 def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:

@@ -11,3 +11,8 @@ RECORD: Final = "sweep.yaml"
 """The settings it was started with."""
 STUDY_FILE: Final = "study.db"
 REPORT: Final = "report.html"
+
+
+def where_sweeps_are() -> str:
+    """The remedy, in words, for a folder without sweeps: it may be the wrong one."""
+    return f"{SWEEPS.absolute()} holds none; go to the folder they were started in, or start one with python search/run.py"

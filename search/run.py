@@ -93,6 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in (*preflight.check(config), *config.places.unreachable_servers()):
             print(f"note: {line}", file=sys.stderr)
         _print_resolved(config, as_json=arguments.json)
+        print(f"dry run of sweep {config.name}: no fault was found; nothing was trained or written", file=sys.stderr)
         return 0
     retry, report = arguments.retry_failed, not arguments.no_report
     summary = library.run(config, console, retry_failed=retry, report=report, pictures=arguments.pictures)

@@ -14,6 +14,7 @@ from gbc.errors import BadInput
 from records import repetitions
 from records.addresses import public
 from records.format import duration, size
+from records.paths import where_sweeps_are
 from records.trial import ENQUEUED, LISTED
 from search.driver.retention import bytes_on_disk
 from search.driver.summary import Summary, failure_view, finalists_view, front_view
@@ -177,7 +178,7 @@ def show_list(*, as_json: bool) -> int:
         short = [{key: value for key, value in asdict(sweep).items() if key not in keys} for sweep in overviews]
         print(json.dumps(short, indent=2))
     elif not overviews:
-        print("no sweeps here; start one with python search/run.py")
+        print(f"no sweeps here; {where_sweeps_are()}")
     else:
         rows = [("sweep", "state", "trials", "best", "time", "on disk")]
         rows += [

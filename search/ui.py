@@ -90,14 +90,14 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
 def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
     from records.addresses import sqlite_url
-    from records.paths import STUDY_FILE
+    from records.paths import STUDY_FILE, where_sweeps_are
     from search.files.paths import sweep_folder
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
     sweeps = _sweeps(arguments.sweep)
     if not sweeps:
-        raise BadInput("no sweep here; start one with python search/run.py")
+        raise BadInput(f"no sweep here; {where_sweeps_are()}")
     latest = max(sweeps, key=lambda config: sweep_folder(config.name).stat().st_mtime)
     url = latest.places.study_url or sqlite_url((sweep_folder(latest.name) / STUDY_FILE).resolve())
     port = _port(arguments.port, _PORTS["optuna"])

@@ -21,6 +21,8 @@ MARKS: Final = {"complete": "circle", "stopped": "circle-open", "failed": "x", "
 """Symbols of trials by state."""
 SCALE: Final = [[0, "--scale-low"], [1, "--scale-high"]]
 """Colours of the objective, from worst to best."""
+_FEW: Final = 8
+"""Up to this number plotly would put ticks between whole numbers."""
 _DECADES: Final = 1.5
 """A quantity that spans more powers of ten is drawn on a log axis."""
 
@@ -48,6 +50,11 @@ def needs_log(values: Iterable[float]) -> bool:
     if not len(above) or (finite < 0).any():
         return False
     return bool(np.log10(above.max() / above.min()) > _DECADES)
+
+
+def whole_axis(title: str, largest: int) -> Json:
+    """An axis of whole numbers from 0 to about `largest`, with ticks at whole numbers alone."""
+    return {"title": {"text": title}} | ({"dtick": 1} if largest <= _FEW else {})
 
 
 def better_direction(objective: RecordedObjective) -> str:

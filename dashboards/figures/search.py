@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboards.figures.panel import MARKS, SCALE, Json, Panel, better_direction
+from dashboards.figures.panel import MARKS, SCALE, Json, Panel, better_direction, whole_axis
 from dashboards.figures.scores import control_lines
 from dashboards.settings import RecordedDimension
 from dashboards.sweep import Sweep, Trial
@@ -47,7 +47,8 @@ def history(sweep: Sweep) -> Panel:
         "type": "scatter", "mode": "lines", "name": "best so far", "x": list(steps.index), "y": list(steps),
         "line": {"shape": "hv", "color": "--best", "width": 2}, "hoverinfo": "skip",
     })  # fmt: skip
-    layout: Json = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": sweep.objective.metric}}}
+    last = max((trial.number for trial in sweep.trials), default=0)
+    layout: Json = {"xaxis": whole_axis("trial", last), "yaxis": {"title": {"text": sweep.objective.metric}}}
     layout |= control_lines(sweep.evaluation, sweep.objective.metric)
     return Panel(
         "Optimisation history",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.cost import busy_spans
-from dashboards.figures.panel import Panel
+from dashboards.figures.panel import Panel, whole_axis
 from dashboards.sweep import Sweep
 from records.trial import STATES
 
@@ -33,7 +33,7 @@ def survival(sweep: Sweep) -> Panel:
     ]  # fmt: skip
     layout = {
         "barmode": "stack", "xaxis": {"type": "category", "title": {"text": "optimiser step"}},
-        "yaxis": {"title": {"text": "trials that came so far"}}, "showlegend": True,
+        "yaxis": whole_axis("trials that came so far", max(map(len, reached.values()), default=0)), "showlegend": True,
     }  # fmt: skip
     rule = {"asha": "ASHA decides", "hyperband": "Hyperband's brackets decide"}.get(
         sweep.settings.scheduler.get("name", ""), ""

@@ -39,6 +39,12 @@ class Classifier:
         return [self.class_names.index(name) if name in self.class_names else -1 for name in class_names]
 
 
+def check_name(config: ClassifierConfig) -> None:
+    """Raise `BadInput` if the classifier has no factory, and a name that none of ours has."""
+    if not config.factory and config.name not in CLASSIFIERS:
+        raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
+
+
 def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
     """A new network with `classes` outputs and Kaiming initialisation, drawn from `config.seed`.
 
@@ -53,8 +59,7 @@ def build(config: ClassifierConfig, shape: Shape, classes: int) -> nn.Module:
             make = functools.partial(libraries.make, config.factory, shape, classes)
             return custom.new_network(make, config.factory, config.seed, shape)
         return custom.call_factory(config.factory, config.seed, shape)
-    if config.name not in CLASSIFIERS:
-        raise BadInput(f"unknown classifier {config.name!r}; {suggest(config.name, list(CLASSIFIERS))}")
+    check_name(config)
     if config.depth != ClassifierConfig.model_fields["depth"].default and config.name not in _FULLY_CONNECTED:
         raise BadInput(f"classifier.depth is a setting of {' and '.join(_FULLY_CONNECTED)}; leave it out for {config.name}")
     if len(shape) != 3 and config.name not in _FULLY_CONNECTED:

@@ -70,7 +70,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     named = {inner + name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     faults = []
     if missing := [name for name in expected if name not in named]:
-        faults.append(f"{_listed(missing)} is missing")
+        faults.append(f"the file has no {_listed(missing)}")
     if left_over := [name for name in named if name not in expected]:
         faults.append(f"the network has no {_listed(left_over)}")
     shapes = [

@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the accuracies of teacher and student on real test images; where there are none, only teach and say so."""
     from gbc import cache, checkpoint, export
     from gbc.classifier_config import ClassifierConfig
+    from gbc.classifiers import architectures
     from gbc.errors import BadInput
     from gbc.metrics import distillation
 
@@ -113,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         export.check_new(arguments.out)
     named = {**ClassifierConfig.named(arguments.student), "hidden": arguments.hidden, "seed": arguments.seed}
     student = ClassifierConfig.parse(named, "--student")
+    architectures.check_name(student)  # before images are drawn and a teacher is trained
     source = _of_model(arguments) if arguments.model else _of_trial(arguments)
     lesson = distillation.Lesson(
         source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,

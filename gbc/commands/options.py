@@ -121,9 +121,16 @@ def trial(arguments: argparse.Namespace) -> TrialConfig:
     """
     from gbc.classifier_config import classifier_flags
     from gbc.config import TrialConfig
+    from gbc.errors import BadInput
     from gbc.settings import load_yaml
 
-    base = TrialConfig.parse(load_yaml(arguments.config) if arguments.config else {}, str(arguments.config))
+    data = load_yaml(arguments.config) if arguments.config else {}
+    if "trial" in data or "space" in data:
+        raise BadInput(
+            f"{arguments.config}: the file of a sweep, and this command takes the settings of one trial, as in configs/trials; "
+            f"python search/run.py --config {arguments.config} runs the sweep"
+        )
+    base = TrialConfig.parse(data, str(arguments.config))
     base = base.updated(assignments(arguments), "--set")
     return base.updated(classifier_flags(arguments.classifier, arguments.weights, arguments.card), "command line")
 

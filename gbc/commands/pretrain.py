@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = options.trial(arguments)
     inputs = tasks.obtain(settings, arguments.cache, options.announce)
     findings = tasks.findings(settings, inputs)
+    for line in tasks.accuracy_remarks(inputs):
+        print(line, file=sys.stderr)
     if arguments.json:
         rows = [
             {"folder": str(folder), **regime, **finding}

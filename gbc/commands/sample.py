@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gbc.command_line import positive, seed, whole
+from gbc.command_line import positive, seed
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -24,7 +24,9 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser("sample", help="draw images from an exported generator")
     options.add_model(parser)
-    parser.add_argument("--label", type=whole, action="append", help="a class; repeat for several (default: every class)")
+    parser.add_argument(
+        "--label", action="append", help="a class, by number or name; repeat for several (default: every class)"
+    )
     parser.add_argument(
         "--count", type=positive, default=64, help="number of images, shared evenly by the classes (default: 64)"
     )
@@ -52,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not kind:
         export.check_new(out)
     generator = export.load(arguments.model)
-    classes = arguments.label or list(range(len(generator.class_names)))
+    named = arguments.label or map(str, range(len(generator.class_names)))
+    classes = [generator.label_named(text) for text in named]
     synthetic = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
     synthetic.check_room(out, files=not kind)
     with _progress(arguments.count) as on_written:

@@ -35,7 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     settings, out = options.trial(arguments), arguments.out
     export.check(out, settings)
     inputs = tasks.obtain(settings, arguments.cache, options.announce)
-    for line in (*tasks.remarks(tasks.findings(settings, inputs), settings), *tasks.row_space_remarks(settings, inputs)):
+    for line in (
+        *tasks.accuracy_remarks(inputs),
+        *tasks.remarks(tasks.findings(settings, inputs), settings),
+        *tasks.row_space_remarks(settings, inputs),
+    ):
         print(line, file=sys.stderr)
     trainer = Trainer(settings, inputs.classifiers, inputs.reference(pick_device(settings.device)))
     unfinished = out.with_name(out.name + ".ckpt")

@@ -7,6 +7,7 @@ that share a part wait for each other at every layer, above all if other program
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
+from gbc.settings import shown, suggest
 from gbc.training.evaluation_latents import EvaluationLatents
 from gbc.training.generator import Generator
 
@@ -52,13 +54,13 @@ class ExportedGenerator:
         """One image for each label, [K, channels, height, width] in [0, 1]; the same seed gives the same images.
 
         Raises:
-            BadInput: no label, or one that the generator does not have.
+            BadInput: no label, no list of whole numbers, or a label that the generator does not have.
         """
         return torch.cat(list(self.batches(labels, seed)))
 
     def batches(self, labels: Sequence[int] | Tensor, seed: int = 0) -> Iterator[Tensor]:
         """The images of `sample`, in parts. Raises as `sample`."""
-        labels = torch.as_tensor(labels, dtype=torch.long)
+        labels = _whole_numbers(labels)
         self.check_labels(labels)
         return self.stream(labels.split(BATCH), seed)
 
@@ -97,6 +99,20 @@ class ExportedGenerator:
             raise BadInput(
                 f"label {unknown} is unknown to this generator; it has 0 to {classes - 1}: {', '.join(self.class_names)}"
             )
+
+    def label_named(self, text: str) -> int:
+        """The label that a word of a command line stands for: a number, or the name of a class.
+
+        Raises:
+            BadInput: the generator has no such class.
+        """
+        if re.fullmatch(r"-?[0-9]{1,18}", text):
+            self.check_labels(torch.tensor([int(text)]))
+            return int(text)
+        by_name = {name.casefold(): label for label, name in enumerate(self.class_names)}
+        if text.casefold() not in by_name:
+            raise BadInput(f"--label: unknown class {shown(text)}; {suggest(text, self.class_names)}")
+        return by_name[text.casefold()]
 
     @cached_property
     def _sampler(self) -> ParallelSampler:
@@ -140,6 +156,18 @@ class ParallelSampler:
     def _draw_part(self, latents: Latents) -> Tensor:
         images: Tensor = self._module(*latents)
         return images.contiguous()
+
+
+def _whole_numbers(labels: Sequence[int] | Tensor) -> Tensor:
+    """`labels` as a tensor [K]. Raises `BadInput` for anything but one or more whole numbers in a row."""
+    expected = BadInput("labels: expected a list of whole numbers, one for each image, such as [0, 3, 9]")
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise expected from None
+    if tensor.ndim != 1 or not len(tensor) or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise expected
+    return tensor.long()
 
 
 def _use_one_thread() -> None:

@@ -141,14 +141,10 @@ class Lesson:
             for group in optimiser.param_groups:
                 group["lr"] = rate(self.lr, step, self.steps)
             index = torch.randint(len(pool), (BATCH,), generator=rng)
-<<<<<<< HEAD
-            logits = two_logits(network(shifted(pool[index], rng)))
-=======
             images = shifted(pool[index], rng)
             target = self.probabilities(images, self.temperature) if self.fresh_targets else targets[index]
->>>>>>> distil
             optimiser.zero_grad()
-            losses.distillation(target, network(images), self.temperature).backward()
+            losses.distillation(target, two_logits(network(images)), self.temperature).backward()
             optimiser.step()
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
                 self.progress(who, step + 1, self.steps)

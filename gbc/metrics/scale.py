@@ -57,6 +57,8 @@ class Scale:
         side = "above" if value > means else "not above"
         line = f"{metric} {value:.3f}: {side} {MEANS} ({means:.3f}), "
         share = self.share(metric, value)
+        if share is not None and share < 0:
+            return line + f"and below {FLOOR} ({floor:.3f}); {CEILING} have {self.scores[CEILING][metric]:.3f}"
         if share is None:
             return line + f"where {FLOOR} has {floor:.3f}; there are too few test images to score real ones"
         return line + f"{share:.0%} of the way from {FLOOR} ({floor:.3f}) to {CEILING} ({self.scores[CEILING][metric]:.3f})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from gbc.metrics.scores import ReferenceSet
 
 Announce = Callable[[ClassifierConfig], ProgressCallback]
 """Called before a classifier is obtained; returns the function that receives the progress of its training."""
+_LITTLE_BETTER: Final = 1.5
+"""A classifier that is right less than so many times as often as guessing has not learned, or sees other images."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,17 @@ def remarks(of_each: Sequence[Mapping[str, Any]], config: TrialConfig, searched:
         limits = finding.get("lambda", {})
         if limits.get("limited_by") and "stationarity_weight" in wanted:
             yield f"{prefix}{limits['sentence']}"
+
+
+def accuracy_remarks(inputs: TrialInputs) -> Iterator[str]:
+    """A warning for each classifier that hardly knows the training images better than by guessing."""
+    for classifier, regime, folder in zip(inputs.classifiers, inputs.regimes, inputs.folders, strict=True):
+        chance, accuracy = 1 / len(classifier.class_names), regime.get("accuracy")
+        if accuracy is not None and accuracy < _LITTLE_BETTER * chance:
+            yield (
+                f"warning: classifier {folder.name} is right on {accuracy:.0%} of the training images, guessing on "
+                f"{chance:.0%}: its training was too short, or mean, std or the order of class_names in its card are wrong"
+            )
 
 
 def row_space_remarks(config: TrialConfig, inputs: TrialInputs) -> Iterator[str]:

@@ -34,7 +34,7 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
         f"sweep {config.name}: {extent} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
         f"{machine.concurrency} at a time on {machine.describe()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
-        f"{speed:.0f} steps/s a trial: about {duration(seconds)}. "
+        f"{speed:.0f} steps/s a trial: about {duration(seconds)} once the workers have started. "
         f"Ctrl-C is safe: the same command continues.{_finalists(config)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -182,6 +182,7 @@ def prepare(config: SweepConfig, machine: Machine, console: Console) -> Preparat
         findings = tuple(tasks.findings(variant.settings, inputs))
         _check_objectives(config, findings)
         for line in (
+            *tasks.accuracy_remarks(inputs),
             *variant.remarks(inputs, findings, several=len(choices) > 1),
             *tasks.row_space_remarks(variant.row_space, inputs),
         ):

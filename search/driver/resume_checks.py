@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gbc.errors import BadInput
 from records.addresses import public
@@ -18,15 +19,40 @@ from search.study.store import recorded_in_database, recorded_trials
 from search.tracking.client import address
 from search.tracking.tracker import Tracker
 
+_MOST_DIFFERENCES: Final = 8
+_LONGEST_VALUE: Final = 60
+
 
 class SweepMismatch(BadInput):
     """A sweep of this name was started with other settings."""
 
     def __init__(self, name: str, differences: dict[str, tuple[Any, Any]]) -> None:
         """`differences` maps each key to (asked for, on record)."""
-        shown = "; ".join(f"{key}: {old} on record, {new} asked for" for key, (new, old) in differences.items())
-        super().__init__(f"sweep {name!r} was started with other settings ({shown}); choose another --name or keep them")
+        keys = _telling(differences)
+        shown = [f"{key}: {_short(differences[key][1])} on record, {_short(differences[key][0])} asked for" for key in keys]
+        more = len(shown) - _MOST_DIFFERENCES
+        shown[_MOST_DIFFERENCES:] = [f"and {more} more"] if more > 0 else []
+        super().__init__(
+            f"sweep {name!r} was started with other settings ({'; '.join(shown)}); choose another --name, "
+            "or repeat the command that started it"
+        )
         self.differences = differences
+
+
+def _telling(differences: Collection[str]) -> list[str]:
+    """The keys without those that only follow from others: what is fixed leaves the space, and with it the first trials."""
+    fixed = tuple(f"space.{key.removeprefix('trial.')}" for key in differences if key.startswith("trial."))
+    keys = [key for key in differences if not any(f"{key}.".startswith(f"{name}.") for name in fixed)]
+    space_differs = any(key.startswith("space.") for key in differences)
+    keys = [key for key in keys if key != "first_trials" or not space_differs]
+    return sorted(keys, key=lambda key: not key.startswith("trial."))
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
 def settle_with_record(config: SweepConfig, explicit: set[str]) -> SweepConfig:

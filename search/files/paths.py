@@ -8,7 +8,7 @@ from typing import Final
 
 from gbc.errors import BadInput
 from gbc.settings import load_yaml, suggest
-from records.paths import RECORD, STUDY_FILE, SWEEPS
+from records.paths import RECORD, STUDY_FILE, SWEEPS, where_sweeps_are
 from search.files.storage import Location, open_storage
 from search.spec.config import SweepConfig
 
@@ -86,7 +86,7 @@ def existing_sweep(name: str) -> Path:
             raise BadInput(
                 f"{folder / STUDY_FILE}: missing, and {folder} has trials of it; restore it, or choose another --name"
             )
-        raise BadInput(f"no sweep {name!r} here; {suggest(name, names) if names else 'start one with python search/run.py'}")
+        raise BadInput(f"no sweep {name!r} here; {suggest(name, names) if names else where_sweeps_are()}")
     return sweep_folder(name)
 
 

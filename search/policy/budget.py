@@ -11,11 +11,11 @@ from search.policy.ranking import trials_since_improvement
 from search.spec.config import NEGLIGIBLE, SweepConfig
 
 _REMEDIES: Final = {
-    "trials": "more: --trials {twice}, or another --name",
+    "trials": "all its trials are done; for more: --trials {twice}, or another --name",
     "grid": "every point of the grid was tried; for a finer one raise `points` in the space, under another --name",
-    "time": "its time is up; more: a longer --time-budget, or another --name",
-    "steps": "its optimiser steps are used up; more: a larger --max-steps, or another --name",
-    "patience": "the best has not improved in {patience} full trials; more: a larger --patience, or another --name",
+    "time": "its time is up; for more: a longer --time-budget, or another --name",
+    "steps": "its optimiser steps are used up; for more: a larger --max-steps, or another --name",
+    "patience": "the best has not improved in {patience} full trials; for more: a larger --patience, or another --name",
 }
 
 

@@ -46,7 +46,7 @@ def resolve(
     repeat = flags.pop("repeat", None)
     path = config or _preset(dataset, preset or "quick")
     source, origins = str(path), flag_origins([*flags], [*assignments])
-    data = SweepConfig.shaped(load_yaml(path), source)
+    data = _sweep_file(path)
     assign(data, "trial.dataset.name", data.get("trial", {}).get("dataset", {}).get("name", dataset), source)
     data.setdefault("preset", "custom" if config else preset or "quick")
     if space is not None:
@@ -135,6 +135,18 @@ def requirement_flags(texts: Sequence[str]) -> dict[str, float]:
             raise BadInput(f"--require: unknown metric {metric!r}; {suggest(metric, list(METRIC_DIRECTIONS))}")
         bounds[f"objective.require.{metric}"] = value
     return bounds
+
+
+def _sweep_file(path: Path) -> dict[str, Any]:
+    """The contents of the file of a sweep. Raises `BadInput` if it cannot be read, or holds the settings of one trial."""
+    data = load_yaml(path)
+    of_a_trial = data.keys() & (TrialConfig.model_fields.keys() - SweepConfig.model_fields.keys())
+    if of_a_trial and not data.keys() - TrialConfig.model_fields.keys():
+        raise BadInput(
+            f"{path}: the settings of one trial ({', '.join(sorted(of_a_trial)[:3])}, …), and a sweep has them under `trial`; "
+            f"python -m gbc train --config {path} --out DIR runs that trial alone"
+        )
+    return SweepConfig.shaped(data, str(path))
 
 
 def _check_belongs_to_a_trial(key: str) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dashboards.comparison_page import _lines
 from dashboards.report import main
 from tests.dashboards.conftest import client
+from tests.dashboards.small_sweeps import full, sweep
 from tests.dashboards.test_report import SWEEP, Outline, error_of
 from tests.support import missing
 from tests.support.browser import browse, chromium
@@ -53,6 +55,11 @@ def test_two_sweeps(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tab.run("document.querySelectorAll('.chart').forEach((one) => one.scrollIntoView({behavior: 'instant'}))")
         tab.wait("document.querySelector('.chart[data-drawn]') !== null")
         assert tab.errors == [] and tab.run("document.documentElement.scrollWidth") == 390
+
+
+def test_a_sweep_of_one_full_trial_can_be_seen() -> None:
+    traces = [trace for panel in _lines([sweep(full(0, 0.3))]) for trace in panel.figure["data"]]
+    assert len(traces) == 2 and all("markers" in trace["mode"] for trace in traces)  # a line of one point is invisible
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,15 @@ def test_a_sweep_that_does_not_exist(folder: Path, capsys: pytest.CaptureFixture
     assert "known: tiny" in error_of(capsys, "--sweep", "zzz")
 
 
+def test_a_wrong_name_and_a_wrong_place_are_said_before_sweeps_are_read(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dashboards.sweep.read_sweep", None)  # it would be called
+    assert "no sweep 'tinny'" in error_of(capsys, "--compare", "tiny", "tinny")
+    assert "is a folder" in error_of(capsys, "--sweep", "tiny", "--out", str(folder))
+    assert "/proc/x.html: cannot be written" in error_of(capsys, "--sweep", "tiny", "--out", "/proc/x.html")
+
+
 def test_a_folder_without_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert "python search/run.py" in error_of(capsys, "--sweep", "tiny")

@@ -20,6 +20,8 @@ from gbc.errors import BadInput, CorruptFile
 from tests.conftest import TINY
 from tests.support import missing
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
@@ -63,6 +65,19 @@ def test_samples_depend_on_the_seed_alone(trained: Path) -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, generator.sample(labels, seed=4))
     assert not generator.module.training
+
+
+@pytest.mark.parametrize("labels", [[], ["a"], [0.5], [True], 3, [[1, 2]], None, [2**70]])
+def test_labels_that_are_no_list_of_numbers_are_refused(trained: Path, labels: object) -> None:
+    with pytest.raises(BadInput, match=r"^labels: "):
+        export.load(trained).sample(labels)  # type: ignore[arg-type]
+
+
+def test_a_class_may_be_named(trained: Path) -> None:
+    generator = export.load(trained)
+    assert [generator.label_named(text) for text in ("3", "Dress", "ankle boot")] == [3, 3, 9]
+    with pytest.raises(BadInput, match=r"--label: .*'Dres'.*'Dress'"):
+        generator.label_named("Dres")
 
 
 @pytest.mark.parametrize("label", [-1, 10])
@@ -180,6 +195,7 @@ def test_any_number_of_samples_makes_a_sheet(
         (["train", "--out", "new", "--set", "generator=pixels"], "generator pixels"),
         (["train", "--out", "new", "--set", "lr=hello"], "--set lr: 'hello'"),
         (["train", "--out", "new", "--config", "none.yaml"], "none.yaml: "),
+        (["train", "--out", "new", "--config", str(CONFIGS / "mnist-quick.yaml")], "search/run.py --config"),
         (["train", "--out", "new", "--set", "dataset.name=cifar"], "dataset 'cifar'"),
         (["train", "--out", "new", "--set", "classifier.name=vit"], "classifier 'vit'"),
         (["train", "--out", "new", "--set", "device=cuda:9"], "'cuda:9'"),
@@ -209,6 +225,42 @@ def test_bad_input_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        (["audit"], "/proc/x"),
+        (["train"], "file/x"),
+        (["circle"], "file/x/y"),
+        (["baseline", "bn-inversion"], "/proc/x"),
+        (["sample", "--model", "nowhere"], "/proc/x.png"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    command: list[str], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("gbc.commands.options.trial", None)  # it would be called
+    assert main([*command, "--out", out]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {out}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian", "--out", "x"], "error: COMMAND: unknown 'trian'; did you mean 'train'?\n"),
+        (["make"], "error: COMMAND: unknown 'make'; choose from pretrain, audit, "),
+        (["audit", "--out", "--json"], "error: --out: needs a value; one that begins with a dash is written --out=VALUE\n"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
 
 
 def test_help_needs_no_heavy_import() -> None:

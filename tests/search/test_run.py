@@ -45,7 +45,8 @@ def test_a_dry_run_says_what_lambda_and_the_losses_are(
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["--dataset", "digits", "--classifier", "gelu_net:net", "--dry-run"]) == 0
     shown, notes = capsys.readouterr()
-    off, limits = notes.splitlines()
+    off, limits, verdict = notes.splitlines()
+    assert "no fault" in verdict
     assert yaml.safe_load(shown)["trial"]["classifier"]["factory"] == "gelu_net:net"
     assert not missing(["note: ", "bn_weight", "--set bn_weight=0"], off)
     assert not missing(["note: ", "last_layer", "2 limits", "GELU", "3.weight, 3.bias"], limits)
@@ -69,7 +70,7 @@ def test_a_dry_run_shows_the_places_without_passwords(tmp_path: Path, capsys: py
 def test_a_dry_run_tries_the_place_of_the_files_and_writes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes").write_text("a file in the way")
     assert main(["--storage", str(tmp_path / "files"), "--dry-run"]) == 0
-    assert capsys.readouterr().err == ""
+    assert re.fullmatch("dry run of sweep .*no fault.*\n", capsys.readouterr().err)
     assert main(["--storage", str(tmp_path / "notes" / "files"), "--dry-run"]) == 2
     assert not missing(["--storage", str(tmp_path / "notes")], capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
@@ -78,7 +79,7 @@ def test_a_dry_run_tries_the_place_of_the_files_and_writes_none(tmp_path: Path, 
 def test_a_dry_run_shows_the_budgets_and_both_objectives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--objective", "ssim/coverage,kkt/rho", "--max-steps", "9000", "--patience", "5", "--dry-run"]) == 0
     output = capsys.readouterr()
-    assert output.err.startswith("note: ") and "scheduler none" in output.err and output.err.count("\n") == 1
+    assert output.err.startswith("note: ") and "scheduler none" in output.err and output.err.count("\n") == 2
     shown = yaml.safe_load(output.out)
     assert (shown["max_steps"], shown["patience"], shown["scheduler"]["name"]) == (9000, 5, "none")
     assert shown["second_objective"] == {"metric": "kkt/rho", "direction": "min"}

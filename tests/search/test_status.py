@@ -24,7 +24,7 @@ from search.status import read_overview, read_overviews
 from search.study.ledger import Ledger
 from tests.search.conftest import fill, tiny_sweep
 from tests.search.files.test_lock import another_driver
-from tests.support import ROOT
+from tests.support import ROOT, missing
 from tests.support.records import read_study
 
 
@@ -135,6 +135,16 @@ def test_every_budget_says_what_it_has_left(capsys: pytest.CaptureFixture[str]) 
     assert (overview.state, overview.ended_by, overview.steps_left, overview.patience_left) == ("finished", "patience", 28, 0)
     assert main(["--status", "half"]) == 0
     assert re.search("^ended     .*--patience", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_folder_without_sweeps_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list"]) == 0
+    assert f"{tmp_path}/mlruns/sweeps" in capsys.readouterr().out
+    assert main(["--status", "mine"]) == 2
+    assert not missing(["'mine'", f"{tmp_path}/mlruns/sweeps", "search/run.py"], capsys.readouterr().err)
 
 
 def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,5 +19,11 @@ def test_survival_counts_each_trial_once() -> None:
     assert "10, 30" in panel.caption
 
 
+def test_counts_have_ticks_at_whole_numbers() -> None:
+    few = workers.survival(sweep(full(0, 0.3), stopped(1, 10)))
+    many = workers.survival(sweep(*[full(number, 0.3) for number in range(9)]))
+    assert few.figure["layout"]["yaxis"]["dtick"] == 1 and "dtick" not in many.figure["layout"]["yaxis"]
+
+
 def test_lanes_are_as_many_as_overlap() -> None:
     assert workers.rows_of([(0, 10), (1, 5), (5, 8), (10, 12), (2, 3)]) == [0, 1, 1, 0, 2]

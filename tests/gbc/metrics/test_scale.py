@@ -22,6 +22,11 @@ def test_a_score_is_placed_by_hand() -> None:
     assert not missing(["ssim/coverage 0.350: not ", "50%"], BY_HAND.sentence("ssim/coverage", 0.35))
 
 
+def test_a_score_worse_than_noise_has_no_negative_share() -> None:
+    sentence = str(BY_HAND.sentence("ssim/coverage", 0.05))
+    assert not missing(["not above", "below uniform noise (0.100)", "0.600"], sentence) and "%" not in sentence
+
+
 def test_the_same_as_plain_data() -> None:
     position = BY_HAND.position("ssim/coverage", 0.5)
     assert position == {"value": 0.5, FLOOR: 0.1, MEANS: 0.4, CEILING: 0.6, "share": pytest.approx(0.8)}

@@ -190,6 +190,8 @@ def test_the_command(classifier_cache: Path, capsys: pytest.CaptureFixture[str])
     for flags, named in faults.items():
         assert main([*command, *flags]) == 2
         assert not missing(named, capsys.readouterr().err)
+    assert main(["distil", "--model", "nowhere", "--student", "mpl"]) == 2
+    assert "'mlp'" in capsys.readouterr().err  # the student is checked before anything is drawn or trained
     assert main(["distil", "--student", "mlp"]) == 2
     assert not missing(["--model", "--samples", "--blobs", "--loop"], capsys.readouterr().err)
 

@@ -82,6 +82,11 @@ def test_a_grid_is_tried_as_a_whole_unless_a_number_of_trials_is_named(tmp_path:
     assert resolved_sweep(config=path, flags={"warm_start": "other"}).trials == 55
 
 
+def test_the_file_of_one_trial_is_known_for_what_it_is() -> None:
+    with pytest.raises(BadInput, match=r"trials/mnist.yaml: .* one trial .*`trial`; python -m gbc train --config"):
+        resolved_sweep(config=CONFIGS / "trials" / "mnist.yaml")
+
+
 @pytest.mark.parametrize(("steps", "every"), [(600, 150), (10, 2), (7, 1), (450, 150), (100, 25)])
 def test_a_shorter_horizon_still_gets_reports_and_a_first_rung(steps: int, every: int) -> None:
     config = resolved_sweep(flags={"trial.steps": steps})
