@@ -48,6 +48,7 @@ class TrialConfig(Config):
     )
     multiplier_floor: float = Field(0.0, ge=0, le=1e3, description="lower bound of μ, in units of its initial scale")
     kkt_from: float = Field(0.0, ge=0, lt=1, description="the KKT losses start after this share of the run")
+    bn_decay: float = Field(0.0, ge=0, lt=1, description="weight of each earlier batch in the BatchNorm statistics; 0: none")
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: derivative σ(a·z) for the ReLU of Φ; 0: the usual one")
 
     # free multipliers

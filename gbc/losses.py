@@ -63,6 +63,12 @@ def inner_product(first: Parts, second: Parts) -> Tensor:
     return torch.stack([a.flatten() @ b.flatten() for a, b in pairs]).sum()
 
 
+def fitted_scale(target: Parts, pulled: Parts) -> Tensor:
+    """The factor that brings the pull nearest to the target; if μ ≥ 0 forbids it, a small one above 0."""
+    fitted = inner_product(target, pulled) / inner_product(pulled, pulled)
+    return torch.where(fitted > 0, fitted, 0.1 * norm(target) / norm(pulled))
+
+
 def norm(parts: Parts) -> Tensor:
     """The Euclidean norm over all parameter tensors, a scalar."""
     norms = [torch.linalg.vector_norm(part) for part in parts if part is not None]

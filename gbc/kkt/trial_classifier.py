@@ -17,6 +17,7 @@ from gbc.classifiers.architectures import BatchNormInputs, Classifier, normalisi
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt import availability
+from gbc.kkt.moving_moments import MovingMoments
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
 
@@ -72,6 +73,8 @@ class TrialClassifier:
         self.weights = {name: weight * spec.factor(name) for name, weight in config.loss_weights().items()}
         self.off = available.off
         self.weights |= dict.fromkeys(self.off, 0.0)
+        sizes = [layer.num_features for layer in self.batch_norm_inputs.layers]
+        self.moments = MovingMoments(sizes, config.bn_decay).to(device) if config.bn_decay and self.weights["bn"] else None
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
@@ -152,6 +155,11 @@ class ForwardPass:
         assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
         return self.classifier.batch_norm_inputs.statistics()
 
+    def batch_norm_loss(self) -> Tensor:
+        """Distance of BatchNorm statistics from the stored ones: the batch's, or with `bn_decay` those of several batches."""
+        moments = self.classifier.moments
+        return losses.batch_norm_statistics(moments.mixed(self.batch_norm) if moments else self.batch_norm)
+
     @cached_property
     def row_space_costs(self) -> Tensor:
         """Share of each sample's energy outside the row space of the classifier's layers, [M] in [0, 1]."""
@@ -210,6 +218,13 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     if inputs.layers:
         metrics["free/bn"] = losses.batch_norm_statistics(inputs.statistics()).item()
     return metrics
+
+
+def remember(passes: Sequence[ForwardPass]) -> None:
+    """Count the batches of these passes among the earlier ones, after a step."""
+    for each in passes:
+        if each.classifier.moments:
+            each.classifier.moments.update(each.batch_norm)
 
 
 def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
