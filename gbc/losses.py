@@ -153,6 +153,17 @@ def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
     return (noise_change / (image_change + 0.1 * noise_change).clamp_min(least)).mean()
 
 
+def contrast(features: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+    """(1/M) Σ_i log(1 + Σ_{j≠i} e^{(s_ij − 1)/τ}) with s the cosine of features [M, d] to each other and to `queue` [K, d].
+
+    InfoNCE as in CMI (Fang et al. 2021), with the sample itself as its positive: no augmentation. A row of zeros in the queue
+    has the cosine 0.
+    """
+    directions = torch.nn.functional.normalize(features, dim=1)
+    others = torch.nn.functional.normalize(torch.cat([features, queue]), dim=1)
+    return (directions @ others.T / temperature).logsumexp(dim=1).mean() - 1 / temperature
+
+
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """Φ_{y_i} − max_{c≠y_i} Φ_c for each sample, [M]; positive where the classifier agrees with the label.
 

@@ -72,9 +72,9 @@ def test_a_trainer_counts_each_batch_once(fresh: Callable[..., Trainer]) -> None
     plain, run = fresh(bn_weight=1.0), fresh(bn_weight=1.0, bn_decay=DECAY)
     first, second = (next(each.run()).metrics["loss/bn"] for each in (plain, run))
     assert first != second
-    assert run.moments[0].weight.item() == pytest.approx(1 - DECAY**3)
+    assert run.memories[0].weight.item() == pytest.approx(1 - DECAY**3)
     plain, run = fresh(bn_weight=1.0), fresh(bn_weight=1.0, bn_decay=DECAY)
     for each in (plain, run):
         each.step()
     assert all(torch.equal(*pair) for pair in zip(plain.trained, run.trained, strict=True))
-    assert not fresh(bn_weight=0.0, bn_decay=DECAY).moments
+    assert not fresh(bn_weight=0.0, bn_decay=DECAY).memories
