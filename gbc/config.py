@@ -42,10 +42,9 @@ class TrialConfig(Config):
     lambda_values: dict[str, float] | None = Field(None, description="λ of named tensors, for the policy `given`")
     bn_mode: Literal["train", "eval"] = Field("train", description="BatchNorm statistics of Φ: the batch's or the stored")
 
-    estimator: Literal["norm", "relative", "cosine", "halves", "running"] = Field(
-        "norm", description="of the stationarity loss: Eq. (5); ρ; 1 − cosine of each tensor; unbiased; or ρ of several batches"
+    estimator: Literal["norm", "relative", "cosine", "halves"] = Field(
+        "norm", description="of the stationarity loss: Eq. (5); ρ; 1 − cosine of each tensor; or unbiased"
     )
-    pull_decay: float = Field(0.5, ge=0, lt=1, description="weight of each earlier batch in the estimator `running`")
     alpha: Literal["learned", "last_layer"] = Field(
         "learned", description="last_layer: α is fixed at its value for the last layer of a converged classifier"
     )

@@ -19,7 +19,6 @@ from gbc.errors import BadInput
 from gbc.kkt import availability
 from gbc.kkt.feature_queue import FeatureQueue
 from gbc.kkt.moving_moments import MovingMoments
-from gbc.kkt.moving_pull import MovingPull
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
 
@@ -78,9 +77,7 @@ class TrialClassifier:
         sizes = [layer.num_features for layer in self.batch_norm_inputs.layers]
         self.moments = MovingMoments(sizes, config.bn_decay).to(device) if config.bn_decay and self.weights["bn"] else None
         self.queue = FeatureQueue(self.phi, probe[:2], config.contrast_queue).to(device) if self.weights["contrast"] else None
-        running = config.estimator == "running" and self.weights["stationarity"]
-        self.pulls = MovingPull(self.zeta, config.pull_decay) if running else None
-        self.memories = [memory for memory in (self.moments, self.queue, self.pulls) if memory]
+        self.memories = [memory for memory in (self.moments, self.queue) if memory]
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
@@ -206,7 +203,6 @@ ESTIMATORS: Final[dict[str, Callable[[ForwardPass], Tensor]]] = {
     "norm": lambda p: p.distance,
     "relative": ForwardPass.rho,
     "cosine": ForwardPass.cosine_residual,
-    "running": lambda p: p.classifier.pulls.residual(p.target, p.margin_gradient) if p.classifier.pulls else p.rho(),
     "halves": lambda p: losses.stationarity_halves(p.target, *p.half_margin_gradients),
 }
 """Forms of the stationarity loss, by the value of `estimator`."""
@@ -246,8 +242,6 @@ def remember(passes: Sequence[ForwardPass]) -> None:
             each.classifier.moments.update(each.batch_norm)
         if each.classifier.queue:
             each.classifier.queue.update(each.features)
-        if each.classifier.pulls:
-            each.classifier.pulls.update(each.margin_gradient)
 
 
 def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
