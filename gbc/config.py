@@ -53,7 +53,6 @@ class TrialConfig(Config):
     kkt_ramp: Literal["constant", "growing", "shrinking"] = Field(
         "constant", description="weights of the KKT losses over the run: from 0 to twice themselves, or back"
     )
-    bn_decay: float = Field(0.0, ge=0, lt=1, description="weight of each earlier batch in the BatchNorm statistics; 0: none")
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: derivative σ(a·z) for the ReLU of Φ; 0: the usual one")
 
     # free multipliers

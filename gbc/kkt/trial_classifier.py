@@ -18,7 +18,6 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt import availability
 from gbc.kkt.feature_queue import FeatureQueue
-from gbc.kkt.moving_moments import MovingMoments
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
 
@@ -74,10 +73,7 @@ class TrialClassifier:
         self.weights = {name: weight * spec.factor(name) for name, weight in config.loss_weights().items()}
         self.off = available.off
         self.weights |= dict.fromkeys(self.off, 0.0)
-        sizes = [layer.num_features for layer in self.batch_norm_inputs.layers]
-        self.moments = MovingMoments(sizes, config.bn_decay).to(device) if config.bn_decay and self.weights["bn"] else None
         self.queue = FeatureQueue(self.phi, probe[:2], config.contrast_queue).to(device) if self.weights["contrast"] else None
-        self.memories = [memory for memory in (self.moments, self.queue) if memory]
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
@@ -158,11 +154,6 @@ class ForwardPass:
         assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
         return self.classifier.batch_norm_inputs.statistics()
 
-    def batch_norm_loss(self) -> Tensor:
-        """Distance of BatchNorm statistics from the stored ones: the batch's, or with `bn_decay` those of several batches."""
-        moments = self.classifier.moments
-        return losses.batch_norm_statistics(moments.mixed(self.batch_norm) if moments else self.batch_norm)
-
     @cached_property
     def features(self) -> Tensor:
         """Inputs of the classifier's last layer, [M, d]."""
@@ -236,10 +227,8 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
 
 
 def remember(passes: Sequence[ForwardPass]) -> None:
-    """Count the batches of these passes among the earlier ones, after a step."""
+    """Put the features of these passes into their classifiers' queues, after a step."""
     for each in passes:
-        if each.classifier.moments:
-            each.classifier.moments.update(each.batch_norm)
         if each.classifier.queue:
             each.classifier.queue.update(each.features)
 

@@ -59,7 +59,7 @@ LOSSES: Final[dict[str, Loss]] = {
     ),
     # It follows from stationarity of the first layer, but does not wait for `kkt_from`.
     "row_space": Loss(lambda p: losses.row_space(p.row_space_costs, p.classifier.config.row_space_level), kkt=True),
-    "bn": Loss(ForwardPass.batch_norm_loss),
+    "bn": Loss(lambda p: losses.batch_norm_statistics(p.batch_norm)),
     "ce": Loss(lambda p: losses.cross_entropy(p.logits, p.labels)),
     "contrast": Loss(ForwardPass.contrast),
     "tv": Loss(of_images=lambda b: losses.total_variation(b.images)),

@@ -55,7 +55,7 @@ class Trainer:
             TrialClassifier(loaded, spec, config, index, self.class_names, self.device)
             for index, (loaded, spec) in enumerate(zip(classifiers, specs, strict=True))
         ]
-        self.memories = nn.ModuleList(memory for each in self.classifiers for memory in each.memories)
+        self.queues = nn.ModuleList(each.queue for each in self.classifiers if each.queue)
         self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(specs, classifiers)]
         self._check_fit()
         shape, classes = classifiers[0].shape, len(self.class_names)
@@ -152,7 +152,7 @@ class Trainer:
             "multipliers": self.multipliers.state_dict(),
             "alphas": [classifier.alpha.detach() for classifier in self.classifiers],
             "optimiser": self.optimiser.state_dict(),
-            "memories": self.memories.state_dict(),
+            "queues": self.queues.state_dict(),
             "rng": self.rng.get_state(),
             **({"average": self.average.state_dict()} if self.average else {}),
         }
@@ -171,7 +171,7 @@ class Trainer:
             with torch.no_grad():
                 for classifier, alpha in zip(self.classifiers, state["alphas"], strict=True):
                     classifier.alpha.copy_(alpha)
-            self.memories.load_state_dict(state.get("memories", {}))
+            self.queues.load_state_dict(state.get("queues", {}))
             self.optimiser.load_state_dict(state["optimiser"])
             for group in self.optimiser.param_groups:  # the state may come from another kind of device
                 group["capturable"], group["lr"] = self.device.type == "cuda", self._rate(group.get("ratio", 1.0))
@@ -241,7 +241,7 @@ class Trainer:
 
     def _changing_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes, except the state of the random generator."""
-        buffers = [*self.generator.buffers(), *self.multipliers.buffers(), *self.memories.buffers()]
+        buffers = [*self.generator.buffers(), *self.multipliers.buffers(), *self.queues.buffers()]
         averaged = self.average.state_dict().values() if self.average else ()
         adam = [value for state in self.optimiser.state.values() for value in state.values()]
         return [*self.trained, *buffers, *averaged, *adam, *self._sums.values()]

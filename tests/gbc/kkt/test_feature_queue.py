@@ -28,11 +28,11 @@ def test_it_keeps_the_newest_features_of_the_last_layer() -> None:
 def test_a_trainer_contrasts_with_earlier_batches(classifier: Classifier, settings: TrialConfig) -> None:
     config = settings.updated({"contrast_weight": 0.1, "contrast_queue": 100}, "test")
     run = Trainer(config, [classifier])
-    (queue,) = run.memories
+    (queue,) = run.queues
     run.step()
     filled = config.batch_size
     assert queue.values[:filled].any(dim=1).all() and not queue.values[filled:].any()
     first = queue.values[:filled].clone()
     next(run.run())
     assert not queue.values[:filled].equal(first)
-    assert not Trainer(settings, [classifier]).memories
+    assert not Trainer(settings, [classifier]).queues

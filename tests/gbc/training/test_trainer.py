@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callab
     [
         {},
         {"ema_decay": 0.9},
-        {"bn_decay": 0.5, "bn_weight": 1.0, "contrast_weight": 0.1},
+        {"contrast_weight": 0.1},
         FREE | {"reconstruction_weight": 1.0},
     ],
 )
