@@ -50,9 +50,6 @@ class TrialConfig(Config):
     )
     multiplier_floor: float = Field(0.0, ge=0, le=1e3, description="lower bound of μ, in units of its initial scale")
     kkt_from: float = Field(0.0, ge=0, lt=1, description="the KKT losses start after this share of the run")
-    kkt_ramp: Literal["constant", "growing", "shrinking"] = Field(
-        "constant", description="weights of the KKT losses over the run: from 0 to twice themselves, or back"
-    )
     surrogate: float = Field(0.0, ge=0, le=1e4, description="a: derivative σ(a·z) for the ReLU of Φ; 0: the usual one")
 
     # free multipliers

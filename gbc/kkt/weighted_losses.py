@@ -14,8 +14,6 @@ from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt.trial_classifier import ForwardPass
 
-_STAIRS: Final = 10
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,25 +72,16 @@ def late_losses_count(config: TrialConfig, step: int) -> bool:
     return step >= config.kkt_from * config.steps
 
 
-def kkt_factor(config: TrialConfig, step: int) -> float:
-    """The factor on the weights of the KKT losses at this step, by `kkt_ramp`; its mean over the run is 1.
-
-    It changes ten times in a run, and not at every step, because on a GPU each change is a new graph.
-    """
-    share = (step * _STAIRS // config.steps + 0.5) / _STAIRS
-    return {"constant": 1.0, "growing": 2 * share, "shrinking": 2 * (1 - share)}[config.kkt_ramp]
-
-
 def weighted_losses(config: TrialConfig, batch: Batch, passes: Sequence[ForwardPass], step: int) -> list[Term]:
     """Every loss with a weight at this step: first those of the batch, then those of each pass through a classifier."""
     late = late_losses_count(config, step)
     active = {name: loss for name, loss in LOSSES.items() if loss.from_start or late}
-    weights, factor = config.loss_weights(), kkt_factor(config, step)
+    weights = config.loss_weights()
     of_batch = [
         Term(name, weights[name], loss.of_images(batch)) for name, loss in active.items() if loss.of_images and weights[name]
     ]
     return of_batch + [
-        Term(name, p.classifier.weights[name] * (factor if loss.kkt else 1.0), loss.of_classifier(p))
+        Term(name, p.classifier.weights[name], loss.of_classifier(p))
         for p in passes
         for name, loss in active.items()
         if loss.of_classifier and p.classifier.weights[name]

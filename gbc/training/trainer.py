@@ -23,7 +23,7 @@ from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task, remember
-from gbc.kkt.weighted_losses import Batch, Term, check_factors, kkt_factor, late_losses_count, weighted_losses
+from gbc.kkt.weighted_losses import Batch, Term, check_factors, late_losses_count, weighted_losses
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
 from gbc.report import Report
@@ -112,8 +112,8 @@ class Trainer:
     def step(self) -> None:
         """Make one optimiser step on new batches, one for each task, without waiting for the device."""
         self._schedule()
-        phase = late_losses_count(self.config, self.step_count), kkt_factor(self.config, self.step_count)
-        self.last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, phase)
+        late = late_losses_count(self.config, self.step_count)
+        self.last_batches, self._last_passes, names = self._replayed_step(self._device_step, self._changing_tensors, late)
         for name in names:
             self._counts[name] = self._counts.get(name, 0) + 1
         self.step_count += 1

@@ -15,7 +15,6 @@ from gbc.classifiers import convergence
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt.trial_classifier import ForwardPass
-from gbc.kkt.weighted_losses import weighted_losses
 from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
@@ -92,21 +91,3 @@ def test_an_alpha_of_the_last_layer_needs_a_classifier_that_converged(fresh: Cal
         fresh(**{"alpha": "last_layer", "classifier.weight_decay": 1.0})  # no margin makes so strong a decay stand still
     with pytest.raises(BadInput, match=r"alpha_init \(0.5\).*'last_layer'"):
         fresh(alpha="last_layer", alpha_init=0.5)
-
-
-def test_a_ramp_moves_the_weights_of_kkt_losses_alone(fresh: Callable[..., Trainer]) -> None:
-    weights = dict[str, list[dict[str, float]]]()
-    for ramp in ("constant", "growing", "shrinking"):
-        run = fresh(kkt_ramp=ramp, steps=30, stationarity_weight=0.5, beta=2.0, bn_weight=3.0)
-        batch = run.batches.sample()
-        weights[ramp] = [
-            {term.name: term.weight for term in weighted_losses(run.config, batch, run._passes(0, batch), step)}
-            for step in range(30)
-        ]
-    assert weights["growing"][0]["stationarity"] == pytest.approx(0.05)
-    assert weights["growing"][-1]["duality"] == pytest.approx(3.8)
-    for name in ("stationarity", "duality", "bn", "tv"):
-        growing, shrinking = ([each[name] for each in weights[ramp]] for ramp in ("growing", "shrinking"))
-        assert growing == sorted(growing) and growing == pytest.approx(shrinking[::-1])
-        assert (growing[0] == growing[-1]) == (name in ("bn", "tv"))
-        assert sum(growing) / 30 == pytest.approx(weights["constant"][0][name])
