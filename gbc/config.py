@@ -28,6 +28,8 @@ class TrialConfig(Config):
     closed_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the closed form wd·ζ = −∇CE")
     row_space_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the row space of the first layer")
     diversity_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the diversity loss")
+    contrast_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the contrast with features of earlier batches")
+    contrast_queue: int = Field(1024, ge=0, le=10**6, description="number of these features")
     border_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the edges between samples and the black around them")
     reconstruction_weight: float = Field(0.0, ge=0, le=1e6, description="weight of Haim et al.'s loss, with free multipliers")
 

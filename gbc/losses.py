@@ -63,6 +63,12 @@ def inner_product(first: Parts, second: Parts) -> Tensor:
     return torch.stack([a.flatten() @ b.flatten() for a, b in pairs]).sum()
 
 
+def fitted_scale(target: Parts, pulled: Parts) -> Tensor:
+    """The factor that brings the pull nearest to the target; if μ ≥ 0 forbids it, a small one above 0."""
+    fitted = inner_product(target, pulled) / inner_product(pulled, pulled)
+    return torch.where(fitted > 0, fitted, 0.1 * norm(target) / norm(pulled))
+
+
 def norm(parts: Parts) -> Tensor:
     """The Euclidean norm over all parameter tensors, a scalar."""
     norms = [torch.linalg.vector_norm(part) for part in parts if part is not None]
@@ -145,6 +151,17 @@ def diversity(noise: Tensor, images: Tensor, classes: int) -> Tensor:
     noise_change = (noise[classes:] - noise[:-classes]).abs().mean(dim=1)
     least = torch.finfo(images.dtype).tiny  # the same latent twice, as a bank can give it, is 0/0
     return (noise_change / (image_change + 0.1 * noise_change).clamp_min(least)).mean()
+
+
+def contrast(features: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+    """(1/M) Σ_i log(1 + Σ_{j≠i} e^{(s_ij − 1)/τ}) with s the cosine of features [M, d] to each other and to `queue` [K, d].
+
+    InfoNCE as in CMI (Fang et al. 2021), with the sample itself as its positive: no augmentation. A row of zeros in the queue
+    has the cosine 0.
+    """
+    directions = torch.nn.functional.normalize(features, dim=1)
+    others = torch.nn.functional.normalize(torch.cat([features, queue]), dim=1)
+    return (directions @ others.T / temperature).logsumexp(dim=1).mean() - 1 / temperature
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

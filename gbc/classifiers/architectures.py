@@ -287,6 +287,10 @@ class LayerInputs:
             handle = layer.register_forward_pre_hook(_recorder(self._inputs, index))
             weakref.finalize(self, handle.remove)
 
+    def of(self, index: int) -> Tensor:
+        """The input of that layer."""
+        return self._inputs[index]
+
     def forget(self) -> None:
         """Drop the inputs: they keep the whole graph of the forward pass alive."""
         self._inputs.clear()

@@ -17,6 +17,7 @@ from gbc.classifiers.architectures import BatchNormInputs, Classifier, normalisi
 from gbc.config import TrialConfig
 from gbc.errors import BadInput
 from gbc.kkt import availability
+from gbc.kkt.feature_queue import FeatureQueue
 from gbc.kkt.multipliers import FreeMultipliers, Multipliers
 from gbc.kkt.row_space import RowSpaces
 
@@ -71,6 +72,7 @@ class TrialClassifier:
         self.weights = {name: weight * spec.factor(name) for name, weight in config.loss_weights().items()}
         self.off = available.off
         self.weights |= dict.fromkeys(self.off, 0.0)
+        self.queue = FeatureQueue(self.phi, probe[:2], config.contrast_queue).to(device) if self.weights["contrast"] else None
         self.row_spaces = (
             RowSpaces(self.phi, probe[:2], config.row_space_eps, config.row_space_layers) if self.weights["row_space"] else None
         )
@@ -152,6 +154,18 @@ class ForwardPass:
         return self.classifier.batch_norm_inputs.statistics()
 
     @cached_property
+    def features(self) -> Tensor:
+        """Inputs of the classifier's last layer, [M, d]."""
+        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
+        assert self.classifier.queue is not None  # its loss has weight
+        return self.classifier.queue.features()
+
+    def contrast(self) -> Tensor:
+        """InfoNCE of the batch's features among themselves and against those of earlier batches."""
+        assert self.classifier.queue is not None
+        return losses.contrast(self.features, self.classifier.queue.values)
+
+    @cached_property
     def row_space_costs(self) -> Tensor:
         """Share of each sample's energy outside the row space of the classifier's layers, [M] in [0, 1]."""
         assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
@@ -211,6 +225,13 @@ def classifier_metrics(phi: nn.Module, inputs: BatchNormInputs, images: Tensor, 
     return metrics
 
 
+def remember(passes: Sequence[ForwardPass]) -> None:
+    """Put the features of these passes into their classifiers' queues, after a step."""
+    for each in passes:
+        if each.classifier.queue:
+            each.classifier.queue.update(each.features)
+
+
 def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
     """Drop what was recorded of the last forward passes, and with it their graphs.
 
@@ -219,8 +240,9 @@ def forget_passes(classifiers: Sequence[TrialClassifier]) -> None:
     """
     for classifier in classifiers:
         classifier.batch_norm_inputs.forget()
-        if classifier.row_spaces:
-            classifier.row_spaces.forget()
+        for recorder in (classifier.row_spaces, classifier.queue):
+            if recorder:
+                recorder.forget()
 
 
 def all_class_names(classifiers: Sequence[Classifier]) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ LOSSES: Final[dict[str, Loss]] = {
     "row_space": Loss(lambda p: losses.row_space(p.row_space_costs, p.classifier.config.row_space_level), kkt=True),
     "bn": Loss(lambda p: losses.batch_norm_statistics(p.batch_norm)),
     "ce": Loss(lambda p: losses.cross_entropy(p.logits, p.labels)),
+    "contrast": Loss(ForwardPass.contrast),
     "tv": Loss(of_images=lambda b: losses.total_variation(b.images)),
     "border": Loss(of_images=lambda b: losses.border(b.images)),
     "diversity": Loss(of_images=lambda b: losses.diversity(b.noise, b.images, b.classes)),

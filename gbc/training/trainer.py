@@ -22,7 +22,7 @@ from gbc.errors import BadInput, Diverged
 from gbc.kkt import multipliers
 from gbc.kkt.gradient_shares import gradient_shares
 from gbc.kkt.multipliers import FreeMultipliers
-from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task
+from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, all_class_names, forget_passes, labels_of_task, remember
 from gbc.kkt.weighted_losses import Batch, Term, check_factors, late_losses_count, weighted_losses
 from gbc.metrics.scores import ReferenceSet
 from gbc.optimisers import Adam
@@ -55,6 +55,7 @@ class Trainer:
             TrialClassifier(loaded, spec, config, index, self.class_names, self.device)
             for index, (loaded, spec) in enumerate(zip(classifiers, specs, strict=True))
         ]
+        self.queues = nn.ModuleList(each.queue for each in self.classifiers if each.queue)
         self.labels_of_task = [torch.tensor(labels, device=self.device) for labels in labels_of_task(specs, classifiers)]
         self._check_fit()
         shape, classes = classifiers[0].shape, len(self.class_names)
@@ -137,8 +138,7 @@ class Trainer:
 
         They are those of the exported generator: in eval mode, of the moving average if there is one.
         """
-        generator = self.average or self.generator
-        generator.eval()
+        generator = (self.average or self.generator).eval()
         images: Tensor = generator(noise, labels, tasks)
         generator.train()
         return images
@@ -151,6 +151,7 @@ class Trainer:
             "multipliers": self.multipliers.state_dict(),
             "alphas": [classifier.alpha.detach() for classifier in self.classifiers],
             "optimiser": self.optimiser.state_dict(),
+            "queues": self.queues.state_dict(),
             "rng": self.rng.get_state(),
             **({"average": self.average.state_dict()} if self.average else {}),
         }
@@ -169,6 +170,7 @@ class Trainer:
             with torch.no_grad():
                 for classifier, alpha in zip(self.classifiers, state["alphas"], strict=True):
                     classifier.alpha.copy_(alpha)
+            self.queues.load_state_dict(state.get("queues", {}))
             self.optimiser.load_state_dict(state["optimiser"])
             for group in self.optimiser.param_groups:  # the state may come from another kind of device
                 group["capturable"], group["lr"] = self.device.type == "cuda", self._rate(group.get("ratio", 1.0))
@@ -201,6 +203,7 @@ class Trainer:
         total.backward(inputs=self.trained)  # not ζ: the classifiers do not change
         self.optimiser.step()
         self._update_average()
+        remember(passes)
         values = {f"loss/{name}": value.detach() for name, value in {"total": total, **parts}.items()} | self._norms(passes)
         for name, value in values.items():
             if name not in self._sums:
@@ -237,11 +240,10 @@ class Trainer:
 
     def _changing_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes, except the state of the random generator."""
-        buffers = [*self.generator.buffers(), *self.multipliers.buffers()]
-        if self.average:
-            buffers += self.average.state_dict().values()
-        moments = [value for state in self.optimiser.state.values() for value in state.values()]
-        return [*self.trained, *buffers, *moments, *self._sums.values()]
+        buffers = [*self.generator.buffers(), *self.multipliers.buffers(), *self.queues.buffers()]
+        averaged = self.average.state_dict().values() if self.average else ()
+        adam = [value for state in self.optimiser.state.values() for value in state.values()]
+        return [*self.trained, *buffers, *averaged, *adam, *self._sums.values()]
 
     def _check_fit(self) -> None:
         shapes = {classifier.loaded.shape for classifier in self.classifiers}
@@ -290,9 +292,7 @@ class Trainer:
             if without_target:
                 target, pull = classifier.zeta, tuple(len(batch.images) * part for part in pull)
             with torch.no_grad():
-                fitted = losses.inner_product(target, pull) / losses.inner_product(pull, pull)
-                # If the best factor is negative, which μ ≥ 0 forbids, start with a small one above 0.
-                scale = torch.where(fitted > 0, fitted, 0.1 * losses.norm(target) / losses.norm(pull))
+                scale = losses.fitted_scale(target, pull)
                 if torch.isfinite(scale):
                     self.multipliers.scale[classifier.index] = scale
             forget_passes(self.classifiers)

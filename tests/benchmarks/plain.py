@@ -114,9 +114,11 @@ class Plain:
         `per_sample` needs `bn_mode` eval: under the batch's statistics no sample has a gradient of its own.
         """
         unknown = settings.bank or settings.surrogate or settings.alpha != "learned" or settings.row_space_layers != "first"
-        unknown = unknown or settings.estimator not in ("norm", "relative")
+        unknown = unknown or settings.estimator not in ("norm", "relative") or settings.contrast_weight
         if unknown or settings.generator != "convolutional" or len(classifiers[0].shape) != 3:
-            raise NotImplementedError("the plain form has no bank, pixels, points, surrogate, held α, cosine and halves")
+            raise NotImplementedError(
+                "the plain form has no bank, contrast, pixels, points, surrogate, held α, cosine and halves"
+            )
         if per_sample and settings.bn_mode != "eval":
             raise ValueError("gradients of single samples need bn_mode eval")
         self.settings, self.per_sample = settings, per_sample

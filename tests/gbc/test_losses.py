@@ -228,6 +228,17 @@ def test_diversity_by_hand() -> None:
     assert same.item() == 0 and images.grad is not None and images.grad.isfinite().all()  # a latent drawn twice
 
 
+def test_contrast_by_hand() -> None:
+    """log(1 + Σ e^{(s − 1)/τ}): equal features cost log(1 + their number), orthogonal ones little; lengths do not count."""
+    apart = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
+    none = torch.zeros(0, 2)
+    assert losses.contrast(apart, none, 0.5).item() == pytest.approx(math.log(1 + math.exp(-2)))
+    assert losses.contrast(apart[:1], torch.tensor([[7.0, 0.0], [0.0, 0.0]]), 0.5).item() == pytest.approx(
+        math.log(2 + math.exp(-2))
+    )
+    assert losses.contrast(torch.ones(4, 2), none).item() == pytest.approx(math.log(4))
+
+
 def test_disagreements_by_hand() -> None:
     sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]], dtype=torch.float64)
     undecided = torch.zeros(2, 2, dtype=torch.float64)
@@ -285,6 +296,7 @@ STORED_VARIANCE = torch.linspace(0.5, 2, 5).double()
             lambda: (_double(5), _double(5)),
         ),
         (lambda noise, images: losses.diversity(noise, images, 2), lambda: (_double(6, 3), _double(6, 1, 2, 2))),
+        (losses.contrast, lambda: (_double(4, 3), _double(2, 3))),
         (
             lambda a, b: losses.reconstruction([TARGET, TARGET.flip(0)], [a, b], 3),
             lambda: (_double(5), _double(5)),

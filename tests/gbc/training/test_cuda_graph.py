@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "closed form, from half-way on": {"closed_weight": 0.1, "kkt_from": 0.5},
     "bank": {"bank": 40, "bank_share": 0.5},
     "diversity": {"diversity_weight": 0.1},
+    "contrast": {"contrast_weight": 0.1, "contrast_queue": 100},
     "stored statistics": {"bn_mode": "eval"},
     "surrogate": {"surrogate": 50.0},
     "pixels": {"generator": "pixels", "weight_decay": 0.0},

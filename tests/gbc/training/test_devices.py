@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.9,
         "estimator": "halves",
         "closed_weight": 0.1,
+        "contrast_weight": 0.1,
         "bank": 40,
         "bank_share": 0.5,
         "row_space_weight": 1.0,

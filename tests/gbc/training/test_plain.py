@@ -113,6 +113,7 @@ def test_what_the_textbook_form_does_not_know_it_refuses() -> None:
     for change in (
         {"bank": 10},
         {"surrogate": 10.0},
+        {"contrast_weight": 0.1},
         {"estimator": "halves"},
         {"row_space_weight": 1.0, "row_space_layers": "all"},
     ):

@@ -49,7 +49,15 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(fresh: Callab
     assert first != other
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, FREE | {"reconstruction_weight": 1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"contrast_weight": 0.1},
+        FREE | {"reconstruction_weight": 1.0},
+    ],
+)
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_run_that_was_stopped_and_continued_gives_the_same_numbers(
     fresh: Callable[..., Trainer], stop_after: int, changes: dict[str, Any], tmp_path: Any
