@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -176,7 +175,7 @@ def test_the_list_and_the_status_are_for_people_and_programs(capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["running"][0]["step"] == 6
 
 
-def test_looking_is_quick_and_imports_nothing_heavy() -> None:
+def test_list_and_status_import_nothing_heavy() -> None:
     for name in ("one", "two"):
         make(name)
     for arguments in (["--list"], ["--status", "one", "--json"]):
@@ -190,13 +189,11 @@ except SystemExit as end:
 heavy = {{"torch", "ray", "mlflow", "optuna", "pandas", "numpy"}} & set(sys.modules)
 assert not heavy, heavy
 """
-        began = time.monotonic()
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-        assert time.monotonic() - began < 3  # the promise; it takes about half a second
 
 
 @pytest.mark.parametrize("arguments", [["--list", "--status", "x"], ["--status", "x", "--check", "x"]])
-def test_one_look_at_a_time(arguments: list[str]) -> None:
+def test_two_commands_at_once_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
