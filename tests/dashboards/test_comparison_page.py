@@ -14,7 +14,8 @@ from dashboards.comparison_page import _lines
 from dashboards.report import main
 from tests.dashboards.conftest import client
 from tests.dashboards.small_sweeps import full, sweep
-from tests.dashboards.test_report import SWEEP, Outline, error_of
+from tests.dashboards.test_report import SWEEP, Outline
+from tests.dashboards.test_report_bad_input import error_of
 from tests.support import missing
 from tests.support.browser import browse, chromium
 

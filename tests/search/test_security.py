@@ -224,13 +224,13 @@ def test_a_home_that_is_not_there_is_named() -> None:
         Places.parse({"storage": "~nobody-of-this-name/x"}, "test")
 
 
-def test_a_note_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None:
-    victim, note = tmp_path / "victim", tmp_path / "notes" / "hang"
-    for _ in with_watchdog(iter([1]), 60, note):
-        assert [stat.S_IMODE(path.stat().st_mode) for path in (note.parent, note)] == [0o700, 0o600]
-    note.symlink_to(victim)
+def test_a_report_of_a_hang_follows_no_link_and_is_private(tmp_path: Path) -> None:
+    victim, report = tmp_path / "victim", tmp_path / "reports" / "hang"
+    for _ in with_watchdog(iter([1]), 60, report):
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (report.parent, report)] == [0o700, 0o600]
+    report.symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
-        next(with_watchdog(iter([1]), 60, note))
+        next(with_watchdog(iter([1]), 60, report))
     assert not victim.exists()
 
 

@@ -6,7 +6,7 @@ import functools
 import sqlite3
 import tarfile
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ def never_wait_for_the_disk() -> None:
     @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
     def leave_out_fsync(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous=OFF")
+            with suppress(sqlite3.DatabaseError):  # a damaged file fails at the first query, as it does for users
+                connection.execute("PRAGMA synchronous=OFF")
 
 
 @functools.cache

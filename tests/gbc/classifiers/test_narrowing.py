@@ -97,7 +97,7 @@ def test_black_images_leave_a_student_with_finite_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wide", "student", "said"),
+    ("wide", "student", "expected"),
     [
         (network("lenet5", 42), network("lenet5", 84), "6 units"),
         (network("lenet5", 84), network("conv", 84), "the teacher's layers"),
@@ -108,7 +108,7 @@ def test_black_images_leave_a_student_with_finite_weights() -> None:
         (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten()), "other inputs"),
     ],
 )  # fmt: skip
-def test_networks_that_do_not_correspond_are_refused(wide: nn.Module, student: nn.Module, said: str) -> None:
-    with pytest.raises(BadInput, match=said) as fault:
+def test_networks_that_do_not_correspond_are_refused(wide: nn.Module, student: nn.Module, expected: str) -> None:
+    with pytest.raises(BadInput, match=expected) as fault:
         narrow(wide, student, torch.rand(4, *SHAPE))
     assert "--start teacher" in str(fault.value)

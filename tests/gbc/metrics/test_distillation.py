@@ -173,11 +173,11 @@ def test_blobs_take_the_place_of_a_generator_and_a_copy_that_of_a_random_start(
     classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "trial.yaml").write_text(plain_yaml.dump(TINY))
-    words = ["distil", "--blobs", "--config", str(tmp_path / "trial.yaml"), "--student", "mlp_bn", "--hidden", "16"]
-    words += ["--count", "300", "--steps", "2", "--json", "--cache", str(classifier_cache)]
+    arguments = ["distil", "--blobs", "--config", str(tmp_path / "trial.yaml"), "--student", "mlp_bn", "--hidden", "16"]
+    arguments += ["--count", "300", "--steps", "2", "--json", "--cache", str(classifier_cache)]
     agreement = []
     for start in ("random", "teacher"):
-        assert main([*words, "--fresh-targets", "--start", start]) == 0
+        assert main([*arguments, "--fresh-targets", "--start", start]) == 0
         agreement.append(json.loads(capsys.readouterr().out)["agreement"])
     assert agreement[0] < agreement[1] - 0.2
     refused = {
@@ -187,9 +187,9 @@ def test_blobs_take_the_place_of_a_generator_and_a_copy_that_of_a_random_start(
         ("--set", "dataset.name=circle", "--set", "dataset.per_class=6"): ["--blobs", "points"],
     }  # fmt: skip
     for flags, named in refused.items():
-        assert main([*words, *flags]) == 2
+        assert main([*arguments, *flags]) == 2
         assert not missing(named, capsys.readouterr().err)
     for flag, value, named in (("--start", "middle", ["'middle'", "random"]), ("--samples", "set.npz", ["--blobs"])):
         with pytest.raises(SystemExit) as ended:
-            main([*words, flag, value])
+            main([*arguments, flag, value])
         assert ended.value.code == 2 and not missing([flag, *named], capsys.readouterr().err)
