@@ -39,10 +39,10 @@ def test_a_converged_classifier_knows_its_training_set(
 ) -> None:
     """The training images satisfy the closed form better than any probe; the verdict says so."""
     monkeypatch.setattr("gbc.kkt.lagrangian_gradient._STEPS", 10)  # the closed form has no multipliers
-    classifier = {"name": "mlp", "hidden": 16, "weight_decay": 0.02, "lr": 0.1, "steps": 1500}
+    classifier = {"name": "mlp", "hidden": 24, "weight_decay": 0.01, "lr": 0.1, "steps": 2500}
     config = TrialConfig.parse({**TINY, "classifier": classifier}, "test")
     inputs = obtain(config, tmp_path)
-    report = audit(inputs.classifier.module, images, 0.02, inputs.regimes[0])
+    report = audit(inputs.classifier.module, images, 0.01, inputs.regimes[0])
     closed = [condition for condition in report.conditions if condition.name.startswith("closed form")]
     assert [condition.name for condition in closed] == [
         "closed form, 1.weight",
@@ -53,7 +53,7 @@ def test_a_converged_classifier_knows_its_training_set(
     for condition in closed:
         assert min(condition.values, key=condition.values.__getitem__) == "training set"
     assert "can work" in report.verdict()
-    bare = audit(inputs.classifier.module, None, 0.02, {}, shape=(1, 28, 28))
+    bare = audit(inputs.classifier.module, None, 0.01, {}, shape=(1, 28, 28))
     assert not bare.conditions and bare.freedom == {"eval": 2} == report.freedom and bare.policies == report.policies
     assert bare.regime == {"imbalance": inputs.regimes[0]["imbalance"]}
     assert "alone" in bare.verdict()
