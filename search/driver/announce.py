@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from records.format import duration
@@ -22,9 +24,11 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
     left = planned - sum(trial.finished for trial in counted)
     steps = left * expected_steps(config) - sum(e.last_step for e in counted if not e.finished)
     steps += max(0, config.finalist_steps - sum(e.last_step for e in trials if e.repeats is not None))
+    longest = _longest_trial(config, [trial.last_step for trial in counted if not trial.finished], left)
     if config.max_steps is not None:
-        steps = min(steps, config.max_steps - sum(trial.last_step for trial in trials))
-    seconds = max(steps, 0) / (speed * machine.concurrency)
+        allowed = max(0, config.max_steps - sum(trial.last_step for trial in trials))
+        steps, longest = min(steps, allowed), min(longest, allowed)
+    seconds = max(steps / machine.concurrency, longest, 0) / speed
     if config.time_budget is not None:
         seconds = min(seconds, config.time_budget * 60 - ledger.seconds)
     extent = f"continues after its {planned}" if over and not left else f"continues with {left} of {planned}"
@@ -38,6 +42,16 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
         f"Ctrl-C is safe: the same command continues.{_finalists(config)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _longest_trial(config: SweepConfig, open_steps: Sequence[int], left: int) -> int:
+    """Steps that one trial still makes, one after the other: the best is never stopped.
+
+    `open_steps` are the steps that open trials have made; `left` counts these trials and those that have not started.
+    """
+    if left > len(open_steps):
+        return config.trial.steps
+    return config.trial.steps - min(open_steps, default=config.trial.steps)
 
 
 def _finalists(config: SweepConfig) -> str:
