@@ -35,8 +35,8 @@ def run(config: SweepConfig, machine: Machine, speed: float, ledger: Ledger, con
     extent = extent if trials else f"{planned}"
     stopping = f"stopped early by {config.scheduler.name}" if config.scheduler.name != "none" else "never stopped early"
     console.print(
-        f"sweep {config.name}: {extent} trials of {config.trial.steps} steps, {stopping}, sampled by {config.sampler}, "
-        f"{machine.concurrency} at a time on {machine.describe()}; "
+        f"sweep {config.name}: {extent} trial{'s' * (planned != 1)} of {config.trial.steps} steps, {stopping}, "
+        f"sampled by {config.sampler}, {machine.concurrency} at a time on {machine.describe()}; "
         f"objective {' and '.join(f'{o.metric} ({o.direction})' for o in config.objectives)}{_limits(config)}.\n"
         f"{speed:.0f} steps/s a trial: about {duration(seconds)} once the workers have started. "
         f"Ctrl-C is safe: the same command continues.{_finalists(config)}",
