@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make sweep       set up, then search Fashion-MNIST in the default size (about 12 minutes on 2 CPU cores)"
-	@echo "make test        set up, then lint, types, import contracts and the tests, of the long ones a sixth (about 6 minutes on 2 CPU cores)"
+	@echo "make test        set up, then lint, types, import contracts and the tests, of the long ones a third (about 6 minutes on 2 CPU cores)"
 	@echo "make test-all    the same with every test"
 	@echo "make quick-test  the tests that start no sweep"
 	@echo "make chaos       a sweep under 50 faults of 23 kinds (make test has five of them; about 15 minutes)"

@@ -44,8 +44,8 @@ TINY = {
     "dataset": {"per_class": 10},
     "device": "cpu",
 }
-TURNS = 6
-"""`make test` runs the long tests of each file for one commit of six."""
+TURNS = 3
+"""`make test` runs the long tests of each file for one commit of three."""
 
 
 def pytest_configure() -> None:
