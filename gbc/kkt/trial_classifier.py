@@ -147,16 +147,20 @@ class ForwardPass:
         """Φ_y − max Φ_c, [M]."""
         return losses.margins(self.logits, self.labels)
 
+    def _run(self) -> None:
+        """Make the forward pass if it is not made yet: its hooks record the inputs of layers."""
+        _ = self.logits
+
     @cached_property
     def batch_norm(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """BatchNorm statistics of this forward pass and the stored ones, by layer (`BatchNormInputs.statistics`)."""
-        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
+        self._run()
         return self.classifier.batch_norm_inputs.statistics()
 
     @cached_property
     def features(self) -> Tensor:
         """Inputs of the classifier's last layer, [M, d]."""
-        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
+        self._run()
         assert self.classifier.queue is not None  # its loss has weight
         return self.classifier.queue.features()
 
@@ -168,7 +172,7 @@ class ForwardPass:
     @cached_property
     def row_space_costs(self) -> Tensor:
         """Share of each sample's energy outside the row space of the classifier's layers, [M] in [0, 1]."""
-        assert self.logits is not None  # runs the forward pass, whose hooks record the inputs
+        self._run()
         assert self.classifier.row_spaces is not None  # its loss has weight
         return self.classifier.row_spaces.costs()
 

@@ -52,7 +52,7 @@ REPAIRS: Final = {
     "history": "can be copied from MLflow",
     "train": "can be trained again, with the same numbers",
 }
-"""What each repair does, in words; each but the first two is a method of `_Mender`."""
+"""Messages about each repair; each repair but the first two is a method of `_Repairer`."""
 
 
 def mend(audit: SweepAudit) -> list[str]:
@@ -62,7 +62,7 @@ def mend(audit: SweepAudit) -> list[str]:
     findings = [finding for finding in audit.findings if finding.mend]
     if any(finding.mend in ("tell", "study") for finding in findings):
         findings.append(Finding(None, "the sweep's MLflow run", "parent"))  # it may have been the last open trial
-    mender = _Mender(audit)
+    mender = _Repairer(audit)
     try:
         # The sweep's own run last: it says which trial is the best, and whether all have ended.
         findings.sort(key=lambda finding: finding.mend == "parent")
@@ -80,7 +80,7 @@ def _mend_foundation(audit: SweepAudit, finding: Finding) -> str:
     return "the addresses are set right"
 
 
-class _Mender:
+class _Repairer:
     def __init__(self, audit: SweepAudit) -> None:
         self.audit, self.config, self.sweep, self.home = audit, audit.config, audit.sweep, audit.home
         self.ledger = Ledger(audit.config, audit.sweep)

@@ -122,8 +122,8 @@ def register(
             if won:
                 client.set_registered_model_alias(name, CHAMPION, version.version)
     except (MlflowException, SQLAlchemyError, OSError) as fault:
-        reason_text = first_line(fault, client_uri)
-        raise BadInput(f"MLflow registry {public(client_uri)}: model {name} cannot be registered: {reason_text}") from None
+        cause = first_line(fault, client_uri)
+        raise BadInput(f"MLflow registry {public(client_uri)}: model {name} cannot be registered: {cause}") from None
     return Version(name, int(version.version), won, created, reason)
 
 

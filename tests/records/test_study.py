@@ -19,7 +19,7 @@ from tests.support.servers import NEEDS_POSTGRES, Postgres
 
 
 def test_a_study_that_is_locked_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who restores a copy of a study that is whole loses trials."""
+    """A message that says "damaged" would lead a user to restore an old copy of a whole study, and to lose trials."""
     monkeypatch.setattr(study, "_PATIENCE", 0.1)
     Ledger(SweepConfig.parse(tiny_sweep(), "test"), tmp_path).close()
     path = tmp_path / STUDY_FILE

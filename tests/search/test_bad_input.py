@@ -33,6 +33,7 @@ from search import export, run, ui
 from search.spec.config import SweepConfig
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
+from tests.support.exports import trained
 
 BOMB: Final = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -166,19 +167,7 @@ COMMANDS: Final = commands()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    (folder / "trial.yaml").write_text(TRIAL_TEXT)
-    command = [
-        "train",
-        "--config",
-        str(folder / "trial.yaml"),
-        "--out",
-        str(folder / "model"),
-        "--cache",
-        str(classifier_cache),
-    ]
-    assert gbc(command) == 0
-    return folder / "model"
+    return trained(classifier_cache, tmp_path_factory.mktemp("exported") / "model").folder
 
 
 COMPARISON: Final = {"title": "x", "seeds": [0], "trial": TINY, "rows": {"one": {"about": "x"}}}

@@ -21,7 +21,7 @@ def test_they_depend_on_the_seed_alone() -> None:
 
 
 def test_half_of_the_outlines_are_symmetric() -> None:
-    """Where an image is black its mirror image is black too, if the outline is symmetric; the filling is not."""
+    """The black pixels of an image with a symmetric outline are black in its mirror image too; its filling is not symmetric."""
     outside = (blobs(400, (1, 28, 28), seed=0) < 0.004).flatten(1, 2)
     overlap = (outside & outside.flip(2)).flatten(1).sum(dim=1) / outside.flatten(1).sum(dim=1)
     assert 0.35 < (overlap > 0.97).float().mean() < 0.65

@@ -21,6 +21,7 @@ from gbc.errors import BadInput
 from gbc.metrics.distillation import Lesson, measure
 from tests.conftest import TINY
 from tests.support import missing
+from tests.support.exports import trained
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
 
@@ -113,19 +114,7 @@ def test_fresh_targets_are_the_teachers_answers_to_the_images_as_they_are_moved(
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    (folder / "trial.yaml").write_text(plain_yaml.dump(TINY))
-    command = [
-        "train",
-        "--config",
-        str(folder / "trial.yaml"),
-        "--out",
-        str(folder / "model"),
-        "--cache",
-        str(classifier_cache),
-    ]
-    assert main(command) == 0
-    return folder / "model"
+    return trained(classifier_cache, tmp_path_factory.mktemp("exported") / "model").folder
 
 
 def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
