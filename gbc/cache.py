@@ -66,7 +66,8 @@ def weights_as_bytes(module: nn.Module) -> bytes:
     from safetensors.torch import save
 
     # Each a tensor of its own: the format has no shared ones, as tied weights are, and none that are not contiguous.
-    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()})
+    weights = module.state_dict().items()
+    return save({name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights})
 
 
 def _store(folder: Path, files: Mapping[str, bytes]) -> None:
