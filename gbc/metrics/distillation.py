@@ -116,7 +116,11 @@ class Lesson:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
         teacher = self.teachers[0]
         classes = len(teacher.class_names)
-        network = architectures.build(self.student, teacher.shape, classes)
+        outputs = classes
+        if self.start == "teacher":  # which may have one logit for two classes, and its copy then too
+            with torch.no_grad():
+                outputs = teacher.module.cpu().eval()(torch.zeros(1, *teacher.shape)).shape[1]
+        network = architectures.build(self.student, teacher.shape, outputs)
         custom.check_outputs(network, teacher.shape, classes, f"student {self.student.factory or self.student.name}")
         if self.start == "teacher":
             if len(self.teachers) > 1:

@@ -228,7 +228,7 @@ class StudentLoop:
         """The method's losses of a batch of the generator. The student is as it is, its BatchNorm by the stored statistics."""
         teacher = self.teacher_logits(batch.images)
         self.student.eval()
-        student: Tensor = self.student(batch.images)
+        student = two_logits(self.student(batch.images))
         self.student.train()
         answers = Answers(teacher, student, self._last_inputs.only(), self.lesson.temperature, self.settings.weight)
         return self.method.generator_losses(answers)
@@ -240,7 +240,7 @@ class StudentLoop:
             teacher = self.teacher_logits(images)
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.lesson.lr, self.step_count, self.lesson.steps)
-        loss = self.method.student_loss(teacher, self.student(images), self.lesson.temperature)
+        loss = self.method.student_loss(teacher, two_logits(self.student(images)), self.lesson.temperature)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
