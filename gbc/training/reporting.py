@@ -13,6 +13,7 @@ from torch import Tensor
 from gbc import losses, pictures
 from gbc.kkt.multipliers import Multipliers
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, classifier_metrics
+from gbc.layers import one_hot
 from gbc.metrics import student
 from gbc.metrics.scores import NEAREST, ReferenceSet, ScoredSamples
 from gbc.report import STUDENT_METRIC, free_score
@@ -26,6 +27,8 @@ class LastPass(NamedTuple):
 
     margins: Tensor
     """[M]"""
+    labels: Tensor
+    """The classifier's own, [M]."""
     multipliers: Tensor | None
     """[M, C]; None if no loss uses them."""
 
@@ -50,7 +53,9 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) 
     metrics["kkt/alpha"] = alphas[0]
     if len(alphas) > 1:
         metrics |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
-    used = [last_pass.multipliers.flatten() for last_pass in last if last_pass.multipliers is not None]
+    used = [  # Eq. (5) has none of a sample's own class
+        each.multipliers[~one_hot(each.labels, each.multipliers.shape[1])] for each in last if each.multipliers is not None
+    ]
     if used:
         multipliers = torch.cat(used)
         metrics["kkt/mu_mean"] = multipliers.mean().item()

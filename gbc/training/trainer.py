@@ -216,7 +216,7 @@ class Trainer:
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
-                LastPass(each.margins.detach(), each.multipliers.detach() if used else None)
+                LastPass(each.margins.detach(), each.labels, each.multipliers.detach() if used else None)
                 for each, used in zip(passes, with_multipliers, strict=True)
             ],
             tuple(values),
