@@ -30,6 +30,8 @@ def fill_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> None:
     cache = folder.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass  # a lock in a folder like /proc, which is not read-only and takes no files, waits for ever
         with FileLock(cache / f".{folder.name}.lock"):
             if not folder.exists():
                 _store(folder, make())

@@ -256,6 +256,20 @@ def test_bad_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert caught.value.code == 2 and "--jobs: 0: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["--log", "/proc/x"], ["--log", "file"], ["--out", "/proc/page.md"], ["--out", "folder"]])
+def test_a_log_or_page_that_cannot_be_written_is_refused_before_anything_runs(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    monkeypatch.setattr(runs, "complete", None)  # it would be called
+    assert main(["results", "two.yaml", "--out", "page.md", *flags]) == 2
+    error = capsys.readouterr().err
+    assert not missing(flags, error) and error.count("\n") == 1
+
+
 def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = {"dataset": {"name": "circle"}, "classifier": {**TINY_CLASSIFIER, "name": "mlp"}, "tv_weight": 0.0}
     spec = {"title": "x", "seeds": [0], "rows": {"one": {"about": "x", "trial": trial}}}
