@@ -90,13 +90,13 @@ def data_free_metrics(
 ) -> dict[str, float]:
     """Metrics of the evaluated samples that need the classifiers alone. No training step used their latents, except for pixels.
 
-    Means over the classifiers whose tasks have samples. BatchNorm uses the stored statistics for every `bn_mode`, so that
-    trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
+    Means over the classifiers whose tasks have two samples or more. BatchNorm uses the stored statistics for every `bn_mode`,
+    so that trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
         of_task = evaluated.tasks == classifier.task
-        if not of_task.any():  # with few samples of each class, another task may have all that they share
+        if of_task.sum() < 2:  # statistics need two; with few samples of each class, another task may have all that they share
             continue
         images, labels = evaluated.images[of_task], evaluated.labels[of_task]
         for name, value in classifier_metrics(
