@@ -20,7 +20,7 @@ from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures, custom, narrowing
 from gbc.classifiers.architectures import Classifier, two_logits
 from gbc.data.samples import ImageDataset
-from gbc.errors import BadInput
+from gbc.errors import BadInput, Diverged
 from gbc.metrics.features import shifted
 from gbc.optimisers import Adam
 
@@ -135,6 +135,7 @@ class Lesson:
 
         Raises:
             BadInput: as `new_student`.
+            Diverged: the loss stopped being finite.
         """
         pool = pool.to(self.device)
         network = self.new_student(pool)
@@ -153,9 +154,12 @@ class Lesson:
             images = shifted(pool[index], rng)
             target = self.probabilities(images, self.temperature) if self.fresh_targets else targets[index]
             optimiser.zero_grad()
-            losses.distillation(target, two_logits(network(images)), self.temperature).backward()
+            loss = losses.distillation(target, two_logits(network(images)), self.temperature)
+            loss.backward()
             optimiser.step()
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
+                if not loss.isfinite():
+                    raise Diverged(step + 1, "the student's loss")
                 self.progress(who, step + 1, self.steps)
 
 
@@ -170,6 +174,7 @@ def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillat
     `learned` is on the lesson's device.
 
     Raises:
+        Diverged: as `Lesson.teach`.
         BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
     """
     if not same_classes(lesson.teachers, data.class_names):

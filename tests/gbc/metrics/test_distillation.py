@@ -17,7 +17,7 @@ from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
 from gbc.data.blobs import blobs
 from gbc.data.datasets import ImageDataset
-from gbc.errors import BadInput
+from gbc.errors import BadInput, Diverged
 from gbc.metrics.distillation import Lesson, measure
 from tests.conftest import TINY
 from tests.support import missing
@@ -110,6 +110,12 @@ def test_fresh_targets_are_the_teachers_answers_to_the_images_as_they_are_moved(
     student = Lesson([teacher], STUDENT, 200, fresh_targets=fresh).teach(lines[[14]])
     sides = [0, 0, 1, 1, 1] if fresh else [1] * 5
     assert student(lines[12:17]).argmax(dim=1).tolist() == sides
+
+
+def test_a_student_that_diverges_is_no_result(classifier: Classifier) -> None:
+    for wrong in ({"lr": 1e30}, {"temperature": 1e-40}):
+        with pytest.raises(Diverged, match="student"):
+            Lesson([classifier], STUDENT, 20, **wrong).teach(torch.rand(50, 1, 28, 28))
 
 
 @pytest.fixture(scope="module")
