@@ -178,6 +178,20 @@ def test_the_student_of_a_loop_can_start_as_a_copy_of_its_teacher(classifier: Cl
     assert math.isfinite(next(loop.run()))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_classifier_without_layers_of_torch_teaches_too(method: str, classifier: Classifier, settings: TrialConfig) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(0.05 * torch.randn(784, 10, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.weight
+
+    teacher = Classifier(Product(), classifier.class_names, classifier.shape, classifier.samples)
+    assert len(list(small(teacher, settings.updated({"bn_weight": 0.0}, "tests"), method).run())) == 4
+
+
 def test_a_loss_that_is_not_finite_ends_the_loop(classifier: Classifier, settings: TrialConfig) -> None:
     loop = small(classifier, settings)
     nn.init.constant_(next(loop.student.parameters()), torch.nan)
