@@ -18,7 +18,7 @@ from PIL import Image
 
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
-from gbc.metrics import evaluation, features, student
+from gbc.metrics import distillation, evaluation, features, student
 from gbc.studies import ceilings as ceilings_of
 from gbc.studies import comparison, results, runs
 from tests.conftest import TINY, TINY_CLASSIFIER
@@ -44,6 +44,7 @@ SPEC: dict[str, Any] = {
 def shorten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(features, "STEPS", 60)
     patch.setattr(student, "STEPS", 20)
+    patch.setattr(distillation, "STEPS", 20)
 
 
 def execute_shortened(run: runs.Run, threads: int | None) -> None:
