@@ -30,6 +30,8 @@ def fill_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> None:
     cache = folder.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass  # a lock in a folder like /proc, which is not read-only and takes no files, waits for ever
         with FileLock(cache / f".{folder.name}.lock"):
             if not folder.exists():
                 _store(folder, make())
@@ -66,7 +68,8 @@ def weights_as_bytes(module: nn.Module) -> bytes:
     from safetensors.torch import save
 
     # Each a tensor of its own: the format has no shared ones, as tied weights are, and none that are not contiguous.
-    return save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in module.state_dict().items()})
+    weights = module.state_dict().items()
+    return save({name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights})
 
 
 def _store(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from gbc.settings import Config
 
 ClassIndex = Annotated[int, Field(ge=0, le=255)]
+LossFactors = dict[str, Annotated[float, Field(ge=0, le=1e6)]]
+"""Factors on the weights of losses, by name."""
 LAST_SEED: Final = 2**63 - 1
 MOST_STEPS: Final = 10**9
 _TRANSFORMERS: Final = "huggingface"
@@ -175,7 +177,7 @@ class ExpertConfig(Config):
 
     classifier: ClassifierConfig = ClassifierConfig()
     dataset: DatasetConfig | None = Field(None, description="its data; without, that of the first classifier")
-    weights: dict[str, float] = Field(default_factory=dict, description="factors on single loss weights, for it alone")
+    weights: LossFactors = Field(default_factory=dict, description="factors on single loss weights, for it alone")
 
 
 class TrialClassifierConfig(Config):
@@ -185,7 +187,7 @@ class TrialClassifierConfig(Config):
     dataset: DatasetConfig
     task: int
     """t, the classifier index that the generator is given (Algorithm 2)."""
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: LossFactors = Field(default_factory=dict)
 
     def factor(self, loss: str) -> float:
         """Factor on the weight of `loss` for this classifier; 1 if none is set."""

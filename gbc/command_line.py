@@ -119,8 +119,8 @@ def real(text: str) -> float:
     return number
 
 
-def check_can_write(out: Path) -> None:
-    """Refuse an `--out` that nothing can be written to, before hours are spent on what would stand there. Nothing is left.
+def check_can_write(out: Path, flag: str = "--out") -> None:
+    """Refuse an `out`, the value of a flag, that nothing can be written to, before hours are spent. Nothing is left.
 
     Raises:
         BadInput: its folder, or the one in which that would be made, cannot be written.
@@ -132,7 +132,7 @@ def check_can_write(out: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as fault:
-        raise BadInput(f"--out {out}: {folder}: cannot be written: {fault.strerror}") from None
+        raise BadInput(f"{flag} {out}: {folder}: cannot be written: {fault.strerror}") from None
 
 
 def guarded(run: Callable[[], int], clean: Callable[[str], str] = str) -> int:

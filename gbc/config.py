@@ -6,7 +6,15 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gbc.classifier_config import LAST_SEED, MOST_STEPS, ClassifierConfig, DatasetConfig, ExpertConfig, TrialClassifierConfig
+from gbc.classifier_config import (
+    LAST_SEED,
+    MOST_STEPS,
+    ClassifierConfig,
+    DatasetConfig,
+    ExpertConfig,
+    LossFactors,
+    TrialClassifierConfig,
+)
 from gbc.settings import Config
 
 
@@ -104,7 +112,7 @@ class TrialConfig(Config):
 
     dataset: DatasetConfig = DatasetConfig()
     classifier: ClassifierConfig = ClassifierConfig()
-    weights: dict[str, float] = Field(
+    weights: LossFactors = Field(
         default_factory=dict, description="factors on single loss weights, for the first classifier alone"
     )
     experts: tuple[ExpertConfig, ...] = Field((), description="further classifiers (Algorithm 2)")

@@ -229,6 +229,12 @@ def layers_in_order_of_use(module: nn.Module, example: Tensor) -> list[tuple[str
     return used
 
 
+def last_layer(module: nn.Module, example: Tensor) -> nn.Module:
+    """The last linear or convolutional layer that a forward pass of `example` uses; if there is none, the last of any kind."""
+    layers = [layer for _, layer in layers_in_order_of_use(module, example)]
+    return next((layer for layer in reversed(layers) if isinstance(layer, nn.Linear | nn.Conv2d)), layers[-1])
+
+
 class _SurrogateReLU(torch.autograd.Function):
     """ReLU with the derivative σ(a·z) (Haim et al. 2022)."""
 

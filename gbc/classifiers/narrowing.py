@@ -36,16 +36,19 @@ def narrow(wide: nn.Module, student: nn.Module, images: Tensor) -> None:
     All are on the CPU. BatchNorm of `wide` goes by its stored statistics.
 
     Raises:
-        BadInput: the two are not the same sequence of layers, or `student` has more units.
+        BadInput: the two are not the same sequence of layers, a linear one has inputs of several axes, or `student` has more
+            units.
     """
     theirs, copies = _layers(deepcopy(wide).eval(), student)
     weighted = {number: layer for number, layer in enumerate(theirs) if isinstance(layer, Weighted)}
     first, last = min(weighted), max(weighted)
     wide_outputs = outputs = nn.Sequential(*theirs[:first])(images)
+    _check_inputs(weighted[first], outputs)
     fitted = weighted[first]
     for here, following in pairwise(weighted):
         next_layer = weighted[following]
         wide_outputs = nn.Sequential(*theirs[here:following])(wide_outputs)
+        _check_inputs(next_layer, wide_outputs)
         outputs = nn.Sequential(fitted, *theirs[here + 1 : following])(outputs)
         units = _units(fitted)
         kept, weights = remove_units(*_normal_equations(next_layer, outputs, wide_outputs), units, _units(copies[here]))
@@ -104,6 +107,13 @@ def _layers(wide: nn.Module, student: nn.Module) -> tuple[list[nn.Module], list[
     if len(pairs[-1][0]) != len(pairs[-1][1]):
         raise BadInput("--start teacher: the student has other outputs than the teacher")
     return theirs, copies
+
+
+def _check_inputs(layer: Weighted, inputs: Tensor) -> None:
+    """Check that the `inputs` [M, …] of a linear layer are a vector each. Raises BadInput."""
+    if isinstance(layer, nn.Linear) and inputs.ndim != 2:
+        several = f"[{', '.join(map(str, inputs.shape[1:]))}]"
+        raise BadInput(f"--start teacher: a linear layer of the teacher takes {several} of an image; it must take one vector")
 
 
 def _units(layer: nn.Module) -> int:

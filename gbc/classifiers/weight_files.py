@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors file, or in a torch file of plain values; one that lies under a usual key is found.
 
     Raises:
-        BadInput: there is no such file, loading it would run code, it holds no state dict, or a tensor is not finite.
+        BadInput: there is no such file, loading it would run code, it holds no state dict, or a tensor is not plain and finite.
         CorruptFile: the file is damaged, or of another kind.
     """
     try:
@@ -50,6 +50,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise BadInput(f"{path}: {name!r} is no name of a tensor; save model.state_dict() alone")
         if not isinstance(tensor, Tensor):
             raise BadInput(f"{path}: {name!r} is {type(tensor).__name__}, not a tensor; save model.state_dict() alone")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+            raise BadInput(
+                f"{path}: {name!r} is sparse, quantised, complex or without values; save plain tensors of real numbers"
+            )
         if not tensor.isfinite().all():
             raise BadInput(f"{path}: {name!r} holds NaN or infinity; this classifier cannot be used")
     return dict(weights)

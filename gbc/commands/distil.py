@@ -77,6 +77,11 @@ def add(commands: Commands) -> None:
         help="of each student: random weights (default), or a narrower copy of the teacher",
     )
     parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="auto (a GPU if there is one), cpu or cuda (default: the trial's setting device, auto)",
+    )
     loop = parser.add_argument_group("a generator that learns with the student, from --model or from the start")
     loop.add_argument("--loop", metavar="METHOD", help="gbc, or a baseline of the literature: dafl, dfad")
     loop.add_argument(
@@ -101,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.classifiers import architectures
     from gbc.errors import BadInput
     from gbc.metrics import distillation
+    from gbc.runtime import pick_device
 
     if not arguments.temperature > 0:
         raise BadInput(f"--temperature {arguments.temperature}: must be above 0")
@@ -119,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
     lesson = distillation.Lesson(
         source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,
         lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
-        arguments.start, arguments.fresh_targets,
+        arguments.start, arguments.fresh_targets, pick_device(source.settings.device),
     )  # fmt: skip
     network = (
         _in_a_loop(arguments, source, lesson) if source.images is None else lesson.teach(source.images, "on generated images")
@@ -143,9 +149,10 @@ def _of_model(arguments: argparse.Namespace) -> _Source:
     from gbc.training import tasks
 
     generator = export.load(arguments.model)
-    settings = generator.settings
+    settings = generator.settings.updated({"device": "auto"}, "distil")  # that of its training may be another machine's
     if arguments.loop:
         settings = settings.updated(options.assignments(arguments), "--set")
+    settings = _on_device(settings, arguments)
     blind = settings.data_free and not (arguments.images or arguments.dataset)
     if blind and arguments.out is None:
         raise BadInput(
@@ -175,7 +182,7 @@ def _of_trial(arguments: argparse.Namespace) -> _Source:
         raise BadInput(f"{given}: --loop makes its images itself; leave one of the two out")
     if arguments.images or arguments.dataset or arguments.per_class:
         raise BadInput("--images, --dataset and --per-class are for --model; without it set dataset.name and the like")
-    settings = options.trial(arguments)
+    settings = _on_device(options.trial(arguments), arguments)
     images = tensors(*own_images.read_set(arguments.samples))[0] if arguments.samples else None
     if settings.data_free and arguments.out is None:
         raise BadInput("dataset none: there are no images to test the student on; give --out FILE for its weights")
@@ -194,8 +201,18 @@ def _of_trial(arguments: argparse.Namespace) -> _Source:
     return _Source(settings, inputs, images, None, data)
 
 
+def _on_device(settings: TrialConfig, arguments: argparse.Namespace) -> TrialConfig:
+    """The settings with the device of `--device`. Raises BadInput if this machine lacks it."""
+    from gbc.runtime import pick_device
+
+    if arguments.device:
+        settings = settings.updated({"device": arguments.device}, "--device")
+    pick_device(settings.device)  # before a teacher is trained
+    return settings
+
+
 def _in_a_loop(arguments: argparse.Namespace, source: _Source, lesson: Lesson) -> nn.Module:
-    """The student of a loop, on the CPU. With `--out` the loop is saved at intervals, and a run that was broken off continues.
+    """The student of a loop. With `--out` the loop is saved at intervals, and a run that was broken off continues.
 
     Raises:
         BadInput, CorruptFile: what a run with other settings left beside `--out`, or a damaged file; or as `StudentLoop`.
@@ -227,7 +244,7 @@ def _in_a_loop(arguments: argparse.Namespace, source: _Source, lesson: Lesson) -
         if unfinished and loop.step_count >= saved + _SAVED_EVERY:
             saved = loop.step_count
             checkpoint.save(unfinished, {"identity": identity, "loop": loop.state_dict()})
-    return loop.student.eval().cpu().to(memory_format=torch.contiguous_format)
+    return loop.student.eval().to(memory_format=torch.contiguous_format)
 
 
 def _unfinished(out: Path) -> Path:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gbc.command_line import positive
+from gbc.command_line import check_can_write, positive
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -34,12 +34,17 @@ def run(arguments: argparse.Namespace) -> None:
     from gbc.studies import ceilings, results, runs
     from gbc.studies.comparison import load
 
+    if arguments.out.is_dir():
+        raise BadInput(f"--out {arguments.out}: is a folder; name a file in it")
     folder = arguments.log or arguments.out.with_suffix("")
     comparisons = [load(path) for path in arguments.comparison]
     rows = [row for comparison in comparisons for row in comparison.rows]
     for name in arguments.row or ():
         if name not in rows:
             raise BadInput(f"--row {name}: no such row; {suggest(name, rows)}")
+    if not (arguments.dry_run or arguments.page_only):
+        for comparison in comparisons:
+            check_can_write(folder / comparison.name, "--log")
     logs = []
     for comparison in comparisons:
         all_runs = runs.all_runs(comparison, folder, arguments.cache, arguments.data_root)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gbc.classifier_config import DatasetConfig
 from gbc.data.samples import (
+    MOST_CLASSES,
     SIDE_STEP,
     ImageDataset,
     Labels,
@@ -43,7 +44,6 @@ _TEST_FOLDERS: Final = ("test", "val", "valid")
 _GREY: Final = ("1", "L", "LA")
 _LEAST: Final = 8
 """The smallest side with a 7×7 window for SSIM."""
-_MOST_CLASSES: Final = 256
 
 
 def images(config: DatasetConfig) -> ImageDataset:
@@ -94,8 +94,8 @@ def _files(folder: Path, root: Path) -> tuple[list[tuple[Path, int]], list[str]]
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise BadInput(f"{folder}: expected a folder for each class, two at least; found {len(classes)}")
-    if len(classes) > _MOST_CLASSES:
-        raise BadInput(f"{folder}: {len(classes)} classes; {_MOST_CLASSES} at most can be used")
+    if len(classes) > MOST_CLASSES:
+        raise BadInput(f"{folder}: {len(classes)} classes; {MOST_CLASSES} at most can be used")
     numbered: list[tuple[Path, int]] = []
     for label, path in enumerate(classes):
         if not path.resolve().is_relative_to(root.resolve()):
@@ -210,7 +210,7 @@ def _pairs(arrays: dict[str, NDArray[np.generic]], images: str, labels: str, pat
         raise BadInput(
             f"{path}: {labels} is {numbers.dtype} {list(numbers.shape)}; expected {len(pictures)} integers, one an image"
         )
-    if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= _MOST_CLASSES):
+    if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= MOST_CLASSES):
         raise BadInput(f"{path}: {labels} goes from {numbers.min()} to {numbers.max()}; expected 0 to C - 1, at most 255")
     if pictures.ndim == 4 and pictures.shape[1] in (1, 3) and pictures.shape[3] not in (1, 3):
         pictures = pictures.transpose(0, 2, 3, 1)

@@ -22,6 +22,8 @@ SIDE_STEP: Final = 4
 """Sides of images are multiples of it: the generator doubles its size twice."""
 
 Labels = NDArray[np.uint8]
+MOST_CLASSES: Final = 256
+"""As many as labels have values."""
 Split = tuple[NDArray[np.uint8], Labels]
 """(images, labels)."""
 

@@ -116,7 +116,7 @@ def _classifier_metrics(
     for classifier, spec in zip(classifiers, generator.settings.classifiers(), strict=True):
         local = torch.tensor(classifier.numbers_of(generator.class_names), device=images.device)
         of_task = tasks == spec.task
-        if not of_task.any():  # as in the trainer's report
+        if of_task.sum() < 2:  # as in the trainer's report
             continue
         phi = classifier.module.to(images.device)
         for name, value in classifier_metrics(phi, BatchNormInputs(phi), images[of_task], local[labels[of_task]]).items():

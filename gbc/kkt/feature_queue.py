@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use, normalising_by
+from gbc.classifiers.architectures import LayerInputs, last_layer, normalising_by
 
 
 class FeatureQueue(nn.Module):
@@ -17,7 +17,7 @@ class FeatureQueue(nn.Module):
     def __init__(self, phi: nn.Module, probe: Tensor, size: int) -> None:
         """`probe` is a batch of images of any kind; `size` is K."""
         super().__init__()
-        self._inputs = LayerInputs([layers_in_order_of_use(phi, probe)[-1][1]])
+        self._inputs = LayerInputs([last_layer(phi, probe)])
         with torch.no_grad(), normalising_by(phi, "eval"):
             phi(probe)
         self.register_buffer("values", torch.zeros(size, self.features().shape[1]))

@@ -20,7 +20,7 @@ from gbc.classifier_config import ClassifierConfig
 from gbc.classifiers import architectures, custom, narrowing
 from gbc.classifiers.architectures import Classifier, two_logits
 from gbc.data.samples import ImageDataset
-from gbc.errors import BadInput
+from gbc.errors import BadInput, Diverged
 from gbc.metrics.features import shifted
 from gbc.optimisers import Adam
 
@@ -35,6 +35,7 @@ START_IMAGES: Final = 4000
 """Images that a narrower copy of the teacher is fitted to, if there are as many."""
 _PART: Final = 1000
 _EVERY: Final = 100
+_CPU: Final = torch.device("cpu")
 
 Progress = Callable[[str, int, int], None]
 """Called with (whose student, step, steps) at intervals."""
@@ -87,14 +88,16 @@ class Lesson:
     """`random` weights, or `teacher`: those of a narrower copy of it (`gbc.classifiers.narrowing`)."""
     fresh_targets: bool = False
     """True if the teacher answers images as the student sees them, moved, at every step; else it answers each once, unmoved."""
+    device: torch.device = _CPU
+    """Device of the computations and of all results."""
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, temperature: float) -> Tensor:
         """The mean of the teachers' probabilities at a temperature, [K, C]."""
-        modules = [teacher.module.cpu().eval() for teacher in self.teachers]  # training may have left one on a GPU
+        modules = [teacher.module.to(self.device).eval() for teacher in self.teachers]
         parts = [
             torch.stack([(two_logits(module(part)) / temperature).softmax(dim=1) for module in modules]).mean(dim=0)
-            for part in images.split(_PART)
+            for part in images.to(self.device).split(_PART)
         ]
         return torch.cat(parts)
 
@@ -113,21 +116,28 @@ class Lesson:
             raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
         teacher = self.teachers[0]
         classes = len(teacher.class_names)
-        network = architectures.build(self.student, teacher.shape, classes)
+        outputs = classes
+        if self.start == "teacher":  # which may have one logit for two classes, and its copy then too
+            with torch.no_grad():
+                outputs = teacher.module.cpu().eval()(torch.zeros(1, *teacher.shape)).shape[1]
+        network = architectures.build(self.student, teacher.shape, outputs)
         custom.check_outputs(network, teacher.shape, classes, f"student {self.student.factory or self.student.name}")
         if self.start == "teacher":
             if len(self.teachers) > 1:
                 raise BadInput(f"--start teacher: a student is the copy of one classifier, and here are {len(self.teachers)}")
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.student.seed))
-            narrowing.narrow(teacher.module.cpu(), network, images[order[:START_IMAGES]])
-        return network.train()
+            first = order[:START_IMAGES].to(images.device)
+            narrowing.narrow(teacher.module.cpu(), network, images[first].cpu())  # which takes seconds
+        return network.to(self.device).train()
 
     def teach(self, pool: Tensor, who: str = "") -> nn.Module:
         """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
 
         Raises:
             BadInput: as `new_student`.
+            Diverged: the loss stopped being finite.
         """
+        pool = pool.to(self.device)
         network = self.new_student(pool)
         targets = self.probabilities(pool, self.temperature)
         self._train(network, pool, targets, who)
@@ -140,13 +150,16 @@ class Lesson:
         for step in range(self.steps):
             for group in optimiser.param_groups:
                 group["lr"] = rate(self.lr, step, self.steps)
-            index = torch.randint(len(pool), (BATCH,), generator=rng)
+            index = torch.randint(len(pool), (BATCH,), generator=rng).to(self.device)
             images = shifted(pool[index], rng)
             target = self.probabilities(images, self.temperature) if self.fresh_targets else targets[index]
             optimiser.zero_grad()
-            losses.distillation(target, two_logits(network(images)), self.temperature).backward()
+            loss = losses.distillation(target, two_logits(network(images)), self.temperature)
+            loss.backward()
             optimiser.step()
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
+                if not loss.isfinite():
+                    raise Diverged(step + 1, "the student's loss")
                 self.progress(who, step + 1, self.steps)
 
 
@@ -158,13 +171,16 @@ def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -
 def measure(lesson: Lesson, learned: nn.Module, data: ImageDataset) -> Distillation:
     """Measure the student `learned` on the test images of `data`, beside one that is taught on its training images.
 
+    `learned` is on the lesson's device.
+
     Raises:
+        Diverged: as `Lesson.teach`.
         BadInput: as `Lesson.teach`, or the data have other classes than the teachers.
     """
     if not same_classes(lesson.teachers, data.class_names):
         raise BadInput("the generator's classifiers have different classes; distil a generator of one task")
     best = lesson.teach(data.train()[0], "on the training images")
-    test, labels = data.test()
+    test, labels = (tensor.to(lesson.device) for tensor in data.test())
     answers = lesson.answers(test)
     predicted, ceiling = classes_of(learned, test), classes_of(best, test)
     return Distillation(

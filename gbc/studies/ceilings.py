@@ -9,6 +9,7 @@ from typing import Final
 from gbc.classifier_config import DatasetConfig
 from gbc.studies import score_log
 from gbc.studies.comparison import Comparison
+from gbc.studies.score_log import MeasuredOn, ScoreLog
 
 FILE: Final = "ceilings.json"
 IMAGES: Final = "images"
@@ -19,7 +20,7 @@ Ceilings = Mapping[str, Mapping[str, float]]
 
 
 def obtain(comparison: Comparison, folder: Path, data_root: str | None = None) -> Ceilings:
-    """The ceilings of all rows, from the log if they are there, else measured and logged; none unless it asks for them.
+    """The ceilings of all rows; those that the log lacks are measured and logged. None unless the comparison asks for them.
 
     Raises:
         BadInput, CorruptFile: as data sets do, or the log is damaged.
@@ -28,26 +29,30 @@ def obtain(comparison: Comparison, folder: Path, data_root: str | None = None) -
         return {}
     if known := logged(comparison, folder):
         return known
-    judged_on = comparison.judged_on
-    measured: dict[DatasetConfig, dict[str, float]] = {}
-    of_rows = {}
-    for row in comparison.rows:
-        dataset = comparison.settings(row, 0).dataset
-        if dataset not in measured:
-            measured[dataset] = _students_of(dataset.rooted(data_root), (judged_on or dataset).rooted(data_root))
-        of_rows[row] = measured[dataset]
-    score_log.write(folder / comparison.name / FILE, of_rows)
-    return of_rows
+    wanted, before = _measured_on(comparison), score_log.read(folder / comparison.name / FILE)
+    measured = {on: before.scores[row] for row, on in before.measured_on.items() if row in before.scores}
+    for on in wanted.values():
+        if on not in measured:
+            measured[on] = _students_of(on.dataset.rooted(data_root), (on.judged_on or on.dataset).rooted(data_root))
+    log = ScoreLog(scores={row: measured[on] for row, on in wanted.items()}, measured_on=wanted)
+    score_log.write(folder / comparison.name / FILE, log)
+    return log.scores
 
 
 def logged(comparison: Comparison, folder: Path) -> Ceilings:
-    """The ceilings in the log; empty if they are not there yet, or not of these rows.
+    """The ceilings in the log; empty if they are not there yet, or not of these rows and their images.
 
     Raises:
         CorruptFile: they cannot be read.
     """
-    of_rows = score_log.read(folder / comparison.name / FILE)
-    return of_rows if set(of_rows) == set(comparison.rows) else {}
+    log = score_log.read(folder / comparison.name / FILE)
+    return log.scores if log.are_of(_measured_on(comparison)) else {}
+
+
+def _measured_on(comparison: Comparison) -> dict[str, MeasuredOn]:
+    """The images of each row's classifier, and those that all rows are judged on."""
+    judged_on = comparison.judged_on
+    return {row: MeasuredOn(dataset=comparison.settings(row, 0).dataset, judged_on=judged_on) for row in comparison.rows}
 
 
 def _students_of(dataset: DatasetConfig, judged_on: DatasetConfig) -> dict[str, float]:

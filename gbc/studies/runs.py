@@ -23,6 +23,7 @@ from gbc.errors import BadInput, CorruptFile
 from gbc.settings import Config
 from gbc.studies import score_log
 from gbc.studies.comparison import Comparison
+from gbc.studies.score_log import MeasuredOn, ScoreLog
 
 if TYPE_CHECKING:
     from gbc.metrics.evaluation import Evaluator
@@ -124,7 +125,7 @@ def complete(runs: list[Run], jobs: int, say: Callable[[str], None]) -> None:
 
 
 def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str | None = None) -> dict[str, dict[str, float]]:
-    """Scores of the control sets by set and measure; from the log if they are there, else measured and logged.
+    """Scores of the control sets by set and measure; those in the log if they are of the same images, else measured and logged.
 
     Raises:
         BadInput, CorruptFile: as data sets and the cache do.
@@ -133,20 +134,28 @@ def controls(comparison: Comparison, folder: Path, cache: Path, data_root: str |
 
     if logged := logged_controls(comparison, folder):
         return logged
-    settings = comparison.settings(next(iter(comparison.rows)), 0)
-    evaluator, _ = _evaluator(comparison.judged_on or settings.dataset, data_root, cache)
-    rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, settings.eval_per_class).items()}
-    score_log.write(folder / comparison.name / CONTROLS, rows)
+    measured_on = _controls_are_of(comparison)
+    evaluator, _ = _evaluator(measured_on.dataset, data_root, cache)
+    rows = {name: each.scores() for name, each in evaluation.control_sets(evaluator, measured_on.per_class).items()}
+    log = ScoreLog(scores=rows, measured_on=dict.fromkeys(rows, measured_on))
+    score_log.write(folder / comparison.name / CONTROLS, log)
     return rows
 
 
 def logged_controls(comparison: Comparison, folder: Path) -> dict[str, dict[str, float]]:
-    """The scores of the control sets in the log; empty if they are not there yet.
+    """The scores of the control sets in the log; empty if they are not there yet, or of other images.
 
     Raises:
         CorruptFile: they cannot be read.
     """
-    return score_log.read(folder / comparison.name / CONTROLS)
+    log = score_log.read(folder / comparison.name / CONTROLS)
+    return log.scores if log.are_of(dict.fromkeys(log.scores, _controls_are_of(comparison))) else {}
+
+
+def _controls_are_of(comparison: Comparison) -> MeasuredOn:
+    """The images that all rows are judged on, as many of each class as in the first row's generated set."""
+    settings = comparison.settings(next(iter(comparison.rows)), 0)
+    return MeasuredOn(dataset=comparison.judged_on or settings.dataset, per_class=settings.eval_per_class)
 
 
 def _finished(missing: list[Run], jobs: int) -> Iterator[Run]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from gbc import losses, pictures
 from gbc.kkt.multipliers import Multipliers
 from gbc.kkt.trial_classifier import ForwardPass, TrialClassifier, classifier_metrics
+from gbc.layers import one_hot
 from gbc.metrics import student
 from gbc.metrics.scores import NEAREST, ReferenceSet, ScoredSamples
 from gbc.report import STUDENT_METRIC, free_score
@@ -26,6 +27,8 @@ class LastPass(NamedTuple):
 
     margins: Tensor
     """[M]"""
+    labels: Tensor
+    """The classifier's own, [M]."""
     multipliers: Tensor | None
     """[M, C]; None if no loss uses them."""
 
@@ -50,7 +53,9 @@ def kkt_state(classifiers: Sequence[TrialClassifier], last: Sequence[LastPass]) 
     metrics["kkt/alpha"] = alphas[0]
     if len(alphas) > 1:
         metrics |= {f"kkt/alpha_{number}": alpha for number, alpha in enumerate(alphas, start=1)}
-    used = [last_pass.multipliers.flatten() for last_pass in last if last_pass.multipliers is not None]
+    used = [  # Eq. (5) has none of a sample's own class
+        each.multipliers[~one_hot(each.labels, each.multipliers.shape[1])] for each in last if each.multipliers is not None
+    ]
     if used:
         multipliers = torch.cat(used)
         metrics["kkt/mu_mean"] = multipliers.mean().item()
@@ -85,13 +90,13 @@ def data_free_metrics(
 ) -> dict[str, float]:
     """Metrics of the evaluated samples that need the classifiers alone. No training step used their latents, except for pixels.
 
-    Means over the classifiers whose tasks have samples. BatchNorm uses the stored statistics for every `bn_mode`, so that
-    trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
+    Means over the classifiers whose tasks have two samples or more. BatchNorm uses the stored statistics for every `bn_mode`,
+    so that trials can be compared. Only ρ uses `bn_mode`, because Λ belongs to that mode.
     """
     values: dict[str, list[float]] = {}
     for classifier in classifiers:
         of_task = evaluated.tasks == classifier.task
-        if not of_task.any():  # with few samples of each class, another task may have all that they share
+        if of_task.sum() < 2:  # statistics need two; with few samples of each class, another task may have all that they share
             continue
         images, labels = evaluated.images[of_task], evaluated.labels[of_task]
         for name, value in classifier_metrics(

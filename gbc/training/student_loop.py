@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gbc import losses
-from gbc.classifiers.architectures import LayerInputs, layers_in_order_of_use, normalising_by, two_logits
+from gbc.classifiers.architectures import LayerInputs, last_layer, normalising_by, two_logits
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.data.blobs import blobs
 from gbc.errors import BadInput, Diverged
@@ -175,8 +175,7 @@ class StudentLoop:
         self.step_count = 0
         """Steps of the student so far."""
         first = self.trainer.classifiers[0].phi
-        order = layers_in_order_of_use(first, torch.zeros(2, *lesson.teachers[0].shape, device=device))
-        self._last_inputs = _Inputs([[layer for _, layer in order if isinstance(layer, nn.Linear | nn.Conv2d)][-1]])
+        self._last_inputs = _Inputs([last_layer(first, torch.zeros(2, *lesson.teachers[0].shape, device=device))])
 
     def run(self) -> Iterator[float]:
         """Make all steps; after each round, a step of the generator and those of the student, yield the student's mean loss.
@@ -228,7 +227,7 @@ class StudentLoop:
         """The method's losses of a batch of the generator. The student is as it is, its BatchNorm by the stored statistics."""
         teacher = self.teacher_logits(batch.images)
         self.student.eval()
-        student: Tensor = self.student(batch.images)
+        student = two_logits(self.student(batch.images))
         self.student.train()
         answers = Answers(teacher, student, self._last_inputs.only(), self.lesson.temperature, self.settings.weight)
         return self.method.generator_losses(answers)
@@ -240,7 +239,7 @@ class StudentLoop:
             teacher = self.teacher_logits(images)
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.lesson.lr, self.step_count, self.lesson.steps)
-        loss = self.method.student_loss(teacher, self.student(images), self.lesson.temperature)
+        loss = self.method.student_loss(teacher, two_logits(self.student(images)), self.lesson.temperature)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

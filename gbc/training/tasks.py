@@ -18,7 +18,7 @@ from gbc.classifiers.fit import ProgressCallback
 from gbc.config import LOSS_WEIGHTS, TrialConfig
 from gbc.data import datasets
 from gbc.data.data_free import DataFreeTask, TaskData, data_free_task
-from gbc.data.samples import Dataset, ImageDataset, Labels, PointDataset
+from gbc.data.samples import MOST_CLASSES, Dataset, ImageDataset, Labels, PointDataset
 from gbc.errors import BadInput
 from gbc.kkt import availability, row_space
 from gbc.kkt.spectrum import spectra
@@ -151,7 +151,7 @@ def merged(sets: Sequence[TaskData]) -> TaskData:
     """The samples of several data sets, each different set once. Labels number the class names in order of first appearance.
 
     Raises:
-        BadInput: their samples differ in shape.
+        BadInput: their samples differ in shape, or they have too many classes.
     """
     different: dict[str, TaskData] = {}
     for data in sets:
@@ -170,6 +170,9 @@ def merged(sets: Sequence[TaskData]) -> TaskData:
     labelled = [part for part in parts if not isinstance(part, DataFreeTask)]
     if not labelled:
         return DataFreeTask(title, names, parts[0].shape)
+    if len(names) > MOST_CLASSES:
+        most = f"{MOST_CLASSES} at most can be compared with images"
+        raise BadInput(f"the data sets have {len(names)} classes together; {most}: leave some out with dataset.classes")
     train_labels = np.concatenate([renumbered(part, part.train_labels) for part in labelled])
     points = [part for part in labelled if isinstance(part, PointDataset)]
     if points:

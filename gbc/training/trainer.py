@@ -216,7 +216,7 @@ class Trainer:
         return (
             [replace(batch, images=batch.images.detach()) for batch in batches],
             [
-                LastPass(each.margins.detach(), each.multipliers.detach() if used else None)
+                LastPass(each.margins.detach(), each.labels, each.multipliers.detach() if used else None)
                 for each, used in zip(passes, with_multipliers, strict=True)
             ],
             tuple(values),
@@ -259,11 +259,11 @@ class Trainer:
                 f"eval_per_class needs; it is {self.config.candidates}"
             )
         most = max(map(len, self.labels_of_task))
+        sized_by = "batch_size" if self.config.multipliers == "network" else "candidates"  # which are all in every step
+        size = self.config.batch_size if sized_by == "batch_size" else self.config.candidates or evaluated
         pairs = {"estimator halves": self.config.estimator == "halves", "diversity_weight": self.config.diversity_weight}
-        for setting in (name for name, used in pairs.items() if used and self.config.batch_size <= most):
-            raise BadInput(
-                f"{setting} needs two samples of a class: batch_size must be above {most}, not {self.config.batch_size}"
-            )
+        for setting in (name for name, used in pairs.items() if used and size <= most):
+            raise BadInput(f"{setting} needs two samples of a class: {sized_by} must be above {most}, not {size}")
 
     def _rate(self, ratio: float = 1.0) -> float | Tensor:
         """The learning rate for the optimiser; on a GPU a tensor, so that a captured step follows the schedule."""

@@ -248,6 +248,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("cache", ["/proc", "/proc/x", "file", "file/x"])
+def test_a_cache_that_cannot_be_written_is_refused_before_a_classifier_is_trained(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("gbc.classifiers.pretrain.train", None)  # it would be called
+    monkeypatch.setattr("filelock.FileLock.acquire", None)  # in /proc it would wait for ever
+    assert main(["pretrain", "--set", "dataset.name=digits", "--cache", cache]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {cache}: cannot be written")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

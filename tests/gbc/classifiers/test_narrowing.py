@@ -21,6 +21,17 @@ def network(name: str, hidden: int, seed: int = 0) -> nn.Module:
     return architectures.build(ClassifierConfig(name=name, hidden=hidden, seed=seed), SHAPE, 5)
 
 
+def of_rows(units: int) -> nn.Module:
+    """A linear layer of each row of an image: after Flatten its units do not stand one after the other."""
+    return nn.Sequential(nn.Linear(16, units), nn.ReLU(), nn.Flatten(), nn.Linear(16 * units, 5))
+
+
+def of_patches(units: int) -> nn.Module:
+    """A linear layer of each channel of a convolution."""
+    layers = nn.Conv2d(1, 8, 8, 8), nn.Flatten(2), nn.Linear(4, units), nn.Flatten(), nn.Linear(8 * units, 5)
+    return nn.Sequential(*layers)
+
+
 def settled(module: nn.Module, images: Tensor) -> nn.Module:
     """The network with BatchNorm statistics of its own, and biases that are not 0; in eval mode."""
     for parameter in module.parameters():
@@ -106,6 +117,8 @@ def test_black_images_leave_a_student_with_finite_weights() -> None:
         (nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(4, 2)), "other inputs"),
         (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), "outputs"),
         (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten()), "other inputs"),
+        (of_rows(6), of_rows(3), r"\[1, 16, 16\] of an image"),
+        (of_patches(6), of_patches(3), r"\[8, 4\] of an image"),
     ],
 )  # fmt: skip
 def test_networks_that_do_not_correspond_are_refused(wide: nn.Module, student: nn.Module, expected: str) -> None:

@@ -68,6 +68,19 @@ def test_half_precision_is_read_into_float32(dtype: torch.dtype, tmp_path: Path)
     assert ours(torch.rand(2, 12)).dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:.*[Qq]uanti")
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "complex", "without values"])
+def test_tensors_that_no_layer_takes_are_refused(kind: str, tmp_path: Path) -> None:
+    plain, path = torch.ones(7, 12), tmp_path / "net.pt"
+    tensors = {
+        "sparse": plain.to_sparse, "quantised": lambda: torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8),
+        "complex": lambda: plain.to(torch.complex64), "without values": lambda: plain.to("meta"),
+    }  # fmt: skip
+    torch.save({"1.weight": tensors[kind]()}, path)
+    with pytest.raises(BadInput, match=rf"net\.pt: '1\.weight' .*{kind}"):
+        read_weights(path)
+
+
 def test_a_prefix_that_the_network_has_itself_stays() -> None:
     theirs = nn.Sequential(network())
     assert load_weights(nn.Sequential(network()), theirs.state_dict(), "test") == ""

@@ -12,7 +12,7 @@ from gbc.training.trainer import Trainer
 
 
 def test_it_keeps_the_newest_features_of_the_last_layer() -> None:
-    phi = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    phi = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Identity()).eval()  # once a Softmax
     queue = FeatureQueue(phi, torch.rand(2, 1, 2, 2), size=5)
     assert torch.equal(queue.values, torch.zeros(5, 3))
     images = torch.rand(4, 1, 2, 2)

@@ -17,7 +17,7 @@ from gbc.classifiers.architectures import Classifier
 from gbc.classifiers.weight_files import read_weights
 from gbc.data.blobs import blobs
 from gbc.data.datasets import ImageDataset
-from gbc.errors import BadInput
+from gbc.errors import BadInput, Diverged
 from gbc.metrics.distillation import Lesson, measure
 from tests.conftest import TINY
 from tests.support import missing
@@ -112,6 +112,12 @@ def test_fresh_targets_are_the_teachers_answers_to_the_images_as_they_are_moved(
     assert student(lines[12:17]).argmax(dim=1).tolist() == sides
 
 
+def test_a_student_that_diverges_is_no_result(classifier: Classifier) -> None:
+    for wrong in ({"lr": 1e30}, {"temperature": 1e-40}):
+        with pytest.raises(Diverged, match="student"):
+            Lesson([classifier], STUDENT, 20, **wrong).teach(torch.rand(50, 1, 28, 28))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, classifier_cache: Path) -> Path:
     return trained(classifier_cache, tmp_path_factory.mktemp("exported") / "model").folder
@@ -129,11 +135,29 @@ def test_the_command(exported: Path, classifier_cache: Path, tmp_path: Path, cap
     assert json.loads(shown.out)["training_images"] == 100
     assert read_weights(tmp_path / "student.safetensors")["1.weight"].shape == (16, 784)
     assert main([*arguments, "--out", str(tmp_path / "student.safetensors")]) == 2
-    assert main([*arguments, "--temperature", "0"]) == 2 and main([*arguments, "--student", "vit"]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert [
-        message_part in line for message_part, line in zip(("student.safetensors", "--temperature", "vit"), errors, strict=True)
-    ] == [True] * 3
+    assert "student.safetensors" in capsys.readouterr().err
+    faults = {("--temperature", "0"): "--temperature", ("--student", "vit"): "vit"}
+    faults |= {("--device", name): name for name in ("tpu", "cuda:99")}
+    capsys.readouterr()
+    for flags, named in faults.items():
+        assert main([*arguments, *flags]) == 2
+        assert named in (line := capsys.readouterr().err) and line.count("\n") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("source", [[], ["--start", "teacher"], ["--loop", "gbc"]], ids=" ".join)
+def test_on_a_gpu_the_command_gives_the_student_that_it_gives_on_a_cpu(
+    source: list[str], exported: Path, classifier_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["distil", "--model", str(exported), "--cache", str(classifier_cache), "--student", "mlp_bn", "--hidden", "16"]
+    arguments += ["--count", "100", "--steps", "20", "--json", *source]
+    results = []
+    for device in ("cpu", "cuda"):
+        assert main([*arguments, "--device", device, "--out", str(tmp_path / f"{device}.safetensors")]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[1] == pytest.approx(results[0], abs=0.1)  # a loop draws other latents on a GPU
+    on_cpu, on_gpu = (read_weights(tmp_path / f"{device}.safetensors") for device in ("cpu", "cuda"))
+    assert {name: tensor.shape for name, tensor in on_cpu.items()} == {name: tensor.shape for name, tensor in on_gpu.items()}
 
 
 def test_images_of_a_file_take_the_place_of_a_generator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 
 from gbc.__main__ import main
 from gbc.errors import BadInput, CorruptFile
-from gbc.metrics import evaluation, features, student
+from gbc.metrics import distillation, evaluation, features, student
 from gbc.studies import ceilings as ceilings_of
 from gbc.studies import comparison, results, runs
 from tests.conftest import TINY, TINY_CLASSIFIER
@@ -43,6 +44,7 @@ SPEC: dict[str, Any] = {
 def shorten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(features, "STEPS", 60)
     patch.setattr(student, "STEPS", 20)
+    patch.setattr(distillation, "STEPS", 20)
 
 
 def execute_shortened(run: runs.Run, threads: int | None) -> None:
@@ -75,7 +77,8 @@ def test_rows_of_any_size_are_judged_on_the_same_images_beside_their_ceilings(qu
     records = {name: json.loads((log / name / "0.json").read_text()) for name in rows}
     assert len({record["judged_by"] for record in records.values()}) == 1
     assert {record["settings"]["dataset"]["per_class"] for record in records.values()} == {5, 10}
-    ceilings = json.loads((log / "ceilings.json").read_text())
+    comparison_of_three = comparison.load(tmp_path / "two.yaml")
+    ceilings = ceilings_of.logged(comparison_of_three, log.parent)
     assert [ceilings[name]["images"] for name in rows] == [50, 100, 50] and ceilings["few"] == ceilings["wide-few"]
     score, ceiling = records["many"]["scores"]["tstr/1nn"], ceilings["many"]["tstr/1nn"]
     row = next(line for line in page.splitlines() if line.startswith("| `many` | many | 100 |"))
@@ -83,11 +86,34 @@ def test_rows_of_any_size_are_judged_on_the_same_images_beside_their_ceilings(qu
     assert Image.open(tmp_path / "docs" / "images" / "two.png").width > 500 and "(images/two.png)" in page
 
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({**spec, "judged_on": {"name": "digits", "per_class": 20}}))
-    comparison_of_three = comparison.load(tmp_path / "two.yaml")
-    assert not any(run.logged() for run in runs.all_runs(comparison_of_three, log.parent, tmp_path / "cache"))
+    rejudged = comparison.load(tmp_path / "two.yaml")
+    assert not any(run.logged() for run in runs.all_runs(rejudged, log.parent, tmp_path / "cache"))
+    assert not ceilings_of.logged(rejudged, log.parent) and not runs.logged_controls(rejudged, log.parent)
+
+    known = json.loads((log / "ceilings.json").read_text())
+    known["scores"]["many"]["tstr/cnn"] = 0.25  # not what measuring it again would give
+    (log / "ceilings.json").write_text(json.dumps(known))
+    spec["rows"]["few"]["trial"] = {"dataset": {"per_class": 6}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(spec))
+    changed = comparison.load(tmp_path / "two.yaml")
+    assert not ceilings_of.logged(changed, log.parent)
+    again = ceilings_of.obtain(changed, log.parent)
+    assert [again[name]["images"] for name in rows] == [60, 100, 50] and again["many"]["tstr/cnn"] == 0.25
+    assert again["wide-few"] == ceilings["wide-few"] != again["few"] and ceilings_of.logged(changed, log.parent) == again
+
+    for name, scores in {"ceilings": again, "controls": runs.logged_controls(changed, log.parent)}.items():
+        (log / f"{name}.json").write_text(json.dumps(scores))  # as it was before the images were logged too
+    assert ceilings_of.logged(rejudged, log.parent) == again and runs.logged_controls(rejudged, log.parent)
     (log / "ceilings.json").write_text("{")
     with pytest.raises(CorruptFile, match=r"ceilings\.json: "):
-        ceilings_of.logged(comparison_of_three, log.parent)
+        ceilings_of.logged(rejudged, log.parent)
+
+
+def test_controls_are_measured_again_with_another_number_of_images(finished: Path) -> None:
+    folder = finished / "docs" / "results"
+    more = {**SPEC, "name": "two", "trial": {**SPEC["trial"], "eval_per_class": 6}}
+    same, other = (comparison.Comparison.parse(spec, "test") for spec in ({**SPEC, "name": "two"}, more))
+    assert runs.logged_controls(same, folder) and not runs.logged_controls(other, folder)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +215,9 @@ def test_a_signal_ends_runs_at_the_same_time_with_their_processes(tmp_path: Path
 
     def working() -> list[psutil.Process]:
         children = psutil.Process(process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        with contextlib.suppress(psutil.NoSuchProcess):  # one has just ended
+            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return []
 
     while len(processes := working()) < 2 or min(child.cpu_times().user for child in processes) < 1:
         assert process.poll() is None
@@ -254,6 +282,20 @@ def test_bad_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as caught:
         main(command(tmp_path, "--jobs", "0"))
     assert caught.value.code == 2 and "--jobs: 0: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--log", "/proc/x"], ["--log", "file"], ["--out", "/proc/page.md"], ["--out", "folder"]])
+def test_a_log_or_page_that_cannot_be_written_is_refused_before_anything_runs(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    monkeypatch.setattr(runs, "complete", None)  # it would be called
+    assert main(["results", "two.yaml", "--out", "page.md", *flags]) == 2
+    error = capsys.readouterr().err
+    assert not missing(flags, error) and error.count("\n") == 1
 
 
 def test_points_have_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

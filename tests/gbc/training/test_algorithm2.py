@@ -177,6 +177,26 @@ def test_a_scalar_classifier_trains_a_generator_with_the_equations_of_supplement
     assert next(trainer.run()).metrics["loss/closed"] > 0
 
 
+def test_a_task_with_one_evaluated_sample_is_left_out_of_means(cache: Path) -> None:
+    """BatchNorm has no statistics of one sample. The second task shares class 1 with the first, which has its sample."""
+    small = {"name": "fashion_mnist", "per_class": 10}
+    other = {"classifier": TINY_CLASSIFIER, "dataset": {**small, "classes": [1, 2]}}
+    config = parse(other, dataset={**small, "classes": [0, 1]}, eval_per_class=1)
+    trainer = Trainer(config, tasks.obtain(config, cache).classifiers)
+    assert trainer.evaluation_tasks.tolist() == [0, 0, 1]
+    metrics = next(trainer.run()).metrics
+    assert all(math.isfinite(value) for value in metrics.values()) and metrics["classifier/accuracy"] in (0, 0.5, 1)
+
+
+def test_more_classes_than_labels_have_values_are_refused() -> None:
+    def images(name: str) -> ImageDataset:
+        pixels, labels = np.zeros((200, 1, 8, 8), np.uint8), np.arange(200, dtype=np.uint8)
+        return ImageDataset(name, tuple(f"{name} {label}" for label in labels), pixels, labels, pixels, labels)
+
+    with pytest.raises(BadInput, match=r"400 classes.*256.*dataset\.classes"):
+        tasks.merged([images("a"), replace(images("b"), train_images=np.ones((200, 1, 8, 8), np.uint8))])
+
+
 def test_binary_and_multi_class_classifiers_mix(cache: Path) -> None:
     config = parse(BINARY)
     inputs = tasks.obtain(config, cache)
@@ -196,6 +216,9 @@ def test_the_first_classifier_has_factors_too(cache: Path) -> None:
 
 
 def test_faults_are_named(cache: Path) -> None:
+    for negative in ({"weights": {"ce": -1.0}}, {"experts": [{**SHARED, "weights": {"ce": -1.0}}]}):
+        with pytest.raises(BadInput, match=r"weights\.ce.*-1"):
+            TrialConfig.parse({**TINY, **negative}, "test")
     wrong = parse({**SHARED, "weights": {"clsoed": 1.0}})
     alone = parse(weights={"clsoed": 1.0})
     for faulty in (wrong, alone):

@@ -18,6 +18,16 @@ from gbc.kkt.trial_classifier import ForwardPass
 from gbc.metrics.scores import ReferenceSet
 from gbc.training import tasks
 from gbc.training.trainer import Trainer
+from tests.gbc.training.conftest import FREE
+from tests.support import missing
+
+
+def test_two_halves_of_free_images_need_two_images_of_a_class(fresh: Callable[..., Trainer]) -> None:
+    """Every step takes all images, whatever `batch_size` is."""
+    with pytest.raises(BadInput) as fault:
+        fresh(**FREE, estimator="halves", eval_per_class=1, batch_size=128)
+    assert not missing(["estimator halves", "candidates", "10"], fault.value)
+    fresh(**FREE, estimator="halves", eval_per_class=1, candidates=20, batch_size=2).step()
 
 
 @pytest.mark.parametrize("setting", [{"estimator": "halves"}, {"diversity_weight": 0.01}])

@@ -23,6 +23,7 @@ from gbc.training import tasks
 from gbc.training.student_loop import METHODS, Answers, LoopSettings, Memory, StudentLoop
 from gbc.training.trainer import Trainer
 from tests.conftest import TINY
+from tests.gbc.training.test_algorithm2 import BINARY
 from tests.support import missing
 
 STUDENT = ClassifierConfig(name="mlp", hidden=32)
@@ -130,6 +131,43 @@ def test_images_that_change_teach_more_than_fixed_ones(tmp_path: Path) -> None:
     assert shares[0] > shares[1] + 0.05, shares
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_with_one_logit_learns_as_the_same_student_with_two(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logits (−Φ/2, Φ/2) computed by the network itself; the teacher has one logit too."""
+    (tmp_path / "one_logit.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Two(nn.Linear):\n"
+        "    def forward(self, x):\n        x = super().forward(x)\n        return torch.cat([-x / 2, x / 2], dim=1)\n"
+        "def one(last=nn.Linear):\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), last(8, 1))\n"
+        "def two():\n    return one(Two)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = TrialConfig.parse({**TINY, "bn_weight": 0.0, **BINARY}, "tests")
+    inputs = tasks.obtain(settings, tmp_path / "cache")
+    assert inputs.classifier.module(torch.rand(3, 1, 28, 28)).shape == (3, 1)
+    loops = []
+    for name in ("one", "two"):
+        lesson = Lesson(inputs.classifiers, ClassifierConfig(factory=f"one_logit:{name}"), steps=8)
+        loops.append(StudentLoop(settings, lesson, LoopSettings(method, student_steps=2, memory=50)))
+    losses = [list(loop.run()) for loop in loops]
+    assert losses[0] == losses[1] and min(losses[0]) > 0
+    for networks in zip(*((loop.student, loop.trainer.generator) for loop in loops), strict=True):
+        assert all(map(torch.equal, *(network.parameters() for network in networks)))
+
+
+def test_a_copy_of_a_classifier_with_one_logit_has_one(tmp_path: Path) -> None:
+    settings = TrialConfig.parse({**TINY, "bn_weight": 0.0, **BINARY}, "tests")
+    inputs = tasks.obtain(settings, tmp_path / "cache")
+    lesson = Lesson(inputs.classifiers, ClassifierConfig(name="mlp", hidden=8), 2, start="teacher")
+    loop = StudentLoop(settings, lesson, LoopSettings())
+    images = blobs(200, inputs.classifier.shape, seed=9)
+    assert loop.student.eval()(images).shape == (200, 1)
+    assert (classes_of(loop.student, images) == lesson.answers(images)).float().mean() > 0.8
+    assert math.isfinite(next(loop.run()))
+
+
 def test_the_student_of_a_loop_can_start_as_a_copy_of_its_teacher(classifier: Classifier, settings: TrialConfig) -> None:
     hidden = len(classifier.module[1].weight) // 2  # type: ignore[index]
     lesson = Lesson([classifier], ClassifierConfig(name="mlp_bn", hidden=hidden), 2, start="teacher")
@@ -138,6 +176,20 @@ def test_the_student_of_a_loop_can_start_as_a_copy_of_its_teacher(classifier: Cl
     agree = classes_of(loop.student.eval(), images) == lesson.answers(images)
     assert agree.float().mean() > 0.7
     assert math.isfinite(next(loop.run()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_classifier_without_layers_of_torch_teaches_too(method: str, classifier: Classifier, settings: TrialConfig) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(0.05 * torch.randn(784, 10, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.weight
+
+    teacher = Classifier(Product(), classifier.class_names, classifier.shape, classifier.samples)
+    assert len(list(small(teacher, settings.updated({"bn_weight": 0.0}, "tests"), method).run())) == 4
 
 
 def test_a_loss_that_is_not_finite_ends_the_loop(classifier: Classifier, settings: TrialConfig) -> None:

@@ -17,6 +17,7 @@ from gbc.kkt.trial_classifier import ForwardPass
 from gbc.kkt.weighted_losses import LOSSES, Loss
 from gbc.report import METRIC_DIRECTIONS, Report
 from gbc.runtime import derive_seed
+from gbc.training.reporting import LastPass, kkt_state
 from gbc.training.trainer import Trainer
 from tests.gbc.training.conftest import FREE
 from tests.support import missing
@@ -200,6 +201,19 @@ def test_training_brings_the_samples_towards_real_images(fresh: Callable[..., Tr
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_both_batch_norm_modes_train(fresh: Callable[..., Trainer], mode: str) -> None:
     assert next(fresh(bn_mode=mode).run()).metrics["kkt/rho"] > 0
+
+
+def test_the_multiplier_of_the_own_class_which_no_equation_uses_is_in_no_metric(fresh: Callable[..., Trainer]) -> None:
+    run = fresh()
+    report = next(run.run())
+    ((_, labels, multipliers),) = run._last_passes
+    assert torch.equal(labels, run.last_batches[0].labels) and multipliers is not None
+    of_wrong = [value for row, label in zip(multipliers, labels, strict=True) for c, value in enumerate(row) if c != label]
+    assert report.metrics["kkt/mu_mean"] == pytest.approx(torch.stack(of_wrong).mean().item())
+    assert report.metrics["kkt/mu_active"] == pytest.approx((torch.stack(of_wrong) > 0).float().mean().item())
+    by_hand = LastPass(torch.zeros(2), torch.tensor([0, 1]), torch.tensor([[9.0, 1.0, 2.0], [0.0, 7.0, 5.0]]))
+    state = kkt_state(run.classifiers, [by_hand])
+    assert (state["kkt/mu_mean"], state["kkt/mu_active"]) == (2.0, 0.75)
 
 
 def test_divergence_names_step_and_loss(fresh: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
