@@ -33,8 +33,8 @@ def probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.rand(32, *shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def availability(phi: nn.Module, config: TrialConfig, images: Tensor) -> Availability:
-    """Examine a classifier with the `probe` images.
+def availability(phi: nn.Module, decay: float, config: TrialConfig, images: Tensor) -> Availability:
+    """Examine a classifier, which was trained with weight decay `decay`, with the `probe` images.
 
     Every preset uses Λ by the default policy and BatchNorm statistics, so these are off where they cannot be had. A policy
     that the settings ask for is an error instead.
@@ -45,6 +45,8 @@ def availability(phi: nn.Module, config: TrialConfig, images: Tensor) -> Availab
     off: dict[str, str] = {}
     if not any(isinstance(layer, BATCH_NORMS) and layer.running_mean is not None for layer in phi.modules()):
         off["bn"] = "no layer is a BatchNorm with stored statistics"
+    if not decay:
+        off["closed"] = "classifier.weight_decay is 0, and so is wd·ζ"
     try:
         return Availability(_degrees(phi, config, images), off)
     except NotQuasiHomogeneous as fault:
@@ -63,13 +65,13 @@ def _degrees(phi: nn.Module, config: TrialConfig, images: Tensor) -> homogeneity
     return degrees
 
 
-def findings(classifier: Classifier, config: TrialConfig) -> dict[str, Any]:
+def findings(classifier: Classifier, decay: float, config: TrialConfig) -> dict[str, Any]:
     """The `availability` of a classifier for people and records, as plain data: `lambda` and `off`; absent where empty.
 
-    Raises: as `availability`.
+    `decay` is the weight decay that it was trained with. Raises: as `availability`.
     """
     images = probe(classifier.shape, next(classifier.module.parameters()).device)
-    available = availability(classifier.module, config, images)
+    available = availability(classifier.module, decay, config, images)
     result: dict[str, Any] = {}
     if "stationarity" not in available.off:
         reach = homogeneity.reach(classifier.module, config.lambda_policy, config.bn_mode, available.degrees, images)

@@ -45,7 +45,8 @@ class TrialClassifier:
         self.loaded, self.config, self.index, self.task = loaded, config, index, spec.task
         self.phi = loaded.module.to(device)
         probe = availability.probe(loaded.shape, device)
-        available = availability.availability(self.phi, config, probe)
+        decay = spec.classifier.weight_decay
+        available = availability.availability(self.phi, decay, config, probe)
         if config.surrogate:
             with_surrogate(self.phi, config.surrogate)
         self.zeta = list(self.phi.parameters())
@@ -58,14 +59,13 @@ class TrialClassifier:
         invariant = convergence.before_batch_norm(self.phi, probe)
         self.decayed = [p for name, p in self.phi.named_parameters() if name.rpartition(".")[0] not in invariant]
         self.loss = spec.classifier.loss
-        decay = spec.classifier.weight_decay
         self.decay_targets = [decay * parameter.detach() for parameter in self.decayed]
 
         self.local = torch.tensor(loaded.numbers_of(class_names), device=device)
         """The classifier's own number of each of the generator's labels; −1 for labels that it does not have."""
         start = config.alpha_init
         if config.alpha == "last_layer":
-            start = -math.log(convergence.margin_of_last_layer(self.phi, spec.classifier.weight_decay))
+            start = -math.log(convergence.margin_of_last_layer(self.phi, decay))
         self.alpha: Tensor = torch.tensor(start, device=device, requires_grad=True)
         if config.alpha == "last_layer":
             self.alpha.register_hook(torch.zeros_like)

@@ -190,7 +190,10 @@ def merged(sets: Sequence[TaskData]) -> TaskData:
 
 def findings(config: TrialConfig, inputs: TrialInputs) -> list[dict[str, Any]]:
     """Λ of each classifier and the losses that it cannot have, as plain data (`gbc.kkt.availability.findings`)."""
-    return [availability.findings(classifier, config) for classifier in inputs.classifiers]
+    return [
+        availability.findings(classifier, spec.classifier.weight_decay, config)
+        for classifier, spec in zip(inputs.classifiers, config.classifiers(), strict=True)
+    ]
 
 
 def remarks(of_each: Sequence[Mapping[str, Any]], config: TrialConfig, searched: Container[str] = ()) -> Iterator[str]:

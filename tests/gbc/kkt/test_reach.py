@@ -117,7 +117,7 @@ def test_without_a_lambda_other_losses_train(
     end: nn.Module | None, named: str, settings: TrialConfig, images: ImageDataset
 ) -> None:
     phi = Classifier(Unscaled(end), images.class_names, images.shape, 100)
-    findings = availability.findings(phi, settings)
+    findings = availability.findings(phi, settings.classifier.weight_decay, settings)
     assert set(findings) == {"off"} and set(findings["off"]) == {"stationarity_weight", "beta", "bn_weight"}
     assert named in findings["off"]["beta"]
     metrics = next(Trainer(settings, [phi]).run()).metrics
@@ -125,6 +125,14 @@ def test_without_a_lambda_other_losses_train(
     assert losses == {"loss/total", "loss/ce", "loss/tv"} and "kkt/rho" not in metrics
     with pytest.raises(NotQuasiHomogeneous):  # a policy that is asked for is not left out
         Trainer(settings.updated({"lambda_policy": "min_norm"}, "test"), [phi])
+
+
+def test_without_weight_decay_there_is_no_closed_form(settings: TrialConfig, images: ImageDataset) -> None:
+    phi = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), images.class_names, images.shape, 100)
+    for decay, off in ((1e-4, False), (0.0, True)):
+        trial = settings.updated({"closed_weight": 1.0, "classifier.weight_decay": decay}, "test")
+        assert ("closed_weight" in availability.findings(phi, decay, trial)["off"]) is off
+        assert ("loss/closed" not in next(Trainer(trial, [phi]).run()).metrics) is off
 
 
 def test_remarks_speak_of_what_the_settings_use() -> None:

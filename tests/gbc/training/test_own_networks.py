@@ -44,7 +44,7 @@ def test_a_generator_is_born_from_it(
     ours, regime, _ = pretrain.obtain(trial.classifier, images, tmp_path / "cache")
     x, labels = images.train()
     assert regime["accuracy"] == pytest.approx((theirs(x).argmax(dim=1) == labels).float().mean().item())
-    findings: dict[str, Any] = availability.findings(ours, trial)
+    findings: dict[str, Any] = availability.findings(ours, trial.classifier.weight_decay, trial)
     assert set(findings.get("off", {})) == OFF[name]
     assert findings["lambda"]["limited_by"] == LIMITED_BY.get(name)
 
