@@ -135,7 +135,7 @@ def _by_time(sweep: Sweep, unit: float) -> tuple[pd.Series, list[float]]:
     ended = sorted((trial.ended, trial.value) for trial in contenders if trial.ended is not None and trial.value is not None)
     values = pd.Series([value for _, value in ended], dtype=float)
     best = values.cummin() if sweep.objective.sign < 0 else values.cummax()
-    return best, [(when - min(begins, default=when)) / unit for when, _ in ended]
+    return best, [(time - min(begins, default=time)) / unit for time, _ in ended]
 
 
 def _spread(sweeps: Sequence[Sweep], metric: str) -> Panel:

@@ -47,12 +47,12 @@ def cost_of(sweep: Sweep) -> Cost:
 
 def busy_spans(trial: Trial) -> list[tuple[float, float]]:
     """Spans (begin, end) in seconds since 1970 in which a trial was at work: cut where the sweep was interrupted."""
-    reports = [when for _, when in sorted(trial.run.times.items())]
+    reports = [time for _, time in sorted(trial.run.times.items())]
     begin = trial.started if trial.started is not None else (reports[0] if reports else None)
     end = trial.ended if trial.ended is not None else (reports[-1] if reports else None)
     if begin is None or end is None or end < begin:
         return []
-    points = [begin, *(when for when in sorted(reports) if begin <= when <= end), end]
+    points = [begin, *(time for time in sorted(reports) if begin <= time <= end), end]
     silences = np.diff(points)
     longest = max(_SILENCE, _PAUSE * float(np.median(silences)))
     parts, since = [], begin

@@ -19,10 +19,10 @@ class CorruptFile(BadInput):
 class NotQuasiHomogeneous(BadInput):
     """Φ(x; e^{αΛ}ζ) = e^α Φ(x; ζ) does not hold for the degrees Λ that were chosen."""
 
-    def __init__(self, layer: str, why: str) -> None:
-        """`layer` names the module at fault, `why` gives the reason."""
-        super().__init__(f"the classifier is not quasi-homogeneous: {layer}: {why}")
-        self.layer, self.why = layer, why
+    def __init__(self, layer: str, reason: str) -> None:
+        """`layer` names the module at fault."""
+        super().__init__(f"the classifier is not quasi-homogeneous: {layer}: {reason}")
+        self.layer, self.reason = layer, reason
 
 
 class Diverged(Exception):

@@ -163,8 +163,8 @@ def _shaped(annotation: Any, value: Any, path: tuple[str, ...], source: str, ori
     kind, inner = get_origin(annotation), get_args(annotation)
 
     def wrong(expected: str) -> BadInput:
-        where, key = _where(path, source, origins)
-        return BadInput(f"{where}: {key + ': ' if key else ''}expected {expected}, found {_kind(value)}")
+        location, key = _location(path, source, origins)
+        return BadInput(f"{location}: {key + ': ' if key else ''}expected {expected}, found {_kind(value)}")
 
     if isinstance(annotation, type) and issubclass(annotation, Config):
         if isinstance(value, str) and (named := annotation.named(value)):
@@ -192,7 +192,7 @@ def _shaped(annotation: Any, value: Any, path: tuple[str, ...], source: str, ori
     return value
 
 
-def _where(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tuple[str, str]:
+def _location(path: tuple[str, ...], source: str, origins: Mapping[str, str]) -> tuple[str, str]:
     """The origin of the value at `path`, and the part of `path` that it does not name: (flag, rest) or (source, path)."""
     for end in range(len(path), 0, -1):
         if flag := origins.get(".".join(path[:end])):
@@ -234,8 +234,8 @@ def _path(loc: tuple[Any, ...], data: Any) -> tuple[str, ...]:
 
 def _lines(path: tuple[str, ...], errors: list[Any], model: type[Config], source: str, origins: Mapping[str, str]) -> list[str]:
     error, value = errors[0], errors[0]["input"]
-    where, key = _where(path, source, origins)
-    start = f"{where}: {key}: " if key else f"{where}: "
+    location, key = _location(path, source, origins)
+    start = f"{location}: {key}: " if key else f"{location}: "
     if error["type"] == "json_invalid":
         return [f"{source}: holds text that is not UTF-8"]
     if error["type"] == "extra_forbidden":
@@ -243,7 +243,7 @@ def _lines(path: tuple[str, ...], errors: list[Any], model: type[Config], source
         hint = suggest(path[-1], part.model_fields if part else ())
         if len(hint) > 200:
             hint = "`python search/run.py --dry-run` prints all that are"
-        return [f"{where}: {shown('.'.join(path))} is not a setting; {hint}"]
+        return [f"{location}: {shown('.'.join(path))} is not a setting; {hint}"]
     if isinstance(value, str) and _is_number(value) and "type" in error["type"]:
         remedy = "remove the quotes" if math.isfinite(float(value)) else "a finite number is needed"
         return [f"{start}{shown(value)} is text, not a number; {remedy}"]

@@ -85,8 +85,8 @@ def end_trial(name: str, number: int, *, as_json: bool) -> int:
         raise BadInput(f"--trial {number}: it has ended already ({trials[number].state})")
     sweep.give(Order("end", trial=number))
     running = sweep.driver is not None
-    when = "at its next report" if running else f"when sweep {name}, which is not running, is continued"
-    return _answer(f"trial {number} ends as stopped early {when}", as_json, sweep=name, trial=number, running=running)
+    moment = "at its next report" if running else f"when sweep {name}, which is not running, is continued"
+    return _answer(f"trial {number} ends as stopped early {moment}", as_json, sweep=name, trial=number, running=running)
 
 
 def enqueue(name: str, text: str, *, as_json: bool) -> int:
@@ -95,10 +95,10 @@ def enqueue(name: str, text: str, *, as_json: bool) -> int:
     settings = parse_setting(text, sweep.config)
     sweep.give(Order("enqueue", settings=settings))
     running = sweep.driver is not None
-    when = "starts next" if running else f"starts first when sweep {name}, which is not running, is continued"
+    moment = "starts next" if running else f"starts first when sweep {name}, which is not running, is continued"
     reason = exhausted_budget(sweep.config, *sweep.trials())
     caveat = f"; but {remedy(sweep.config, reason)}" if reason else ""
-    return _answer(f"the setting {text} {when}{caveat}", as_json, sweep=name, settings=settings, running=running)
+    return _answer(f"the setting {text} {moment}{caveat}", as_json, sweep=name, settings=settings, running=running)
 
 
 def parse_setting(text: str, config: SweepConfig) -> dict[str, Any]:

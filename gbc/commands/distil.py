@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = _of_model(arguments) if arguments.model else _of_trial(arguments)
     lesson = distillation.Lesson(
         source.inputs.classifiers, student, arguments.steps, arguments.temperature, arguments.student_lr,
-        lambda who, step, steps: print(f"student {who}: step {step}/{steps}", file=sys.stderr),
+        lambda student, step, steps: print(f"student {student}: step {step}/{steps}", file=sys.stderr),
         arguments.start, arguments.fresh_targets, pick_device(source.settings.device),
     )  # fmt: skip
     network = (

@@ -52,7 +52,7 @@ def availability(phi: nn.Module, decay: float, config: TrialConfig, images: Tens
     except NotQuasiHomogeneous as fault:
         if config.lambda_policy != _DEFAULT_POLICY:
             raise
-        off |= dict.fromkeys(("stationarity", "duality"), f"there is no Λ: {fault.layer}: {fault.why}")
+        off |= dict.fromkeys(("stationarity", "duality"), f"there is no Λ: {fault.layer}: {fault.reason}")
         return Availability({name: 0.0 for name, _ in phi.named_parameters()}, off)
 
 

@@ -86,8 +86,8 @@ class RowSpace:
 class RowSpaces(LayerInputs):
     """The row spaces of a classifier's layers, and the costs of their inputs in its last forward pass."""
 
-    def __init__(self, module: nn.Module, example: Tensor, eps: float, which: str = "first") -> None:
-        """Adds hooks to the first layer of `module`, or with `which` "all" to every linear and convolutional one.
+    def __init__(self, module: nn.Module, example: Tensor, eps: float, extent: str = "first") -> None:
+        """Adds hooks to the first layer of `module`, or with `extent` "all" to every linear and convolutional one.
 
         `example` is a batch of inputs of the module.
 
@@ -96,7 +96,7 @@ class RowSpaces(LayerInputs):
         """
         layers = row_space_layers(module, example)
         centred = before_batch_norm(module, example)
-        chosen = layers if which == "all" else dict([next(iter(layers.items()))])
+        chosen = layers if extent == "all" else dict([next(iter(layers.items()))])
         self.spaces = {name: RowSpace(layer, eps, name in centred) for name, layer in chosen.items()}
         super().__init__(list(chosen.values()))
 

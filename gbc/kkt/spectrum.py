@@ -57,8 +57,8 @@ class Spectrum:
         return {**asdict(self), "informative": self.informative}
 
 
-def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Spectrum]:
-    """The spectrum of the first layer, or with `which` "all" of every linear and convolutional one in order of use.
+def spectra(module: nn.Module, example: Tensor, extent: str = "first") -> list[Spectrum]:
+    """The spectrum of the first layer, or with `extent` "all" of every linear and convolutional one in order of use.
 
     `example` is a batch of inputs.
 
@@ -68,7 +68,7 @@ def spectra(module: nn.Module, example: Tensor, which: str = "first") -> list[Sp
     without_bias = before_batch_norm(module, example)
     result = []
     layers = linear_layers(module, example)
-    for name, layer in list(layers.items())[: None if which == "all" else 1]:
+    for name, layer in list(layers.items())[: None if extent == "all" else 1]:
         with_bias = layer.bias is not None and name not in without_bias
         shape = (layer.weight.shape[0], layer.weight[0].numel() + with_bias)
         values, _ = decompose(layer, with_bias)

@@ -130,8 +130,8 @@ class Lesson:
             narrowing.narrow(teacher.module.cpu(), network, images[first].cpu())  # which takes seconds
         return network.to(self.device).train()
 
-    def teach(self, pool: Tensor, who: str = "") -> nn.Module:
-        """A student of the images `pool` [K, channels, height, width], in eval mode; `who` names it to `progress`.
+    def teach(self, pool: Tensor, student: str = "") -> nn.Module:
+        """A student of the images `pool` [K, channels, height, width], in eval mode; `student` names it to `progress`.
 
         Raises:
             BadInput: as `new_student`.
@@ -140,10 +140,10 @@ class Lesson:
         pool = pool.to(self.device)
         network = self.new_student(pool)
         targets = self.probabilities(pool, self.temperature)
-        self._train(network, pool, targets, who)
+        self._train(network, pool, targets, student)
         return network.eval()
 
-    def _train(self, network: nn.Module, pool: Tensor, targets: Tensor, who: str) -> None:
+    def _train(self, network: nn.Module, pool: Tensor, targets: Tensor, student: str) -> None:
         """Minimise T²·KL(teacher ‖ student) at temperature T over batches of the pool, shifted by up to two pixels."""
         rng = torch.Generator().manual_seed(self.student.seed)
         optimiser = Adam(network.parameters(), lr=self.lr)
@@ -160,7 +160,7 @@ class Lesson:
             if (step + 1) % _EVERY == 0 or step + 1 == self.steps:
                 if not loss.isfinite():
                     raise Diverged(step + 1, "the student's loss")
-                self.progress(who, step + 1, self.steps)
+                self.progress(student, step + 1, self.steps)
 
 
 def same_classes(teachers: Sequence[Classifier], class_names: tuple[str, ...]) -> bool:

@@ -134,8 +134,8 @@ class Audit:
         several = len(self.freedom) > 1
         lines = []
         for mode, free in self.freedom.items():
-            where = f" with BatchNorm {mode}" if several else ""
-            lines.append(f"Directions that Λ may move in{where}: {free}.")
+            condition = f" with BatchNorm {mode}" if several else ""
+            lines.append(f"Directions that Λ may move in{condition}: {free}.")
         lines += ["", "| policy | λ of each tensor | left-hand side of Eq. (4) |", "|---|---|---|"]
         for result in self.policies:
             name = f"{result.policy}{f', BatchNorm {result.mode}' if several else ''}"

@@ -67,7 +67,7 @@ def run(
         "inputs": len(inputs),
         "batch_norm": mode,
         "freedom": freedom,
-        "ways": ways | {name: {"refused": why} for name, why in refused.items()},
+        "ways": ways | {name: {"refused": reason} for name, reason in refused.items()},
     }
     drawn = {name: _largest_logits(both) for name, both in curves.items()}
     first = next(iter(curves.values()))

@@ -98,11 +98,11 @@ def _controls(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _range(dimension: Dimension) -> str:
-    where = f" {dimension.where}" if dimension.when else ""
+    condition = f" {dimension.where}" if dimension.when else ""
     if dimension.log10 is not None:
-        return "10^[{:g}, {:g}]".format(*dimension.log10) + where
+        return "10^[{:g}, {:g}]".format(*dimension.log10) + condition
     if dimension.uniform is not None:
-        return "[{:g}, {:g}]".format(*dimension.uniform) + where
+        return "[{:g}, {:g}]".format(*dimension.uniform) + condition
     if dimension.int is not None:
-        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "") + where
-    return ", ".join(map(str, dimension.choice or ())) + where
+        return "{} to {}".format(*dimension.int) + (", log" if dimension.log else "") + condition
+    return ", ".join(map(str, dimension.choice or ())) + condition

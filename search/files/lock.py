@@ -51,9 +51,9 @@ UNKNOWN_DRIVER: Final = Driver(0, "unknown", "a moment ago")
 """A driver that holds the lock of a sweep and has not yet written who it is."""
 
 
-def already_running(name: str, who: Driver | None) -> BadInput:
+def already_running(name: str, driver: Driver | None) -> BadInput:
     """The error for a second driver of a sweep."""
-    detail = f" ({who.describe()})" if who else ""
+    detail = f" ({driver.describe()})" if driver else ""
     return BadInput(f"sweep {name!r} is being run already{detail}; wait for it, or choose another --name")
 
 

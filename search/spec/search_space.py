@@ -260,15 +260,15 @@ class SearchSpace:
     def _faulty_conditions(self) -> Iterable[str]:
         for key, conditions in self._conditions.items():
             for parent, values in conditions.items():
-                where = f"space: {key}: when.{parent}"
+                source = f"space: {key}: when.{parent}"
                 if parent not in self.dimensions:
-                    yield f"{where}: {unknown(parent, self.dimensions)}"
+                    yield f"{source}: {unknown(parent, self.dimensions)}"
                 elif self.dimensions[parent].choice is None:
-                    yield f"{where}: {parent} is a range; a condition names a setting with a choice"
+                    yield f"{source}: {parent} is a range; a condition names a setting with a choice"
                 else:
                     for value in values:
                         if not self.dimensions[parent].holds(value):
-                            yield f"{where}: {outside(value, self.dimensions[parent])}"
+                            yield f"{source}: {outside(value, self.dimensions[parent])}"
                             break
 
     def _sampling_order(self) -> tuple[str, ...]:
@@ -325,11 +325,11 @@ def take_out(key: str, fixed: Mapping[str, Any], space: dict[str, Any], first_tr
     for settings in (space, *first_trials):
         settings.pop(key, None)
     for name, dimension in list(space.items()):
-        when = dimension.get("when") if isinstance(dimension, dict) else None
-        if not isinstance(when, dict) or key not in when:
+        condition = dimension.get("when") if isinstance(dimension, dict) else None
+        if not isinstance(condition, dict) or key not in condition:
             continue
-        wanted = when.pop(key)
+        wanted = condition.pop(key)
         if fixed.get(key) not in (wanted if isinstance(wanted, list) else [wanted]):
             take_out(name, fixed, space, first_trials)
-        elif not when:
+        elif not condition:
             del dimension["when"]

@@ -145,9 +145,9 @@ class SinkThread:
         except Exception as fault:  # of other libraries, disks and servers: there is no list of what they raise
             self._turn_off(f"{type(fault).__name__}: {first_line(fault, None)}")
 
-    def _turn_off(self, why: str) -> None:
+    def _turn_off(self, reason: str) -> None:
         self._off = True
-        self._fault = self._fault or f"--log-to {self._name} is off from here on ({why}); trials and MLflow go on"
+        self._fault = self._fault or f"--log-to {self._name} is off from here on ({reason}); trials and MLflow go on"
         while not self._jobs.empty():  # pictures take memory
             try:
                 self._jobs.get_nowait()

@@ -115,14 +115,14 @@ def _last_message(fault: Exception, assignment: Assignment, root: str | None) ->
         fault.__traceback__ = None
         release_memory()
         return OutOfMemory(next(iter(str(fault).splitlines()), "").partition(". ")[0])
-    if why := external_fault(fault, Path(assignment["folder"])):
-        return Halt(why)
+    if reason := external_fault(fault, Path(assignment["folder"])):
+        return Halt(reason)
     _log_error(assignment, root)
     if not isinstance(fault, BadInput | Diverged):
         return None
     # What is there on one node (`--data-root`, `--weights`) may be missing on another.
-    where = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
-    return Failed(redacted(f"{where}{fault}"))
+    source = f"on {socket.gethostname()}: " if assignment["storage"] and isinstance(fault, BadInput) else ""
+    return Failed(redacted(f"{source}{fault}"))
 
 
 def _log_error(assignment: Assignment, root: str | None) -> None:

@@ -67,8 +67,8 @@ def _private_file(path: Path) -> Iterator[TextIO]:
 def take_hang_report(hang_report: Path) -> tuple[str, str] | None:
     """Read and delete the report of a hang: the reason and the traceback. None when the process ended in another way."""
     with contextlib.suppress(OSError):
-        reason, _, where = hang_report.read_text(errors="replace").partition("\n")
+        reason, _, frames = hang_report.read_text(errors="replace").partition("\n")
         hang_report.unlink()
-        if where.startswith(_TIMEOUT_WORDS):
-            return reason, where
+        if frames.startswith(_TIMEOUT_WORDS):
+            return reason, frames
     return None

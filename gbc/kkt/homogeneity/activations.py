@@ -79,10 +79,10 @@ class Collector:
         form[self.tensors[id(tensor)]] = 1.0
         return form
 
-    def require_zero(self, form: Array, layer: str, why: str) -> None:
+    def require_zero(self, form: Array, layer: str, reason: str) -> None:
         """Add the equation ⟨form, λ⟩ = 0."""
         if form.any():
-            self.equations.append(Equation(form, 0.0, layer, why))
+            self.equations.append(Equation(form, 0.0, layer, reason))
 
     def without_shifts(self, value: Activation) -> Activation:
         """Require that every shift of `value` has its degree, and return it without shifts."""

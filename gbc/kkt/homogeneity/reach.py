@@ -56,13 +56,13 @@ def reach(module: nn.Module, policy: str, mode: str, degrees: Degrees, example: 
         system = structural(module, mode, example)
         possible = system.can_be_positive()
     except NotQuasiHomogeneous as fault:
-        return Reach(policy, mode, kept, total, None, fault.layer, fault.why)
+        return Reach(policy, mode, kept, total, None, fault.layer, fault.reason)
     except BadInput as fault:
         return Reach(policy, mode, kept, total, None, type(module).__name__, str(fault))
     shapes = dict(module.named_parameters())
     blocked = [name for name in system.names if name not in possible and shapes[name].ndim > 1]
-    layer, why = _limit(system, blocked) if blocked else (None, "")
-    return Reach(policy, mode, kept, total, possible, layer, why)
+    layer, reason = _limit(system, blocked) if blocked else (None, "")
+    return Reach(policy, mode, kept, total, possible, layer, reason)
 
 
 def _limit(system: System, blocked: Sequence[str]) -> tuple[str, str]:
@@ -71,12 +71,12 @@ def _limit(system: System, blocked: Sequence[str]) -> tuple[str, str]:
     for equation in system.equations:
         # With λ ≥ 0, a sum of positive multiples of λ that is 0 forces each of them to be 0.
         if equation.value == 0 and equation.form[index] and ((equation.form >= 0).all() or (equation.form <= 0).all()):
-            return equation.layer, equation.why
+            return equation.layer, equation.reason
     positive: Mapping[str, float] = {blocked[-1]: 1.0}
     try:
         system.with_fixed(positive).solve()
     except NotQuasiHomogeneous as fault:
-        return fault.layer, fault.why
+        return fault.layer, fault.reason
     raise AssertionError(f"λ of {blocked[-1]} can be positive")
 
 

@@ -31,7 +31,7 @@ class Equation:
     """Coefficients [T], one for each unknown."""
     value: float
     layer: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class System:
             if not _feasible(fewer, len(self.names)):
                 conflict = fewer
         first, *others = conflict or self.equations
-        against = "; ".join(f"{other.layer}: {other.why}" for other in others[-2:])
-        return NotQuasiHomogeneous(first.layer, first.why + (f" (in conflict with {against})" if against else ""))
+        against = "; ".join(f"{other.layer}: {other.reason}" for other in others[-2:])
+        return NotQuasiHomogeneous(first.layer, first.reason + (f" (in conflict with {against})" if against else ""))
 
 
 def unit_form(names: tuple[str, ...], name: str) -> Array:
