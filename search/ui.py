@@ -111,12 +111,20 @@ def _study_pages(arguments: argparse.Namespace) -> int:
 
 
 def _sweeps(name: str | None) -> list[SweepConfig]:
-    """The settings of the sweep that is asked for, or of all."""
+    """The settings of the sweep that is asked for, or of all whose record can be read; a line names each other one."""
+    from gbc.errors import BadInput
     from search.files.paths import existing_sweep, recorded_config, sweep_folder, sweep_names
 
-    return (
-        [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(sweep)) for sweep in sweep_names()]
-    )
+    if name:
+        return [recorded_config(existing_sweep(name))]
+    readable = []
+    for sweep in sweep_names():
+        try:
+            readable.append(recorded_config(sweep_folder(sweep)))
+        except BadInput as fault:
+            reason = flags.without_secrets(str(fault).splitlines()[0])
+            print(f"note: sweep {sweep} is left out: {reason}", flush=True)
+    return readable
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:
