@@ -138,7 +138,7 @@ class Recorder:
             why = first_line(fault, self._tracker.uri)
             self._display.note(f"MLflow's store refuses: {why}; trials go on, and it is tried again")
         self._refused = refused
-        self._tell_of_sinks()
+        self._show_news()
 
     def reconcile(self) -> None:
         """Bring MLflow to where the study is, and close trials that only lack their end. Call it before Ray starts."""
@@ -204,7 +204,7 @@ class Recorder:
             self._writer.drain(faults.PATIENCE)
         finally:
             self._sinks.close()
-            self._tell_of_sinks()
+            self._show_news()
         for trial in self._ledger.entries():
             if not trial.finished:
                 self._tracker.interrupt_trial(trial.number)
@@ -220,8 +220,8 @@ class Recorder:
             lambda: map(Progress.from_history, self._saved(trial.number)),
         )  # fmt: skip
 
-    def _tell_of_sinks(self) -> None:
-        for line in self._sinks.news():
+    def _show_news(self) -> None:
+        for line in (*self._tracker.news(), *self._sinks.news()):
             self._display.note(line)
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
