@@ -9,11 +9,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
+from search.run import parser
 from search.spec.config import SweepConfig
-from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
+from search.spec.presets import CONFIGS, preset_help
+from search.spec.resolve import objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
 from tests.conftest import TINY
 from tests.search.conftest import resolved_sweep, tiny_sweep
+from tests.support import missing
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -32,6 +35,13 @@ def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
     assert set(config.space) == set(reference.space)
     if preset == "paper":
         assert config.space == reference.space and config.trial.steps == 50_000
+
+
+def test_the_help_names_every_preset_and_the_data_sets_of_those_that_some_have() -> None:
+    common, *special = preset_help().split("; ")
+    assert not missing(["configs/", "paper", "quick (default)"], common)
+    assert special == ["for fashion_mnist also convolutional, ensemble, reconstruction", "for mnist also halves"]
+    assert preset_help() in " ".join(parser().format_help().split())
 
 
 def test_the_papers_preset_is_table_2() -> None:
@@ -182,11 +192,13 @@ def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], messa
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
+def test_unknown_datasets_get_a_suggestion_and_unknown_presets_those_there_are() -> None:
     with pytest.raises(BadInput, match=r"dataset 'fashion'.*'fashion_mnist'"):
         resolved_sweep(dataset="fashion")
-    with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*'paper'"):
+    with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*: halves, paper, quick$"):
         resolved_sweep(dataset="mnist", preset="papr")
+    with pytest.raises(BadInput, match=r"'halves' .*fashion_mnist.*: convolutional, ensemble, paper, quick, reconstruction$"):
+        resolved_sweep(preset="halves")
     with pytest.raises(BadInput, match=r"mine\.yaml: "):
         resolved_sweep(config=Path("mine.yaml"))
 
