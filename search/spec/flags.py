@@ -110,7 +110,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--steps", "trial.steps", "optimiser steps of a full trial", type=whole),
         Flag(
             "--time-budget", "time_budget",
-            "wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)", "TIME", minutes,
+            "wall time of all runs together, the start of workers included and the classifier's training not, e.g. 45m or 8h "
+            "(a bare number: minutes)", "TIME", minutes,
         ),
         Flag("--max-steps", "max_steps", "optimiser steps of all trials together", "N", whole),
         Flag("--patience", "patience", "end when the best has not improved in K full trials", "K", whole),
