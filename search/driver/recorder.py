@@ -84,9 +84,9 @@ class Recorder:
 
     def started(self, assignment: Assignment) -> None:
         """Record that a worker took a trial."""
-        number, repeats = assignment["number"], self._ledger.entry(assignment["number"]).repeats
-        self._writer.open_trial(number, assignment["settings"], repeats)
-        self._display.started(number, assignment["acknowledged"], repeats)
+        trial = self._ledger.entry(assignment["number"])
+        self._writer.open_trial(trial.number, assignment["settings"], trial.repeats)
+        self._display.started(trial.number, assignment["acknowledged"], trial.repeats, by_hand=trial.by_hand)
 
     def reported(self, assignment: Assignment, message: Message) -> Decision:
         """Record a worker's message, and answer whether its trial goes on."""
@@ -148,7 +148,9 @@ class Recorder:
         behind = {trial.number for trial in trials if self._tracker.lacks(trial.number, trial.last_step, trial.finished)}
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
-            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason, trial.repeats)
+            self._display.add_earlier(
+                trial.number, trial.state, trial.last_step, trial.reason, trial.repeats, by_hand=trial.by_hand
+            )
             if self._sinks:
                 self._writer.catch_up(self._earlier(trial))
             if trial.number in behind:
