@@ -28,7 +28,7 @@ class RayStart:
     """Start of Ray on this machine in a thread, beside the other preparations of a sweep: both take seconds.
 
     If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The
-    thread lives on: to the kernel Ray's processes are its children, and go when it goes.
+    thread lives as long as the context: to the kernel Ray's processes are its children, and go when it goes.
     """
 
     def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
@@ -36,7 +36,7 @@ class RayStart:
         ray_runtime.quiet_environment()
         self._machine, self._folder = machine, folder
         self._fault: Halted | None = None
-        self._ready, self._taken = threading.Event(), config.places.address is not None
+        self._ready, self._over, self._taken = threading.Event(), threading.Event(), config.places.address is not None
         if self._taken:
             self._ready.set()
             return
@@ -47,12 +47,12 @@ class RayStart:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._taken:
-            return
-        self._ready.wait()
-        ray_runtime.leave()
-        processes.kill_processes(self._folder)
-        processes.delete_session(self._folder / SCRATCH)
+        if not self._taken:
+            self._ready.wait()
+            ray_runtime.leave()
+            processes.kill_processes(self._folder)
+            processes.delete_session(self._folder / SCRATCH)
+        self._over.set()
 
     def take(self) -> None:
         """Wait until Ray runs. From here on the caller shuts it down.
@@ -78,7 +78,7 @@ class RayStart:
         except Exception as fault:  # of many kinds: no room for its files, no answer within half a minute from a busy machine
             self._fault = Halted(f"Ray did not start: {first_line(fault, None)}")
         self._ready.set()
-        threading.Event().wait()
+        self._over.wait()
 
 
 def run_ray(

@@ -211,6 +211,11 @@ class Recorder:
             if not trial.finished:
                 self._tracker.interrupt_trial(trial.number)
 
+    def close(self) -> None:
+        """End the threads that write to MLflow and the sinks; what was not written by `finish` is left to a later run."""
+        self._writer.close()
+        self._sinks.close(0.0)
+
     def _open(self, trial: TrialRecord) -> None:
         self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"), trial.repeats)
 

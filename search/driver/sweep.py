@@ -209,6 +209,7 @@ def _run(
                 orders.close()
                 summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
         finally:
+            recorder.close()
             ledger.close()
     halt.raise_if_halted()
     assert summary is not None
