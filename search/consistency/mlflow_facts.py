@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, reach, runs_of, usable
+from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, open_client, runs_of, usable
 from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking.client import address
@@ -53,10 +53,7 @@ def read(config: SweepConfig, watch: Watch) -> tuple[list[Facts], list[Facts]]:
     if missing(uri):
         return [], []
     with faults.readable(), usable(uri):
-        reach(uri)
-        from mlflow import MlflowClient
-
-        client = MlflowClient(uri)
+        client = open_client(uri)
         parents, trials = runs_of(client, config.dataset, config.name)
         known = [_facts(client, run, config) for run in parents]
         return known, [_facts(client, run, config) for run in watch("MLflow runs", trials)]

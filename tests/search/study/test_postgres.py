@@ -17,12 +17,16 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy
+import sqlalchemy.event
 import yaml
 from mlflow import MlflowClient
 from sqlalchemy.exc import OperationalError
 
 from gbc.errors import BadInput
+from search import ui
 from search.files.paths import sweep_folder
 from search.run import main
 from search.spec.config import SweepConfig
@@ -30,6 +34,8 @@ from search.spec.faults import Halted, halting
 from search.study import store as studies
 from search.study.ledger import Ledger
 from search.study.orders import Order, give, recorded_orders
+from search.tracking import relocation
+from search.tracking.client import experiments
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep
 from tests.support import ROOT, missing
@@ -270,6 +276,42 @@ def test_a_server_that_goes_away_halts_the_driver_and_frees_its_lock(
         ledger.flush()
     assert ledger.study.get_trials()[number].intermediate_values == {3: 0.5}
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.long
+def test_readers_too_create_the_tables_of_a_store_under_the_lock_alone(server: Postgres) -> None:
+    uri = server.url("empty", password=True)
+    assert relocation.moved(uri) is None  # a first start asks this
+    held = list[int]()
+
+    def ask(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.lstrip().startswith("CREATE TABLE"):
+            held.append(other.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted").rowcount)
+
+    address = server.url("new", password=True).replace("+psycopg", "")
+    with psycopg.connect(address, autocommit=True) as other:
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", ask)
+        try:
+            assert experiments(uri) == {"Default": "0"}
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", ask)
+    assert held and all(held)
+
+
+def test_a_sweep_whose_driver_has_not_created_the_tables_yet_is_left_to_it(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = config_of(server, "later", places={"study_url": server.url("later")})
+    sweep_folder("later").mkdir(parents=True)
+    (sweep_folder("later") / "sweep.yaml").write_text(yaml.safe_dump(config.record()))
+    assert main(["--status", "later"]) == 0 and "0 of 4" in capsys.readouterr().out
+    assert ui.main(["--optuna"]) == 2
+    assert not missing(["later", "not begun"], capsys.readouterr().err)
+    ledger = Ledger(config, sweep_folder("later"))
+    assert ledger.ask().number == 0
+    ledger.close()
+    assert studies.study_of(config, Path()).attributes()["sweep"]["name"] == "later"
 
 
 @pytest.mark.parametrize(
