@@ -6,12 +6,14 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from gbc import plain_yaml
 from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
 from search.run import parser
 from search.spec.config import SweepConfig
-from search.spec.presets import CONFIGS, preset_help
+from search.spec.flags import from_options, settings
+from search.spec.presets import CONFIGS, preset_help, presets
 from search.spec.resolve import objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
 from tests.conftest import TINY
@@ -35,6 +37,30 @@ def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
     assert set(config.space) == set(reference.space)
     if preset == "paper":
         assert config.space == reference.space and config.trial.steps == 50_000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"repeat": 2, "trials": 3}, {"objective": "tstr/1nn,classifier/accuracy"}, {"sampler": "grid"}, {"steps": 100},
+        {"classifier": "conv", "require": {"kkt/rho": 0.9}, "log_to": "tensorboard", "max_steps": 10**9, "report_every": 2},
+        {"warm_start": "other", "warm_start_trials": 3, "scheduler": "median", "patience": 3, "hang_limit": 5},
+        {"storage": "s3://bucket/x", "study_url": "postgresql://me@host/d", "tracking_uri": "http://host:5000"},
+    ],
+    ids=lambda options: " ".join(options) or "as it is",
+)  # fmt: skip
+@pytest.mark.parametrize("preset", [(name, preset) for name, kinds in presets().items() for preset in kinds], ids="-".join)
+def test_a_resolved_sweep_is_a_file_for_the_same_sweep(
+    preset: tuple[str, str], options: dict[str, object], tmp_path: Path
+) -> None:
+    given = {**options, **({"images": "/tmp"} if preset[0] == "images" else {})}
+    if preset[0] == "none" and "objective" in options:
+        given["objective"] = "free/score,classifier/accuracy"
+    flags = settings(from_options(given))
+    asked = resolved_sweep(dataset=preset[0], preset=preset[1], flags=flags)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(plain_yaml.dump(asked.record()))
+    assert resolved_sweep(config=printed) == asked
 
 
 def test_the_help_names_every_preset_and_the_data_sets_of_those_that_some_have() -> None:
