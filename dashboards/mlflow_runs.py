@@ -16,10 +16,9 @@ from urllib.parse import unquote, urlsplit
 from dashboards.errors import ReportError
 from dashboards.settings import SweepSettings
 from records.addresses import public
-from records.mlflow_store import FRONT, STEP_METRIC, missing, number_of, reach, runs_of, usable
+from records.mlflow_store import FRONT, STEP_METRIC, missing, number_of, open_client, runs_of, usable
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
     from PIL import Image
 
@@ -62,10 +61,7 @@ class SweepRuns:
             advice = "run this in the folder of the sweep, or set MLFLOW_TRACKING_URI"
             raise ReportError(f"MLflow store {public(self.uri)}: no such file; {advice}")
         with usable(self.uri):
-            reach(self.uri)
-            from mlflow import MlflowClient
-
-            self._client: MlflowClient = MlflowClient(self.uri)
+            self._client = open_client(self.uri)
             sweeps, self._trials = runs_of(self._client, settings.dataset, settings.name)
         if not sweeps:
             raise ReportError(f"MLflow store {public(self.uri)}: holds no run of the sweep {settings.name!r}")
@@ -128,8 +124,8 @@ class SweepRuns:
         latest: dict[int, tuple[tuple[int, bool], str]] = {}
         for path in paths:
             if match := _STEP_IMAGE.search(path):
-                step, when, kind = int(match[1]), int(match[2]), match[3]
-                key = (when, kind == "png")
+                step, logged, kind = int(match[1]), int(match[2]), match[3]
+                key = (logged, kind == "png")
                 if step not in latest or key > latest[step][0]:
                     latest[step] = key, path
         return {step: path for step, (_, path) in sorted(latest.items())}

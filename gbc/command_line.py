@@ -12,7 +12,8 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -117,6 +118,31 @@ def real(text: str) -> float:
     if not abs(number) < float("inf"):
         raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number")
     return number
+
+
+@contextmanager
+def progress(label: str, count: int, *, shown_from: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show the progress of long work on stderr, as a bar on a terminal and as ten lines elsewhere.
+
+    `label` names the `count` pieces of work; fewer than `shown_from` are not worth a line. Yields a function
+    to call with the number of those that were just done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, done = Console(stderr=True), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=count < shown_from or not console.is_terminal) as bar:
+        task = bar.add_task(label, total=count)
+
+        def advance(number: int) -> None:
+            nonlocal done
+            tenths, done = 10 * done // count, done + number
+            bar.update(task, completed=done)
+            if count >= shown_from and not console.is_terminal and 10 * done // count > tenths:
+                print(f"{label} {done}/{count}", file=sys.stderr)
+
+        yield advance
 
 
 def check_can_write(out: Path, flag: str = "--out") -> None:

@@ -28,16 +28,38 @@ def connected(url: str) -> Iterator[Engine]:
     Raises:
         Unreadable: whatever goes wrong in it, in one line.
     """
+    with explained(url), engine_for(url) as engine:
+        yield engine
+
+
+@contextmanager
+def engine_for(url: str) -> Iterator[Engine]:
+    """Open an engine on a study's database; faults in the context pass as they are.
+
+    Raises:
+        Unreadable: the client library is not installed.
+    """
     import sqlalchemy
-    from sqlalchemy.exc import SQLAlchemyError
 
     check_client(url)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=CONNECTION)
     try:
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=CONNECTION)
-        try:
-            yield engine
-        finally:
-            engine.dispose()
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Take every error of SQLAlchemy in the context as one of the study's database at `url`.
+
+    Raises:
+        Unreadable: in place of it.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except SQLAlchemyError as fault:
         raise unusable_database(url, fault) from None
 
@@ -85,13 +107,28 @@ def check_client(url: str) -> None:
 
 
 def unusable_database(url: str, fault: SQLAlchemyError) -> Unreadable:
-    """The error of SQLAlchemy in one line that names the database, without passwords."""
-    reason = fault_line(getattr(fault, "orig", None) or fault, url)
-    return Unreadable(
-        f"study {public(url)}: cannot be used: {reason} (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)"
-    )
+    """The error of SQLAlchemy in one line that names the database and the cause, without passwords."""
+    cause = getattr(fault, "orig", None) or fault
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    # Of several attempts to connect the first line is a heading.
+    reason = fault_line(next((line for line in lines if not line.endswith(":")), type(cause).__name__), url)
+    if connection_lost(fault):
+        return Unreadable(f"study {public(url)}: the database cannot be reached: {reason}")
+    hint = " (a password may be in the URL, in PGPASSWORD or in ~/.pgpass)" if "password" in reason else ""
+    return Unreadable(f"study {public(url)}: cannot be used: {reason}{hint}")
 
 
-def of_another_version(where: object, fault: RuntimeError) -> Unreadable:
-    """The error of Optuna about tables whose layout it does not know, in one line that says where they are."""
-    return Unreadable(f"study {where}: {fault_line(fault, None)}")
+def connection_lost(fault: SQLAlchemyError) -> bool:
+    """True if a database did not answer, or answers no more; False if it answered that something is wrong."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    if not isinstance(fault, DBAPIError):
+        return False
+    # A server that refuses a connection has no code of an error there, and says so in the text alone.
+    answered = getattr(fault.orig, "sqlstate", "") is not None or any(sign in str(fault.orig) for sign in ("FATAL", "password"))
+    return fault.connection_invalidated or (isinstance(fault, OperationalError) and not answered)
+
+
+def of_another_version(address: object, fault: RuntimeError) -> Unreadable:
+    """The error of Optuna about tables whose layout it does not know, in one line that names their `address`."""
+    return Unreadable(f"study {address}: {fault_line(fault, None)}")

@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from records.addresses import first_line, public, sqlite_url
+from records.creation_lock import creation_lock
 from records.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ def reach(uri: str) -> None:
         socket.create_connection((parts.hostname or "localhost", port), timeout=10).close()
     except (OSError, ValueError) as fault:
         raise Unreadable(_explain(fault, uri)) from None
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Open the store for reading.
+
+    MLflow creates the tables that a store in PostgreSQL lacks, and must not while a driver does. A database in a file is not
+    `missing` only once it is whole.
+
+    Raises:
+        Unreadable: no server answers. Within `usable` also for whatever else goes wrong.
+    """
+    reach(uri)
+    from mlflow import MlflowClient
+
+    with creation_lock(uri) if uri.startswith("postgresql") else nullcontext():
+        return MlflowClient(uri)
 
 
 def all_runs(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:

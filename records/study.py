@@ -56,6 +56,9 @@ _FOR_OPTUNA: Final = (
     f"SELECT trial_id, value, value_type FROM trial_values WHERE trial_id IN ({_TRIALS}) ORDER BY trial_id, objective",
 )
 
+_HAS_TABLES: Final = "SELECT to_regclass('version_info') IS NOT NULL AND to_regclass('alembic_version') IS NOT NULL"
+"""Of PostgreSQL. Optuna creates all tables at once, and `alembic_version` last."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -204,8 +207,8 @@ def _file_tables(path: Path, queries: Sequence[str]) -> list[Table]:
         raise _damaged(path, fault) from None
 
 
-def _damaged(path: Path, why: object) -> Damaged:
-    return Damaged(f"{path}: damaged ({str(why).splitlines()[-1]})")
+def _damaged(path: Path, fault: object) -> Damaged:
+    return Damaged(f"{path}: damaged ({str(fault).splitlines()[-1]})")
 
 
 def _read(path: Path, queries: Sequence[str]) -> list[Table]:
@@ -224,6 +227,8 @@ def _database_tables(url: str, name: str, queries: Sequence[str]) -> list[Table]
 
     with connected(url) as engine, engine.connect() as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        if not connection.execute(text(_HAS_TABLES)).scalar():  # the first sweep has not begun
+            return [[] for _ in queries]
         if not schema.is_known(connection.execute(text(schema.VERSION))):
             raise schema.UnknownSchema
         return [connection.execute(text(query.format(which=_NAMED)), {"name": name}).all() for query in queries]

@@ -76,7 +76,12 @@ class TrialRecord:
     @property
     def counts(self) -> bool:
         """True if it is one of the `trials` that the sweep plans: neither a setting given by hand nor a repetition."""
-        return self.origin != ENQUEUED and self.repeats is None
+        return not self.by_hand and self.repeats is None
+
+    @property
+    def by_hand(self) -> bool:
+        """True if its settings were given by hand."""
+        return self.origin == ENQUEUED
 
     @property
     def last_step(self) -> int:

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     cli.add_argument("--trial", type=whole, metavar="N", help="with --stop: only this trial, as stopped early")
     cli.add_argument("--repair", action="store_true", help="with --check: mend what can be mended, and say what was done")
-    cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep and run nothing")
+    cli.add_argument("--dry-run", action="store_true", help="print the resolved sweep, a file for --config, and run nothing")
     cli.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
     return cli
 

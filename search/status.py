@@ -139,7 +139,7 @@ def read_overview(name: str) -> Overview:
         seconds_left=None if budget is None else round(max(0.0, budget - seconds), 1),
         steps_left=None if config.max_steps is None else max(0, config.max_steps - steps),
         patience_left=None if patience is None else max(0, patience - trials_since_improvement(config, entries)),
-        by_hand=sum(not trial.counts for trial in own),
+        by_hand=sum(trial.by_hand for trial in own),
         finalists=finalists_view(config, entries),
         seeds=repetitions.verdict(config.objective.metric, finalist_results(config, entries)),
         repetitions=sum(trial.repeats is not None and trial.finished for trial in entries),

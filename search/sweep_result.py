@@ -80,7 +80,7 @@ class SweepResult:
         """
         import pandas as pd
 
-        from records.mlflow_store import number_of, reach, runs_of, usable
+        from records.mlflow_store import number_of, open_client, runs_of, usable
         from search.files.paths import sweep_folder
         from search.spec.faults import readable
         from search.study.store import recorded_trials
@@ -89,10 +89,7 @@ class SweepResult:
         trials, _ = recorded_trials(self.config, sweep_folder(self.name))
         uri = address(self.config)
         with readable(), usable(uri):
-            reach(uri)
-            from mlflow import MlflowClient
-
-            _, runs = runs_of(MlflowClient(uri), self.config.dataset, self.name)
+            _, runs = runs_of(open_client(uri), self.config.dataset, self.name)
         scores = {number_of(run.data.tags): dict(sorted(run.data.metrics.items())) for run in runs}
         rows = [
             {

@@ -61,6 +61,7 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
     from records.addresses import public
     from records.mlflow_store import default_address, missing
     from search.tracking import relocation
+    from search.tracking.client import experiments
 
     stores = _by_store(_sweeps(arguments.sweep))
     wanted = [*stores] if arguments.sweep else [default_address(), *stores]
@@ -75,6 +76,8 @@ def _mlflow_pages(arguments: argparse.Namespace) -> int:
     if moved := relocation.moved(uri):
         name = next((sweep.name for sweep in sweeps), "NAME")
         print(f"note: {moved}; `python search/run.py --check {name} --repair` sets the addresses right", flush=True)
+    if not uri.startswith("sqlite:"):
+        experiments(uri)  # creates what tables there are not: MLflow's server would, without our lock
     port = _port(arguments.port, _PORTS["mlflow"])
     command = ["mlflow", "server", "--backend-store-uri", uri, "--host", _HOST, "--port", str(port), "--workers", "1"]
     # Without the part that runs jobs it starts in a quarter of the time.
@@ -91,7 +94,10 @@ def _study_pages(arguments: argparse.Namespace) -> int:
     from gbc.errors import BadInput
     from records.addresses import sqlite_url
     from records.paths import STUDY_FILE, where_sweeps_are
+    from records.study import SETTINGS
     from search.files.paths import sweep_folder
+    from search.spec.faults import readable
+    from search.study.store import study_of
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("--optuna needs optuna-dashboard; pip install '.[dashboard]'")
@@ -99,7 +105,12 @@ def _study_pages(arguments: argparse.Namespace) -> int:
     if not sweeps:
         raise BadInput(f"no sweep here; {where_sweeps_are()}")
     latest = max(sweeps, key=lambda config: sweep_folder(config.name).stat().st_mtime)
-    url = latest.places.study_url or sqlite_url((sweep_folder(latest.name) / STUDY_FILE).resolve())
+    folder = sweep_folder(latest.name)
+    if latest.places.study_url:
+        with readable():
+            if SETTINGS not in study_of(latest, folder).attributes():  # else optuna-dashboard would create the tables
+                raise BadInput(f"sweep {latest.name} has not begun yet")
+    url = latest.places.study_url or sqlite_url((folder / STUDY_FILE).resolve())
     port = _port(arguments.port, _PORTS["optuna"])
     start = f"import optuna_dashboard, sys; optuna_dashboard.run_server(sys.argv[1], host={_HOST!r}, port={port})"
     with _Server(["-c", start, url], {}) as server:
@@ -111,12 +122,20 @@ def _study_pages(arguments: argparse.Namespace) -> int:
 
 
 def _sweeps(name: str | None) -> list[SweepConfig]:
-    """The settings of the sweep that is asked for, or of all."""
+    """The settings of the sweep that is asked for, or of all whose record can be read; a line names each other one."""
+    from gbc.errors import BadInput
     from search.files.paths import existing_sweep, recorded_config, sweep_folder, sweep_names
 
-    return (
-        [recorded_config(existing_sweep(name))] if name else [recorded_config(sweep_folder(sweep)) for sweep in sweep_names()]
-    )
+    if name:
+        return [recorded_config(existing_sweep(name))]
+    readable = []
+    for sweep in sweep_names():
+        try:
+            readable.append(recorded_config(sweep_folder(sweep)))
+        except BadInput as fault:
+            reason = flags.without_secrets(str(fault).splitlines()[0])
+            print(f"note: sweep {sweep} is left out: {reason}", flush=True)
+    return readable
 
 
 def _by_store(sweeps: Sequence[SweepConfig]) -> dict[str, list[SweepConfig]]:

@@ -163,10 +163,10 @@ def classifier(settings: TrialConfig, images: ImageDataset, classifier_cache: Pa
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """PostgreSQL with four databases, new for each module."""
+    """PostgreSQL with five databases, new for each module."""
     from tests.support.servers import postgres
 
-    with postgres(tmp_path_factory.mktemp("postgres"), "studies", "mlflow", "empty", "new") as database_server:
+    with postgres(tmp_path_factory.mktemp("postgres"), "studies", "mlflow", "empty", "new", "later") as database_server:
         yield database_server
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gbc.command_line import positive, seed
+from gbc.command_line import positive, progress, seed
 from gbc.commands import options
 from gbc.commands.options import Commands
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHEET: Final = 10_000
-_QUIET: Final = 5_000  # no progress below this number, which takes a second
+_SHOWN_FROM: Final = 5_000  # images, which take a second
 
 
 def add(commands: Commands) -> None:
@@ -58,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     classes = [generator.label_named(text) for text in named]
     synthetic = synthetic_sets.SyntheticSet(generator, classes, arguments.count, arguments.seed)
     synthetic.check_room(out, files=not kind)
-    with _progress(arguments.count) as on_written:
+    with progress("images", arguments.count, shown_from=_SHOWN_FROM) as on_written:
         if kind == ".npz":
             synthetic_sets.write_arrays(out, synthetic, on_written)
         elif kind == ".png":
@@ -76,27 +74,3 @@ def _write_sheet(out: Path, images: Iterator[Tensor], classes: int, count: int) 
 
     columns = pictures.columns_for(classes) if classes > 1 else round(count**0.5) or 1
     write_atomic(out, pictures.png(pictures.grid(torch.cat(list(images)), columns)))
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a large set on stderr, as a bar on a terminal and as ten lines elsewhere.
-
-    Yields a function to call with the number of images that were just written.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console, done = Console(stderr=True), 0
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=count < _QUIET or not console.is_terminal) as bar:
-        task = bar.add_task("images", total=count)
-
-        def on_written(images: int) -> None:
-            nonlocal done
-            tenths, done = 10 * done // count, done + images
-            bar.update(task, completed=done)
-            if count >= _QUIET and not console.is_terminal and 10 * done // count > tenths:
-                print(f"images {done}/{count}", file=sys.stderr)
-
-        yield on_written

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
+from gbc.command_line import progress
 from search.consistency.collect import audit
 from search.consistency.finding import SweepAudit
 from search.consistency.repair import REPAIRS, mend
@@ -13,6 +15,8 @@ from search.files.paths import existing_sweep
 from search.spec.faults import halting
 from search.study.store import exclusive_driver
 from search.tracking.client import address
+
+_SHOWN_FROM: Final = 20  # trials; fewer are read in a moment
 
 
 def run(name: str, *, repair: bool, as_json: bool) -> int:
@@ -23,7 +27,7 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         Halted: a repair broke off because a disk is full, or a store or MLflow's server is gone.
     """
     sweep, done = existing_sweep(name), list[str]()
-    result = audit(sweep)
+    result = audit(sweep, watch=_watched)
     if repair and result.live:
         with exclusive_driver(result.config, sweep):  # says who it is
             pass
@@ -31,15 +35,23 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         with halting(sweep, address(result.config)), exclusive_driver(result.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{finding.describe()}: deleted" for finding in result.findings if finding.file == sweep / LOCK_HOLDER]
-            while (mine := audit(sweep, mine=True)).partial:
+            while (mine := audit(sweep, mine=True, watch=_watched)).partial:
                 done += mend(mine)
             done += mend(mine)
-        result = audit(sweep)
+        result = audit(sweep, watch=_watched)
     if as_json:
         print(json.dumps(_as_data(result, done), indent=2))
     else:
         _show(result, done, mendable=not repair)
     return 1 if result.findings else 0
+
+
+def _watched(label: str, elements: Sequence[Any]) -> Iterator[Any]:
+    """The elements, with progress on stderr."""
+    with progress(label, len(elements), shown_from=_SHOWN_FROM) as advance:
+        for element in elements:
+            yield element
+            advance(1)
 
 
 def _show(result: SweepAudit, done: list[str], *, mendable: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, reach, runs_of, usable
+from records.mlflow_store import ROLE, STEP_METRIC, missing, number_of, open_client, runs_of, usable
 from search.spec import faults
 from search.spec.config import SweepConfig
 from search.tracking.client import address
@@ -13,6 +14,9 @@ from search.tracking.client import address
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+Watch = Callable[[str, Sequence[Any]], Iterator[Any]]
+"""Gives the elements that are read, named for people, one after the other, and shows how many of them are done."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,10 @@ class Facts:
         return number_of(self.tags)
 
 
-def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
+def read(config: SweepConfig, watch: Watch) -> tuple[list[Facts], list[Facts]]:
     """The runs of a sweep and of its trials, oldest first; nothing is created, not even the store.
+
+    `watch` shows the progress.
 
     Raises:
         BadInput: the store cannot be read.
@@ -47,12 +53,10 @@ def read(config: SweepConfig) -> tuple[list[Facts], list[Facts]]:
     if missing(uri):
         return [], []
     with faults.readable(), usable(uri):
-        reach(uri)
-        from mlflow import MlflowClient
-
-        client = MlflowClient(uri)
+        client = open_client(uri)
         parents, trials = runs_of(client, config.dataset, config.name)
-        return [_facts(client, run, config) for run in parents], [_facts(client, run, config) for run in trials]
+        known = [_facts(client, run, config) for run in parents]
+        return known, [_facts(client, run, config) for run in watch("MLflow runs", trials)]
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:

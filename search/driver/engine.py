@@ -7,9 +7,10 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from records.addresses import first_line
 from records.trial import TrialRecord
@@ -23,12 +24,15 @@ from search.study.ledger import Ledger
 from search.worker.messages import Assignment
 from search.worker.trial import run_trial
 
+if TYPE_CHECKING:
+    from search.driver.tune_adapter import TuneAdapter
+
 
 class RayStart:
     """Start of Ray on this machine in a thread, beside the other preparations of a sweep: both take seconds.
 
     If a cluster was joined before, nothing is started. If `take` is never called, the context manager shuts Ray down. The
-    thread lives on: to the kernel Ray's processes are its children, and go when it goes.
+    thread lives as long as the context: to the kernel Ray's processes are its children, and go when it goes.
     """
 
     def __init__(self, config: SweepConfig, machine: Machine, folder: Path) -> None:
@@ -36,7 +40,7 @@ class RayStart:
         ray_runtime.quiet_environment()
         self._machine, self._folder = machine, folder
         self._fault: Halted | None = None
-        self._ready, self._taken = threading.Event(), config.places.address is not None
+        self._ready, self._over, self._taken = threading.Event(), threading.Event(), config.places.address is not None
         if self._taken:
             self._ready.set()
             return
@@ -47,12 +51,12 @@ class RayStart:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._taken:
-            return
-        self._ready.wait()
-        ray_runtime.leave()
-        processes.kill_processes(self._folder)
-        processes.delete_session(self._folder / SCRATCH)
+        if not self._taken:
+            self._ready.wait()
+            ray_runtime.leave()
+            processes.kill_processes(self._folder)
+            processes.delete_session(self._folder / SCRATCH)
+        self._over.set()
 
     def take(self) -> None:
         """Wait until Ray runs. From here on the caller shuts it down.
@@ -78,7 +82,7 @@ class RayStart:
         except Exception as fault:  # of many kinds: no room for its files, no answer within half a minute from a busy machine
             self._fault = Halted(f"Ray did not start: {first_line(fault, None)}")
         self._ready.set()
-        threading.Event().wait()
+        self._over.wait()
 
 
 def run_ray(
@@ -99,18 +103,28 @@ def run_ray(
     """
     start = start or RayStart(config, machine, folder)
     start.wait()
-    from ray import tune  # a second or two, in which a Ctrl-C leaves Ray to `start`
+    from search.driver.tune_adapter import TuneAdapter  # a second or two, in which a Ctrl-C leaves Ray to `start`
 
-    from search.driver.tune_adapter import TuneAdapter
+    adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
+    start.take()
+    with _watched(halt, folder), _signals_stop_tune():
+        try:
+            _tuner(config, machine, adapter, trainable, folder / SCRATCH).fit()
+        except (RayAbandoned, Exception):
+            if halt.reason is None:
+                raise
+        finally:
+            if halt.reason is None or halt.records_fail:  # else Ray would wait for what is dead
+                ray_runtime.leave()
+
+
+def _tuner(
+    config: SweepConfig, machine: Machine, adapter: TuneAdapter, trainable: Callable[[dict[str, Any]], None], scratch: Path
+) -> Any:
+    """A Tuner that runs what `adapter` gives it, and keeps its own files in `scratch`."""
+    from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback goes to its own log
-    scratch = folder / SCRATCH
-    daemons = processes.ray_daemons()
-    clock = Clock()
-
-    def ray_fault() -> str | None:
-        return processes.death_of_daemons(daemons) or clock.set_back()
-
     # Not in the assignments: Ray writes those down.
     if config.places.storage:
         trainable = tune.with_parameters(trainable, storage_url=config.places.storage)
@@ -119,47 +133,60 @@ def run_ray(
         gpus = math.floor(assignment["gpus"] * 10_000) / 10_000  # as fine as Ray counts: three thirds must fit
         return tune.PlacementGroupFactory([{"CPU": machine.cpus_per_trial, "GPU": gpus}])
 
-    adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
-    start.take()
+    return tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # the searcher says when it is over
+            # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
+            max_concurrent_trials=machine.concurrency if machine.bounded else None,
+            reuse_actors=True,
+            search_alg=adapter.searcher,
+            scheduler=adapter.scheduler,
+        ),
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=str(scratch.resolve()),
+            verbose=0,
+            callbacks=[adapter.callback],
+            stop=adapter.stopper,
+            failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
+        ),
+    )
+
+
+@contextmanager
+def _watched(halt: HaltMonitor, folder: Path) -> Iterator[None]:
+    """Let `halt` know of faults of Ray, whose processes are gone at the end, and exit where a call into Ray never returns."""
+    daemons, clock = processes.ray_daemons(), Clock()
+
+    def ray_fault() -> str | None:
+        return processes.death_of_daemons(daemons) or clock.set_back()
+
     halt.watch(ray_fault)
     out_of_ray = processes.exit_when_stuck(ray_fault)
-    # Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,  # the searcher says when it is over
-                # Without a bound Ray has one trial waiting for room, so that a node that joins is used at once.
-                max_concurrent_trials=machine.concurrency if machine.bounded else None,
-                reuse_actors=True,
-                search_alg=adapter.searcher,
-                scheduler=adapter.scheduler,
-            ),
-            run_config=tune.RunConfig(
-                name="run",
-                storage_path=str(scratch.resolve()),
-                verbose=0,
-                callbacks=[adapter.callback],
-                stop=adapter.stopper,
-                failure_config=tune.FailureConfig(max_failures=max(config.retries, 1) if machine.nodes else config.retries),
-            ),
-        )
-        results: Any = tuner.fit()
-        del results
-    except (RayAbandoned, Exception):
-        if halt.reason is None:
-            raise
+        yield
     finally:
-        if halt.reason is None or halt.records_fail:  # else Ray would wait for what is dead
-            ray_runtime.leave()
-        for number, handler in handlers.items():  # Tune leaves its own, which only notes that it was called
-            signal.signal(number, handler)
         out_of_ray.set()
         halt.watch(lambda: None)
         processes.kill_processes(folder)
-        processes.delete_session(scratch)
+        processes.delete_session(folder / SCRATCH)
+
+
+@contextmanager
+def _signals_stop_tune() -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop Tune in good order; afterwards signals are answered as before.
+
+    Ray's C++ handler aborts on SIGTERM; Tune's own answer to SIGUSR1 is to stop in good order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGUSR1, handlers[signal.SIGTERM])  # until Tune has its own
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():  # Tune leaves its own, which only notes that it was called
+            signal.signal(number, handler)

@@ -41,6 +41,7 @@ class _Line:
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
     repeats: int | None = None
+    by_hand: bool = False
 
 
 class ProgressDisplay:
@@ -67,14 +68,19 @@ class ProgressDisplay:
         if self._live:
             self._live.stop()
 
-    def add_earlier(self, number: int, state: str, step: int, reason: str | None, repeats: int | None = None) -> None:
+    def add_earlier(
+        self, number: int, state: str, step: int, reason: str | None, repeats: int | None = None, *, by_hand: bool = False
+    ) -> None:
         """Add a trial of an earlier run of the same sweep; a plain console shows nothing."""
-        self._lines[number] = _Line(state, step, step, reason=reason, repeats=repeats)
+        self._lines[number] = _Line(state, step, step, reason=reason, repeats=repeats, by_hand=by_hand)
 
-    def started(self, number: int, step: int, repeats: int | None = None) -> None:
-        """Show that a worker took the trial, from `step`; as a repetition it has the number of the trial that it `repeats`."""
+    def started(self, number: int, step: int, repeats: int | None = None, *, by_hand: bool = False) -> None:
+        """Show that a worker took the trial, from `step`.
+
+        As a repetition it has the number of the trial that it `repeats`; a setting given `by_hand` is none of those planned.
+        """
         line = self._lines.setdefault(number, _Line())
-        line.state, line.began_at, line.repeats = "running", step, repeats
+        line.state, line.began_at, line.repeats, line.by_hand = "running", step, repeats, by_hand
         repetition = "" if repeats is None else f" (trial {repeats:04d} on a fresh seed)"
         self._say(f"trial {number:04d}  {'continues at step ' + str(step) if step else 'starts'}{repetition}")
 
@@ -119,7 +125,7 @@ class ProgressDisplay:
         # Weighing in one trial of the expected length keeps the first stopped trial from deciding all.
         mean = (expected_steps(self.config) + sum(line.step for line in done)) / (1 + len(done))
         repetitions = sum(line.repeats is not None for line in self._lines.values())
-        waiting = max(0, self.config.trials - len(self._lines) + repetitions) * mean
+        waiting = max(0, self.config.trials + self._by_hand + repetitions - len(self._lines)) * mean
         waiting += max(0, self.config.finalists * self.config.seeds - repetitions) * horizon
         running = sum(
             max(mean, line.step + 0.5 * (horizon - line.step)) - line.step
@@ -148,7 +154,11 @@ class ProgressDisplay:
 
     @property
     def _total(self) -> int:
-        return self.config.trials + self.config.finalists * self.config.seeds
+        return self.config.trials + self._by_hand + self.config.finalists * self.config.seeds
+
+    @property
+    def _by_hand(self) -> int:
+        return sum(line.by_hand for line in self._lines.values())
 
     def _say(self, text: str) -> None:
         if not self._live:

@@ -84,9 +84,9 @@ class Recorder:
 
     def started(self, assignment: Assignment) -> None:
         """Record that a worker took a trial."""
-        number, repeats = assignment["number"], self._ledger.entry(assignment["number"]).repeats
-        self._writer.open_trial(number, assignment["settings"], repeats)
-        self._display.started(number, assignment["acknowledged"], repeats)
+        trial = self._ledger.entry(assignment["number"])
+        self._writer.open_trial(trial.number, assignment["settings"], trial.repeats)
+        self._display.started(trial.number, assignment["acknowledged"], trial.repeats, by_hand=trial.by_hand)
 
     def reported(self, assignment: Assignment, message: Message) -> Decision:
         """Record a worker's message, and answer whether its trial goes on."""
@@ -135,10 +135,10 @@ class Recorder:
         fault = self._writer.fault  # before `since`, which the writer's thread sets before it
         refused = fault is not None and now - self._writer.since >= _SILENCE
         if fault is not None and refused and not self._refused:
-            why = first_line(fault, self._tracker.uri)
-            self._display.note(f"MLflow's store refuses: {why}; trials go on, and it is tried again")
+            reason = first_line(fault, self._tracker.uri)
+            self._display.note(f"MLflow's store refuses: {reason}; trials go on, and it is tried again")
         self._refused = refused
-        self._tell_of_sinks()
+        self._show_news()
 
     def reconcile(self) -> None:
         """Bring MLflow to where the study is, and close trials that only lack their end. Call it before Ray starts."""
@@ -148,7 +148,9 @@ class Recorder:
         behind = {trial.number for trial in trials if self._tracker.lacks(trial.number, trial.last_step, trial.finished)}
         self._tracked = {trial.number: self._tracker.last_step(trial.number) for trial in trials}
         for trial in trials:
-            self._display.add_earlier(trial.number, trial.state, trial.last_step, trial.reason, trial.repeats)
+            self._display.add_earlier(
+                trial.number, trial.state, trial.last_step, trial.reason, trial.repeats, by_hand=trial.by_hand
+            )
             if self._sinks:
                 self._writer.catch_up(self._earlier(trial))
             if trial.number in behind:
@@ -204,10 +206,15 @@ class Recorder:
             self._writer.drain(faults.PATIENCE)
         finally:
             self._sinks.close()
-            self._tell_of_sinks()
+            self._show_news()
         for trial in self._ledger.entries():
             if not trial.finished:
                 self._tracker.interrupt_trial(trial.number)
+
+    def close(self) -> None:
+        """End the threads that write to MLflow and the sinks; what was not written by `finish` is left to a later run."""
+        self._writer.close()
+        self._sinks.close(0.0)
 
     def _open(self, trial: TrialRecord) -> None:
         self._writer.open_trial(trial.number, settings_of(self._ledger.config, trial).model_dump(mode="json"), trial.repeats)
@@ -220,8 +227,8 @@ class Recorder:
             lambda: map(Progress.from_history, self._saved(trial.number)),
         )  # fmt: skip
 
-    def _tell_of_sinks(self) -> None:
-        for line in self._sinks.news():
+    def _show_news(self) -> None:
+        for line in (*self._tracker.news(), *self._sinks.news()):
             self._display.note(line)
 
     def _close(self, number: int, outcome: str, reason: str | None = None) -> None:
@@ -288,8 +295,8 @@ class Recorder:
         """The reason why a worker ended itself for its silence, if it did; its traceback goes to the trial's log."""
         if (hang := take_hang_report(hang_report_file(sweep_folder(self._ledger.config.name), number))) is None:
             return None
-        reason, where = hang
-        self._hung[number] = f"{self._hung.get(number, '')}{where}\n"
+        reason, frames = hang
+        self._hung[number] = f"{self._hung.get(number, '')}{frames}\n"
         storage.write(self._trial_folder(number) / LOG, self._hung[number].encode())
         return reason
 

@@ -14,7 +14,6 @@ from gbc.checkpoint import write_atomic
 from gbc.errors import BadInput
 from gbc.metrics.scale import Scale
 from gbc.settings import flatten
-from gbc.training.tasks import TrialInputs
 from records.mlflow_store import reach
 from records.paths import RECORD
 from records.trial import TrialRecord
@@ -121,13 +120,12 @@ def run_sweep(
                 untrained_inputs(variant.settings)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
-            summary, trials, tracker = _run(
-                config, machine, console, prior, begun, halt, stale, retry_failed=retry_failed, pictures=pictures
-            )
+            started = SweepRun(config, machine, console, prior, stale, pictures)
+            summary = started.run_to_end(begun, halt, retry_failed=retry_failed)
         if report and summary.finished:
             from search.driver.finalize import conclude  # seconds that a start need not wait
 
-            conclude(config, trials, tracker, summary, console)
+            conclude(config, started.ledger.entries(), started.tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
         elif report and config.report_every and summary.complete:
@@ -149,79 +147,114 @@ def _on_record(config: SweepConfig, folder: Path) -> tuple[list[TrialRecord], fl
     return trials, seconds, recorded_orders(config, folder, trials)
 
 
-def _run(
-    config: SweepConfig,
-    machine: Machine,
-    console: Console,
-    prior: Prior,
-    begun: RayStart | None,
-    halt: HaltMonitor,
-    stale: Sequence[Order],
-    *,
-    retry_failed: bool,
-    pictures: str,
-) -> tuple[Summary, list[TrialRecord], Tracker]:
-    """Run the sweep, from the preparation of the classifier to the end of this run in all records."""
-    folder = sweep_folder(config.name)
-    prepared = prepare(config, machine, console)
-    if prepared.memory is not None:
-        machine = machine.fitted(config.resources, *prepared.memory)
-    tracker = Tracker(config, prepared.origin(), Inputs([(variant.settings, variant.inputs) for variant in prepared.variants]))
-    check_against_mlflow(config, folder, tracker)
-    record = plain_yaml.dump(config.record())
-    noted = warm_start.write_note(config, prior, folder)  # before the record: a sweep that was started has what it started with
-    write_atomic(folder / RECORD, record.encode())
-    ledger = Ledger(config, folder, prior)
-    note_driver(ledger.study)
-    display = ProgressDisplay(config, console, graphics_protocol(pictures, console), ledger.seconds)
-    orders = PendingOrders(ledger, display, stale)
-    recorder = Recorder(ledger, tracker, display, files_folder(config), orders=orders)
-    try:
-        with halt.guard():
-            files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
-            tracker.begin(files, flatten(config.model_dump(mode="json")))
-            tracker.describe(question(config))
-            if retry_failed:
-                recorder.reopen_failed()
-            orders.poll()
-            recorder.reconcile()
-            waiting = orders.next_setting() is not None
-            if not orders.stopping and has_work_left(config, ledger.entries(), recorder.elapsed(), waiting=waiting):
-                if begun is not None:
-                    begun.wait()  # else its start would count in the speed
-                speed = prepared.steps_per_second()
-                if config.warm_start:
-                    announce.warm_start(config, prior, console)
-                config = _with_finalist_time(config, ledger, needed=minutes_needed(config, speed, machine.concurrency))
-                display.config = config
-                announce.run(config, machine, speed, ledger, console)
-                assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
-                recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
-                with display, LiveReport(config, ledger, display.note):
-                    run_ray(config, machine, ledger, recorder, assign, folder, halt, start=begun)
-            if halt.reason is None and exhausted_budget(config, ledger.entries(), recorder.elapsed()):
-                recorder.close_open_trials()
-    finally:
-        # Else the next start does it: a database that was waited for a minute is not waited for again.
-        summary = None
+class SweepRun:
+    """One run of a sweep, from the preparation of its classifiers to the end of the run in all records."""
+
+    def __init__(
+        self, config: SweepConfig, machine: Machine, console: Console, prior: Prior, stale: Sequence[Order], pictures: str
+    ) -> None:
+        """Train the classifiers, unless they are there, and open the records; `stale` are orders to the driver before.
+
+        Raises:
+            BadInput: the records do not fit together, or cannot be opened.
+        """
+        self.config, self._console, self._prior, self._folder = config, console, prior, sweep_folder(config.name)
+        self._prepared = prepared = prepare(config, machine, console)
+        self._machine = machine if prepared.memory is None else machine.fitted(config.resources, *prepared.memory)
+        inputs = Inputs([(variant.settings, variant.inputs) for variant in prepared.variants])
+        self.tracker = Tracker(config, prepared.origin(), inputs)
+        check_against_mlflow(config, self._folder, self.tracker)
+        record = plain_yaml.dump(config.record())
+        # The note before the record: a sweep that was started has what it started with.
+        noted = warm_start.write_note(config, prior, self._folder)
+        write_atomic(self._folder / RECORD, record.encode())
+        self._files = {RECORD: record, "classifier.json": prepared.regimes(), **noted}
+        self.ledger = Ledger(config, self._folder, prior)
+        note_driver(self.ledger.study)
+        self._display = ProgressDisplay(config, console, graphics_protocol(pictures, console), self.ledger.seconds)
+        self._orders = PendingOrders(self.ledger, self._display, stale)
+        self._recorder = Recorder(self.ledger, self.tracker, self._display, files_folder(config), orders=self._orders)
+
+    def run_to_end(self, begun: RayStart | None, halt: HaltMonitor, *, retry_failed: bool) -> Summary:
+        """Run what is left, on the Ray that `begun` starts, and close the records.
+
+        Raises:
+            Halted: `halt` has a reason.
+        """
+        recorder = self._recorder
         try:
-            if not halt.records_fail:
-                orders.close()
-                summary = _finish(config, ledger, tracker, recorder, folder, prepared.inputs)
+            with halt.guard():
+                self._catch_up(retry_failed)
+                waiting = self._orders.next_setting() is not None
+                if not self._orders.stopping and has_work_left(
+                    self.config, self.ledger.entries(), recorder.elapsed(), waiting=waiting
+                ):
+                    self._train(begun, halt)
+                if halt.reason is None and exhausted_budget(self.config, self.ledger.entries(), recorder.elapsed()):
+                    recorder.close_open_trials()
         finally:
-            ledger.close()
-    halt.raise_if_halted()
-    assert summary is not None
-    return summary, ledger.entries(), tracker
+            # Else the next start does it: a database that was waited for a minute is not waited for again.
+            summary = None
+            try:
+                if not halt.records_fail:
+                    self._orders.close()
+                    summary = self._finish()
+            finally:
+                recorder.close()
+                self.ledger.close()
+        halt.raise_if_halted()
+        assert summary is not None
+        return summary
 
+    def _catch_up(self, retry_failed: bool) -> None:
+        """Bring all records to where the study is."""
+        self.tracker.begin(self._files, flatten(self.config.model_dump(mode="json")))
+        self.tracker.describe(question(self.config))
+        if retry_failed:
+            self._recorder.reopen_failed()
+        self._orders.poll()
+        self._recorder.reconcile()
 
-def _with_finalist_time(config: SweepConfig, ledger: Ledger, needed: float) -> SweepConfig:
-    """Settle the time that is kept for finalists, and put it on record."""
-    settled = with_time(config, ledger.seconds, needed)
-    if settled != config:
-        write_atomic(sweep_folder(config.name) / RECORD, plain_yaml.dump(settled.record()).encode())
-        ledger.change(settled)
-    return settled
+    def _train(self, begun: RayStart | None, halt: HaltMonitor) -> None:
+        """Run trials to a budget or an interruption."""
+        if begun is not None:
+            begun.wait()  # else its start would count in the speed
+        speed = self._prepared.steps_per_second()
+        if self.config.warm_start:
+            announce.warm_start(self.config, self._prior, self._console)
+        self._keep_time_for_finalists(speed)
+        config, machine, ledger, recorder = self.config, self._machine, self.ledger, self._recorder
+        announce.run(config, machine, speed, ledger, self._console)
+        assign = _assignments(config, machine, recorder, watchdog.silence_limit(config, machine.slowest(speed)))
+        recorder.close_open_trials(overdue(config, ledger.entries(), recorder.elapsed()))
+        with self._display, LiveReport(config, ledger, self._display.note):
+            run_ray(config, machine, ledger, recorder, assign, self._folder, halt, start=begun)
+
+    def _keep_time_for_finalists(self, speed: float) -> None:
+        """Settle the time that is kept for finalists, and put it on record; `speed` is in steps/s of one trial alone."""
+        settled = with_time(self.config, self.ledger.seconds, minutes_needed(self.config, speed, self._machine.concurrency))
+        if settled != self.config:
+            write_atomic(self._folder / RECORD, plain_yaml.dump(settled.record()).encode())
+            self.ledger.change(settled)
+        self.config = self._display.config = settled
+
+    def _finish(self) -> Summary:
+        """Write the end of this run into all records."""
+        config, ledger, tracker = self.config, self.ledger, self.tracker
+        self._recorder.finish()
+        summary = summarise(config, ledger, tracker.metrics, self._folder)
+        if summary.finished and summary.best_trial is not None:
+            settings = settings_of(config, ledger.entry(summary.best_trial))
+            images = self._prepared.inputs.images
+            with suppress(BadInput):  # what cannot be measured or cached holds up no record
+                summary = with_scale(summary, config, Scale.obtain(images, settings.eval_per_class, CLASSIFIERS))
+        best = summary.best_trial
+        picture = trial_folder(files_folder(config), best) / PICTURE if best is not None else None
+        status = "FINISHED" if ended_by(config, ledger.entries(), ledger.seconds) else "KILLED"
+        front = [point["trial"] for point in summary.front]
+        tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
+        summary.write(self._folder)
+        return summary
 
 
 def _assignments(
@@ -234,25 +267,6 @@ def _assignments(
         )
 
     return assign
-
-
-def _finish(
-    config: SweepConfig, ledger: Ledger, tracker: Tracker, recorder: Recorder, folder: Path, inputs: TrialInputs
-) -> Summary:
-    """Write the end of this run into all records."""
-    recorder.finish()
-    summary = summarise(config, ledger, tracker.metrics, folder)
-    if summary.finished and summary.best_trial is not None:
-        settings = settings_of(config, ledger.entry(summary.best_trial))
-        with suppress(BadInput):  # what cannot be measured or cached holds up no record
-            summary = with_scale(summary, config, Scale.obtain(inputs.images, settings.eval_per_class, CLASSIFIERS))
-    best = summary.best_trial
-    picture = trial_folder(files_folder(config), best) / PICTURE if best is not None else None
-    status = "FINISHED" if ended_by(config, ledger.entries(), ledger.seconds) else "KILLED"
-    front = [point["trial"] for point in summary.front]
-    tracker.end(status, summary.best_metrics, summary.best_trial, picture, front)
-    summary.write(folder)
-    return summary
 
 
 def _delete_leftovers(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from gbc.errors import BadInput, CorruptFile
 from records.addresses import first_line, public
+from records.database import connection_lost
 from records.errors import Damaged, Unreadable
 
 PATIENCE = 60.0
@@ -83,10 +84,10 @@ class HaltMonitor:
         try:
             yield
         except Exception as fault:
-            why = external_fault(fault, self._folder, self._tracking_uri)
-            if why is None:
+            reason = external_fault(fault, self._folder, self._tracking_uri)
+            if reason is None:
                 raise
-            self.stop(why)
+            self.stop(reason)
 
     def raise_if_halted(self) -> None:
         """Raise `Halted` if there is a reason.
@@ -159,8 +160,11 @@ def external_fault(fault: BaseException, folder: Path, tracking_uri: str | None 
             store = "MLflow's store" if _passed_through(fault, "mlflow") else "the study"
             if "locked" in text:
                 return f"{store} has been locked by another process for a minute"
-            if not isinstance(fault, BadInput):  # else: refused at the start, with a mend
-                return f"{store} cannot be used: {text}"
+            if isinstance(fault, BadInput):  # refused at the start, with a mend
+                continue
+            if isinstance(cause, DatabaseError) and connection_lost(cause):
+                return f"the database of {store} cannot be reached: {text}"
+            return f"{store} cannot be used: {text}"
     if tracking_uri is not None and not isinstance(fault, BadInput) and _from_server(fault, tracking_uri):
         return f"MLflow's server {public(tracking_uri)} cannot be used: {_reason(fault, tracking_uri)}"
     return None

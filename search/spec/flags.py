@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from gbc.command_line import real, seed, whole
 from gbc.errors import BadInput
+from search.spec.presets import preset_help
 
 
 class Flag(NamedTuple):
@@ -20,7 +21,7 @@ class Flag(NamedTuple):
 
     word: str
     key: str | None
-    help: str
+    help: str | Callable[[], str]
     metavar: str | None = None
     type: Callable[[str], Any] | None = None
     options: Mapping[str, Any] = {}
@@ -81,7 +82,7 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
             "name of the data set, or none: a classifier without images (default: fashion_mnist, or images with --images)",
             "NAME",
         ),
-        Flag("--preset", None, "configs/DATASET-PRESET.yaml: quick (default) or paper"),
+        Flag("--preset", None, preset_help),
         Flag("--config", None, "a sweep file of your own instead of a preset", "FILE", Path),
         Flag("--name", "name", "name of the sweep (default: DATASET-PRESET)"),
         Flag(
@@ -109,7 +110,8 @@ FLAGS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("--steps", "trial.steps", "optimiser steps of a full trial", type=whole),
         Flag(
             "--time-budget", "time_budget",
-            "wall time of all runs together, e.g. 45m or 8h (a bare number: minutes)", "TIME", minutes,
+            "wall time of all runs together, the start of workers included and the classifier's training not, e.g. 45m or 8h "
+            "(a bare number: minutes)", "TIME", minutes,
         ),
         Flag("--max-steps", "max_steps", "optimiser steps of all trials together", "N", whole),
         Flag("--patience", "patience", "end when the best has not improved in K full trials", "K", whole),
@@ -197,7 +199,8 @@ def declare(cli: argparse.ArgumentParser) -> None:
         for flag in flags:
             given = {"metavar": flag.metavar, "type": flag.type}
             options: dict[str, Any] = {name: value for name, value in given.items() if value}
-            group.add_argument(flag.word, help=flag.help, **options, **flag.options)
+            explanation = flag.help if isinstance(flag.help, str) else flag.help()
+            group.add_argument(flag.word, help=explanation, **options, **flag.options)
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from gbc.report import DATA_FREE_OBJECTIVE, METRIC_DIRECTIONS, STUDENT_METRIC, S
 from gbc.settings import assign, flatten, load_yaml, shown, suggest
 from search.spec.config import MOST_TRIALS, Objective, Resources, SweepConfig
 from search.spec.flags import origins as flag_origins
+from search.spec.presets import CONFIGS, presets
 from search.spec.search_space import take_out
 
-CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 REPEAT_SETTINGS: Final = frozenset({"finalists", "seeds", "keep"})
 """Settings that `--repeat` makes, and that may change when a sweep is continued."""
 
@@ -168,16 +168,13 @@ def _take_out_of_the_space(data: dict[str, Any], key: str) -> None:
 
 
 def _preset(dataset: str, preset: str) -> Path:
-    # Dataset names hold underscores, never a dash.
-    known = sorted(file.stem.partition("-")[::2] for file in CONFIGS.glob("*-*.yaml"))
-    datasets = sorted({name for name, _ in known})
-    if dataset not in datasets:
-        own = "" if suggest(dataset, datasets).startswith("did") else "; --images PATH takes images of your own"
-        raise BadInput(f"--dataset: unknown dataset {shown(dataset)}; {suggest(dataset, datasets)}{own}")
-    presets = [kind for name, kind in known if name == dataset]
-    if preset in presets:
+    known = presets()
+    if dataset not in known:
+        own = "" if suggest(dataset, known).startswith("did") else "; --images PATH takes images of your own"
+        raise BadInput(f"--dataset: unknown dataset {shown(dataset)}; {suggest(dataset, known)}{own}")
+    if preset in known[dataset]:
         return CONFIGS / f"{dataset}-{preset}.yaml"
-    raise BadInput(f"--preset: unknown preset {shown(preset)} for {dataset}; {suggest(preset, presets)}")
+    raise BadInput(f"--preset: unknown preset {shown(preset)} for {dataset}; known: {', '.join(known[dataset])}")
 
 
 def _add_students(data: dict[str, Any]) -> None:

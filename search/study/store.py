@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,8 @@ from records.database import (
     CONNECTION,
     check_client,
     connected,
+    engine_for,
+    explained,
     of_another_version,
     study_through_optuna,
     unusable_database,
@@ -138,15 +140,14 @@ def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
         BadInput: another driver holds it, the folder cannot be written, or the database cannot be reached.
     """
     url = config.places.study_url
-    with driver_lock(folder):
-        if url is None:
-            yield
-            return
-        with faults.readable(), connected(url) as engine, engine.connect() as connection:
-            if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
-                raise already_running(config.name, _noted_driver(url, config.name))
-            connection.commit()
-            yield
+    with driver_lock(folder), ExitStack() as session:
+        if url is not None:
+            with faults.readable(), explained(url):  # not what goes wrong while the lock is held: that may be of other records
+                connection = session.enter_context(session.enter_context(engine_for(url)).connect())
+                if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
+                    raise already_running(config.name, _noted_driver(url, config.name))
+                connection.commit()
+        yield
 
 
 @faults.readable()

@@ -18,6 +18,7 @@ from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
+_LAST_CALL: Final = 1.0  # seconds for a call that is under way; one that hangs in a store ends when that answers
 _Job = Callable[[], None]
 
 
@@ -81,6 +82,14 @@ class AsyncWriter:
                     raise self.fault
                 self._changed.wait(0.2)
 
+    def close(self) -> None:
+        """End the thread; what still waits stays unwritten, as after a `drain` that fails."""
+        self._given_up.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_LAST_CALL)
+
     def _add(self, number: int, job: Progress | _Job) -> None:
         with self._changed:
             self._jobs.setdefault(number, []).append(job)
@@ -94,6 +103,8 @@ class AsyncWriter:
         while not self._given_up.is_set():
             with self._changed:
                 while not self._jobs:
+                    if self._given_up.is_set():
+                        return
                     self._changed.wait()
                 number = next(iter(self._jobs))
                 self._at_work, jobs = number, self._jobs.pop(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from records.addresses import sqlite_url
-from records.mlflow_store import STEP_METRIC, default_address, reach, usable
+from records.mlflow_store import STEP_METRIC, default_address, open_client, usable
 from search.files.new_database import new_database
 from search.spec import faults
 from search.spec.config import SweepConfig
@@ -52,10 +52,7 @@ def experiments(uri: str) -> dict[str, str]:
         BadInput: it cannot be read, as when it was written by another version of MLflow.
     """
     with faults.readable(), usable(uri):
-        reach(uri)
-        from mlflow import MlflowClient
-
-        return {experiment.name: experiment.experiment_id for experiment in MlflowClient(uri).search_experiments()}
+        return {experiment.name: experiment.experiment_id for experiment in open_client(uri).search_experiments()}
 
 
 def create_store(uri: str) -> None:

@@ -75,8 +75,10 @@ def _left(connection: Connection, uri: str) -> set[str]:
     A store may serve several folders. It tells of a move that a run's files are in this one, or, where the store itself lies
     in this one, that the old one is no more.
     """
-    from sqlalchemy import text
+    from sqlalchemy import inspect, text
 
+    if not inspect(connection).has_table(_COLUMNS[0][0]):  # a server's database that no driver has used yet
+        return set()
     here, roots, beside = artifact_root(), dict[str, bool](), uri == sqlite_url(Path("mlflow.db").resolve())
     for table, column in _COLUMNS:
         for (value,) in connection.execute(text(f"SELECT {column} FROM {table} WHERE {column} LIKE 'file://%'")):

@@ -129,6 +129,10 @@ class Tracker:
         if (trial_run := self._run_of(number)) is not None:
             self._gallery.move(trial_run.run, folder, seen)
 
+    def news(self) -> list[str]:
+        """A line for each picture that cannot be read, once. Any thread may ask."""
+        return self._gallery.news()
+
     def close_trial(
         self, number: int, outcome: str, reason: str | None, picture: Location, log: Location | None = None, retries: int = 0
     ) -> None:

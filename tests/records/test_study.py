@@ -34,12 +34,14 @@ def test_a_study_that_is_locked_is_not_called_damaged(tmp_path: Path, monkeypatc
 
 @NEEDS_POSTGRES[0]
 @NEEDS_POSTGRES[1]
-def test_a_database_without_studies_is_refused_and_stays_empty(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_in_which_no_sweep_has_begun_has_no_trials_and_stays_empty(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sqlalchemy
 
     monkeypatch.setenv("PGPASSWORD", server.password)
-    with pytest.raises(Unreadable, match=r"/empty: .*PGPASSWORD"):
-        Study("near", server.url("empty"), Path("none")).trials()
+    study_in_database = Study("near", server.url("empty"), Path("none"))
+    assert (study_in_database.trials(), study_in_database.attributes()) == (([], 0.0), {})
     engine = sqlalchemy.create_engine(server.url("empty"))
     assert sqlalchemy.inspect(engine).get_table_names() == []
     engine.dispose()

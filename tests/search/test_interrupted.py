@@ -21,7 +21,7 @@ MOMENTS: Final = {
     "training of the classifier": ("search.driver.preflight", "_TrainingBar", "announce"),
     "start of Ray": ("search.driver.ray_runtime", None, "start"),
     "start of Tune": ("ray.tune", "Tuner", "fit"),
-    "end of the run": ("search.driver.sweep", None, "_finish"),
+    "end of the run": ("search.driver.sweep", "SweepRun", "_finish"),
     "registration": ("search.tracking.registry", None, "_add"),
     "report": ("search.driver.finalize", None, "begin_report"),
 }

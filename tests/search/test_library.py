@@ -26,7 +26,7 @@ from tests.conftest import TINY
 from tests.support import ROOT, missing
 
 RUN_NOTEBOOK = """
-import ast, asyncio, io, json, os, signal, sys
+import ast, asyncio, io, json, os, signal, sys, threading
 
 cells, replaced = json.load(open(sys.argv[1])), json.loads(sys.argv[2])
 
@@ -69,6 +69,7 @@ print(json.dumps({
     "columns": list(frame.columns), "steps": frame["step"].to_list(), "index": frame.index.to_list(),
     "rates": frame["lr"].to_dict(), "scores": frame["ssim/coverage"].to_dict(), "images": list(names["images"].shape),
     "text": repr(result), "read": search.read_sweep("notebook") == result, "values": len(values),
+    "threads": [thread.name for thread in threading.enumerate()],
 }))
 """
 
@@ -97,6 +98,7 @@ def test_the_notebook_runs_and_its_sweep_is_resumed_by_the_same_cell_also_in_a_t
     assert len(result["faults"]) == 1 and not missing(["Interrupted", "notebook"], result["faults"][0])
     assert not missing(["trial 0000  continues at step 3", "is finished already"], result["said"])
     assert result["values"] == len(cells) and result["read"] and result["images"] == [3, 1, 28, 28]
+    assert not {"mlflow-writer", "ray-start"} & {*result["threads"]}, result["threads"]
     assert (sorted(result["index"]), result["steps"]) == ([0, 1], [6, 6])
     assert {"lr", "batch_size", "tv_weight"} < set(result["columns"])
     best, number = result["best"], str(result["best"]["number"])

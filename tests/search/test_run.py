@@ -119,7 +119,7 @@ def test_what_a_dry_run_prints_can_be_run(sweep_file: Path, capsys: pytest.Captu
     ("arguments", "message"),
     [
         (["--dataset", "fashion_mnits"], "'fashion_mnits'.*'fashion_mnist'"),
-        (["--preset", "papre"], "'papre'.*fashion_mnist.*'paper'"),
+        (["--preset", "papre"], "'papre'.*fashion_mnist.*paper"),
         (["--config", "none.yaml"], "none.yaml: "),
         (["--config", "none.yaml", "--preset", "quick"], "--config and --preset"),
         (["--objective", "sim/coverage"], "--objective: .*'sim/coverage'.*'ssim/coverage'"),

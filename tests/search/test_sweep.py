@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from search.spec.config import SweepConfig
-from search.spec.resolve import CONFIGS
+from search.spec.presets import CONFIGS
 from search.study.ledger import Ledger
 from tests.conftest import TINY
 from tests.search.conftest import tiny_sweep

@@ -19,6 +19,7 @@ from search.spec.config import SweepConfig
 from search.tracking import ui_view
 from search.tracking.tracker import Tracker
 from tests.search.conftest import tiny_sweep
+from tests.support import missing
 from tests.support.servers import mlflow_server
 
 
@@ -78,3 +79,23 @@ def test_each_sweep_is_linked_where_it_is(
         Path("mlflow.db").unlink()  # nothing to serve, and something to show
         assert ui.main([]) == 0
         assert capsys.readouterr().out.splitlines()[:2] == linked
+
+
+@pytest.mark.parametrize(
+    "damage", [b"name: [", b"- a list", b"trials: many\nsampler: best\n", b"\xff\xfe", None], ids=lambda damage: repr(damage)
+)
+def test_a_damaged_record_keeps_no_other_sweep_from_being_shown(
+    damage: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make("damaged"), make("whole")
+    record = sweep_folder("damaged") / RECORD
+    record.unlink() if damage is None else record.write_bytes(damage)
+    assert [config.name for config in ui._sweeps(None)] == ["whole"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert not missing(["sweep damaged", str(record)], line)
+    assert ui.main([]) == 2  # for this folder has no store
+    assert not missing(["mlflow.db", "MLFLOW_TRACKING_URI"], capsys.readouterr().err)
+    assert ui.main(["--sweep", "damaged"]) == 2
+    assert str(record) in capsys.readouterr().err

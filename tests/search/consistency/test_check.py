@@ -12,6 +12,7 @@ import torch
 
 from gbc import checkpoint
 from records.paths import SWEEPS
+from search.consistency import check as check_command
 from search.files.paths import CHECKPOINT, LOG, PREVIOUS, trial_folder
 from search.run import main
 from search.spec.config import SweepConfig
@@ -44,6 +45,17 @@ def test_records_that_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(output) == {
         "name": "tiny", "agree": True, "running": False, "trials": 5, "findings": [], "notes": [], "repaired": [],
     }  # fmt: skip
+
+
+def test_progress_is_shown_beside_the_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(*flags: str) -> list[str]:
+        assert main(["--check", "tiny", *flags]) == 0
+        return capsys.readouterr().err.splitlines()
+
+    assert lines() == []  # five trials are read at once
+    monkeypatch.setattr(check_command, "_SHOWN_FROM", 5)
+    counted = [f"{label} {done}/5" for label in ("MLflow runs", "files of trials") for done in range(1, 6)]
+    assert lines() == lines("--json") == counted
 
 
 def named(mark: str, names: Sequence[str], output: str) -> bool:

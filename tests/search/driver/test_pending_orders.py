@@ -93,6 +93,19 @@ def test_settings_by_hand_start_next_in_their_order_and_on_top_of_the_trials_of_
     run.finish()
 
 
+def test_settings_by_hand_are_among_the_trials_that_the_progress_counts() -> None:
+    run = Run(trials=2)
+    run.order(Order("enqueue", settings={"lr": 5e-3}))
+    run.play(0.5, 0.25)
+    assert "(2 of 3 trials" in run.screen.getvalue(), run.screen.getvalue()
+    run.finish()
+    again = Run(trials=2)
+    again.recorder.reconcile()
+    again.play(0.125)
+    assert "(3 of 3 trials" in again.screen.getvalue() and again.recorder._display.seconds_left() == 0
+    again.finish()
+
+
 def test_a_setting_is_tried_once_whenever_the_driver_dies(config: SweepConfig) -> None:
     run = Run()
     give(config, FOLDER, Order("enqueue", settings={"lr": 5e-3, "batch_size": 32}))

@@ -86,6 +86,12 @@ def test_the_answer_to_a_report_is_the_rules_and_is_on_record_with_its_value(par
     assert parts.tracker.metrics(1)["ssim/coverage"] == pytest.approx(0.6)
 
 
+def test_the_time_until_the_first_worker_has_started_counts(parts: Parts) -> None:
+    parts.ledger.ask()  # and nobody takes it
+    parts.recorder.finish()
+    assert parts.ledger.seconds > 0
+
+
 def test_a_failure_of_the_settings_is_the_end_of_a_trial(parts: Parts) -> None:
     assignment = parts.start()
     assert parts.recorder.reported(assignment, Failed("diverged: loss/tv")) is Decision.KEEP

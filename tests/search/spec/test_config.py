@@ -6,14 +6,19 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from gbc import plain_yaml
 from gbc.config import TrialConfig
 from gbc.data.datasets import DATASETS
 from gbc.errors import BadInput
+from search.run import parser
 from search.spec.config import SweepConfig
-from search.spec.resolve import CONFIGS, objective_flags, requirement_flags, resolve
+from search.spec.flags import from_options, settings
+from search.spec.presets import CONFIGS, preset_help, presets
+from search.spec.resolve import objective_flags, requirement_flags, resolve
 from search.spec.space import Dimension, settle
 from tests.conftest import TINY
 from tests.search.conftest import resolved_sweep, tiny_sweep
+from tests.support import missing
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -32,6 +37,37 @@ def test_every_data_set_has_both_presets(dataset: str, preset: str) -> None:
     assert set(config.space) == set(reference.space)
     if preset == "paper":
         assert config.space == reference.space and config.trial.steps == 50_000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"repeat": 2, "trials": 3}, {"objective": "tstr/1nn,classifier/accuracy"}, {"sampler": "grid"}, {"steps": 100},
+        {"classifier": "conv", "require": {"kkt/rho": 0.9}, "log_to": "tensorboard", "max_steps": 10**9, "report_every": 2},
+        {"warm_start": "other", "warm_start_trials": 3, "scheduler": "median", "patience": 3, "hang_limit": 5},
+        {"storage": "s3://bucket/x", "study_url": "postgresql://me@host/d", "tracking_uri": "http://host:5000"},
+    ],
+    ids=lambda options: " ".join(options) or "as it is",
+)  # fmt: skip
+@pytest.mark.parametrize("preset", [(name, preset) for name, kinds in presets().items() for preset in kinds], ids="-".join)
+def test_a_resolved_sweep_is_a_file_for_the_same_sweep(
+    preset: tuple[str, str], options: dict[str, object], tmp_path: Path
+) -> None:
+    given = {**options, **({"images": "/tmp"} if preset[0] == "images" else {})}
+    if preset[0] == "none" and "objective" in options:
+        given["objective"] = "free/score,classifier/accuracy"
+    flags = settings(from_options(given))
+    asked = resolved_sweep(dataset=preset[0], preset=preset[1], flags=flags)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(plain_yaml.dump(asked.record()))
+    assert resolved_sweep(config=printed) == asked
+
+
+def test_the_help_names_every_preset_and_the_data_sets_of_those_that_some_have() -> None:
+    common, *special = preset_help().split("; ")
+    assert not missing(["configs/", "paper", "quick (default)"], common)
+    assert special == ["for fashion_mnist also convolutional, ensemble, reconstruction", "for mnist also halves"]
+    assert preset_help() in " ".join(parser().format_help().split())
 
 
 def test_the_papers_preset_is_table_2() -> None:
@@ -182,11 +218,13 @@ def test_a_faulty_sweep_is_refused_in_one_line(changes: dict[str, object], messa
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_datasets_and_presets_get_a_suggestion() -> None:
+def test_unknown_datasets_get_a_suggestion_and_unknown_presets_those_there_are() -> None:
     with pytest.raises(BadInput, match=r"dataset 'fashion'.*'fashion_mnist'"):
         resolved_sweep(dataset="fashion")
-    with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*'paper'"):
+    with pytest.raises(BadInput, match=r"preset 'papr' .*mnist.*: halves, paper, quick$"):
         resolved_sweep(dataset="mnist", preset="papr")
+    with pytest.raises(BadInput, match=r"'halves' .*fashion_mnist.*: convolutional, ensemble, paper, quick, reconstruction$"):
+        resolved_sweep(preset="halves")
     with pytest.raises(BadInput, match=r"mine\.yaml: "):
         resolved_sweep(config=Path("mine.yaml"))
 

@@ -111,6 +111,22 @@ def test_a_store_that_refuses_is_asked_again(tracker: Tracker, store: Path) -> N
     assert later.fault is None and steps(tracker) == {"0": [3]}
 
 
+def test_its_thread_ends_with_it(tracker: Tracker, store: Path) -> None:
+    idle = AsyncWriter(tracker)
+    idle.open_trial(0, {"lr": 0.1})
+    idle.drain(20)
+    refused = AsyncWriter(tracker)
+    with out_of_order(store):
+        refused.log(0, Progress(3, {"loss/total": 1.0}, 0.0))
+        for writer in (idle, refused):
+            writer.close()
+            assert writer._thread is not None
+            writer._thread.join(20)
+            assert not writer._thread.is_alive()
+    AsyncWriter(tracker).close()  # which never had one
+    assert steps(tracker) == {"0": []}
+
+
 def test_the_order_of_each_trial_is_kept(tracker: Tracker, tmp_path: Path) -> None:
     writer = AsyncWriter(tracker)
     picture, log = tmp_path / "none.png", tmp_path / "none.log"

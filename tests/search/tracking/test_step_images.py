@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from rich.console import Console
 
-from search.files.paths import step_picture
+from search.driver.progress import ProgressDisplay
+from search.driver.recorder import Recorder
+from search.files.paths import step_picture, sweep_folder, trial_folder
 from search.spec.config import SweepConfig
+from search.study.ledger import Ledger
 from search.tracking.step_images import KEY
 from search.tracking.tracker import Tracker
 from tests.support.stores import lay_down_store
@@ -73,3 +77,32 @@ def test_a_run_that_takes_anothers_place_has_its_pictures(tracker: Tracker, conf
     leave(tmp_path / "trial", 6, 6)
     tracker.show(1, tmp_path / "trial")
     assert shown(tracker, 1) == [3, 6]
+
+
+@pytest.mark.parametrize("kept", [0, 8, 45], ids=["empty", "head alone", "cut short"])
+def test_a_damaged_picture_is_named_once_and_holds_up_nothing(
+    kept: int, tracker: Tracker, config: SweepConfig, tmp_path: Path
+) -> None:
+    folder, screen = sweep_folder(config.name), io.StringIO()
+    folder.mkdir(parents=True)
+    ledger = Ledger(config, folder)
+    recorder = Recorder(ledger, tracker, ProgressDisplay(config, Console(file=screen, width=300)), tmp_path)
+    number, pictures = ledger.ask().number, trial_folder(tmp_path, 0)
+    pictures.mkdir(parents=True)
+    leave(pictures, 3, 10)
+    damaged = leave(pictures, 6, 20)
+    damaged.write_bytes(damaged.read_bytes()[:kept])
+    for step in (3, 6, 9, 12):
+        ledger.record(number, step, 0.5, stop=False)
+    leave(pictures, 9, 30)
+    recorder.ended(number)
+    recorder.finish()
+    ledger.close()
+    assert shown(tracker, 0) == [3, 9]
+    named = [line for line in screen.getvalue().splitlines() if str(damaged) in line]
+    assert len(named) == 1, screen.getvalue()
+    tracker.show(0, pictures)
+    assert tracker.news() == []
+    leave(pictures, 6, 20)  # the trial was trained again from there
+    tracker.show(0, pictures)
+    assert shown(tracker, 0) == [3, 6, 9]
