@@ -28,7 +28,7 @@ def connected(url: str) -> Iterator[Engine]:
     Raises:
         Unreadable: whatever goes wrong in it, in one line.
     """
-    with explained(url), engine_for(url) as engine:
+    with as_unreadable(url), engine_for(url) as engine:
         yield engine
 
 
@@ -50,8 +50,8 @@ def engine_for(url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Take every error of SQLAlchemy in the context as one of the study's database at `url`.
+def as_unreadable(url: str) -> Iterator[None]:
+    """Turn every error of SQLAlchemy in the context into one line about the study's database at `url`.
 
     Raises:
         Unreadable: in place of it.

@@ -57,7 +57,7 @@ _FOR_OPTUNA: Final = (
 )
 
 _HAS_TABLES: Final = "SELECT to_regclass('version_info') IS NOT NULL AND to_regclass('alembic_version') IS NOT NULL"
-"""Of PostgreSQL. Optuna creates all tables at once, and `alembic_version` last."""
+"""Query of PostgreSQL for whether the study's tables are there: Optuna creates all of them at once, `alembic_version` last."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ SIDE_STEP: Final = 4
 
 Labels = NDArray[np.uint8]
 MOST_CLASSES: Final = 256
-"""As many as labels have values."""
+"""The largest number of classes: labels are 8-bit."""
 Split = tuple[NDArray[np.uint8], Labels]
 """(images, labels)."""
 

@@ -27,7 +27,7 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         Halted: a repair broke off because a disk is full, or a store or MLflow's server is gone.
     """
     sweep, done = existing_sweep(name), list[str]()
-    result = audit(sweep, watch=_watched)
+    result = audit(sweep, with_progress=_with_progress)
     if repair and result.live:
         with exclusive_driver(result.config, sweep):  # says who it is
             pass
@@ -35,10 +35,10 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
         with halting(sweep, address(result.config)), exclusive_driver(result.config, sweep):
             # A dead driver's note was replaced by ours just now, which goes with the lock.
             done = [f"{finding.describe()}: deleted" for finding in result.findings if finding.file == sweep / LOCK_HOLDER]
-            while (mine := audit(sweep, mine=True, watch=_watched)).partial:
+            while (mine := audit(sweep, mine=True, with_progress=_with_progress)).partial:
                 done += mend(mine)
             done += mend(mine)
-        result = audit(sweep, watch=_watched)
+        result = audit(sweep, with_progress=_with_progress)
     if as_json:
         print(json.dumps(_as_data(result, done), indent=2))
     else:
@@ -46,7 +46,7 @@ def run(name: str, *, repair: bool, as_json: bool) -> int:
     return 1 if result.findings else 0
 
 
-def _watched(label: str, elements: Sequence[Any]) -> Iterator[Any]:
+def _with_progress(label: str, elements: Sequence[Any]) -> Iterator[Any]:
     """The elements, with progress on stderr."""
     with progress(label, len(elements), shown_from=_SHOWN_FROM) as advance:
         for element in elements:

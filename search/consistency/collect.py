@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from search.consistency import mlflow_facts
 from search.consistency.finding import Finding, SweepAudit
-from search.consistency.mlflow_facts import Facts, Watch
+from search.consistency.mlflow_facts import Facts, WithProgress
 from search.consistency.sweep_checks import first_trial_findings, sweep_findings
 from search.consistency.trial_checks import trial_findings
 from search.driver.retention import read_history
@@ -26,43 +26,45 @@ from search.tracking import client, relocation
 _SECOND_LOOK: Final = 2.0  # seconds: longer than the driver takes to close a trial in all records
 
 
-def unwatched(label: str, elements: Sequence[Any]) -> Iterator[Any]:
-    """Shows no progress."""
+def without_progress(label: str, elements: Sequence[Any]) -> Iterator[Any]:
+    """The elements alone; no progress is shown."""
     return iter(elements)
 
 
-def audit(sweep: Path, *, mine: bool = False, watch: Watch = unwatched) -> SweepAudit:
-    """Compare the records of the sweep in this folder, and let `watch` show the progress of what takes long.
+def audit(sweep: Path, *, mine: bool = False, with_progress: WithProgress = without_progress) -> SweepAudit:
+    """Compare the records of the sweep in this folder, and let `with_progress` show the progress of what takes long.
 
     `mine`: the driver's lock is held by this process.
 
     Raises:
         BadInput: a record cannot be read at all.
     """
-    result = _look(sweep, mine, watch)
+    result = _audit_once(sweep, mine, with_progress)
     if result.live and result.findings:
         # A trial may have been closed in one record and not yet in the next.
         time.sleep(_SECOND_LOOK)
-        again = _look(sweep, mine, watch)
+        again = _audit_once(sweep, mine, with_progress)
         again.findings = [finding for finding in again.findings if finding in result.findings]
         return again
     return result
 
 
-def _look(sweep: Path, mine: bool, watch: Watch) -> SweepAudit:
+def _audit_once(sweep: Path, mine: bool, with_progress: WithProgress) -> SweepAudit:
     config, fault = settings_on_record(sweep)
     live, home = not mine and running_driver(config, sweep) is not None, files_folder(config)
     if not live and (foundation := _foundation(config, fault)):
         entries, seconds = recorded_trials(config, sweep)
         return SweepAudit(config, sweep, home, live, entries, seconds, [], {}, [], {}, [foundation], partial=True)
-    parents, trials = mlflow_facts.read(config, watch)
+    parents, trials = mlflow_facts.read(config, with_progress)
     entries, seconds = recorded_trials(config, sweep)
     numbers = {trial.number for trial in entries}
     by_number: dict[int, list[Facts]] = {trial.number: [] for trial in entries}
     for run in trials:
         if run.number in numbers:
             by_number[run.number].append(run)
-    files = {trial.number: read_history(trial_folder(home, trial.number)) for trial in watch("files of trials", entries)}
+    files = {
+        trial.number: read_history(trial_folder(home, trial.number)) for trial in with_progress("files of trials", entries)
+    }
     # One that a running driver has just asked for is not in our copy of the study.
     strays = [] if live else [run for run in trials if run.number not in numbers]
     result = SweepAudit(config, sweep, home, live, entries, seconds, parents, by_number, strays, files)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-Watch = Callable[[str, Sequence[Any]], Iterator[Any]]
-"""Gives the elements that are read, named for people, one after the other, and shows how many of them are done."""
+WithProgress = Callable[[str, Sequence[Any]], Iterator[Any]]
+"""A function of a label and elements that yields the elements, and shows how many were read."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Facts:
         return number_of(self.tags)
 
 
-def read(config: SweepConfig, watch: Watch) -> tuple[list[Facts], list[Facts]]:
+def read(config: SweepConfig, with_progress: WithProgress) -> tuple[list[Facts], list[Facts]]:
     """The runs of a sweep and of its trials, oldest first; nothing is created, not even the store.
 
-    `watch` shows the progress.
+    `with_progress` shows how many runs were read.
 
     Raises:
         BadInput: the store cannot be read.
@@ -56,7 +56,7 @@ def read(config: SweepConfig, watch: Watch) -> tuple[list[Facts], list[Facts]]:
         client = open_client(uri)
         parents, trials = runs_of(client, config.dataset, config.name)
         known = [_facts(client, run, config) for run in parents]
-        return known, [_facts(client, run, config) for run in watch("MLflow runs", trials)]
+        return known, [_facts(client, run, config) for run in with_progress("MLflow runs", trials)]
 
 
 def _facts(client: MlflowClient, run: Run, config: SweepConfig) -> Facts:

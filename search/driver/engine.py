@@ -107,7 +107,7 @@ def run_ray(
 
     adapter = TuneAdapter(ledger, recorder, assign, halt, nodes_may_die=machine.nodes is not None)
     start.take()
-    with _watched(halt, folder), _signals_stop_tune():
+    with _ray_watched(halt, folder), _signals_stop_tune():
         try:
             _tuner(config, machine, adapter, trainable, folder / SCRATCH).fit()
         except (RayAbandoned, Exception):
@@ -155,7 +155,7 @@ def _tuner(
 
 
 @contextmanager
-def _watched(halt: HaltMonitor, folder: Path) -> Iterator[None]:
+def _ray_watched(halt: HaltMonitor, folder: Path) -> Iterator[None]:
     """Let `halt` know of faults of Ray, whose processes are gone at the end, and exit where a call into Ray never returns."""
     daemons, clock = processes.ray_daemons(), Clock()
 

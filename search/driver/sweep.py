@@ -120,12 +120,12 @@ def run_sweep(
                 untrained_inputs(variant.settings)
             begun = RayStart(config, machine, folder)
         with begun or nullcontext():
-            started = SweepRun(config, machine, console, prior, stale, pictures)
-            summary = started.run_to_end(begun, halt, retry_failed=retry_failed)
+            run = SweepRun(config, machine, console, prior, stale, pictures)
+            summary = run.run_to_end(begun, halt, retry_failed=retry_failed)
         if report and summary.finished:
             from search.driver.finalize import conclude  # seconds that a start need not wait
 
-            conclude(config, started.ledger.entries(), started.tracker, summary, console)
+            conclude(config, run.ledger.entries(), run.tracker, summary, console)
             summary = replace(summary, concluded=True)
             summary.write(folder)
         elif report and config.report_every and summary.complete:

@@ -19,10 +19,10 @@ from records.addresses import public, sqlite_url
 from records.creation_lock import creation_lock
 from records.database import (
     CONNECTION,
+    as_unreadable,
     check_client,
     connected,
     engine_for,
-    explained,
     of_another_version,
     study_through_optuna,
     unusable_database,
@@ -142,7 +142,10 @@ def exclusive_driver(config: SweepConfig, folder: Path) -> Iterator[None]:
     url = config.places.study_url
     with driver_lock(folder), ExitStack() as session:
         if url is not None:
-            with faults.readable(), explained(url):  # not what goes wrong while the lock is held: that may be of other records
+            with (
+                faults.readable(),
+                as_unreadable(url),
+            ):  # not what goes wrong while the lock is held: that may be of other records
                 connection = session.enter_context(session.enter_context(engine_for(url)).connect())
                 if not connection.execute(_text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(config.name)}).scalar():
                     raise already_running(config.name, _noted_driver(url, config.name))

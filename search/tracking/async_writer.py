@@ -18,7 +18,7 @@ from search.tracking.tracker import Tracker
 from search.worker.messages import Progress
 
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts at a store that refuses; the last one repeats
-_LAST_CALL: Final = 1.0  # seconds for a call that is under way; one that hangs in a store ends when that answers
+_CLOSE_TIMEOUT: Final = 1.0  # seconds for a call that is under way; one that hangs in a store ends when that answers
 _Job = Callable[[], None]
 
 
@@ -88,7 +88,7 @@ class AsyncWriter:
         with self._changed:
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_LAST_CALL)
+            self._thread.join(_CLOSE_TIMEOUT)
 
     def _add(self, number: int, job: Progress | _Job) -> None:
         with self._changed:

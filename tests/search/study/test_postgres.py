@@ -252,7 +252,7 @@ def test_a_dead_drivers_lock_in_the_database_is_free_by_itself(server: Postgres,
 
 
 def test_a_fault_of_another_record_is_not_named_as_one_of_the_study(ledger: Ledger) -> None:
-    """As of MLflow's store, which raises the same."""
+    """MLflow's store raises errors of the same class."""
     fault = OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
     with pytest.raises(OperationalError) as raised, studies.exclusive_driver(ledger.config, sweep_folder(ledger.config.name)):
         raise fault
